@@ -1,0 +1,225 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import type { News } from '../child.ts'
+import type { Member } from '../crew.ts'
+import { now, spread, total, type Spread } from '../figures.ts'
+import type { Stage } from '../scenario.ts'
+import { audit, auditRest, auditWritten } from './audit.ts'
+import { findEntrant, type Entrant, type Task } from './entrant.ts'
+import type { Ground, Grounds } from './grounds.ts'
+import { Meter } from './meter.ts'
+import type { Sheet } from './tally.ts'
+
+/** Who runs, and what. */
+export interface Runner {
+  /** As it is called in tables and in `rates`. */
+  readonly name: string
+  /** As in `findEntrant`. */
+  readonly entrant: string
+  readonly task: Task
+}
+
+/** What one lap came to. All but `rate` and `took` is per message. */
+export interface Lap {
+  /** Messages per second. */
+  readonly rate: number
+  /** Messages per second of processor time, of the clients and of the server together. Null if that is unknown. */
+  readonly perCpuS: number | null
+  readonly clientUs: number
+  readonly serverUs: number | null
+  readonly walBytes: number
+  readonly commits: number
+  readonly tuples: number
+  /** Milliseconds that each message took: of a publish the call, of the rest from the start or from its publish. */
+  readonly took: Spread
+  readonly problems: readonly string[]
+  /** Commits in other databases of the server meanwhile. */
+  readonly others: number
+  /** What a scenario measures beside all that. */
+  readonly extra: Readonly<Record<string, number>>
+}
+
+/** What a scenario can do in the course of a lap, and what it makes of the sheets. */
+export interface LapHooks {
+  /** Before the entrants start. What it returns undoes it when they have ended, and says what was wrong. */
+  readonly around?: (ground: Ground) => Promise<() => Promise<readonly string[]>>
+  readonly extra?: (sheets: readonly Sheet[], goAt: number) => Record<string, number>
+}
+
+const patienceMs = 600_000
+
+/** The processes of one lap. */
+export class Racers {
+  readonly members: Member[] = []
+  readonly #counts: number[] = []
+  readonly #sheets: Sheet[] = []
+  #used: { cpuMs: number; memoryBytes: number }[] = []
+  readonly #stage: Stage
+
+  constructor(stage: Stage) {
+    this.#stage = stage
+  }
+
+  async hire({ entrant, task }: Runner, ground: Ground): Promise<void> {
+    const { crew } = this.#stage
+    for (let process = 0; process < task.processes; process++) {
+      this.#counts[process] = 0
+      const race = { entrant, process, task }
+      this.members.push(
+        await crew.hire('entrant', { database: ground.url, race }, (news) => this.#hear(process, news)),
+      )
+    }
+  }
+
+  get count(): number {
+    return total(this.#counts)
+  }
+
+  tell(type: 'go' | 'account' | 'finish'): void {
+    for (const member of this.members) this.#stage.crew.tell(member, { type })
+  }
+
+  /** What they have used since they started, and what they have in memory. */
+  async account(): Promise<{ cpuMs: number; memoryBytes: number }> {
+    this.#used = []
+    this.tell('account')
+    await this.#until(() => this.#used.length === this.members.length, 30_000)
+    return {
+      cpuMs: total(this.#used.map(({ cpuMs }) => cpuMs)),
+      memoryBytes: total(this.#used.map(({ memoryBytes }) => memoryBytes)),
+    }
+  }
+
+  async finish(): Promise<readonly Sheet[]> {
+    for (const member of this.members) member.wanted = false
+    this.tell('finish')
+    await this.#until(() => this.#sheets.filter(Boolean).length === this.members.length, 60_000)
+    return this.#sheets.filter(Boolean)
+  }
+
+  /** Until so many messages have been dealt with. False if it took too long. */
+  done(messages: number): Promise<boolean> {
+    return this.#until(() => this.count >= messages, patienceMs)
+  }
+
+  async dismiss(): Promise<void> {
+    for (const member of this.members) member.wanted = false
+    if (process.env['TWINBOX_BENCH_PROF'] !== undefined) await sleep(2000)
+    await Promise.all(this.members.map((member) => this.#stage.crew.kill(member)))
+  }
+
+  #hear(process: number, news: News): void {
+    if (news.type === 'progress') this.#counts[process] = news.count
+    else if (news.type === 'used') this.#used.push(news)
+    else if (news.type === 'finished') this.#sheets[process] = news.sheet
+  }
+
+  async #until(holds: () => boolean, withinMs: number): Promise<boolean> {
+    const deadline = performance.now() + withinMs
+    while (!holds()) {
+      if (performance.now() > deadline) return false
+      await Promise.race([sleep(2), this.#stage.crew.failed])
+    }
+    return true
+  }
+}
+
+/** Makes a database, lets the processes run until everything is done, and checks what they did. */
+export async function runLap(
+  stage: Stage,
+  grounds: Grounds,
+  runner: Runner,
+  hooks: LapHooks = {},
+): Promise<Lap> {
+  const { task } = runner
+  const entrant = await findEntrant(runner.entrant)
+  const ground = await prepareGround(grounds, runner)
+  const racers = new Racers(stage)
+  const watcher = new pg.Client({ connectionString: ground.url, application_name: 'bench watcher' })
+  watcher.on('error', () => {})
+  await watcher.connect()
+  let undo: (() => Promise<readonly string[]>) | undefined
+  try {
+    undo = await hooks.around?.(ground)
+    await racers.hire(runner, ground)
+    const meter = await Meter.start(stage.scratch, ground.name)
+    const goAt = now()
+    racers.tell('go')
+    const wanted = task.upTo ?? task.messages
+    const whole = wanted === task.messages
+    const finished = (await racers.done(wanted)) && (!whole || (await isEmpty(watcher, entrant)))
+    const cost = await meter.stop()
+    const done = whole ? wanted : racers.count
+    const { cpuMs } = await racers.account()
+    const sheets = await racers.finish()
+    const problems = finished ? [] : [`${runner.name}: ${racers.count} of ${task.messages} were done in time`]
+    if (!whole) problems.push(...(await auditRest(watcher, entrant, task, sheets)))
+    problems.push(...audit(sheets, task).map((problem) => `${runner.name}: ${problem}`))
+    problems.push(
+      ...(await auditWritten(watcher, entrant, task)).map((problem) => `${runner.name}: ${problem}`),
+    )
+    await watcher.end()
+    await racers.dismiss()
+    problems.push(...((await undo?.()) ?? []).map((problem) => `${runner.name}: ${problem}`))
+    undo = undefined
+    // The counts of a connection are there when it has gone.
+    await sleep(100)
+    const counts = await meter.counts()
+    const each = (value: number): number => value / done
+    const allCpuMs = cost.serverCpuMs === null ? null : cost.serverCpuMs + cpuMs
+    return {
+      rate: (done / cost.wallMs) * 1000,
+      perCpuS: allCpuMs === null ? null : (done / allCpuMs) * 1000,
+      clientUs: each(cpuMs * 1000),
+      serverUs: cost.serverCpuMs === null ? null : each(cost.serverCpuMs * 1000),
+      walBytes: each(cost.walBytes),
+      commits: each(counts.commits),
+      tuples: each(counts.tuples),
+      took: spread(latencies(sheets, goAt)),
+      problems,
+      others: await meter.others(),
+      extra: hooks.extra?.(sheets, goAt) ?? {},
+    }
+  } finally {
+    await watcher.end().catch(() => {})
+    await racers.dismiss()
+    await undo?.()
+    await grounds.drop(ground)
+  }
+}
+
+/** From its own beginning where a message has one, else from the start of the lap. */
+export const latencies = (sheets: readonly Sheet[], goAt: number): number[] =>
+  sheets.flatMap(({ ats, took }) => (took.length > 0 ? [...took] : [...ats].map((at) => at - goAt)))
+
+/** A database with what the runner finds when it starts. */
+export async function prepareGround(grounds: Grounds, runner: Runner): Promise<Ground> {
+  const entrant = await findEntrant(runner.entrant)
+  return grounds.fresh(preparedAs(runner), (url) => prepare(entrant, url, runner.task))
+}
+
+async function prepare(entrant: Entrant, url: string, task: Task): Promise<void> {
+  await entrant.create(url, task)
+  await entrant.fill?.(url, task)
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  await client.query('vacuum analyze')
+  await client.end()
+}
+
+/** What a prepared database depends on. */
+function preparedAs({ entrant, task }: Runner): string {
+  const { messages, payload, keys, failures } = task
+  return JSON.stringify([entrant, messages, payload, keys, failures])
+}
+
+async function isEmpty(watcher: pg.Client, { left }: Entrant): Promise<boolean> {
+  if (left === undefined) return true
+  const deadline = performance.now() + 60_000
+  while (performance.now() < deadline) {
+    const { rows } = await watcher.query<{ left: number }>(left)
+    if (rows[0]!.left === 0) return true
+    await sleep(5)
+  }
+  return false
+}

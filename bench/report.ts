@@ -1,0 +1,157 @@
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { format, resolveConfig } from 'prettier'
+import type { Goal } from './race/race.ts'
+import type { Machine } from './scratch.ts'
+
+/** What a scenario said in its line of JSON, as far as the report shows it. */
+export interface Reported {
+  readonly scenario: string
+  readonly valid: boolean
+  readonly met?: boolean
+  readonly goals: readonly Goal[]
+  readonly rates: Readonly<Record<string, number>>
+  readonly bound?: string
+  readonly busy?: boolean
+  readonly settings: Readonly<Record<string, unknown>>
+  readonly machine: Machine
+}
+
+/** A scenario that could not be run, and why. */
+export interface LeftOut {
+  readonly scenario: string
+  readonly leftOut: string
+}
+
+const begin = '<!-- bench:begin -->'
+const end = '<!-- bench:end -->'
+
+/** Those in which somebody else does the same work. */
+const compared = [
+  'publish-bulk',
+  'publish-single',
+  'relay-null',
+  'relay-rabbitmq',
+  'relay-kafka',
+  'claim',
+  'handle-tx',
+  'pipeline',
+]
+const peers = ['graphile-worker', 'pg-boss', 'pg-transactional-outbox']
+
+/** Writes the results, the chart, and the README's section between its two marks. */
+export async function writeReport(
+  reported: readonly Reported[],
+  leftOut: readonly LeftOut[],
+  command: string,
+): Promise<void> {
+  writeFileSync('bench/results.json', `${JSON.stringify([...reported, ...leftOut], null, 2)}\n`)
+  writeFileSync('bench/chart.svg', chart(reported))
+  const section = markdown(reported, leftOut, command)
+  if (!existsSync('README.md')) return
+  const readme = readFileSync('README.md', 'utf8')
+  const [before, rest] = readme.split(begin)
+  const after = rest?.split(end)[1]
+  if (before === undefined || after === undefined) throw new Error(`README.md has no ${begin} … ${end}.`)
+  const text = `${before}${begin}\n\n${section}\n\n${end}${after}`
+  const config = await resolveConfig('README.md')
+  writeFileSync('README.md', await format(text, { ...config, parser: 'markdown' }))
+  const results = readFileSync('bench/results.json', 'utf8')
+  writeFileSync('bench/results.json', await format(results, { ...config, parser: 'json' }))
+}
+
+const number = (value: number): string => Math.round(value).toLocaleString('en-US')
+
+function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], command: string): string {
+  const machine = reported[0]!.machine
+  const rows = reported.map(({ scenario, valid, rates, goals }) => [
+    `\`${scenario}\``,
+    Object.entries(rates)
+      .map(([name, rate]) => `${name} ${number(rate)}`)
+      .join('<br>'),
+    valid
+      ? goals
+          .map(
+            ({ says, met, found }) =>
+              `${met ? '✓' : '✗'} ${says}: **${found.median}** (${found.min}–${found.max})`,
+          )
+          .join('<br>')
+      : '*invalid*',
+  ])
+  const better = reported.flatMap(({ scenario, rates, goals }) => {
+    const slower = goals.some(({ says, met }) => !met && says.includes('not above'))
+    if (scenario === 'latency') return slower ? ['graphile-worker in `latency`'] : []
+    return peers.flatMap((peer) =>
+      (rates[peer] ?? 0) > (rates['twinbox'] ?? Infinity) ? [`${peer} in \`${scenario}\``] : [],
+    )
+  })
+  const unmet = reported.filter(({ goals }) => goals.some(({ met }) => !met))
+  const settings = reported.map(({ scenario, settings: of }) => {
+    const { rounds, messages, processes, concurrency, batchSize } = of as Record<string, number>
+    return `${scenario} ${number(messages ?? 0)} × ${rounds} (${processes} processes × ${concurrency}, batches of ${batchSize})`
+  })
+  return [
+    `Measured by \`${command}\` on ${machine.cores} × ${machine.cpu} for everything, the server and the brokers included; ` +
+      `Node ${machine.node}, Postgres ${machine.postgres}, commit ${machine.commit}. Each row is one run: all in turns, in rotated ` +
+      'order, on the same Postgres, each in a fresh database, every message accounted for. A ratio is the median of the ' +
+      'rounds, with the lowest and the highest. Absolute numbers are this machine’s; the ratios are what to look at.',
+    '![Messages per second, side by side](bench/chart.svg)',
+    [
+      '| scenario | messages/s | goal: found |',
+      '| --- | --- | --- |',
+      ...rows.map((row) => `| ${row.join(' | ')} |`),
+    ].join('\n'),
+    better.length === 0
+      ? 'No peer was faster in this run.'
+      : `**A peer was faster in this run:** ${better.join(', ')}.`,
+    ...(unmet.length === 0
+      ? []
+      : [
+          `**Not reached**, and what bounds it:\n\n${unmet
+            .map(
+              ({ scenario, bound }) =>
+                `- \`${scenario}\`: ${bound ?? 'see the table; the figures differ from round to round on a busy machine.'}`,
+            )
+            .join('\n')}`,
+        ]),
+    ...(leftOut.length === 0
+      ? []
+      : [`Left out: ${leftOut.map(({ scenario, leftOut: why }) => `\`${scenario}\` (${why})`).join(', ')}.`]),
+    ...(reported.some(({ busy }) => busy === true)
+      ? ['Others used this server or machine meanwhile, so that absolute rates are too low.']
+      : []),
+    `Messages × rounds: ${settings.join('; ')}.`,
+  ].join('\n\n')
+}
+
+const colours: Readonly<Record<string, string>> = { twinbox: '#2563eb', bare: '#9ca3af' }
+
+/** Horizontal bars, each scenario on a scale of its own. */
+function chart(reported: readonly Reported[]): string {
+  const shown = reported.filter(({ scenario, valid }) => valid && compared.includes(scenario))
+  const rowHeight = 16
+  const width = 760
+  const left = 210
+  const parts: string[] = []
+  let y = 34
+  for (const { scenario, rates } of shown) {
+    parts.push(`<text x="8" y="${y + 12}" font-weight="bold">${scenario}</text>`)
+    const most = Math.max(...Object.values(rates))
+    for (const [name, rate] of Object.entries(rates)) {
+      const length = Math.max(1, Math.round((rate / most) * (width - left - 110)))
+      const colour = colours[name] ?? (name.startsWith('twinbox') ? '#60a5fa' : '#d97706')
+      parts.push(
+        `<text x="${left - 8}" y="${y + 12}" text-anchor="end" fill="#6b7280">${name}</text>`,
+        `<rect x="${left}" y="${y + 2}" width="${length}" height="${rowHeight - 4}" fill="${colour}"/>`,
+        `<text x="${left + length + 6}" y="${y + 12}" fill="#6b7280">${number(rate)}</text>`,
+      )
+      y += rowHeight
+    }
+    y += 10
+  }
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y}" viewBox="0 0 ${width} ${y}" font-family="system-ui, sans-serif" font-size="11">
+<rect width="${width}" height="${y}" fill="#ffffff"/>
+<text x="8" y="20" font-size="14" font-weight="bold">Messages per second (each scenario on its own scale)</text>
+${parts.join('\n')}
+</svg>
+`
+}

@@ -1,0 +1,125 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { rounded } from '../figures.ts'
+import type { Task } from '../race/entrant.ts'
+import { Grounds } from '../race/grounds.ts'
+import { Racers, prepareGround, type Runner } from '../race/lap.ts'
+import { Meter } from '../race/meter.ts'
+import { addRaceOptions, taskOf, type RaceOptions } from '../race/options.ts'
+import { atMost, ratio, ratioOf, runRace, type Goal } from '../race/race.ts'
+import type { Scenario, Stage } from '../scenario.ts'
+
+const peers = ['graphile-worker', 'pg-boss', 'status'] as const
+const inHand = 1000
+
+interface Idle {
+  readonly cpuPercent: number
+  readonly serverPercent: number | null
+  readonly statementsPerS: number
+}
+
+export const cost: Scenario<RaceOptions> = {
+  name: 'cost',
+  does: 'What a message costs from publish to the end, what it takes in memory, and what an idle worker costs.',
+  addOptions: (command) => addRaceOptions(command, { messages: 50_000 }),
+  async run(stage, options) {
+    const task = taskOf(options, { keys: 'none', processes: 1 })
+    const idleMs = options.quick === true ? 500 : 10_000
+    const remarks: string[] = []
+    const idles = new Map<string, Idle>()
+    const grounds = new Grounds(stage.scratch)
+    stage.cleanUp.push(() => grounds.dropAll())
+    for (const name of ['twinbox', ...peers]) {
+      if (options.only !== undefined && !options.only.includes(name)) continue
+      const runner = { name, entrant: `${name} claim`, task: { ...task, concurrency: 10 } }
+      const idle = await measureIdle(stage, grounds, runner, idleMs)
+      idles.set(name, idle)
+      const memory = name === 'status' ? null : await measureMemory(stage, grounds, runner)
+      remarks.push(
+        `${name}: idle, a worker takes ${idle.cpuPercent} % of a core, its server ${idle.serverPercent ?? '-'} %, with ` +
+          `${idle.statementsPerS} transactions/s` +
+          (memory === null ? '' : `; 1,000 messages in hand take ${rounded(memory / 1024 / 1024, 2)} MiB`),
+      )
+    }
+    const idle = idles.get('twinbox')
+    return runRace(stage, {
+      ...options,
+      runners: ['twinbox', ...peers].map((name) => ({ name, entrant: `${name} cycle`, task })),
+      goals: (laps): Goal[] => {
+        const wal = (peer: string) => ratio(laps, 'twinbox', peer, ({ walBytes }) => walBytes)
+        return [
+          atMost('WAL of the status-column outbox', wal('status'), 0.333),
+          atMost("WAL of graphile-worker's", wal('graphile-worker'), 0.5),
+          ...(idle === undefined
+            ? []
+            : [
+                {
+                  says: 'idle CPU below 1 %',
+                  met: idle.cpuPercent < 1,
+                  found: ratioOf([idle.cpuPercent]),
+                },
+              ]),
+        ]
+      },
+      bound:
+        'about 40 short statements a second: heartbeat, lanes, what is due, and the polls that stand in for NOTIFY.',
+      remarks: [
+        'The life of a message: published, sent or handled, gone. Of pg-boss it does not end there: finished jobs are kept, ' +
+          'and moved and deleted later.',
+        ...remarks,
+      ],
+    })
+  },
+}
+
+/** A worker of an empty table. */
+async function measureIdle(stage: Stage, grounds: Grounds, runner: Runner, ms: number): Promise<Idle> {
+  const empty: Task = { ...runner.task, messages: 0 }
+  const ground = await prepareGround(grounds, { ...runner, task: empty })
+  const racers = new Racers(stage)
+  try {
+    await racers.hire({ ...runner, task: empty }, ground)
+    racers.tell('go')
+    // Starting is not idling.
+    await sleep(Math.min(3000, ms))
+    const before = await racers.account()
+    const meter = await Meter.start(stage.scratch, ground.name)
+    await sleep(ms)
+    const { cpuMs } = await racers.account()
+    const { serverCpuMs, wallMs } = await meter.stop()
+    await racers.finish()
+    await racers.dismiss()
+    await sleep(200)
+    const { commits } = await meter.counts()
+    const percent = (spent: number): number => rounded((spent / wallMs) * 100, 2)
+    return {
+      cpuPercent: percent(cpuMs - before.cpuMs),
+      serverPercent: serverCpuMs === null ? null : percent(serverCpuMs),
+      statementsPerS: rounded((commits / wallMs) * 1000),
+    }
+  } finally {
+    await racers.dismiss()
+    await grounds.drop(ground)
+  }
+}
+
+/** What a process has more when it has a thousand messages in hand, in bytes. */
+async function measureMemory(stage: Stage, grounds: Grounds, runner: Runner): Promise<number> {
+  const held: Runner = {
+    ...runner,
+    task: { ...runner.task, messages: inHand, concurrency: inHand, batchSize: inHand, handler: 'hold' },
+  }
+  const ground = await prepareGround(grounds, held)
+  const racers = new Racers(stage)
+  try {
+    await racers.hire(held, ground)
+    const before = await racers.account()
+    racers.tell('go')
+    if (!(await racers.done(inHand)))
+      throw new Error(`${runner.name} did not take ${inHand} messages in hand.`)
+    const { memoryBytes } = await racers.account()
+    return memoryBytes - before.memoryBytes
+  } finally {
+    await racers.dismiss()
+    await grounds.drop(ground)
+  }
+}

@@ -1,0 +1,59 @@
+import { rounded, spread } from '../figures.ts'
+import type { LapHooks } from '../race/lap.ts'
+import { addRaceOptions, taskOf, type RaceOptions } from '../race/options.ts'
+import { atLeast, atMost, ratio, runRace } from '../race/race.ts'
+import type { Sheet } from '../race/tally.ts'
+import type { Scenario } from '../scenario.ts'
+
+/** One key at a time is as fast as the server answers: with the whole number the hot key would take minutes. */
+const hotShare = 0.05
+const graphileShare = 0.05
+
+export const claimKeyed: Scenario<RaceOptions> = {
+  name: 'claim-keyed',
+  does: 'Drains an inbox of 10,000 keys, and one with nine tenths in one key, beside the same without keys.',
+  addOptions: (command) => addRaceOptions(command, { messages: 100_000 }),
+  run(stage, options) {
+    const keyed = taskOf(options, { keys: 'many' })
+    const few = (share: number): number => Math.max(100, Math.round(keyed.messages * share))
+    const cold = { ...keyed, messages: few(hotShare) }
+    return runRace(stage, {
+      ...options,
+      runners: [
+        { name: 'twinbox', entrant: 'twinbox claim', task: keyed },
+        { name: 'without keys', entrant: 'twinbox claim', task: { ...keyed, keys: 'none' } },
+        { name: 'with a hot key', entrant: 'twinbox claim', task: { ...cold, keys: 'hot' } },
+        { name: 'without a hot key', entrant: 'twinbox claim', task: cold },
+        {
+          name: 'graphile-worker',
+          entrant: 'graphile-worker claim',
+          task: { ...keyed, messages: few(graphileShare) },
+        },
+      ],
+      hooks: (): LapHooks => ({ extra: (sheets, goAt) => ({ 'cold p99 ms': coldP99(sheets, goAt) }) }),
+      extras: ['cold p99 ms'],
+      goals: (laps) => [
+        atLeast('the same without keys', ratio(laps, 'twinbox', 'without keys'), 1),
+        atMost(
+          "the cold keys' p99 without a hot key",
+          ratio(laps, 'with a hot key', 'without a hot key', ({ extra }) => extra['cold p99 ms']!),
+          1.2,
+        ),
+      ],
+      bound:
+        "the write-down of how far a lane was read, and that a key's next message waits until the one before is completed.",
+      remarks: [
+        `Beside a hot key ${cold.messages} messages were drained, ${few(graphileShare)} by graphile-worker, whose queues ` +
+          'are its order per key.',
+        'Cold: every tenth message, which has a key of 10,000 in all laps; how long after the start it was handled.',
+      ],
+    })
+  },
+}
+
+function coldP99(sheets: readonly Sheet[], goAt: number): number {
+  const waits = sheets.flatMap(({ ns, ats }) =>
+    [...ns].flatMap((n, index) => (n % 10 === 0 ? [ats[index]! - goAt] : [])),
+  )
+  return rounded(spread(waits).p99 ?? 0)
+}

@@ -1,0 +1,44 @@
+import { addRaceOptions, taskOf, type RaceOptions } from '../race/options.ts'
+import { ratio, ratioOf, runRace, type Goal, type Laps } from '../race/race.ts'
+import type { Scenario } from '../scenario.ts'
+
+const peer = 'graphile-worker'
+
+export const latency: Scenario<RaceOptions> = {
+  name: 'latency',
+  does: 'Measures the time from a publish to its handler, in another process, while nothing else goes on.',
+  addOptions: (command) => addRaceOptions(command, { messages: 200, batchSize: 100, concurrency: 10 }),
+  run(stage, options) {
+    const task = taskOf({ ...options, processes: 2 }, { keys: 'none' })
+    if (options.quick === true) Object.assign(task, { messages: 10 })
+    return runRace(stage, {
+      ...options,
+      runners: [
+        { name: 'twinbox', entrant: 'twinbox latency', task },
+        { name: peer, entrant: `${peer} latency`, task },
+      ],
+      goals: (laps) => [
+        below(laps, 'p50', 5),
+        below(laps, 'p99', 20),
+        notAbove(laps, 'p50'),
+        notAbove(laps, 'p99'),
+      ],
+      bound:
+        'polling. Between processes Twinbox looks every 5 to 100 ms, and sends no NOTIFY, which would make commits wait for each other; graphile-worker sends one in every transaction that adds a job. In one process a hint takes its place.',
+      remarks: [
+        'The time runs from right before the transaction is begun, so that its commit is in it; the pauses between two ' +
+          'messages are 50 to 150 ms.',
+      ],
+    })
+  },
+}
+
+function below(laps: Laps, of: 'p50' | 'p99', ms: number): Goal {
+  const found = ratioOf(laps.get('twinbox')!.map(({ took }) => (took[of] ?? Infinity) / ms))
+  return { says: `${of} at most ${ms} ms (as a share of it)`, met: found.median <= 1, found }
+}
+
+function notAbove(laps: Laps, of: 'p50' | 'p99'): Goal {
+  const found = ratio(laps, 'twinbox', peer, ({ took }) => took[of] ?? Infinity)
+  return { says: `${of} not above ${peer}'s`, met: found.median <= 1, found }
+}

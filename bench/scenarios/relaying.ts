@@ -1,0 +1,77 @@
+import { countAtBroker, dropAtBroker, prepareBroker } from '../entrants/brokers.ts'
+import { startBroker } from '../race/services.ts'
+import { addRaceOptions, taskOf, type RaceOptions } from '../race/options.ts'
+import { atLeast, ratio, runRace } from '../race/race.ts'
+import type { Scenario } from '../scenario.ts'
+
+export const relayNull: Scenario<RaceOptions> = {
+  name: 'relay-null',
+  does: 'Drains an outbox to a broker that confirms at once, beside a bare loop and pg-transactional-outbox.',
+  addOptions: (command) => addRaceOptions(command, { messages: 200_000, processes: 1 }),
+  run(stage, options) {
+    const task = taskOf(options, { keys: 'many' })
+    // At its rate a lap of all messages would take hours, and its rate falls with the number that wait.
+    const few = {
+      ...task,
+      messages: Math.min(Math.ceil(task.messages / 20), peerMessages),
+      keys: 'none' as const,
+    }
+    return runRace(stage, {
+      ...options,
+      runners: [
+        { name: 'twinbox', entrant: 'twinbox relay', task },
+        { name: 'bare', entrant: 'bare relay', task },
+        { name: 'pg-transactional-outbox', entrant: 'pg-transactional-outbox relay', task: few },
+      ],
+      goals: (laps) => [
+        atLeast('a bare read + delete loop', ratio(laps, 'twinbox', 'bare'), 0.7),
+        atLeast('pg-transactional-outbox', ratio(laps, 'twinbox', 'pg-transactional-outbox'), 200),
+      ],
+      bound:
+        'the client: rows become objects and messages of a broker, and what was confirmed is sent back by lane, place and id. Against pg-transactional-outbox the ratio grows with what waits; here few messages wait, so that its laps end.',
+      remarks: [
+        `pg-transactional-outbox got ${few.messages} messages without a key, which it takes in parallel; its rate falls with the number that wait.`,
+      ],
+    })
+  },
+}
+
+const peerMessages = 2000
+
+const relayTo = (kind: 'rabbitmq' | 'kafka', client: string): Scenario<RaceOptions> => ({
+  name: `relay-${kind}`,
+  does: `Drains an outbox to a ${kind === 'kafka' ? 'Kafka' : 'RabbitMQ'}, beside ${client} alone sending the same messages.`,
+  addOptions: (command) => addRaceOptions(command, { messages: 50_000, processes: 1 }),
+  async run(stage, options) {
+    const found = await startBroker(stage, kind)
+    if (typeof found === 'string') throw new Error(`There is no ${kind}: ${found}`)
+    const task = taskOf(options, { keys: 'many', broker: { kind, address: found.address } })
+    return runRace(stage, {
+      ...options,
+      runners: [
+        { name: 'twinbox', entrant: 'twinbox send', task },
+        { name: client, entrant: `bare ${kind}`, task },
+      ],
+      hooks: () => ({
+        around: async ({ url }) => {
+          await prepareBroker(url, task)
+          return async () => {
+            const there = await countAtBroker(url, task)
+            await dropAtBroker(url, task)
+            return there === task.messages ? [] : [`the broker has ${there} of ${task.messages} messages`]
+          }
+        },
+      }),
+      bound:
+        kind === 'kafka'
+          ? 'one request at a time: a second one under way could overtake the first when that is tried again, and kafkajs ' +
+            'calls its idempotent producer, which would allow it, experimental. The bare client has two under way.'
+          : 'processor time: Twinbox reads each message from the table and deletes it (5 us in the server, 7 us in the ' +
+            'client) on the two cores on which the broker and the bare client run, too.',
+      goals: (laps) => [atLeast('the bare client', ratio(laps, 'twinbox', client), 0.9)],
+    })
+  },
+})
+
+export const relayRabbitmq = relayTo('rabbitmq', 'amqplib')
+export const relayKafka = relayTo('kafka', 'kafkajs')

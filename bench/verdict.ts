@@ -1,0 +1,98 @@
+import type { Fault } from './faults.ts'
+import { spread, table, type Spread } from './figures.ts'
+import type { Account } from './ledger.ts'
+import type { Outcome } from './scenario.ts'
+
+/** What the trial of one fault came to, in milliseconds. */
+export interface Result {
+  readonly fault: Fault
+  readonly claimer: readonly number[]
+  readonly relay: readonly number[]
+  /** Until the handler of the message that was in the long statement has begun again. */
+  readonly resumed: readonly number[]
+  /** How often one that was not hit was taken for dead. */
+  readonly wrongful: number
+  readonly account: Account | null
+  readonly problems: readonly string[]
+  /** Why it could not be tried. */
+  readonly skipped?: string
+}
+
+interface Figures extends Spread {
+  readonly redeliveries: number
+  readonly wrongful: number
+  readonly met: boolean
+  readonly claimer: Spread
+  readonly relay?: Spread
+  readonly resumed?: Spread
+  readonly account: Account
+}
+
+function figuresOf(result: Result & { account: Account }): Figures {
+  const { fault, claimer, relay, resumed, wrongful, account } = result
+  const all = spread([...claimer, ...relay])
+  const redeliveries = account.claimedAgain + account.sentAgain
+  const worst = all[fault.goal.of]
+  return {
+    ...all,
+    redeliveries,
+    wrongful,
+    met:
+      worst !== null &&
+      (fault.goal.of === 'p99' ? worst < fault.goal.belowMs : worst <= fault.goal.belowMs) &&
+      (fault.goal.noRepeats !== true || redeliveries === 0),
+    claimer: spread(claimer),
+    ...(fault.hits.length > 1 ? { relay: spread(relay) } : {}),
+    ...(fault.midStatement === true ? { resumed: spread(resumed) } : {}),
+    account,
+  }
+}
+
+const goalOf = ({ goal }: Fault): string =>
+  `${goal.of} ${goal.of === 'p99' ? '<' : '<='} ${goal.belowMs} ms${goal.noRepeats === true ? ', no redelivery' : ''}`
+
+/** Holds the times against the goals, and tells it. */
+export function conclude(results: readonly Result[], kills: number): Outcome {
+  const problems = results.flatMap((result) => result.problems)
+  const figures = results.map((result) => ({
+    ...result,
+    figures: result.account === null ? null : figuresOf({ ...result, account: result.account }),
+  }))
+  const tried = figures.flatMap(({ figures: tries }) => (tries === null ? [] : [tries]))
+  const sum = (name: keyof Account): number => tried.reduce((all, { account }) => all + account[name], 0)
+  const valid = problems.length === 0 && tried.length > 0
+  const met = valid && tried.every((figure) => figure.met)
+  const rows = figures.flatMap(({ fault, figures: found, skipped }) => {
+    if (found === null) return [[fault.name, `skipped: ${skipped}`]]
+    const parts = (['claimer', 'relay', 'resumed'] as const).flatMap((part) => {
+      const { p50, p99, max, samples } = found[part] ?? { samples: 0 }
+      return samples === 0 ? [] : [[`  ${part}`, p50, p99, max, samples]]
+    })
+    const { p50, p99, max, samples, redeliveries, wrongful } = found
+    return [[fault.name, p50, p99, max, samples, redeliveries, wrongful, goalOf(fault), found.met], ...parts]
+  })
+  return {
+    text: [
+      'Milliseconds from the fault to the next claim of its work by a survivor',
+      table(['fault', 'p50', 'p99', 'max', 'samples', 'redeliveries', 'wrongful', 'goal', 'met'], rows),
+      `${sum('published')} messages published, ${sum('lost')} lost, ${sum('duplicates')} effects twice, ` +
+        `${sum('ghosts')} of nothing, ${sum('orderViolations')} out of order`,
+      ...problems,
+    ].join('\n'),
+    result: {
+      valid,
+      met,
+      goal: results.map(({ fault }) => `${fault.name}: ${goalOf(fault)}`).join('; '),
+      kills,
+      faults: Object.fromEntries(
+        figures.map(({ fault, figures: found, skipped }) => [fault.name, found ?? { skipped }]),
+      ),
+      published: sum('published'),
+      lost: sum('lost'),
+      ghosts: sum('ghosts'),
+      duplicates: sum('duplicates'),
+      orderViolations: sum('orderViolations'),
+      problems,
+    },
+  }
+}

@@ -1,0 +1,183 @@
+-- The outbox: messages that were committed and are not yet sent.
+--
+-- A message's way through this file: publish() writes one row, in the caller's transaction; a relay reads the heads of
+-- the lanes that it holds, hands them to the broker, and deletes what the broker confirmed. No row is ever updated, so
+-- a message costs one insert and one delete, and one index entry.
+--
+-- Locks: none on existing tables. Old code: there is none.
+-- "twinbox" in this file is the schema; "twinbox migrate --schema NAME" puts another one in its place.
+
+create schema if not exists twinbox;
+
+create table twinbox.migration (
+  version integer primary key,
+  name text not null,
+  applied_at timestamptz not null default clock_timestamp()
+);
+
+-- Which lane a key belongs to: 0 to 63. The one place that decides it, so that publishers in any language agree.
+create function twinbox.lane_of(key text) returns smallint
+  language sql immutable strict parallel safe
+  return (hashtextextended(key, 0) & 63)::smallint;
+
+create table twinbox.outbox (
+  -- The order of insertion, which is the order of sending within a lane. CACHE 1 (the default) matters: with a cache,
+  -- a later transaction could draw an earlier number.
+  seq bigint not null generated always as identity,
+  published_at timestamptz not null default clock_timestamp(),
+  id uuid not null,
+  -- A key's own lane; any lane for a message without a key.
+  lane smallint not null,
+  attempt smallint not null default 0,
+  topic text collate "C" not null,
+  key text collate "C",
+  headers json,
+  -- json rather than jsonb: what was published goes out byte for byte, "\u0000", 1e400 and long numbers included.
+  payload json,
+  body bytea,
+  content_type text,
+  errors jsonb,
+  constraint payload_or_body check ((payload is null) <> (body is null)),
+  -- Serves the relay: the heads of its lanes, oldest first. The only index.
+  primary key (lane, seq)
+) with (
+  autovacuum_vacuum_scale_factor = 0.01,
+  autovacuum_vacuum_threshold = 1000,
+  autovacuum_vacuum_insert_scale_factor = 0.05,
+  autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0,
+  autovacuum_analyze_threshold = 50000
+);
+
+-- A publisher's dedupe keys inside their window, apart from the messages: a message is gone in milliseconds, its
+-- identity has to be known for days.
+create table twinbox.dedupe (
+  expires_at timestamptz not null,
+  id uuid not null,
+  topic text collate "C" not null,
+  dedupe_key text collate "C" not null,
+  primary key (topic, dedupe_key)
+) with (
+  fillfactor = 90,
+  autovacuum_vacuum_scale_factor = 0.01,
+  autovacuum_vacuum_threshold = 1000
+);
+
+-- Serves the pruning of expired keys. BRIN, since rows come in the order of time: a btree would cost each publish a
+-- second index entry for what is read once a minute.
+create index dedupe_expires_at on twinbox.dedupe using brin (expires_at) with (autosummarize = on);
+
+-- A UUID version 7 (RFC 9562), for publishers in SQL. Postgres has its own from 18 on.
+create function twinbox.new_id() returns uuid
+  language sql volatile parallel safe
+  return encode(
+    set_bit(set_bit(
+      overlay(
+        uuid_send(gen_random_uuid())
+        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+        from 1 for 6
+      ), 52, 1), 53, 1),
+    'hex')::uuid;
+
+-- Publishes a message in the current transaction, for triggers, psql and services in other languages.
+--
+-- Exactly one of payload and body is given. A second publish of the same topic and dedupe_key inside dedupe_window
+-- writes nothing and returns the id of the first, with duplicate = true. Raises SQLSTATE 22023 for bad input.
+create function twinbox.publish(
+  topic text,
+  payload json default null,
+  key text default null,
+  headers json default null,
+  dedupe_key text default null,
+  dedupe_window interval default '7 days',
+  body bytea default null,
+  content_type text default null,
+  out id uuid,
+  out duplicate boolean
+)
+  language plpgsql volatile
+  set search_path = twinbox, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  new_id uuid := new_id();
+  sound boolean;
+begin
+  if topic is null or topic !~ '^[A-Za-z0-9._-]{1,249}$' or topic in ('.', '..') then
+    raise exception 'twinbox.publish: topic must be 1 to 249 characters of A-Z a-z 0-9 . _ -' using errcode = '22023';
+  end if;
+  if (payload is null) = (body is null) then
+    raise exception 'twinbox.publish: give either payload or body' using errcode = '22023',
+      hint = 'For a message that has nothing to say, the payload is ''null''::json.';
+  end if;
+  if coalesce(octet_length(payload::text), octet_length(body)) > 1048576 then
+    raise exception 'twinbox.publish: the payload has more than 1048576 bytes, the limit' using errcode = '22023';
+  end if;
+  if key = '' or octet_length(key) > 255 then
+    raise exception 'twinbox.publish: key must have 1 to 255 bytes, or be null' using errcode = '22023';
+  end if;
+  if dedupe_key = '' or octet_length(dedupe_key) > 512 then
+    raise exception 'twinbox.publish: dedupe_key must have 1 to 512 bytes, or be null' using errcode = '22023';
+  end if;
+  if dedupe_key is not null
+    and (dedupe_window between interval '1 second' and interval '3650 days') is not true then
+    raise exception 'twinbox.publish: dedupe_window must be between 1 second and 3650 days' using errcode = '22023';
+  end if;
+  if content_type is not null and (
+    case when body is null then content_type <> 'application/json'
+      else length(content_type) > 100
+        or content_type !~ '^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[^\s;[:cntrl:]]+)*$'
+    end
+  ) then
+    raise exception 'twinbox.publish: content_type must be a media type of at most 100 characters, and goes with body'
+      using errcode = '22023';
+  end if;
+  if headers is not null then
+    begin
+      select json_typeof(headers) = 'object' and octet_length(headers::text) <= 16384 and count(*) <= 64
+        and bool_and(
+          json_typeof(header.raw) = 'string'
+          and header.key ~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,100}$'
+          and header.key !~* '^(ce_|cloudevents|twinbox|x-twinbox|__proto__$)'
+          and header.value !~ '[\r\n]'
+        ) is not false
+      into sound
+      from rows from (json_each_text(headers), json_each(headers)) as header (key, value, raw_key, raw);
+    exception
+      -- No object, \u0000, or half a surrogate pair.
+      when data_exception then sound := false;
+    end;
+    if not sound then
+      raise exception 'twinbox.publish: headers must be a JSON object of at most 64 strings and 16384 bytes'
+        using errcode = '22023', hint = 'Names are 1 to 100 characters of HTTP header names and not ours (ce_, '
+          'cloudevents, twinbox); values have no line breaks.';
+    end if;
+  end if;
+
+  -- The transaction's id is assigned before the row's seq is drawn. The relay's lower bound depends on it: see
+  -- src/leases/floor.ts.
+  perform pg_current_xact_id();
+
+  id := new_id;
+  duplicate := false;
+  if publish.dedupe_key is not null then
+    insert into dedupe as known (topic, dedupe_key, id, expires_at)
+    values (publish.topic, publish.dedupe_key, new_id, clock_timestamp() + dedupe_window)
+    on conflict (topic, dedupe_key) do update set
+      id = case when known.expires_at <= clock_timestamp() then excluded.id else known.id end,
+      expires_at = case when known.expires_at <= clock_timestamp() then excluded.expires_at else known.expires_at end
+    returning known.id into publish.id;
+    duplicate := publish.id <> new_id;
+  end if;
+  if not duplicate then
+    insert into outbox (lane, id, topic, key, headers, payload, body, content_type)
+    values (
+      coalesce(lane_of(publish.key), floor(random() * 64)::smallint),
+      new_id, publish.topic, publish.key, publish.headers, publish.payload, publish.body,
+      case when publish.body is not null then coalesce(publish.content_type, 'application/octet-stream') end
+    );
+  end if;
+end
+$$;
+
+insert into twinbox.migration (version, name) values (1, 'outbox');

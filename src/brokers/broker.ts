@@ -1,0 +1,89 @@
+import type { BrokerError } from '../errors.ts'
+import type { OutgoingMessage } from '../message.ts'
+import type { Telemetry } from '../telemetry.ts'
+
+/**
+ * What a broker has to promise. Every adapter passes the same suite, `test/brokers/contract.ts`.
+ *
+ * To write one: implement `send` and `subscribe`, let nothing but `BrokerError` out, and mind three rules.
+ * 1. `sent` means that the broker has taken responsibility: it would survive the broker's crash, and somebody is
+ *    there to receive it. A confirmation of a message that no queue took is not that.
+ * 2. Messages with one key leave in the order of the batch, and one batch at a time is in flight for a key: the relay
+ *    sees to the second.
+ * 3. `onBatch` resolving is the only acknowledgement. Whatever it has not resolved for must come again.
+ */
+export interface Broker {
+  /** The adapter's name for logs and status, such as `rabbitmq`. */
+  readonly name: string
+
+  /**
+   * Hands a batch to the broker and waits for its confirmations. The outcomes are in the order of the batch.
+   * Must settle within the adapter's own deadline, whatever the broker does, and must not throw for a message's sake.
+   * May be called again before an earlier call has settled. After `signal` aborts it settles soon; what is not
+   * confirmed by then is `unknown`.
+   */
+  send(batch: readonly OutgoingMessage[], context: SendContext): Promise<readonly SendOutcome[]>
+
+  /**
+   * Receives messages of the given topic patterns on behalf of a consumer, until stopped. Reconnects by itself, for
+   * ever. `onBatch` is called with one batch at a time; when it rejects, the batch is delivered again after a pause.
+   */
+  subscribe(options: SubscribeOptions, onBatch: OnBatch): Promise<Subscription>
+
+  /** Closes every connection. Idempotent. What was not confirmed is `unknown` to its sender. */
+  close(): Promise<void>
+}
+
+export interface SendContext {
+  readonly signal: AbortSignal
+  /** For an adapter that does the receiver's work as well; the others have nothing to trace. */
+  readonly telemetry?: Telemetry | undefined
+}
+
+/**
+ * What became of one message.
+ *
+ * `sent`: the broker is responsible now. `rejected`: this message is at fault and the others are not; it will be tried
+ * again with backoff, or not at all if `error.kind` is `poison`. `failed`: the broker is at fault; nothing is held
+ * against the message. `unknown`: it may or may not have arrived; it is sent again with the same id.
+ */
+export type SendOutcome =
+  | { readonly status: 'sent' }
+  | { readonly status: 'rejected'; readonly error: BrokerError }
+  | { readonly status: 'failed'; readonly error: BrokerError }
+  | { readonly status: 'unknown'; readonly error: BrokerError }
+
+export interface SubscribeOptions {
+  readonly consumer: string
+  /** Topic names or AMQP patterns: `*` is one word, `#` is any number of words, words are parted by dots. */
+  readonly topics: readonly string[]
+  /** Upper bound of one batch. */
+  readonly batchSize: number
+  /** Told about trouble that the adapter deals with itself: lost connections, retries. */
+  readonly onTrouble?: ((error: BrokerError) => void) | undefined
+  /** Told whenever it is receiving, at first and after trouble. */
+  readonly onReceiving?: (() => void) | undefined
+}
+
+export type OnBatch = (batch: readonly IncomingMessage[]) => Promise<void>
+
+export interface Subscription {
+  /** Stops receiving. Waits for the `onBatch` under way; what it did not resolve for will come again. */
+  stop(): Promise<void>
+}
+
+/** A delivery as it came off the wire, before it is known whether it is a message of ours. */
+export interface IncomingMessage {
+  /** The broker's name for where it came from: the routing key, the Kafka topic. */
+  readonly topic: string
+  /** Ordering key as the broker carries it: the Kafka record's key, `partitionkey` of the CloudEvent. */
+  readonly key: string | null
+  /** All headers as text, those of CloudEvents included. */
+  readonly headers: Readonly<Record<string, string>>
+  readonly contentType: string | null
+  readonly body: Uint8Array
+  /** A place that is the same for every redelivery, where the broker has one: Kafka's topic, partition and offset. */
+  readonly position: string | null
+  /** True if the broker knows that it has delivered this before. */
+  readonly redelivered: boolean
+}

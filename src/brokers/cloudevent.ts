@@ -1,0 +1,61 @@
+import type { IncomingMessage } from './broker.ts'
+import type { OutgoingMessage } from '../message.ts'
+
+/**
+ * A message on the wire is a CloudEvent 1.0 in binary mode: the payload is the body as it is, everything else is a
+ * header. The bindings differ only in the prefix of the attribute names and in where the content type goes:
+ * https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+ * https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/amqp-protocol-binding.md
+ */
+export type AttributePrefix = 'ce_' | 'cloudEvents:'
+
+const traceAttributes = ['traceparent', 'tracestate'] as const
+
+const prefixes = ['ce_', 'cloudEvents:', 'cloudEvents_'] as const
+
+/** The headers of a message on the wire: the CloudEvents attributes, then the user's own. */
+export function toWireHeaders(
+  message: OutgoingMessage,
+  prefix: AttributePrefix,
+  source: string,
+): Record<string, string> {
+  const headers: Record<string, string> = {
+    [`${prefix}specversion`]: '1.0',
+    [`${prefix}id`]: message.id,
+    [`${prefix}source`]: source,
+    [`${prefix}type`]: message.topic,
+    [`${prefix}time`]: message.publishedAt.toISOString(),
+  }
+  // https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/partitioning.md
+  if (message.key !== null) headers[`${prefix}partitionkey`] = message.key
+  // https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
+  if (message.expiresAt != null) headers[`${prefix}expirytime`] = message.expiresAt.toISOString()
+  // https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md
+  for (const name of traceAttributes) {
+    const value = message.headers?.[name]
+    if (value !== undefined) headers[`${prefix}${name}`] = value
+  }
+  return Object.assign(headers, message.headers)
+}
+
+/** The CloudEvents attributes of a delivery and the headers that are not attributes, or null if it is no CloudEvent. */
+export function fromWireHeaders(
+  incoming: Pick<IncomingMessage, 'headers'>,
+): { attributes: Map<string, string>; headers: Record<string, string> } | null {
+  const attributes = new Map<string, string>()
+  const headers: Record<string, string> = {}
+  for (const [name, value] of Object.entries(incoming.headers)) {
+    const prefix = prefixes.find((candidate) => name.startsWith(candidate))
+    if (prefix === undefined) headers[name] = value
+    else attributes.set(name.slice(prefix.length), value)
+  }
+  if (!attributes.has('id') || !attributes.has('specversion')) return null
+  // Another sender may say it as an attribute only. The header is nearer: it is of the last hop.
+  if (headers['traceparent'] === undefined) {
+    for (const name of traceAttributes) {
+      const value = attributes.get(name)
+      if (value !== undefined) headers[name] = value
+    }
+  }
+  return { attributes, headers }
+}

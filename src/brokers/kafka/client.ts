@@ -1,0 +1,92 @@
+import { connect as connectTcp, isIP, type Socket } from 'node:net'
+import { connect as connectTls } from 'node:tls'
+import type * as Kafkajs from 'kafkajs'
+import type { Admin, ISocketFactory, Kafka } from 'kafkajs'
+import { BrokerError } from '../../errors.ts'
+import type { Settings } from './options.ts'
+import { atMost } from '../../waiting.ts'
+
+/** A kafkajs instance that can be thrown away for good. */
+export interface Client {
+  readonly kafka: Kafka
+  /**
+   * Destroys its connections and lets it open no more. `disconnect` of kafkajs is not that: it waits for what a
+   * frozen broker never answers, and a `send` under way connects again behind our back and writes its batch late.
+   */
+  retire(): void
+}
+
+const connectTimeoutMs = 3000
+const keepAliveMs = 5000
+const disconnectTimeoutMs = 2000
+
+/** kafkajs is an optional peer dependency, so it is loaded when it is needed. */
+export async function loadKafkajs(
+  load = (): Promise<typeof Kafkajs> => import('kafkajs'),
+): Promise<typeof Kafkajs> {
+  try {
+    return await load()
+  } catch (cause) {
+    throw new BrokerError(
+      'config',
+      'The package kafkajs could not be loaded. Add it to your project: npm install kafkajs',
+      { cause },
+    )
+  }
+}
+
+/** @param requestTimeoutMs how long one request may take; connecting to each broker takes at most 3 s more. */
+export async function openClient(settings: Settings, requestTimeoutMs: number): Promise<Client> {
+  const { Kafka, logLevel } = await loadKafkajs()
+  const sockets = new Set<Socket>()
+  let retired = false
+  const socketFactory: ISocketFactory = ({ host, port, ssl, onConnect }) => {
+    if (retired) throw new Error('This client has been retired.')
+    const servername = isIP(host) ? {} : { servername: host }
+    // kafkajs hands on what it was given, `true` for plain TLS included, whatever its types say.
+    const socket = ssl
+      ? connectTls({ host, port, ...servername, ...ssl }, onConnect)
+      : connectTcp({ host, port }, onConnect)
+    sockets.add(socket)
+    socket.setNoDelay(true).setKeepAlive(true, keepAliveMs)
+    return socket.once('close', () => sockets.delete(socket))
+  }
+  const kafka = new Kafka({
+    clientId: settings.clientId,
+    // A fresh client tries the first one first; were that dead, each of them would begin with a failure.
+    brokers: shuffled(settings.brokers),
+    ssl: settings.ssl,
+    ...(settings.sasl === null ? {} : { sasl: settings.sasl }),
+    connectionTimeout: Math.min(connectTimeoutMs, requestTimeoutMs),
+    requestTimeout: requestTimeoutMs,
+    retry: { retries: settings.brokers.length + 2, initialRetryTime: 50, maxRetryTime: 500 },
+    socketFactory,
+    logLevel: logLevel.NOTHING,
+    logCreator: () => () => {},
+  })
+  return {
+    kafka,
+    retire: () => {
+      retired = true
+      for (const socket of sockets) socket.destroy(new Error('This client has been retired.'))
+    },
+  }
+}
+
+/** Runs `work` with an admin connection of its own. */
+export async function withAdmin<T>(kafka: Kafka, work: (admin: Admin) => Promise<T>): Promise<T> {
+  const admin = kafka.admin()
+  try {
+    await admin.connect()
+    return await work(admin)
+  } finally {
+    await atMost(disconnectTimeoutMs, admin.disconnect())
+  }
+}
+
+function shuffled(brokers: readonly string[]): string[] {
+  return brokers
+    .map((broker) => ({ broker, place: Math.random() }))
+    .toSorted((one, other) => one.place - other.place)
+    .map(({ broker }) => broker)
+}

@@ -1,0 +1,153 @@
+import type { ConnectionOptions } from 'node:tls'
+import type { KafkaConfig } from 'kafkajs'
+import { OptionError } from '../../errors.ts'
+import type { OutgoingMessage } from '../../message.ts'
+import { callable, oneOf, refuseUnknown, text, whole } from '../../options.ts'
+
+export interface KafkaOptions {
+  /** Where to connect first, as `host:port`. One that answers is enough, but it must be up: name several. */
+  readonly brokers: readonly string[]
+  /** What broker logs and quotas know us by. @default 'twinbox' */
+  readonly clientId?: string | undefined
+  /** TLS: `true`, or what `tls.connect` takes, such as `ca`. @default no TLS */
+  readonly ssl?: boolean | ConnectionOptions | undefined
+  /** As in kafkajs. Anything but SCRAM needs `ssl`, since it shows the secret to whoever listens. */
+  readonly sasl?: KafkaConfig['sasl'] | undefined
+  /** Allows `sasl` to send secrets without TLS. For tests on one machine. @default false */
+  readonly insecure?: boolean | undefined
+  /** `source` of the CloudEvents sent: who says this, as a URI reference. @default 'twinbox' */
+  readonly source?: string | undefined
+  /**
+   * The Kafka topic of a message. Subscriptions name Kafka's topics, so with this option they name what it returns.
+   * @default its topic
+   */
+  readonly topic?: ((message: OutgoingMessage) => string) | undefined
+  /** The consumer group of a consumer. @default `twinbox.<consumer>` */
+  readonly groupId?: ((consumer: string) => string) | undefined
+  /**
+   * `declare`: topics that are sent to or subscribed to by name are created when missing. `check`: they must exist,
+   * and an operator keeps their settings right. Twinbox never has the broker create a topic on its own.
+   * @default 'declare'
+   */
+  readonly topology?: 'declare' | 'check' | undefined
+  /**
+   * Of a topic that we create. It bounds how many receivers of a consumer share the work, and it is for good:
+   * adding partitions later moves keys, and their order is lost over the move. 1 to 10,000. @default 6
+   */
+  readonly partitions?: number | undefined
+  /** Of a topic that we create; -1 is the broker's `default.replication.factor`. 1 to 100. @default -1 */
+  readonly replicationFactor?: number | undefined
+  /**
+   * What to do with a message whose topic does not exist, with `topology: 'check'`. `fail`: it is tried again with
+   * backoff. `drop`: it counts as sent, and nobody will ever see it. @default 'fail'
+   */
+  readonly unroutable?: 'fail' | 'drop' | undefined
+  /** The longest that a `send` may take, waiting for earlier ones included. From 100 to 600,000. @default 10000 */
+  readonly sendTimeoutMs?: number | undefined
+  /**
+   * How many bytes go in one request; a larger message goes alone. More than the topic's `max.message.bytes` (about
+   * 1 MB unless changed) makes Kafka refuse full requests. From 1,000 to 100,000,000. @default 900000
+   */
+  readonly maxRequestBytes?: number | undefined
+  /**
+   * After so long without a sign of life, a receiver's partitions go to the others. Brokers allow 6,000 to 1,800,000
+   * by default. From 500. @default 10000
+   */
+  readonly sessionTimeoutMs?: number | undefined
+  /** How often patterns are matched against the topics that exist by then. From 50 to an hour. @default 30000 */
+  readonly topicRefreshMs?: number | undefined
+}
+
+/** Checked options with every default filled in. */
+export interface Settings {
+  readonly brokers: readonly string[]
+  readonly clientId: string
+  readonly ssl: boolean | ConnectionOptions
+  readonly sasl: NonNullable<KafkaConfig['sasl']> | null
+  readonly source: string
+  readonly topic: (message: OutgoingMessage) => string
+  readonly groupId: (consumer: string) => string
+  readonly topology: 'declare' | 'check'
+  readonly partitions: number
+  readonly replicationFactor: number
+  readonly unroutable: 'fail' | 'drop'
+  readonly sendTimeoutMs: number
+  readonly maxRequestBytes: number
+  readonly sessionTimeoutMs: number
+  readonly topicRefreshMs: number
+}
+
+const known: readonly (keyof KafkaOptions)[] = [
+  'brokers',
+  'clientId',
+  'ssl',
+  'sasl',
+  'insecure',
+  'source',
+  'topic',
+  'groupId',
+  'topology',
+  'partitions',
+  'replicationFactor',
+  'unroutable',
+  'sendTimeoutMs',
+  'maxRequestBytes',
+  'sessionTimeoutMs',
+  'topicRefreshMs',
+]
+
+/** @throws OptionError naming the option and what it must be. No secret is ever part of the text. */
+export function checkOptions(options: KafkaOptions): Settings {
+  if (typeof options !== 'object' || options === null) {
+    throw new OptionError('options', 'kafka() needs an object with at least brokers.')
+  }
+  refuseUnknown('kafka', options, known)
+  checkSasl(options)
+  return {
+    brokers: checkBrokers(options.brokers),
+    clientId: text('clientId', options.clientId, 'twinbox', /^[A-Za-z0-9._-]{1,249}$/),
+    ssl: options.ssl ?? false,
+    sasl: options.sasl ?? null,
+    source: text('source', options.source, 'twinbox', /^[!-~]{1,255}$/),
+    topic: callable('topic', options.topic) ?? ((message) => message.topic),
+    groupId: callable('groupId', options.groupId) ?? ((consumer) => `twinbox.${consumer}`),
+    topology: oneOf('topology', options.topology, ['declare', 'check']),
+    partitions: whole('partitions', options.partitions, 6, 1, 10_000),
+    replicationFactor:
+      options.replicationFactor === -1
+        ? -1
+        : whole('replicationFactor', options.replicationFactor, -1, 1, 100),
+    unroutable: oneOf('unroutable', options.unroutable, ['fail', 'drop']),
+    sendTimeoutMs: whole('sendTimeoutMs', options.sendTimeoutMs, 10_000, 100, 600_000),
+    maxRequestBytes: whole('maxRequestBytes', options.maxRequestBytes, 900_000, 1000, 100_000_000),
+    sessionTimeoutMs: whole('sessionTimeoutMs', options.sessionTimeoutMs, 10_000, 500, 1_800_000),
+    topicRefreshMs: whole('topicRefreshMs', options.topicRefreshMs, 30_000, 50, 3_600_000),
+  }
+}
+
+function checkBrokers(brokers: unknown): readonly string[] {
+  const sound = (broker: unknown): broker is string =>
+    typeof broker === 'string' && /^[^\s:/@]+:\d{1,5}$/.test(broker)
+  if (Array.isArray(brokers) && brokers.length > 0 && brokers.every(sound)) return [...brokers]
+  throw new OptionError('brokers', 'brokers must be a list of at least one "host:port".')
+}
+
+function checkSasl({ sasl, ssl, insecure }: KafkaOptions): void {
+  if (insecure !== undefined && typeof insecure !== 'boolean') {
+    throw new OptionError('insecure', 'insecure must be true or false.')
+  }
+  if (ssl !== undefined && typeof ssl !== 'boolean' && (typeof ssl !== 'object' || ssl === null)) {
+    throw new OptionError('ssl', 'ssl must be true, false, or an object that tls.connect takes.')
+  }
+  if (sasl === undefined) return
+  if (typeof sasl !== 'object' || sasl === null || typeof sasl.mechanism !== 'string') {
+    throw new OptionError('sasl', 'sasl must be an object with a mechanism, as in kafkajs.')
+  }
+  const encrypted = ssl === true || typeof ssl === 'object'
+  if (!encrypted && insecure !== true && !/^scram-/i.test(sasl.mechanism)) {
+    throw new OptionError(
+      'sasl',
+      'sasl would send its secret in the clear: set ssl, use scram-sha-512, or allow it with insecure: true.',
+    )
+  }
+}

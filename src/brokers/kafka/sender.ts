@@ -1,0 +1,188 @@
+import { backoffMs } from '../../loop.ts'
+import { BrokerError } from '../../errors.ts'
+import type { OutgoingMessage } from '../../message.ts'
+import type { Broker, SendContext, SendOutcome } from '../broker.ts'
+import { classify, isAboutTopic, toBrokerError, toTrouble, typeOf } from './errors.ts'
+import { groupBy, splitBySize, toOutgoing, unsettled, type Outgoing } from './outgoing.ts'
+import type { Settings } from './options.ts'
+import { openProducer, type Attempts } from './producer.ts'
+import { onAbort, pause, within } from '../../waiting.ts'
+
+export interface Sender {
+  readonly send: Broker['send']
+  close(): Promise<void>
+}
+
+/** Partitions change leaders within a moment; what takes longer is for the relay to wait out. */
+const maxRetries = 4
+
+/**
+ * One producer, one batch at a time, in the order of the calls. A batch that was not sent takes those with it that
+ * already wait behind it: sent after all, they would overtake it.
+ */
+export function createSender(settings: Settings): Sender {
+  const life = new AbortController()
+  let producer: Attempts | null = null
+  let line: Promise<unknown> = Promise.resolve()
+  let breaks = 0
+
+  async function send(batch: readonly OutgoingMessage[], { signal }: SendContext): Promise<SendOutcome[]> {
+    const outgoing = batch.map((message) => toOutgoing(message, settings))
+    const deadline = startDeadline(signal)
+    const seen = breaks
+    const turn = line.then(async () => {
+      const reason = breaks === seen ? await deliver(unfinished(outgoing), deadline.signal) : overtaken()
+      if (reason !== null) breaks++
+      return reason
+    })
+    line = turn
+    let reason: BrokerError | null
+    try {
+      // A batch that is given up while it waits its turn does not wait for it.
+      reason = await within(deadline.signal, turn)
+    } catch {
+      breaks++
+      reason = givenUp(deadline.signal)
+    } finally {
+      deadline.end()
+    }
+    return outgoing.map((message) => message.outcome ?? unsettled(message, reason ?? overtaken()))
+  }
+
+  /** Gives every message an outcome if it can; else returns why not. Never rejects, and ends with the signal. */
+  async function deliver(batch: readonly Outgoing[], signal: AbortSignal): Promise<BrokerError | null> {
+    for (const chunk of splitBySize(batch, settings.maxRequestBytes)) {
+      const reason = await write(chunk, signal)
+      if (reason !== null) return reason
+    }
+    return null
+  }
+
+  /** As `deliver`, with attempts for as long as another one makes sense. */
+  async function write(chunk: readonly Outgoing[], signal: AbortSignal): Promise<BrokerError | null> {
+    for (let failures = 1; ; failures++) {
+      if (signal.aborted) return givenUp(signal)
+      let inFlight = unfinished(chunk)
+      try {
+        producer ??= await openProducer(settings, signal)
+        settleMissing(inFlight, await within(signal, producer.ensure(topicsOf(inFlight))))
+        inFlight = unfinished(chunk)
+        if (inFlight.length > 0) await attempt(producer, inFlight, signal)
+        return null
+      } catch (error) {
+        const kind = signal.aborted ? 'unknown' : classify(error)
+        if (kind === 'poison' || isAboutTopic(error)) return isolate(inFlight, error, signal)
+        // Also for a topic that has just been created: not every broker has heard of it.
+        const gone = typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION'
+        if (gone) producer?.forget(topicsOf(inFlight))
+        if ((gone || kind === 'retry') && failures <= maxRetries) {
+          await pause(backoffMs(failures, 100, 1000), signal)
+          continue
+        }
+        dropProducer()
+        if (signal.aborted) return givenUp(signal)
+        const describe = inFlight.some(({ doubtful }) => doubtful) ? toBrokerError : toTrouble
+        return describe('Could not send to Kafka', error)
+      }
+    }
+  }
+
+  async function attempt(attempts: Attempts, batch: readonly Outgoing[], signal: AbortSignal): Promise<void> {
+    const before = batch.map(({ doubtful }) => doubtful)
+    for (const outgoing of batch) outgoing.doubtful = true
+    try {
+      await within(signal, attempts.write(batch))
+      for (const outgoing of batch) outgoing.outcome = { status: 'sent' }
+    } catch (error) {
+      // Doubt stays once it is there. A batch refused by one partition may have been taken by another one; those
+      // messages arrive twice, with the same id.
+      if (!signal.aborted && classify(error) !== 'unknown') {
+        for (const [index, outgoing] of batch.entries()) outgoing.doubtful = before[index]!
+      }
+      throw error
+    }
+  }
+
+  /**
+   * One bad message fails the request that it is in. So its companions go again: by topic when a topic is at fault,
+   * else by partition, since a partition takes its part as a whole or not at all, and then in halves, one after the
+   * other, until the bad one is alone. Within a key nothing changes places.
+   */
+  async function isolate(
+    batch: readonly Outgoing[],
+    error: unknown,
+    signal: AbortSignal,
+  ): Promise<BrokerError | null> {
+    const parts = [
+      ...groupBy(batch, ({ topic, record }) =>
+        isAboutTopic(error) ? topic : `${topic}/${record.partition ?? ''}`,
+      ).values(),
+    ]
+    if (parts.length === 1 && (batch.length === 1 || isAboutTopic(error))) {
+      const refusal = toBrokerError('Kafka refused the message', error)
+      for (const outgoing of batch) outgoing.outcome = { status: 'rejected', error: refusal }
+      return null
+    }
+    const half = batch.length >> 1
+    for (const part of parts.length > 1 ? parts : [batch.slice(0, half), batch.slice(half)]) {
+      const reason = await write(part, signal)
+      if (reason !== null) return reason
+    }
+    return null
+  }
+
+  function settleMissing(batch: readonly Outgoing[], missing: ReadonlyMap<string, BrokerError>): void {
+    for (const outgoing of batch) {
+      const error = missing.get(outgoing.topic)
+      if (error === undefined) continue
+      outgoing.outcome = settings.unroutable === 'drop' ? { status: 'sent' } : { status: 'rejected', error }
+    }
+  }
+
+  function dropProducer(): void {
+    producer?.retire()
+    producer = null
+  }
+
+  function startDeadline(parent: AbortSignal): { readonly signal: AbortSignal; end(): void } {
+    // `AbortSignal.any` would do, but leaks in Node 20 when one of its signals lives as long as the process.
+    const controller = new AbortController()
+    const timer = setTimeout(() => controller.abort(late(settings.sendTimeoutMs)), settings.sendTimeoutMs)
+    const stopListening = [parent, life.signal].map((signal) =>
+      onAbort(signal, () => controller.abort(signal.reason)),
+    )
+    return {
+      signal: controller.signal,
+      end: () => {
+        clearTimeout(timer)
+        for (const stop of stopListening) stop()
+      },
+    }
+  }
+
+  async function close(): Promise<void> {
+    if (life.signal.aborted) return
+    life.abort(new BrokerError('config', 'This Kafka broker has been closed.'))
+    await line
+    const last = producer
+    producer = null
+    await last?.close()
+  }
+
+  return { send, close }
+}
+
+const unfinished = (batch: readonly Outgoing[]): Outgoing[] => batch.filter(({ outcome }) => outcome === null)
+
+const topicsOf = (batch: readonly Outgoing[]): string[] => [...new Set(batch.map(({ topic }) => topic))]
+
+const late = (ms: number): BrokerError =>
+  new BrokerError('reconnect', `Kafka did not answer within ${ms} ms (sendTimeoutMs).`)
+
+const overtaken = (): BrokerError =>
+  new BrokerError('retry', 'An earlier batch was not sent; this one would have overtaken it.')
+
+const givenUp = ({ reason }: AbortSignal): BrokerError =>
+  reason instanceof BrokerError
+    ? reason
+    : new BrokerError('retry', 'The sender gave up waiting for Kafka.', { cause: reason })

@@ -1,0 +1,37 @@
+import type { Broker } from './broker.ts'
+import { checkOptions, type RabbitmqOptions } from './rabbitmq/options.ts'
+import { createPublisher } from './rabbitmq/publisher.ts'
+import { createSubscriber } from './rabbitmq/subscriber.ts'
+
+export type { RabbitmqOptions } from './rabbitmq/options.ts'
+export { classify } from './rabbitmq/errors.ts'
+
+/**
+ * RabbitMQ 3.10 or later, through amqplib 2.3.1 or later (`npm install amqplib`).
+ *
+ * All messages go to one durable topic exchange; each consumer has one durable queue, bound for its topics. A message
+ * is a CloudEvent in AMQP binary mode.
+ *
+ * `sent` means that every queue bound for the message has stored it, and that there was one at least. Messages of
+ * one key arrive in the order in which they were sent, with these limits. A message that the server refuses by
+ * itself (queue full, too large) may be overtaken by later ones of its batch. All receivers of a consumer need the
+ * same `prefetch`: RabbitMQ puts what a lost receiver held behind what a smaller one did not take yet. A receiver
+ * whose connection dies without a word keeps its turn until the server misses its heartbeats, two to three times
+ * `heartbeatSeconds`.
+ *
+ * Nothing is connected before the first `send` or `subscribe`, and lost connections come back by themselves.
+ * @throws OptionError
+ */
+export function rabbitmq(options: RabbitmqOptions): Broker {
+  const settings = checkOptions(options)
+  const publisher = createPublisher(settings)
+  const subscriber = createSubscriber(settings)
+  return {
+    name: 'rabbitmq',
+    send: publisher.send,
+    subscribe: subscriber.subscribe,
+    close: async () => {
+      await Promise.all([publisher.close(), subscriber.close()])
+    },
+  }
+}

@@ -1,0 +1,125 @@
+import type { Options, SocketOptions } from 'amqplib'
+import { OptionError } from '../../errors.ts'
+import type { OutgoingMessage } from '../../message.ts'
+import { callable, oneOf, refuseUnknown, text, whole } from '../../options.ts'
+
+export interface RabbitmqOptions {
+  /**
+   * `amqp://` or `amqps://`, or the object that amqplib's `connect` takes. A heartbeat in it is overridden by
+   * `heartbeatSeconds`. It never appears in an error or a log.
+   */
+  readonly url: string | Options.Connect
+  /** Goes to amqplib as it is: `ca`, `cert`, `key`, `servername` and the like for TLS. */
+  readonly socket?: SocketOptions | undefined
+  /** The durable topic exchange that all messages go through. @default 'twinbox' */
+  readonly exchange?: string | undefined
+  /** `source` of the CloudEvents sent: who says this, as a URI reference. @default 'twinbox' */
+  readonly source?: string | undefined
+  /**
+   * What to do with a message that no queue takes. `fail`: it is tried again with backoff. `drop`: it counts as
+   * sent, and nobody will ever see it. @default 'fail'
+   */
+  readonly unroutable?: 'fail' | 'drop' | undefined
+  /** The name of a consumer's queue. @default `twinbox.<consumer>` */
+  readonly queue?: ((consumer: string) => string) | undefined
+  /** Classic queues are not replicated: they lose their messages with their node. @default 'quorum' */
+  readonly queueType?: 'quorum' | 'classic' | undefined
+  /**
+   * `declare`: exchange, queues and bindings are created when missing. A binding that is no longer wanted is not
+   * removed: unbind it by hand. `check`: they must exist, and an operator keeps their settings right.
+   * @default 'declare'
+   */
+  readonly topology?: 'declare' | 'check' | undefined
+  /** The routing key of a message, up to 255 bytes. @default its topic */
+  readonly routingKey?: ((message: OutgoingMessage) => string) | undefined
+  /**
+   * A dead connection is noticed after two to three of these. Less than 5 takes a busy process for a dead one. From
+   * 1 to 60; cannot be turned off. @default 5
+   */
+  readonly heartbeatSeconds?: number | undefined
+  /** The longest that a `send`, or one attempt to connect, may take. From 100 to 600,000. @default 10000 */
+  readonly sendTimeoutMs?: number | undefined
+  /** How many messages may wait for their confirmation at a time. From 1 to 100,000. @default 1000 */
+  readonly maxUnconfirmed?: number | undefined
+  /** And how many bytes; a larger message goes alone. From 1 to 1 GiB. @default 8 MiB */
+  readonly maxUnconfirmedBytes?: number | undefined
+  /** How many deliveries a receiver holds unacknowledged. From 1 to 65,535. @default twice its batchSize */
+  readonly prefetch?: number | undefined
+}
+
+/** Checked options with every default filled in. */
+export interface Settings {
+  readonly url: string | Options.Connect
+  readonly socket: SocketOptions
+  readonly exchange: string
+  readonly source: string
+  readonly unroutable: 'fail' | 'drop'
+  readonly queue: (consumer: string) => string
+  readonly queueType: 'quorum' | 'classic'
+  readonly topology: 'declare' | 'check'
+  readonly routingKey: (message: OutgoingMessage) => string
+  readonly sendTimeoutMs: number
+  readonly maxUnconfirmed: number
+  readonly maxUnconfirmedBytes: number
+  readonly prefetch: number | null
+}
+
+const known: readonly (keyof RabbitmqOptions)[] = [
+  'url',
+  'socket',
+  'exchange',
+  'source',
+  'unroutable',
+  'queue',
+  'queueType',
+  'topology',
+  'routingKey',
+  'heartbeatSeconds',
+  'sendTimeoutMs',
+  'maxUnconfirmed',
+  'maxUnconfirmedBytes',
+  'prefetch',
+]
+
+/** @throws OptionError naming the option and what it must be. The URL is never part of the text. */
+export function checkOptions(options: RabbitmqOptions): Settings {
+  if (typeof options !== 'object' || options === null) {
+    throw new OptionError('options', 'rabbitmq() needs an object with at least a url.')
+  }
+  refuseUnknown('rabbitmq', options, known)
+  const heartbeat = whole('heartbeatSeconds', options.heartbeatSeconds, 5, 1, 60)
+  return {
+    url: checkUrl(options.url, heartbeat),
+    socket: options.socket ?? {},
+    exchange: text('exchange', options.exchange, 'twinbox', /^[A-Za-z0-9._:-]{1,255}$/),
+    source: text('source', options.source, 'twinbox', /^[!-~]{1,255}$/),
+    unroutable: oneOf('unroutable', options.unroutable, ['fail', 'drop']),
+    queue: callable('queue', options.queue) ?? ((consumer) => `twinbox.${consumer}`),
+    queueType: oneOf('queueType', options.queueType, ['quorum', 'classic']),
+    topology: oneOf('topology', options.topology, ['declare', 'check']),
+    routingKey: callable('routingKey', options.routingKey) ?? ((message) => message.topic),
+    sendTimeoutMs: whole('sendTimeoutMs', options.sendTimeoutMs, 10_000, 100, 600_000),
+    maxUnconfirmed: whole('maxUnconfirmed', options.maxUnconfirmed, 1000, 1, 100_000),
+    maxUnconfirmedBytes: whole('maxUnconfirmedBytes', options.maxUnconfirmedBytes, 8 * mebi, 1, 1024 * mebi),
+    prefetch: options.prefetch === undefined ? null : whole('prefetch', options.prefetch, 1, 1, 65_535),
+  }
+}
+
+const mebi = 1024 * 1024
+
+function checkUrl(url: unknown, heartbeat: number): string | Options.Connect {
+  // `new URL` puts the whole URL, password included, on the error that it throws.
+  if (typeof url === 'string' && URL.canParse(url)) {
+    const parsed = new URL(url)
+    if (parsed.protocol === 'amqp:' || parsed.protocol === 'amqps:') {
+      parsed.searchParams.set('heartbeat', String(heartbeat))
+      return parsed.href
+    }
+  } else if (typeof url === 'object' && url !== null) {
+    return { ...url, heartbeat }
+  }
+  throw new OptionError(
+    'url',
+    'url must be an amqp:// or amqps:// URL, or the object that the connect of amqplib takes.',
+  )
+}

@@ -1,0 +1,159 @@
+import { BrokerError, describeError } from '../../errors.ts'
+import type { IncomingMessage, OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
+import { openConsumption, type Consumption, type Source } from './consumption.ts'
+import { openLink } from './connection.ts'
+import { toBrokerError } from './errors.ts'
+import { toIncoming } from './incoming.ts'
+import type { Settings } from './options.ts'
+import { onAbort, pause, within } from '../../waiting.ts'
+import { backoffMs } from '../../loop.ts'
+import { reopening } from './reopening.ts'
+
+export interface Subscriber {
+  readonly subscribe: (options: SubscribeOptions, onBatch: OnBatch) => Promise<Subscription>
+  close(): Promise<void>
+}
+
+/** After so long without trouble, the next trouble is a new one and is met with a short pause again. */
+const calmMs = 10_000
+
+/** One connection for all that is received, apart from the sender's: a blocked sender must not block acknowledging. */
+export function createSubscriber(settings: Settings): Subscriber {
+  const life = new AbortController()
+  const link = reopening(() => openLink(settings, 'receiver', life.signal))
+  const subscriptions = new Set<Subscription>()
+
+  async function subscribe(options: SubscribeOptions, onBatch: OnBatch): Promise<Subscription> {
+    if (life.signal.aborted) throw closed()
+    const source = toSource(options, settings)
+    const open = async (): Promise<Consumption> => openConsumption(await link.get(), settings, source)
+    const { stop, triedOnce } = keepConsuming(open, options, onBatch)
+    const subscription = {
+      stop: async () => {
+        await stop()
+        subscriptions.delete(subscription)
+      },
+    }
+    subscriptions.add(subscription)
+    await triedOnce
+    return subscription
+  }
+
+  async function close(): Promise<void> {
+    if (life.signal.aborted) return
+    const connected = link.current()
+    life.abort(closed())
+    await Promise.all([...subscriptions].map((subscription) => subscription.stop()))
+    await connected?.then((opened) => opened.close()).catch(() => {})
+  }
+
+  return { subscribe, close }
+}
+
+interface Consuming {
+  readonly stop: () => Promise<void>
+  /** Resolves when the first attempt has come to something, be it a failure. */
+  readonly triedOnce: Promise<void>
+}
+
+/** Consumes until stopped, over any number of channels, one after the other. */
+function keepConsuming(
+  open: () => Promise<Consumption>,
+  { batchSize, onTrouble, onReceiving }: SubscribeOptions,
+  onBatch: OnBatch,
+): Consuming {
+  const stopping = new AbortController()
+  const { signal } = stopping
+  let tried = (): void => {}
+  const triedOnce = new Promise<void>((resolve) => {
+    tried = resolve
+  })
+
+  const report = (error: BrokerError): void => {
+    try {
+      onTrouble?.(error)
+    } catch (thrown) {
+      process.emitWarning(`An onTrouble observer threw: ${describeError(thrown)}`, 'TwinboxWarning')
+    }
+  }
+
+  /**
+   * Tries until `onBatch` has taken the batch; false if the consumption ended before. A batch is never given back to
+   * the queue: each return counts against the delivery limit of the queue, and while a database is down that would
+   * be thousands. Meanwhile the prefetch keeps RabbitMQ from sending more.
+   */
+  async function insist(batch: readonly IncomingMessage[], ended: AbortSignal): Promise<boolean> {
+    for (let failures = 0; !ended.aborted; failures++) {
+      try {
+        await onBatch(batch)
+        return true
+      } catch (error) {
+        report(toBrokerError(`A batch of ${batch.length} messages was not taken`, error, 'retry'))
+        await pause(backoffMs(failures, 100, 5000), ended)
+      }
+    }
+    return false
+  }
+
+  async function consume(consumption: Consumption): Promise<void> {
+    const stopListening = onAbort(signal, consumption.stop)
+    onAbort(consumption.ended, () => {
+      const reason: unknown = consumption.ended.reason
+      if (reason instanceof BrokerError) report(reason)
+    })
+    try {
+      for (;;) {
+        const deliveries = await consumption.take(batchSize)
+        if (deliveries === null) break
+        const taken = await insist(deliveries.map(toIncoming), consumption.ended)
+        if (taken) consumption.acknowledge(deliveries.at(-1)!)
+      }
+    } finally {
+      stopListening()
+      await consumption.close()
+    }
+  }
+
+  async function run(): Promise<void> {
+    for (let failures = 0; !signal.aborted; failures++) {
+      const startedAt = performance.now()
+      try {
+        const consumption = await within(signal, open(), (late) => late.close())
+        tried()
+        onReceiving?.()
+        await consume(consumption)
+      } catch (error) {
+        if (!signal.aborted) report(toBrokerError('Could not receive from RabbitMQ', error))
+        tried()
+      }
+      if (performance.now() - startedAt > calmMs) failures = 0
+      await pause(backoffMs(failures, 100, 5000), signal)
+    }
+  }
+
+  const running = run()
+  return {
+    triedOnce,
+    stop: async () => {
+      stopping.abort()
+      await running
+    },
+  }
+}
+
+/** @throws BrokerError if the names cannot be those of a queue and its bindings. */
+function toSource({ consumer, topics, batchSize }: SubscribeOptions, settings: Settings): Source {
+  let queue: string
+  try {
+    queue = settings.queue(consumer)
+  } catch (cause) {
+    throw new BrokerError('config', `The option queue threw for consumer "${consumer}".`, { cause })
+  }
+  // Empty is the server's cue to make up a name, and every restart of the receiver would leave a queue behind.
+  if (typeof queue !== 'string' || queue === '' || Buffer.byteLength(queue) > 255) {
+    throw new BrokerError('config', `The queue of consumer "${consumer}" needs a name of 1 to 255 bytes.`)
+  }
+  return { queue, topics, prefetch: settings.prefetch ?? Math.min(2 * batchSize, 65_535) }
+}
+
+const closed = (): BrokerError => new BrokerError('config', 'This RabbitMQ broker has been closed.')

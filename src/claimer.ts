@@ -1,0 +1,357 @@
+import { KeyedClaims, isKeyed } from './claimer/keyed.ts'
+import { UnkeyedClaims } from './claimer/unkeyed.ts'
+import { Dispatcher } from './claimer/dispatcher.ts'
+import { Hand, type Claim } from './claimer/hand.ts'
+import { handlersByTopic, type Handlers, type ResolvedHandler } from './claimer/handlers.ts'
+import { Settlement } from './claimer/settlement.ts'
+import { Suspects } from './claimer/suspects.ts'
+import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './claimer/context.ts'
+import type { Database } from './database/database.ts'
+import { waitingSql } from './database/sql/waiting.ts'
+import { LeaseLostError, OptionError } from './errors.ts'
+import { emitter, type Emit, type FailoverStrategy } from './events.ts'
+import { noFailpoint, type Failpoint } from './failpoint.ts'
+import { onReceived } from './hints.ts'
+import { failoverStrategies } from './leases/failover.ts'
+import { Lanes } from './leases/lanes.ts'
+import { Parking } from './leases/parking.ts'
+import { Membership } from './leases/workers.ts'
+import { startLoop, type Loop } from './loop.ts'
+import {
+  checkHeartbeat,
+  checkConsumer,
+  limits,
+  oneOf,
+  readBoolean,
+  readNumbers,
+  refuseUnknown,
+  requireOrder,
+} from './options.ts'
+import { startPruning, type PruneTask, type Pruning } from './upkeep/prune.ts'
+import {
+  createWorker,
+  loopReports,
+  settledWithin,
+  workerOptionNames,
+  type Worker,
+  type WorkerOptions,
+} from './worker.ts'
+
+export interface ClaimerOptions extends WorkerOptions {
+  /** The name under which claimers share an inbox. */
+  readonly consumer: string
+  /**
+   * How many handlers run at a time; each one with a transaction takes a connection. @default 10
+   */
+  readonly concurrency?: number | undefined
+  /** Most messages in one claim. How many are claimed ahead follows from how fast they are handled. @default 500 */
+  readonly batchSize?: number | undefined
+  /** How often a message is attempted before it becomes a dead letter. @default 10 */
+  readonly maxAttempts?: number | undefined
+  /** First pause after a failure; it doubles, with jitter. In milliseconds. @default 500 */
+  readonly backoffMsMin?: number | undefined
+  /** Longest pause after a failure. In milliseconds. @default 300_000 */
+  readonly backoffMsMax?: number | undefined
+  /** How long a handler may run; 0 for ever. In milliseconds. @default 0 */
+  readonly handleTimeoutMs?: number | undefined
+  /**
+   * What becomes of a key whose message became a dead letter: `park` holds its later messages back until an operator
+   * decides, `skip` goes on with the next. @default 'park'
+   */
+  readonly onDead?: 'park' | 'skip' | undefined
+  /**
+   * Who gets what a dead claimer of this consumer leaves: whoever comes first, the living in turn, one at random, or
+   * the one with the least in hand. Alike in all claimers of a consumer, since the one that finds the death decides.
+   * @default 'first-free'
+   */
+  readonly failover?: FailoverStrategy | undefined
+  /** How long what was dealt out is reserved, before anybody may take it. In milliseconds. @default 2000 */
+  readonly failoverGraceMs?: number | undefined
+  /**
+   * Gives a failed message without a key to another claimer, if there is one that takes it within `failoverGraceMs`.
+   * A message with a key stays with the holder of its lane. @default false
+   */
+  readonly avoidLastHolder?: boolean | undefined
+  /**
+   * How long it is kept which messages were handled, when, by whom and at which attempt, without their payload; 0 not at
+   * all. It costs each message a row more. In milliseconds. @default 0
+   */
+  readonly keepHandledMs?: number | undefined
+  /**
+   * How long dead letters are kept; 0 until somebody redrives or skips them. Those behind which a key is held back are
+   * kept in any case. In milliseconds. @default 0
+   */
+  readonly keepDeadMs?: number | undefined
+}
+
+/**
+ * Creates a claimer: a worker that takes a consumer's messages from the inbox and runs their handlers.
+ *
+ * Effectively once: a handler that works in the transaction it is given commits its effects and the completion
+ * together, or not at all. Messages with a key are handled one at a time per key, in order; messages without one by
+ * whoever is free. When a claimer dies, the others take over what it held.
+ *
+ * Not promised: effects outside of the transaction happen at least once; give `idempotencyKey` to other systems.
+ *
+ * @throws OptionError
+ */
+export function createClaimer<Tables = unknown>(
+  options: ClaimerOptions,
+  handlers: Handlers<Tables>,
+  failpoint: Failpoint = noFailpoint,
+): Worker {
+  refuseUnknown('createClaimer', options, [
+    ...workerOptionNames,
+    ...claimerNumbers,
+    'consumer',
+    'onDead',
+    'failover',
+    'avoidLastHolder',
+  ])
+  checkConsumer(options.consumer)
+  const settings = readNumbers(options, claimerNumbers)
+  checkHeartbeat(settings)
+  requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')
+  requireOrder(settings, 'backoffMsMin', 'backoffMsMax', 'the pause grows from one to the other')
+  if (typeof handlers !== 'object' || handlers === null) {
+    throw new OptionError(
+      'handlers',
+      'createClaimer takes an object of handlers by topic as its second argument.',
+    )
+  }
+  const handlerOf = handlersByTopic(handlers as Handlers<never>, {
+    ...settings,
+    onDead: options.onDead ?? 'park',
+  })
+  const failover = oneOf('failover', options.failover, failoverStrategies)
+  const avoidLastHolder = readBoolean('avoidLastHolder', options.avoidLastHolder, false)
+  let claimer: Claimer | null = null
+  return createWorker(
+    { ...options, poolSize: settings.concurrency + 1 },
+    {
+      kind: 'claimer',
+      consumer: options.consumer,
+      id: () => claimer?.membership.id ?? null,
+      start: async (database) => {
+        claimer = new Claimer(
+          database,
+          options,
+          settings,
+          { failover, avoidLastHolder },
+          handlerOf,
+          failpoint,
+        )
+        await claimer.start()
+      },
+      stop: async () => claimer?.stop(),
+    },
+  )
+}
+
+type Settings = Record<ClaimerNumber, number>
+
+const housekeepingMs = 200
+
+/** One running claimer: puts its parts together, starts them, stops them in the right order. */
+class Claimer {
+  readonly membership: Membership
+  readonly #database: Database
+  readonly #consumer: string
+  readonly #settings: Settings
+  readonly #emit: Emit
+  readonly #lanes: Lanes
+  readonly #parking: Parking
+  readonly #hand: Hand
+  readonly #keyed: KeyedClaims
+  readonly #unkeyed: UnkeyedClaims
+  readonly #dispatcher: Dispatcher
+  #readLoop: Loop | null = null
+  #claimLoop: Loop | null = null
+  #houseLoop: Loop | null = null
+  #unlisten = (): void => {}
+  #pruning: Pruning | null = null
+  /** Rows that were in hand when this claimer was given up on, or had to fear it. */
+  #left: readonly Claim[] = []
+
+  constructor(
+    database: Database,
+    options: ClaimerOptions,
+    settings: Settings,
+    sharing: Pick<ClaimerContext, 'failover' | 'avoidLastHolder'>,
+    handlerOf: (topic: string) => ResolvedHandler | undefined,
+    failpoint: Failpoint,
+  ) {
+    const { consumer } = options
+    this.#database = database
+    this.#consumer = consumer
+    this.#settings = settings
+    const suspects = new Suspects(settings.batchSize)
+    this.#hand = new Hand(suspects)
+    this.#emit = emitter(options, () => ({ kind: 'claimer', consumer, workerId: this.membership.id }))
+    this.membership = new Membership({
+      ...settings,
+      database,
+      ...sharing,
+      kind: 'claimer',
+      consumer,
+      emit: this.#emit,
+      inHand: () => this.#hand.size,
+      sureUntil: () => Math.min(this.#lanes.sureUntil, this.#unkeyed.sureUntil),
+      onOrphans: () => {
+        suspects.reset()
+        this.#unkeyed.sweep()
+        this.#lanes.wake()
+        this.#wake()
+      },
+      onVoid: (reason) => {
+        this.#left = [...this.#hand.all()].filter(({ keyed }) => !keyed)
+        this.#lanes.forget(reason)
+        this.#keyed.forget()
+        this.#unkeyed.forget()
+        this.#lose([...this.#hand.all()], reason)
+      },
+      onReturn: async (formerId) => {
+        await this.#unkeyed.release(this.#left)
+        await this.#lanes.giveBack(formerId)
+        this.#left = []
+      },
+    })
+    this.#lanes = new Lanes({
+      database,
+      membership: this.membership,
+      consumer,
+      count: limits.keyedLanes + limits.stripes,
+      ...settings,
+      ...sharing,
+      emit: this.#emit,
+      // Rows of stripes have leases of their own; who holds the stripe only moves its floor.
+      lowestInHand: (lane) => (isKeyed({ lane }) ? this.#hand.lowest(lane) : null),
+      onTaken: async (lanes) => {
+        await this.#keyed.take(lanes.filter(isKeyed))
+        setImmediate(() => this.#wake())
+      },
+      onLost: (lanes, reason) =>
+        this.#lose(
+          lanes.filter(isKeyed).flatMap(({ lane }) => [...this.#hand.all(lane)]),
+          reason,
+        ),
+    })
+    this.#parking = new Parking(database, consumer, this.#emit)
+    const context: ClaimerContext = {
+      database,
+      consumer,
+      settings,
+      ...sharing,
+      membership: this.membership,
+      lanes: this.#lanes,
+      parking: this.#parking,
+      hand: this.#hand,
+      suspects,
+      emit: this.#emit,
+      telemetry: options.telemetry,
+      failpoint,
+      lose: (claims, reason) => this.#lose(claims, reason),
+      reread: (claims) => {
+        for (const { lane, seq } of claims.flatMap((claim) => this.#hand.drop(claim))) {
+          this.#lanes.held.get(lane)?.floor.lower(seq)
+        }
+      },
+      onClaimed: () => this.#dispatcher.dispatch(),
+    }
+    this.#keyed = new KeyedClaims(context)
+    this.#unkeyed = new UnkeyedClaims(context)
+    this.#dispatcher = new Dispatcher({
+      context,
+      settlement: new Settlement(context, () => this.#dispatcher.isStopping),
+      handlerOf,
+      onDone: (claims) => this.#fetchMore(claims),
+      release: (claims) => this.#unkeyed.release(claims),
+    })
+  }
+
+  async start(): Promise<void> {
+    await this.membership.join()
+    await this.#lanes.start(loopReports(this.#emit, 'keeping lanes').onError)
+    this.#readLoop = startLoop(() => this.#keyed.read(), loopReports(this.#emit, 'reading lanes'))
+    this.#claimLoop = startLoop(() => this.#unkeyed.claim(), loopReports(this.#emit, 'claiming rows'))
+    this.#houseLoop = startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping'))
+    this.#unlisten = onReceived(this.#database.schema, this.#consumer, () => {
+      this.#keyed.hurry()
+      this.#unkeyed.hurry()
+      this.#wake()
+    })
+    const { keepHandledMs, keepDeadMs } = this.#settings
+    const consumer = this.#consumer
+    const tasks: PruneTask[] = [
+      ...(keepHandledMs > 0 ? [{ kind: 'handled', consumer, olderThanMs: keepHandledMs } as const] : []),
+      ...(keepDeadMs > 0 ? [{ kind: 'dead', consumer, olderThanMs: keepDeadMs } as const] : []),
+    ]
+    if (tasks.length > 0) this.#pruning = startPruning(this.#database, tasks, this.#emit)
+    this.#emit({ type: 'started' })
+  }
+
+  async stop(): Promise<void> {
+    this.#unlisten()
+    await this.#pruning?.stop()
+    const handled = this.#dispatcher.stop()
+    await Promise.all([this.#readLoop?.stop(), this.#claimLoop?.stop(), this.#houseLoop?.stop()])
+    if (!(await settledWithin(handled, this.#settings.stopTimeoutMs))) {
+      for (const claim of this.#hand.all()) claim.abort.abort(new Error('The claimer is stopping.'))
+      await settledWithin(handled, 2000)
+    }
+    const left = [...this.#hand.all()]
+    const report = (doing: string) => (error: unknown) => this.#emit({ type: 'trouble', error, doing })
+    await this.#unkeyed.release(left.filter(({ keyed }) => !keyed)).catch(report('giving rows back'))
+    // The hand is kept until then: a lane's floor may not be written down above what is in hand of it.
+    await this.#lanes.stop().catch(report('giving lanes back'))
+    for (const claim of left) this.#hand.remove(claim)
+    await this.membership.leave()
+    this.#emit({ type: 'stopped', released: left.length })
+  }
+
+  #wake(): void {
+    this.#readLoop?.wake()
+    this.#claimLoop?.wake()
+  }
+
+  /** What comes due, and what has to be renewed. */
+  async #keepHouse(): Promise<number> {
+    const { batchSize, leaseMs } = this.#settings
+    const [promoted] = await this.#database.keep<{ count: number }>(
+      waitingSql(this.#database.schema).promote,
+      [this.#consumer, batchSize],
+    )
+    const released = await this.#parking.release(
+      this.#lanes.held,
+      (lane, key) => !this.#hand.hasKey(lane, key),
+    )
+    if (promoted!.count > 0 || released.length > 0) {
+      this.#unkeyed.sweep()
+      this.#wake()
+    }
+    await this.#unkeyed.keepHouse()
+    // Keys whose backoff has ended.
+    this.#dispatcher.dispatch()
+    return promoted!.count > 0 || released.length > 0 ? 0 : Math.min(housekeepingMs, leaseMs / 8)
+  }
+
+  /** Looks for more without waiting for the next poll, where the last look has left something behind. */
+  #fetchMore(done: readonly Claim[]): void {
+    this.#unkeyed.handled(done.length)
+    if (done.some(({ suspect }) => suspect)) {
+      this.#unkeyed.sweep()
+      return this.#wake()
+    }
+    if (this.#unkeyed.wanted) this.#claimLoop?.wake()
+    if (this.#keyed.wants(done)) this.#readLoop?.wake()
+  }
+
+  #lose(claims: readonly Claim[], reason: string): void {
+    if (claims.length === 0) return
+    for (const claim of claims) {
+      this.#hand.remove(claim)
+      claim.abort.abort(new LeaseLostError(reason))
+    }
+    this.#emit({ type: 'lease_lost', ids: claims.map(({ id }) => id), lanes: [], reason })
+  }
+}

@@ -1,0 +1,59 @@
+import type { Database } from '../database/database.ts'
+import type { Emit, FailoverStrategy } from '../events.ts'
+import type { Failpoint } from '../failpoint.ts'
+import type { Lanes } from '../leases/lanes.ts'
+import type { Parking } from '../leases/parking.ts'
+import type { Membership } from '../leases/workers.ts'
+import type { Telemetry } from '../telemetry.ts'
+import { workerNumbers } from '../worker.ts'
+import type { Claim, Hand } from './hand.ts'
+import type { Suspects } from './suspects.ts'
+
+/** The claimer's options that are numbers. */
+export const claimerNumbers = [
+  ...workerNumbers,
+  'batchSize',
+  'concurrency',
+  'maxAttempts',
+  'backoffMsMin',
+  'backoffMsMax',
+  'handleTimeoutMs',
+  'failoverGraceMs',
+  'keepHandledMs',
+  'keepDeadMs',
+] as const
+export type ClaimerNumber = (typeof claimerNumbers)[number]
+
+/** What the parts of one claimer share. */
+export interface ClaimerContext {
+  readonly database: Database
+  readonly consumer: string
+  readonly settings: Readonly<Record<ClaimerNumber, number>>
+  readonly failover: FailoverStrategy
+  readonly avoidLastHolder: boolean
+  readonly membership: Membership
+  readonly lanes: Lanes
+  readonly parking: Parking
+  readonly hand: Hand
+  readonly suspects: Suspects
+  readonly emit: Emit
+  readonly telemetry: Telemetry | undefined
+  readonly failpoint: Failpoint
+  /** These claims are somebody else's now. Their handlers are told, and nothing of them will be settled. */
+  readonly lose: (claims: readonly Claim[], reason: string) => void
+  /**
+   * What became of these is not known, or they are not where they were. What is still there of them is read again, with
+   * all that follows it in its key, unless the lane has been lost.
+   */
+  readonly reread: (claims: readonly Claim[]) => void
+  /** Something has come in hand that can be handled. */
+  readonly onClaimed: () => void
+}
+
+/** Handlers are few beside this; what is claimed ahead may not fill the memory with large payloads. */
+const handBytesMax = 64 * 1024 * 1024
+
+/** Whether enough is in hand. */
+export function isFull({ hand, settings }: ClaimerContext): boolean {
+  return hand.size >= settings.batchSize * 2 || hand.bytes >= handBytesMax
+}

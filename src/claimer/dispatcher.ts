@@ -1,0 +1,250 @@
+import { LeaseLostError, OptionError } from '../errors.ts'
+import { completion } from './completion.ts'
+import { noFailpoint } from '../failpoint.ts'
+import type { ClaimerContext } from './context.ts'
+import type { Claim } from './hand.ts'
+import { call, contextOf, handle, Interrupted, isThenable, lost } from './handling.ts'
+import type { ResolvedHandler } from './handlers.ts'
+import type { FailureOptions, Settlement } from './settlement.ts'
+import { begin } from '../telemetry.ts'
+
+export interface DispatcherParts {
+  readonly context: ClaimerContext
+  readonly settlement: Settlement
+  readonly handlerOf: (topic: string) => ResolvedHandler | undefined
+  /** Messages have been handled. */
+  readonly onDone: (claims: readonly Claim[]) => void
+  /** Rows go back to where others find them. */
+  readonly release: (claims: readonly Claim[]) => Promise<void>
+}
+
+const handledAtOnce = Symbol('handled')
+
+/** Handlers that are not async keep the event loop for no longer than this: sockets and heartbeats must come round. */
+const turnMs = 5
+
+/** Gives what is in hand to its handlers, as many at a time as `concurrency` allows, and sees to what becomes of it. */
+export class Dispatcher {
+  readonly #parts: DispatcherParts
+  /** Handlers that run now. What they have done may still be on its way to the database. */
+  #handling = 0
+  readonly #running = new Set<Promise<void>>()
+  #stopping = false
+  #dispatching = false
+
+  constructor(parts: DispatcherParts) {
+    this.#parts = parts
+  }
+
+  get isStopping(): boolean {
+    return this.#stopping
+  }
+
+  /** Starts no more, and resolves when what is running has ended. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    while (this.#running.size > 0) await Promise.allSettled(this.#running)
+  }
+
+  dispatch(): void {
+    // A handler that is not async ends within the call that starts it.
+    if (this.#dispatching) return
+    this.#dispatching = true
+    const startedAt = performance.now()
+    const handled: Claim[] = []
+    try {
+      this.#startHandlers(startedAt, handled)
+    } finally {
+      this.#dispatching = false
+    }
+    if (handled.length > 0) this.#track(this.#complete(handled, startedAt))
+  }
+
+  /** As many as there are places for. Adds to `handled` what handlers that are not async have handled in this turn. */
+  #startHandlers(startedAt: number, handled: Claim[]): void {
+    const { hand, lanes, membership, settings } = this.#parts.context
+    while (!this.#stopping && this.#handling < settings.concurrency) {
+      const at = performance.now()
+      if (at >= startedAt + turnMs) {
+        setImmediate(() => this.dispatch())
+        return
+      }
+      const claim = hand.next()
+      if (claim === null) return
+      const leased = claim.keyed ? lanes.trusted : membership.sure && at < claim.leasedUntil
+      if (!leased) {
+        // Too long since the last renewal or sign of life: by now others may hold it. The watchdog will tell.
+        hand.proceed(claim, 50)
+        lanes.wake()
+        return
+      }
+      const handler = this.#parts.handlerOf(claim.topic)
+      const claims =
+        handler?.batch === true && !claim.alone
+          ? [claim, ...hand.more(claim, handler.batchSize - 1)]
+          : [claim]
+      const work = this.#tryAtOnce(handler, claims)
+      if (work === handledAtOnce) handled.push(claim)
+      else this.#track(this.#run(handler, claims, work))
+    }
+  }
+
+  /** So that a stop can wait for it. It never rejects. */
+  #track(run: Promise<void>): void {
+    this.#running.add(run)
+    void run.then(() => this.#running.delete(run))
+  }
+
+  /**
+   * A message whose handler has no transaction and is not async is handled here and now, without a promise: they would
+   * cost more than all the rest. What a handler gives that is async is handed on.
+   */
+  #tryAtOnce(
+    handler: ResolvedHandler | undefined,
+    [claim, ...more]: readonly Claim[],
+  ): typeof handledAtOnce | PromiseLike<unknown> | undefined {
+    const { failpoint, consumer, telemetry } = this.#parts.context
+    const simple = handler?.transaction === false && !handler.batch && handler.handleTimeoutMs === 0
+    const late = performance.now() >= claim!.expiresAt
+    const watched = failpoint !== noFailpoint || telemetry !== undefined
+    if (!simple || late || watched || more.length > 0 || claim!.attempt > handler.maxAttempts)
+      return undefined
+    try {
+      const work = call(handler, [claim!], contextOf(consumer, [claim!], claim!.abort))
+      return isThenable(work) ? work : handledAtOnce
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /** Completes what was handled at once. */
+  async #complete(claims: readonly Claim[], startedAt: number): Promise<void> {
+    const { hand, emit, lose, reread } = this.#parts.context
+    for (const claim of claims) claim.forgetContent()
+    try {
+      const completed = await this.#parts.settlement.complete(claims)
+      for (const claim of completed) {
+        hand.done(claim)
+        const { id, topic, attempt } = claim
+        emit({ type: 'handled', ids: [id], topic, attempt, durationMs: performance.now() - startedAt })
+      }
+      const isLost = (claim: Claim): boolean => !completed.includes(claim) && hand.has(claim)
+      const rest = completed.length < claims.length ? claims.filter(isLost) : []
+      // Completed, or somebody else's: the next read of their places tells.
+      reread(rest)
+      if (rest.length > 0) lose(rest, lost(rest).message)
+    } catch (error) {
+      emit({ type: 'trouble', error, doing: 'settling' })
+    }
+    // The next of their keys may start.
+    this.dispatch()
+    this.#parts.onDone(claims)
+  }
+
+  async #run(
+    handler: ResolvedHandler | undefined,
+    claims: readonly Claim[],
+    work: PromiseLike<unknown> | undefined,
+  ): Promise<void> {
+    this.#handling++
+    let free = (): void => {
+      free = () => {}
+      this.#handling--
+      this.dispatch()
+    }
+    try {
+      await this.#handle(handler, claims, work, () => free())
+    } catch (error) {
+      // A settlement that a stop has cut short, in an outage of the database: nobody else would hear of it.
+      this.#parts.context.emit({ type: 'trouble', error, doing: 'settling' })
+    }
+    free()
+    this.dispatch()
+    this.#parts.onDone(claims)
+  }
+
+  /** Handles them; `onHandled` is told as soon as somebody else may have this handler's place. */
+  async #handle(
+    handler: ResolvedHandler | undefined,
+    taken: readonly Claim[],
+    work: PromiseLike<unknown> | undefined,
+    onHandled: () => void,
+  ): Promise<void> {
+    const { database, consumer, settings, failpoint, hand, emit, membership, telemetry } = this.#parts.context
+    const { settlement } = this.#parts
+    const startedAt = performance.now()
+    const options = handler ?? { ...settings, onDead: 'park' as const }
+    // Each attempt was counted when it was claimed, and none of them came back: the message kills its workers.
+    for (const claim of taken) {
+      if (claim.attempt <= options.maxAttempts) continue
+      const error = new Error('Every attempt ended with the death of its worker.')
+      await settlement.fail(claim, error, options, 'death')
+    }
+    for (const claim of taken) {
+      if (hand.has(claim) && performance.now() >= claim.expiresAt) await settlement.expire(claim)
+    }
+    const claims = taken.filter((claim) => hand.has(claim) && claim.attempt <= options.maxAttempts)
+    const first = claims[0]
+    if (first === undefined) return
+    const operation = { name: 'handle', system: 'twinbox', workerId: membership.id } as const
+    const trace = begin(telemetry, operation, () => claims.map((claim) => claim.traced(consumer)))
+    try {
+      if (handler === undefined) {
+        throw new OptionError('handlers', `This claimer has no handler for the topic "${first.topic}".`)
+      }
+      const complete = async (done: readonly Claim[]): Promise<readonly Claim[]> => {
+        // The next of its key waits for the completion; other handlers need not.
+        onHandled()
+        const completed = await settlement.complete(done)
+        for (const claim of completed) hand.done(claim)
+        return completed
+      }
+      const ofThese = (done: readonly Claim[]): ReturnType<typeof completion> =>
+        completion(this.#parts.context, done, true)
+      const parts = { database, consumer, failpoint, complete, completion: ofThese, trace }
+      await handle(parts, handler, claims, work)
+      trace?.end()
+      for (const claim of claims) hand.done(claim)
+      emit({
+        type: 'handled',
+        ids: claims.map(({ id }) => id),
+        topic: first.topic,
+        attempt: claims.length === 1 ? first.attempt : Math.max(...claims.map(({ attempt }) => attempt)),
+        durationMs: performance.now() - startedAt,
+      })
+    } catch (error) {
+      trace?.end(() => error)
+      // Whatever has become of it, the handler has ended.
+      onHandled()
+      await this.#failed(options, claims, error)
+    }
+  }
+
+  async #failed(options: FailureOptions, claims: readonly Claim[], error: unknown): Promise<void> {
+    const { settlement } = this.#parts
+    const { hand, emit, lose, reread } = this.#parts.context
+    const held = claims.filter((claim) => hand.has(claim))
+    for (const claim of held) claim.settling = false
+    // Of several, only some were lost, and it is not known which: the others must stay in hand.
+    if (error instanceof LeaseLostError && claims.length === 1) {
+      reread(held)
+      return lose(held, error.message)
+    }
+    // What a stop has cut short is given back by it.
+    if (held.length === 0 || (this.#stopping && held.every(({ abort }) => abort.aborted))) return
+    if (error instanceof Interrupted) {
+      if (error.open) {
+        reread(held)
+        return this.#parts.release(held.filter(({ keyed }) => !keyed)).catch(() => {})
+      }
+      for (const claim of held) settlement.again(claim, 100 + Math.random() * 200)
+      emit({ type: 'trouble', error: error.cause, doing: 'handling' })
+    } else if (claims.length > 1) {
+      // All of it was rolled back. One by one it will turn out whose fault it was.
+      for (const claim of held) {
+        claim.alone = true
+        settlement.again(claim, 0)
+      }
+    } else await settlement.fail(held[0]!, error, options)
+  }
+}

@@ -1,0 +1,344 @@
+import { Abort } from './abort.ts'
+import type { Suspects } from './suspects.ts'
+import { jsonContentType, type Message } from '../message.ts'
+import { parseHeaders, type TracedMessage } from '../telemetry.ts'
+
+/** A row of the inbox as a claim brings it. */
+export interface ClaimedRow {
+  readonly lane: number
+  readonly seq: number
+  /** In lanes the attempts before this one; in stripes this one included. */
+  readonly attempt: number
+  /** Of the lane, or of the row. */
+  readonly fence: number
+  /** How many claims of it have ended with the death of their claimer. */
+  readonly crashes: number
+  readonly received_at: Date
+  readonly id: string
+  readonly topic: string
+  readonly key: string | null
+  readonly headers: string | null
+  readonly payload: string | null
+  readonly body: Buffer | null
+  readonly content_type: string | null
+  readonly published_at: Date | null
+  readonly expires_at: Date | null
+  readonly expires_in_ms: number | null
+}
+
+/** A message that this claimer holds, from the claim to the settlement. */
+export class Claim {
+  readonly lane: number
+  readonly seq: number
+  readonly fence: number
+  readonly keyed: boolean
+  readonly bytes: number
+  /** A dead claimer had it in hand, and it may be why. */
+  readonly suspect: boolean
+  attempt: number
+  /** By the monotonic clock, until when the lease on the row is sure to run. Lanes keep their own. */
+  leasedUntil = Infinity
+  /** By the monotonic clock, until when it may be handled. */
+  readonly expiresAt: number
+  /** Its completion is on the way to the database. */
+  settling = false
+  /** Not to be handled in a batch: the last batch that it was in has failed. */
+  alone = false
+  /** Aborted when the claim is lost, when its handler runs too long, and when the claimer stops. */
+  abort = new Abort()
+  /** It waits for a handler, and has no key. */
+  waiting = false
+  readonly id: string
+  readonly topic: string
+  readonly key: string | null
+  #row: ClaimedRow | null
+  #message: Message | null = null
+
+  constructor(row: ClaimedRow, keyed: boolean) {
+    this.#row = row
+    this.id = row.id
+    this.topic = row.topic
+    this.key = row.key
+    this.lane = row.lane
+    this.seq = row.seq
+    this.fence = row.fence
+    this.keyed = keyed
+    this.suspect = row.crashes > 0
+    this.expiresAt = row.expires_in_ms === null ? Infinity : performance.now() + row.expires_in_ms
+    this.attempt = keyed ? row.attempt + 1 : row.attempt
+    this.bytes = (row.payload?.length ?? row.body?.length ?? 0) + 500
+  }
+
+  /** For the next attempt under the same claim. */
+  renewAbort(): void {
+    this.abort = new Abort()
+  }
+
+  /** It was handled and will not be again: its content need not wait for the completion, among what is long-lived. */
+  forgetContent(): void {
+    this.#row = null
+    this.#message = null
+  }
+
+  get #content(): ClaimedRow {
+    if (this.#row === null) throw new Error('The message was handled before.')
+    return this.#row
+  }
+
+  /** As a tracer sees it. */
+  traced(consumer: string): TracedMessage {
+    const { id, topic, headers, payload, body } = this.#content
+    return { consumer, id, topic, headers: parseHeaders(headers), bytes: (payload ?? body)?.length ?? 0 }
+  }
+
+  /** Parsed only when a handler is to have it. */
+  get message(): Message {
+    const row = this.#content
+    return (this.#message ??= {
+      id: row.id,
+      topic: row.topic,
+      key: row.key,
+      headers: parseHeaders(row.headers) ?? {},
+      payload: row.payload === null ? row.body : (JSON.parse(row.payload) as unknown),
+      contentType: row.content_type ?? jsonContentType,
+      publishedAt: row.published_at,
+      receivedAt: row.received_at,
+      expiresAt: row.expires_at,
+    })
+  }
+}
+
+/** The messages of one key, in order. Only the first may be handled, and nothing behind it until it is settled. */
+interface KeyQueue {
+  readonly claims: Claim[]
+  running: boolean
+  /** Backoff of the first, by the monotonic clock. */
+  notBefore: number
+  queued: boolean
+}
+
+/**
+ * What a claimer has in hand: claimed and not settled. It knows which message may be handled next: any without a key,
+ * and the first of each key of which nothing is being handled.
+ */
+export class Hand {
+  bytes = 0
+  readonly #suspects: Suspects
+  readonly #free: Claim[] = []
+  readonly #keys = new Map<string, KeyQueue>()
+  #ready: KeyQueue[] = []
+  readonly #lanes = new Map<number, Map<number, Claim>>()
+  #turn = false
+  #size = 0
+
+  constructor(suspects: Suspects) {
+    this.#suspects = suspects
+  }
+
+  get size(): number {
+    return this.#size
+  }
+
+  /** How many without a key wait to be handled. */
+  get waitingRows(): number {
+    return this.#free.length
+  }
+
+  countOf(lane: number): number {
+    return this.#lanes.get(lane)?.size ?? 0
+  }
+
+  seqsOf(lane: number): IterableIterator<number> {
+    return (this.#lanes.get(lane) ?? new Map<number, Claim>()).keys()
+  }
+
+  lowest(lane: number): number | null {
+    let lowest: number | null = null
+    for (const seq of this.seqsOf(lane)) if (lowest === null || seq < lowest) lowest = seq
+    return lowest
+  }
+
+  highest(lane: number): number {
+    let highest = 0
+    for (const seq of this.seqsOf(lane)) if (seq > highest) highest = seq
+    return highest
+  }
+
+  has(claim: Claim): boolean {
+    return this.#lanes.get(claim.lane)?.get(claim.seq) === claim
+  }
+
+  /** Keyed claims have to come in the order of their seq, as a read of the lane brings them. */
+  add(claim: Claim): void {
+    let lane = this.#lanes.get(claim.lane)
+    if (lane === undefined) this.#lanes.set(claim.lane, (lane = new Map<number, Claim>()))
+    lane.set(claim.seq, claim)
+    this.#size++
+    this.bytes += claim.bytes
+    if (claim.suspect) this.#suspects.add()
+    if (!claim.keyed) {
+      // Before all others: the next suspects are claimed only when these are settled, and they have waited longest.
+      claim.waiting = true
+      if (claim.suspect) this.#free.unshift(claim)
+      else this.#free.push(claim)
+      return
+    }
+    const id = queueId(claim)
+    let queue = this.#keys.get(id)
+    if (queue === undefined)
+      this.#keys.set(id, (queue = { claims: [], running: false, notBefore: 0, queued: false }))
+    // What a late commit or a release brought below what is waiting goes before it.
+    let at = queue.claims.length
+    while (at > 0 && queue.claims[at - 1]!.seq > claim.seq && !(at === 1 && queue.running)) at--
+    queue.claims.splice(at, 0, claim)
+    this.#enqueue(queue)
+  }
+
+  /** The next message that may be handled, marked as running; null if there is none. */
+  next(): Claim | null {
+    // In turns, so that neither kind starves the other.
+    this.#turn = !this.#turn
+    return this.#turn ? (this.#nextRow() ?? this.#nextOfKey()) : (this.#nextOfKey() ?? this.#nextRow())
+  }
+
+  /**
+   * More messages that may be handled together with one that `next` gave: of the same topic, of its key as long as
+   * they follow it without a gap, of other keys their first ones, and any without a key.
+   */
+  more(first: Claim, limit: number): Claim[] {
+    const more: Claim[] = []
+    const run = (queue: KeyQueue, from: number): void => {
+      for (const claim of queue.claims.slice(from)) {
+        if (more.length >= limit || claim.topic !== first.topic) return
+        more.push(claim)
+      }
+    }
+    if (first.keyed) {
+      run(this.#keys.get(queueId(first))!, 1)
+      const now = performance.now()
+      for (const queue of this.#ready) {
+        if (more.length >= limit) break
+        const head = queue.claims[0]
+        if (queue.running || head === undefined || head.topic !== first.topic || queue.notBefore > now)
+          continue
+        queue.running = true
+        run(queue, 0)
+      }
+      return more
+    }
+    for (let index = 0; index < this.#free.length && more.length < limit;) {
+      const claim = this.#free[index]!
+      if (claim.topic !== first.topic) {
+        index++
+        continue
+      }
+      this.#free.splice(index, 1)
+      claim.waiting = false
+      more.push(claim)
+    }
+    return more
+  }
+
+  /** A claim has been settled, released or lost. */
+  remove(claim: Claim): void {
+    if (!this.has(claim)) return
+    this.#lanes.get(claim.lane)!.delete(claim.seq)
+    this.#size--
+    this.bytes -= claim.bytes
+    if (claim.suspect) this.#suspects.remove()
+    if (!claim.keyed) {
+      if (claim.waiting) this.#free.splice(this.#free.indexOf(claim), 1)
+      return
+    }
+    const id = queueId(claim)
+    const queue = this.#keys.get(id)
+    if (queue === undefined) return
+    const index = queue.claims.indexOf(claim)
+    if (index >= 0) queue.claims.splice(index, 1)
+    if (queue.claims.length === 0) this.#keys.delete(id)
+  }
+
+  /** Removes a claim and all others of its key, of which none may be handled before it. Returns what it removed. */
+  drop(claim: Claim): readonly Claim[] {
+    const dropped = claim.keyed ? this.ofKey(claim) : [claim]
+    for (const each of dropped) this.remove(each)
+    return dropped
+  }
+
+  /** It was completed: the next of its key may start. */
+  done(claim: Claim): void {
+    if (!this.has(claim)) return
+    const queue = claim.keyed ? this.#keys.get(queueId(claim)) : undefined
+    this.remove(claim)
+    if (queue === undefined || queue.claims.length === 0) return
+    queue.running = false
+    this.#enqueue(queue)
+  }
+
+  /** Handling of the key's first messages has ended, one way or another; the next may start, after a pause if given. */
+  proceed(claim: Claim, afterMs = 0): void {
+    if (!claim.keyed) {
+      if (!this.has(claim) || claim.waiting) return
+      claim.waiting = true
+      this.#free.push(claim)
+      return
+    }
+    const queue = this.#keys.get(queueId(claim))
+    if (queue === undefined) return
+    queue.running = false
+    queue.notBefore = afterMs > 0 ? performance.now() + afterMs : 0
+    this.#enqueue(queue)
+  }
+
+  /** All that is in hand of a key, in order. */
+  ofKey(claim: Claim): readonly Claim[] {
+    return [...(this.#keys.get(queueId(claim))?.claims ?? [])]
+  }
+
+  hasKey(lane: number, key: string): boolean {
+    return this.#keys.has(`${lane} ${key}`)
+  }
+
+  /** All that is in hand, or of one lane. */
+  *all(lane?: number): Generator<Claim> {
+    if (lane !== undefined) yield* (this.#lanes.get(lane) ?? new Map<number, Claim>()).values()
+    else for (const claims of this.#lanes.values()) yield* claims.values()
+  }
+
+  #enqueue(queue: KeyQueue): void {
+    if (queue.queued || queue.running) return
+    queue.queued = true
+    this.#ready.push(queue)
+  }
+
+  #nextRow(): Claim | null {
+    const claim = this.#free.shift()
+    if (claim === undefined) return null
+    claim.waiting = false
+    return claim
+  }
+
+  #nextOfKey(): Claim | null {
+    const now = performance.now()
+    const later: KeyQueue[] = []
+    let found: Claim | null = null
+    while (found === null) {
+      const queue = this.#ready.shift()
+      if (queue === undefined) break
+      const head = queue.claims[0]
+      if (queue.running || head === undefined) queue.queued = false
+      else if (queue.notBefore > now) later.push(queue)
+      else {
+        queue.queued = false
+        queue.running = true
+        found = head
+      }
+    }
+    this.#ready.push(...later)
+    return found
+  }
+}
+
+function queueId(claim: Claim): string {
+  return `${claim.lane} ${claim.key}`
+}

@@ -1,0 +1,158 @@
+import type { Transaction } from 'kysely'
+import type pg from 'pg'
+import { OptionError } from '../errors.ts'
+import { checkTopicPattern, topicMatches, type Message } from '../message.ts'
+import { readNumbers, refuseUnknown } from '../options.ts'
+
+/** What every handler is told beside the message. */
+export interface HandlerContext {
+  /** Aborts when the claim is lost, when `handleTimeoutMs` has passed, or when a stop has waited long enough. */
+  readonly signal: AbortSignal
+  /** 1 the first time. Of a batch, the highest. */
+  readonly attempt: number
+  /**
+   * The same for every attempt at this message by this consumer: pass it on to systems that are not part of the
+   * transaction, so that they can drop the second call. Of a batch, that of the first message.
+   */
+  readonly idempotencyKey: string
+  /** Rises with every claim. A system that remembers the highest one it saw can refuse a worker that was given up on. */
+  readonly fence: number
+}
+
+/** The context of a handler with a transaction. What it writes there commits together with the completion, or not. */
+export interface TransactionContext<Tables> extends HandlerContext {
+  readonly trx: Transaction<Tables>
+  /** The same transaction as a `pg` client. Do not end it. */
+  readonly client: pg.ClientBase
+}
+
+export type Handler<Context> = (message: Message, context: Context) => unknown
+export type BatchHandler<Context> = (messages: readonly Message[], context: Context) => unknown
+
+export interface HandlerOptions {
+  /** How often the message is attempted before it becomes a dead letter. @default that of the claimer */
+  readonly maxAttempts?: number | undefined
+  /** How long the handler may run; 0 for ever. In milliseconds. @default that of the claimer */
+  readonly handleTimeoutMs?: number | undefined
+  /** First pause after a failure; it doubles, with jitter. In milliseconds. @default that of the claimer */
+  readonly backoffMsMin?: number | undefined
+  /** Longest pause after a failure. In milliseconds. @default that of the claimer */
+  readonly backoffMsMax?: number | undefined
+  /** What becomes of the key of a dead letter, see `createClaimer`. @default that of the claimer */
+  readonly onDead?: 'park' | 'skip' | undefined
+}
+
+/** A handler by itself, or with options of its own. */
+export type HandlerEntry<Tables> =
+  // A function has neither; saying so lets the compiler tell the other forms apart by what is left out.
+  | (Handler<TransactionContext<Tables>> & { readonly transaction?: never; readonly batch?: never })
+  | (HandlerOptions & {
+      readonly transaction?: true
+      readonly batch?: false
+      readonly handle: Handler<TransactionContext<Tables>>
+    })
+  | (HandlerOptions & {
+      readonly transaction: false
+      readonly batch?: false
+      readonly handle: Handler<HandlerContext>
+    })
+  | (HandlerOptions & {
+      readonly transaction?: true
+      readonly batch: true
+      /** Most messages in one call. @default 100 */
+      readonly batchSize?: number | undefined
+      readonly handle: BatchHandler<TransactionContext<Tables>>
+    })
+  | (HandlerOptions & {
+      readonly transaction: false
+      readonly batch: true
+      readonly batchSize?: number | undefined
+      readonly handle: BatchHandler<HandlerContext>
+    })
+
+/** Handlers by topic. A name counts before a pattern, an earlier pattern before a later one. */
+export type Handlers<Tables> = Readonly<Record<string, HandlerEntry<Tables>>>
+
+const names = ['maxAttempts', 'handleTimeoutMs', 'backoffMsMin', 'backoffMsMax'] as const
+type Numbers = Record<(typeof names)[number], number>
+
+/** A handler with all its options settled. */
+export interface ResolvedHandler extends Numbers {
+  readonly transaction: boolean
+  readonly batchSize: number
+  readonly batch: boolean
+  readonly onDead: 'park' | 'skip'
+  readonly handle: (input: never, context: never) => unknown
+}
+
+/** Finds the handler of a topic. @throws OptionError for entries that cannot work. */
+export function handlersByTopic(
+  handlers: Handlers<never>,
+  defaults: Numbers & { readonly onDead: 'park' | 'skip' },
+): (topic: string) => ResolvedHandler | undefined {
+  const resolved = new Map<string, ResolvedHandler>()
+  for (const [pattern, entry] of Object.entries(handlers)) {
+    try {
+      checkTopicPattern(pattern)
+    } catch (cause) {
+      throw new OptionError(
+        'handlers',
+        `handlers has an entry "${pattern.slice(0, 100)}" that is no topic and no pattern.`,
+        { cause },
+      )
+    }
+    resolved.set(pattern, resolve(pattern, entry, defaults))
+  }
+  if (resolved.size === 0)
+    throw new OptionError('handlers', 'handlers is empty: give at least one topic a handler.')
+  const byTopic = new Map<string, ResolvedHandler | undefined>()
+  return (topic) => {
+    if (!byTopic.has(topic)) {
+      const pattern = [...resolved.keys()].find((candidate) => topicMatches(candidate, topic))
+      byTopic.set(topic, resolved.get(topic) ?? (pattern === undefined ? undefined : resolved.get(pattern)))
+    }
+    return byTopic.get(topic)
+  }
+}
+
+function resolve(
+  topic: string,
+  entry: HandlerEntry<never>,
+  defaults: Numbers & { readonly onDead: 'park' | 'skip' },
+): ResolvedHandler {
+  const spec = typeof entry === 'function' ? { handle: entry } : entry
+  if (typeof spec?.handle !== 'function') {
+    throw new OptionError(
+      'handlers',
+      `The handler of "${topic}" must be a function, or an object with a function "handle".`,
+    )
+  }
+  refuseUnknown(`the handler of "${topic}"`, spec, [
+    ...names,
+    'handle',
+    'transaction',
+    'batch',
+    'batchSize',
+    'onDead',
+  ])
+  const numbers = readNumbers({ ...defaults, ...defined(spec) }, names)
+  const batch = spec.batch ?? false
+  const { batchSize } = readNumbers(
+    { batchSize: ('batchSize' in spec ? spec.batchSize : undefined) ?? 100 },
+    ['batchSize'],
+  )
+  return {
+    ...numbers,
+    batch,
+    batchSize: batch ? batchSize : 1,
+    transaction: spec.transaction ?? true,
+    onDead: spec.onDead ?? defaults.onDead,
+    handle: spec.handle,
+  }
+}
+
+function defined<Options extends object>(options: Options): Partial<Options> {
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  ) as Partial<Options>
+}

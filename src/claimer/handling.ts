@@ -1,0 +1,209 @@
+import type pg from 'pg'
+import type { Database, Statement } from '../database/database.ts'
+import { bounded, commit, useClient } from '../database/database.ts'
+import { kyselyTransaction } from '../database/kysely.ts'
+import { begin, commit as commitSql, rollback } from '../database/sql/server.ts'
+import { isConnectionLost, sqlstate } from '../database/sqlstate.ts'
+import { HandleTimeoutError, LeaseLostError, TransactionError, TwinboxError } from '../errors.ts'
+import type { Failpoint } from '../failpoint.ts'
+import type { Trace } from '../telemetry.ts'
+import { Abort } from './abort.ts'
+import type { Claim } from './hand.ts'
+import type { HandlerContext, ResolvedHandler, TransactionContext } from './handlers.ts'
+
+/** The interruption is not the handler's: the database went away, or the outcome of a commit is open. */
+export class Interrupted extends Error {
+  /** True if the messages may have been completed all the same, so that they must be read again. */
+  readonly open: boolean
+
+  constructor(cause: unknown, open: boolean) {
+    super('Handling was interrupted.', { cause })
+    this.open = open
+  }
+}
+
+/** Completes many claims in one statement, and tells which of them it completed. */
+export type Complete = (claims: readonly Claim[]) => Promise<readonly Claim[]>
+
+export interface HandlingParts {
+  readonly database: Database
+  readonly consumer: string
+  readonly failpoint: Failpoint
+  readonly complete: Complete
+  /** The statement that completes claims, for the handler's transaction. */
+  readonly completion: (claims: readonly Claim[]) => [Statement, unknown[]]
+  /** What the handler does belongs to it. */
+  readonly trace: Trace | null
+}
+
+/**
+ * Runs one handler over one message, or over a batch of them, and completes them.
+ *
+ * With a transaction, the completion is a statement of that transaction and names the fence: if the claim has been
+ * lost, it touches no row, and everything that the handler wrote is rolled back. Without one, the completion comes
+ * after the handler has returned, so that a crash in between repeats the message.
+ *
+ * @param begun what the handler has given, if it has been called already; only without a transaction
+ * @throws LeaseLostError, Interrupted, HandleTimeoutError or what the handler threw. Nothing was completed then.
+ */
+export async function handle(
+  parts: HandlingParts,
+  handler: ResolvedHandler,
+  claims: readonly Claim[],
+  begun?: PromiseLike<unknown>,
+): Promise<void> {
+  const first = claims[0]!
+  const abort = claims.length === 1 ? first.abort : new Abort()
+  const passOn = (reason: Error): void => abort.abort(reason)
+  if (claims.length > 1) for (const claim of claims) claim.abort.listen(passOn)
+  const timeout =
+    handler.handleTimeoutMs === 0
+      ? undefined
+      : setTimeout(() => {
+          const error = new HandleTimeoutError(
+            `The handler of "${first.topic}" ran longer than handleTimeoutMs, ${handler.handleTimeoutMs} ms.`,
+          )
+          for (const claim of claims) claim.abort.abort(error)
+        }, handler.handleTimeoutMs)
+  try {
+    const traced = (work: () => unknown): unknown => (parts.trace === null ? work() : parts.trace.run(work))
+    if (handler.transaction) {
+      const run = async (client: pg.ClientBase): Promise<unknown> => {
+        const context: TransactionContext<unknown> = Object.defineProperty(
+          Object.assign(contextOf(parts.consumer, claims, abort), { client }) as never,
+          'trx',
+          { get: () => kyselyTransaction<unknown>(client), enumerable: true },
+        )
+        // The time that a handler may take ends with it; what comes then is ours.
+        try {
+          return await traced(() => call(handler, claims, context))
+        } finally {
+          clearTimeout(timeout)
+        }
+      }
+      await inTransaction(parts, run, claims, abort)
+    } else {
+      const before = begun === undefined ? parts.failpoint('claimer.before_handle') : undefined
+      if (before !== undefined) await before
+      const context = contextOf(parts.consumer, claims, abort)
+      const work = begun ?? traced(() => call(handler, claims, context))
+      // What is no promise is there: nothing can have been aborted meanwhile.
+      if (isThenable(work)) await abort.unless(Promise.resolve(work))
+      clearTimeout(timeout)
+      const after = parts.failpoint('claimer.before_settle')
+      if (after !== undefined) await after
+      const completed = await parts.complete(claims)
+      await parts.failpoint('claimer.after_commit')
+      if (completed.length < claims.length) throw lost(claims)
+    }
+  } finally {
+    clearTimeout(timeout)
+    if (claims.length > 1) for (const claim of claims) claim.abort.unlisten(passOn)
+  }
+}
+
+/** A signal is made only for a handler that asks for it. */
+export function contextOf(consumer: string, claims: readonly Claim[], abort: Abort): HandlerContext {
+  const first = claims[0]!
+  return {
+    attempt: claims.length === 1 ? first.attempt : Math.max(...claims.map(({ attempt }) => attempt)),
+    idempotencyKey: `${consumer}:${first.id}`,
+    fence: first.fence,
+    get signal() {
+      return abort.signal
+    },
+  }
+}
+
+async function inTransaction(
+  parts: HandlingParts,
+  run: (client: pg.ClientBase) => Promise<unknown>,
+  claims: readonly Claim[],
+  abort: Abort,
+): Promise<void> {
+  const { database, failpoint } = parts
+  const client = await database.pool.connect().catch((error: unknown) => {
+    throw new Interrupted(error, false)
+  })
+  // Under the handler's feet the connection may go; what the handler makes of that error says nothing about it.
+  let broken: unknown = null
+  const onError = (error: unknown): void => void (broken ??= error)
+  client.on('error', onError)
+  try {
+    await useClient(client, async () => {
+      try {
+        // Every statement can be given up: on a connection that swallows bytes it would never end.
+        await abort.unless(client.query(bounded(begin)))
+        await failpoint('claimer.before_handle')
+        await abort.unless(run(client))
+        if (client.getTransactionStatus?.() === 'I' && broken === null) {
+          throw new TwinboxError(
+            'TRANSACTION_ENDED',
+            `The handler of "${claims[0]!.topic}" ended the transaction itself. Let it return instead, or set transaction: false.`,
+          )
+        }
+        await failpoint('claimer.before_settle')
+        // Not a named statement, whose plan would be kept: for several it must fit the table as it is now, and a handler's
+        // connection keeps its own planner settings. For one there is a function, which looks after its plan by itself.
+        const [{ text }, values] = parts.completion(claims)
+        for (const claim of claims) claim.settling = true
+        const completed = await abort.unless(database.run<{ xid: string }>(client, { text }, values))
+        if (completed.length < claims.length) throw lost(claims)
+        await failpoint('claimer.before_commit')
+        await abort.unless(commit(client, database.pool, completed[0]!.xid, bounded(commitSql)))
+        await failpoint('claimer.after_commit')
+      } catch (error) {
+        if (abort.aborted) {
+          // The handler may still be running: it must find its connection gone, not in somebody else's transaction.
+          throw Object.assign(new DestroyConnection(), { cause: error })
+        }
+        if (!isConnectionLost(error) && broken === null) await client.query(rollback)
+        throw error
+      }
+    })
+  } catch (error) {
+    if (error instanceof DestroyConnection) throw error.cause
+    if (sqlstate(error) === '25P02') {
+      throw new TransactionError(
+        'TRANSACTION_ABORTED',
+        `A statement failed in the transaction of the handler of "${claims[0]!.topic}", and its error was swallowed. Use a savepoint, or let the error pass.`,
+        { cause: error },
+      )
+    }
+    if (error instanceof TransactionError && error.code === 'COMMIT_UNKNOWN')
+      throw new Interrupted(error, true)
+    if (broken !== null || isConnectionLost(error) || isConnectionLost(causeOf(error))) {
+      throw new Interrupted(error, false)
+    }
+    throw error
+  } finally {
+    client.off('error', onError)
+  }
+}
+
+/** Tells `useClient` to throw the connection away: it is in a transaction, and it is lost on purpose. */
+class DestroyConnection extends Error {}
+
+/** A handler that is not async may throw at once. */
+export function call(
+  handler: ResolvedHandler,
+  claims: readonly Claim[],
+  context: HandlerContext | TransactionContext<unknown>,
+): unknown {
+  const input = handler.batch ? claims.map(({ message }) => message) : claims[0]!.message
+  return handler.handle(input as never, context as never)
+}
+
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && 'then' in value
+}
+
+export function lost(claims: readonly Claim[]): LeaseLostError {
+  return new LeaseLostError(
+    `The claim on ${claims.length === 1 ? `message ${claims[0]!.id}` : `${claims.length} messages`} was lost while the handler of "${claims[0]!.topic}" was running. Another worker has it. Raise leaseMs, or make the handler stop when its signal aborts.`,
+  )
+}
+
+function causeOf(error: unknown): unknown {
+  return error instanceof Error ? error.cause : undefined
+}

@@ -1,0 +1,153 @@
+import { inboxSql } from '../database/sql/inbox.ts'
+import { arrayText } from '../database/sql/statement.ts'
+import { Marks, parseSnapshot } from '../leases/floor.ts'
+import type { Lane } from '../leases/lanes.ts'
+import { limits } from '../options.ts'
+import { isFull, type ClaimerContext } from './context.ts'
+import { Claim, type ClaimedRow } from './hand.ts'
+
+interface At {
+  readonly snapshot: string
+  readonly xid: number | null
+  /** Whether there was more that caution forbade to take. */
+  readonly left_out: boolean
+}
+
+type ReadRow = ClaimedRow & At
+
+const quotaMin = 8
+
+export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < limits.keyedLanes
+
+/**
+ * Claims of messages with a key: reads on in the lanes that this claimer holds, whenever little of a lane is left in
+ * hand. Holding the lane is the claim, so reading writes nothing but how far it has come.
+ */
+export class KeyedClaims {
+  readonly #context: ClaimerContext
+  readonly #sql: ReturnType<typeof inboxSql>
+  #marks = new Marks()
+  readonly #quota = new Map<number, number>()
+  /** Lanes whose last read was cut short by its quota. */
+  readonly #more = new Set<number>()
+  #pauseMs: number
+
+  constructor(context: ClaimerContext) {
+    this.#context = context
+    this.#sql = inboxSql(context.database.schema)
+    this.#pauseMs = context.settings.pollMs
+  }
+
+  /** Something is about to come: look often again. */
+  hurry(): void {
+    this.#pauseMs = this.#context.settings.pollMs
+  }
+
+  /** The lanes are gone, perhaps with the server: of another one, no mark says anything. */
+  forget(): void {
+    this.#marks = new Marks()
+  }
+
+  /** Lanes are ours now. What their last holder had in hand when it died has been attempted once more. */
+  async take(lanes: readonly Lane[]): Promise<void> {
+    const { database, consumer, parking } = this.#context
+    const orphaned = lanes.filter((lane) => lane.orphaned > lane.floor.clean)
+    if (orphaned.length > 0) {
+      await database.keep(this.#sql.charge, [
+        consumer,
+        orphaned.map(({ lane }) => lane),
+        orphaned.map(({ floor }) => floor.clean),
+        orphaned.map((lane) => lane.orphaned),
+      ])
+    }
+    await parking.load(lanes)
+    for (const { lane } of lanes) this.#quota.set(lane, quotaMin)
+  }
+
+  /** Whether reading at once would pay, now that these are done: more is waiting in their lanes. */
+  wants(done: readonly Claim[]): boolean {
+    return done.some(({ lane }) => this.#more.has(lane) && this.#isLow(lane))
+  }
+
+  /** Reads, and returns how long to wait before the next time. */
+  read(): Promise<number> {
+    return this.#context.suspects.claim('keyed', () => this.#read())
+  }
+
+  async #read(): Promise<number> {
+    const { database, consumer, settings, lanes: held, hand, suspects, failpoint } = this.#context
+    const lanes = [...held.held.values()].filter(
+      (lane) => isKeyed(lane) && !lane.draining && this.#isLow(lane.lane),
+    )
+    if (lanes.length === 0 || isFull(this.#context)) return settings.pollMsMax
+    const lowered = lanes.map(({ floor }) => floor.lowered)
+    const marks = this.#marks
+    const rows = await database.keep<ReadRow | (At & { lane: null })>(this.#sql.read, [
+      consumer,
+      lanes.map(({ lane }) => lane),
+      lanes.map(({ fence }) => fence),
+      lanes.map(({ floor }) => floor.bound),
+      lanes.map(({ lane }) => this.#quotaOf(lane)),
+      lanes.map(({ lane }) => hand.highest(lane)),
+      lanes.map(({ lane, floor }) => arrayText([...hand.seqsOf(lane)].filter((seq) => seq > floor.bound))),
+      marks.wanted,
+      suspects.room,
+      suspects.inHand === 0,
+    ])
+    await failpoint('claimer.after_claim')
+    const found = rows.filter((row): row is ReadRow => row.lane !== null).toSorted((a, b) => a.seq - b.seq)
+    const taken: string[] = []
+    for (const [index, lane] of lanes.entries()) {
+      const own = found.filter((row) => row.lane === lane.lane)
+      taken.push(...(await this.#add(lane, own, { ...rows[0]!, marks, lowered: lowered[index]! })))
+    }
+    const last = found.at(-1)?.seq
+    if (rows[0]!.xid !== null && last !== undefined) marks.add(last, rows[0]!.xid)
+    if (taken.length > 0) {
+      this.#context.emit({ type: 'claimed', ids: taken })
+      this.#context.onClaimed()
+    }
+    this.#pauseMs = found.length > 0 ? settings.pollMs : Math.min(this.#pauseMs * 2, settings.pollMsMax)
+    return this.#pauseMs
+  }
+
+  /** Takes in hand what a read brought of a lane. */
+  async #add(
+    lane: Lane,
+    rows: readonly ReadRow[],
+    at: At & { readonly marks: Marks; readonly lowered: number },
+  ): Promise<string[]> {
+    const { lanes, hand, parking, settings } = this.#context
+    const snapshot = parseSnapshot(at.snapshot)
+    if (lane.floor.mustReread(snapshot) || !lanes.holds(lane.lane, lane.fence)) return []
+    // Meanwhile something has come back below: what this read has brought of its key must not go before it.
+    if (lane.floor.lowered !== at.lowered) return []
+    const quota = this.#quotaOf(lane.lane)
+    const cut = rows.length >= quota
+    this.#quota.set(lane.lane, cut ? Math.min(quota * 2, settings.batchSize) : Math.max(quotaMin, quota >> 1))
+    if (cut) this.#more.add(lane.lane)
+    else this.#more.delete(lane.lane)
+    const following: number[] = []
+    const taken: string[] = []
+    for (const row of rows) {
+      if (parking.holdsBack(row.lane, row.key, row.seq)) following.push(row.seq)
+      else {
+        hand.add(new Claim(row, true))
+        taken.push(row.id)
+      }
+    }
+    if (following.length > 0) await parking.follow(lane, following)
+    // What was left out for caution is still to be read.
+    const known = at.left_out ? lane.floor.clean : cut ? rows.at(-1)!.seq : Infinity
+    lane.floor.advance(at.marks, snapshot, known, at.lowered)
+    return taken
+  }
+
+  #isLow(lane: number): boolean {
+    return this.#context.hand.countOf(lane) <= this.#quotaOf(lane) >> 1
+  }
+
+  #quotaOf(lane: number): number {
+    return this.#quota.get(lane) ?? quotaMin
+  }
+}

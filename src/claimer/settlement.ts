@@ -1,0 +1,234 @@
+import { inboxSql } from '../database/sql/inbox.ts'
+import { plainArray } from '../database/sql/statement.ts'
+import { waitingSql } from '../database/sql/waiting.ts'
+import { describeError, errorRecord, HandleTimeoutError, type RetryLaterError } from '../errors.ts'
+import type { TwinboxEvent } from '../events.ts'
+import { backoffMs } from '../loop.ts'
+import { completion } from './completion.ts'
+import type { ClaimerContext } from './context.ts'
+import { Gathering } from './gathering.ts'
+import type { Claim } from './hand.ts'
+import type { ResolvedHandler } from './handlers.ts'
+
+/** A key that is held back no longer than this waits in memory; for longer, its messages leave the lane. */
+const holdMsMax = 5000
+/** A key with so many messages in hand would crowd the others out of its lane's window while it waits. */
+const holdCountMax = 100
+
+type FoundBy = Extract<TwinboxEvent, { type: 'message_failed' }>['foundBy']
+
+export type FailureOptions = Pick<ResolvedHandler, 'maxAttempts' | 'backoffMsMin' | 'backoffMsMax' | 'onDead'>
+
+/** Ends claims: completes them, puts them off, or buries them. Every statement names the fence. */
+export class Settlement {
+  readonly #parts: ClaimerContext
+  readonly #isStopping: () => boolean
+  readonly #inbox: ReturnType<typeof inboxSql>
+  readonly #waiting: ReturnType<typeof waitingSql>
+  readonly #completing = new Gathering((groups: readonly (readonly Claim[])[]) => this.#completeAll(groups))
+  readonly #deferring = new Gathering((failures: readonly Failure[]) => this.#deferAll(failures))
+
+  constructor(parts: ClaimerContext, isStopping: () => boolean) {
+    this.#parts = parts
+    this.#isStopping = isStopping
+    this.#inbox = inboxSql(parts.database.schema)
+    this.#waiting = waitingSql(parts.database.schema)
+  }
+
+  /** Completes claims whose handlers had no transaction. What ends in the same moment goes in one statement. */
+  complete(claims: readonly Claim[]): Promise<readonly Claim[]> {
+    for (const claim of claims) claim.settling = true
+    return this.#completing.add(claims)
+  }
+
+  async #completeAll(groups: readonly (readonly Claim[])[]): Promise<readonly (readonly Claim[])[]> {
+    const claims = groups.flat()
+    const rows = await this.#insist(claims, () =>
+      this.#parts.database.keep<Place>(...completion(this.#parts, claims)),
+    )
+    // Mostly all of them; who has lost something has to look which.
+    if (rows.length === claims.length) return groups
+    const done = new Set(rows.map(placeOf))
+    return groups.map((group) => group.filter((claim) => done.has(placeOf(claim))))
+  }
+
+  /** Puts messages without a key off, and tells of which that could be done. */
+  async #deferAll(failures: readonly Failure[]): Promise<readonly boolean[]> {
+    const { database, lanes, avoidLastHolder } = this.#parts
+    const claims = failures.map(({ claim }) => claim)
+    const rows = await this.#insist(claims, () =>
+      database.keep<Place>(this.#waiting.defer, [
+        ...this.#placesOf(claims),
+        failures.map(({ retryInMs }) => retryInMs),
+        failures.map(({ record }) => record),
+        avoidLastHolder ? lanes.workerId : null,
+      ]),
+    )
+    const done = new Set(rows.map(placeOf))
+    return claims.map((claim) => done.has(placeOf(claim)))
+  }
+
+  #placesOf(claims: readonly Claim[]): unknown[] {
+    return [
+      this.#parts.consumer,
+      claims.map(({ lane }) => lane),
+      claims.map(({ seq }) => seq),
+      claims.map(({ fence }) => fence),
+      plainArray(claims.map(({ id }) => id)),
+    ]
+  }
+
+  /** An attempt has failed: the message is tried again later, or not at all. */
+  async fail(
+    claim: Claim,
+    error: unknown,
+    options: FailureOptions,
+    foundBy: FoundBy = error instanceof HandleTimeoutError ? 'timeout' : 'error',
+  ): Promise<void> {
+    const { database, hand, lanes, emit, reread } = this.#parts
+    const reason = describeError(error)
+    const record = errorRecord(error, claim.attempt, lanes.workerId)
+    const dead = asksFor(error, 'DEAD_LETTER') || claim.attempt >= options.maxAttempts
+    const retryInMs = dead
+      ? null
+      : asksFor(error, 'RETRY_LATER')
+        ? (error as RetryLaterError).afterMs
+        : backoffMs(claim.attempt, options.backoffMsMin, options.backoffMsMax)
+    const settle = async (): Promise<boolean> => {
+      const place = this.#placesOf([claim])
+      if (retryInMs === null) {
+        if (claim.keyed && options.onDead === 'park') await this.#park(claim, null, reason, false)
+        const buried = [...place, [claim.attempt], [reason], [record]]
+        return (await database.keep(this.#waiting.bury, buried)).length > 0
+      }
+      return (await database.keep(this.#inbox.fail, [...place, [claim.attempt], [record]])).length > 0
+    }
+    const settled =
+      retryInMs === null || claim.keyed
+        ? await this.#insist([claim], settle)
+        : await this.#deferring.add({ claim, retryInMs, record })
+    if (!hand.has(claim)) return
+    if (!settled) {
+      reread([claim])
+      emit({
+        type: 'lease_lost',
+        ids: [claim.id],
+        lanes: [],
+        reason: 'The failed attempt could not be written down.',
+      })
+      return
+    }
+    emit({
+      type: 'message_failed',
+      id: claim.id,
+      topic: claim.topic,
+      key: claim.key,
+      attempt: claim.attempt,
+      error,
+      foundBy,
+      retryInMs,
+    })
+    if (retryInMs === null) this.#buried(claim, claim.attempt, reason)
+    else if (!claim.keyed) hand.remove(claim)
+    else if (retryInMs <= holdMsMax && hand.ofKey(claim).length <= holdCountMax) {
+      claim.attempt++
+      this.again(claim, retryInMs)
+    } else {
+      await this.#insist([claim], () => this.#park(claim, retryInMs, reason, true))
+    }
+  }
+
+  /** Nobody wants it any more: it becomes a dead letter, and its key goes on. No attempt is counted. */
+  async expire(claim: Claim): Promise<void> {
+    const { database, consumer, hand, emit, reread } = this.#parts
+    const attempts = claim.attempt - 1
+    const place = [consumer, [claim.lane], [claim.seq], [claim.fence], [claim.id]]
+    const settled = await this.#insist([claim], () =>
+      database.keep(this.#waiting.bury, [...place, [attempts], ['expired'], ['[]']]),
+    )
+    if (!hand.has(claim)) return
+    if (settled.length > 0) return this.#buried(claim, attempts, 'expired')
+    reread([claim])
+    emit({
+      type: 'lease_lost',
+      ids: [claim.id],
+      lanes: [],
+      reason: 'That it has expired could not be written down.',
+    })
+  }
+
+  #buried(claim: Claim, attempt: number, reason: string): void {
+    const { hand, emit } = this.#parts
+    emit({ type: 'dead_letter', id: claim.id, topic: claim.topic, attempt, reason })
+    const rest = hand.ofKey(claim).find((other) => other !== claim)
+    hand.remove(claim)
+    if (rest !== undefined) hand.proceed(rest)
+  }
+
+  /** Handles it again after a pause, as the same claim. */
+  again(claim: Claim, afterMs: number): void {
+    const { hand } = this.#parts
+    if (claim.abort.aborted) claim.renewAbort()
+    if (claim.keyed || afterMs === 0) hand.proceed(claim, afterMs)
+    else setTimeout(() => hand.proceed(claim), afterMs).unref()
+  }
+
+  /** Moves a key's messages out of its lane. A message that is to be buried stays behind for that. */
+  async #park(claim: Claim, forMs: number | null, reason: string, itself: boolean): Promise<void> {
+    const { hand, lanes, parking } = this.#parts
+    const lane = lanes.held.get(claim.lane)
+    if (lane === undefined || lane.fence !== claim.fence) return
+    const moved = hand.ofKey(claim).filter((other) => itself || other !== claim)
+    await parking.park(
+      lane,
+      { key: claim.key!, seq: claim.seq },
+      forMs,
+      moved.map(({ seq }) => seq),
+      reason,
+    )
+    for (const other of moved) hand.remove(other)
+    // What has been claimed while the key was being parked would be handled before those. From now on, nothing is.
+    const late = hand.ofKey(claim).filter((other) => other !== claim)
+    if (late.length === 0) return
+    await parking.follow(
+      lane,
+      late.map(({ seq }) => seq),
+    )
+    for (const other of late) hand.remove(other)
+  }
+
+  /** Goes on trying through an outage of the database, for as long as any of the claims is still ours. */
+  async #insist<Result>(claims: readonly Claim[], write: () => Promise<Result>): Promise<Result> {
+    for (let failures = 1; ; failures++) {
+      try {
+        return await write()
+      } catch (error) {
+        const { hand, emit } = this.#parts
+        if (this.#isStopping() || !claims.some((claim) => hand.has(claim))) throw error
+        const retryInMs = backoffMs(failures, 50, 2000)
+        emit({ type: 'trouble', error, doing: 'settling' })
+        await new Promise((resolve) => setTimeout(resolve, retryInMs))
+      }
+    }
+  }
+}
+
+interface Place {
+  readonly lane: number
+  readonly seq: number
+}
+
+const placeOf = ({ lane, seq }: Place): string => `${lane} ${seq}`
+
+/** A message without a key that is tried again. */
+interface Failure {
+  readonly claim: Claim
+  readonly retryInMs: number
+  /** What its history says. */
+  readonly record: string
+}
+
+/** By code and not by class: a handler may have loaded another copy of this package than the command that runs it. */
+function asksFor(error: unknown, code: 'DEAD_LETTER' | 'RETRY_LATER'): boolean {
+  return error instanceof Error && 'code' in error && error.code === code
+}

@@ -1,0 +1,19 @@
+import { createInterface } from 'node:readline/promises'
+import { UsageError } from './failure.ts'
+
+/**
+ * Asks before something that cannot be undone. Where nobody can be asked, it has to be said beforehand.
+ * @throws UsageError
+ */
+export async function confirmed(what: string, yes: boolean | undefined): Promise<boolean> {
+  if (yes === true) return true
+  if (!process.stdin.isTTY) {
+    throw new UsageError(`${what} That cannot be undone: say --yes, since nobody can be asked here.`)
+  }
+  const asking = createInterface({ input: process.stdin, output: process.stderr })
+  try {
+    return /^y(es)?$/i.test((await asking.question(`${what} Go on? [y/N] `)).trim())
+  } finally {
+    asking.close()
+  }
+}

@@ -1,0 +1,131 @@
+import { createClaimer } from '../../claimer.ts'
+import { Database } from '../../database/database.ts'
+import { demoSql } from '../../database/sql/demo.ts'
+import type { TwinboxEvent } from '../../events.ts'
+import { createReceiver } from '../../receiver.ts'
+import { createRelay } from '../../relay.ts'
+import type { Worker } from '../../worker.ts'
+import type { Ready } from '../crew.ts'
+import { sentence } from '../failure.ts'
+import { startEmbeddedServer } from './embedded.ts'
+import { publishAll, type Published } from './publisher.ts'
+import { hashOf } from './webhooks.ts'
+import { openBroker, topicsOf } from '../wire.ts'
+import type { DemoRun } from './demo.ts'
+
+/** A process of the demo: the database server, the publisher, or one worker. It lives as long as its parent. */
+
+export type Role = 'server' | 'publisher' | 'relay' | 'receiver' | 'claimer'
+
+/** What the parent says. */
+export type Order =
+  | { readonly type: 'begin'; readonly role: Exclude<Role, 'server'>; readonly run: DemoRun }
+  | { readonly type: 'begin'; readonly role: 'server' }
+  /** Handlers take so long from now on. */
+  | { readonly type: 'slow'; readonly ms: number }
+  /** The publisher goes on after the first half. */
+  | { readonly type: 'proceed' }
+  | { readonly type: 'stop' }
+
+/** An event, and when it happened by this machine's clock. */
+export interface Seen {
+  readonly at: number
+  readonly event: TwinboxEvent
+}
+
+/** What the child says. */
+export type News =
+  | { readonly type: 'seen'; readonly seen: readonly Seen[] }
+  | { readonly type: 'published'; readonly result: Published }
+
+let slowMs = 0
+let isServer = false
+let stop = async (): Promise<void> => {}
+let proceed = (): void => {}
+const mayProceed = new Promise<void>((resolve) => (proceed = resolve))
+
+function say(news: News | Ready): void {
+  if (process.connected) process.send!(news)
+}
+
+async function begin(order: Order & { type: 'begin' }): Promise<void> {
+  if (order.role === 'server') {
+    isServer = true
+    const server = await startEmbeddedServer()
+    // The library ends the process on signals and before we are done; here only the parent decides.
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'beforeExit', 'exit'])
+      process.removeAllListeners(signal)
+    stop = () => server.stop()
+    return say({ type: 'ready', workerId: null, url: server.url })
+  }
+  const { run, role } = order
+  const { consumer } = run
+  const database = new Database(run.databaseUrl, { schema: run.schema, poolSize: 12 })
+  if (role === 'publisher') {
+    say({ type: 'ready', workerId: null, url: null })
+    const result = await publishAll(run, database, mayProceed)
+    await database.close()
+    return say({ type: 'published', result })
+  }
+  const seen: Seen[] = []
+  const onEvent = (event: TwinboxEvent): void => {
+    const plain = 'error' in event ? { ...event, error: sentence(event.error) as never } : event
+    seen.push({ at: Date.now(), event: plain })
+  }
+  setInterval(() => {
+    if (seen.length > 0) say({ type: 'seen', seen: seen.splice(0) })
+  }, 30)
+  const broker = role === 'claimer' ? null : openBroker(run, database)
+  const options = { database, onEvent }
+  const worker: Worker =
+    role === 'relay'
+      ? createRelay({ ...options, broker: broker! })
+      : role === 'receiver'
+        ? createReceiver({ ...options, broker: broker!, consumer, topics: topicsOf(run) })
+        : createClaimer(
+            { ...options, consumer, concurrency: 8 },
+            handlers(run, () => worker.id),
+          )
+  stop = async () => {
+    await worker.stop()
+    await broker?.close()
+    await database.close()
+    if (seen.length > 0) say({ type: 'seen', seen })
+  }
+  await worker.start()
+  say({ type: 'ready', workerId: worker.id, url: null })
+}
+
+/** One for all topics: it writes down what it was given, in the transaction that completes the message. */
+function handlers(run: DemoRun, workerId: () => number | null): Parameters<typeof createClaimer>[1] {
+  const { text } = demoSql(run.schema).effect
+  return {
+    '#': async ({ id, topic, key, payload }, { client, attempt }) => {
+      await client.query(text, [id, topic, key, hashOf(payload), attempt, workerId()])
+      if (slowMs > 0) await new Promise((resolve) => setTimeout(resolve, slowMs))
+    },
+  }
+}
+
+async function end(code: number): Promise<never> {
+  try {
+    await stop()
+  } catch (error) {
+    process.stderr.write(`${sentence(error)}\n`)
+    process.exit(1)
+  }
+  process.exit(code)
+}
+
+process.on('message', (order: Order) => {
+  if (order.type === 'slow') slowMs = order.ms
+  else if (order.type === 'proceed') proceed()
+  else if (order.type === 'stop') void end(0)
+  else
+    begin(order).catch((error: unknown) => {
+      process.stderr.write(`${sentence(error)}\n`)
+      process.exit(1)
+    })
+})
+// The parent is gone, whatever became of it. The server has files to remove, the others have nothing to lose.
+process.on('disconnect', () => (isServer ? void end(1) : process.exit(1)))

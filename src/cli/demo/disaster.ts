@@ -1,0 +1,104 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Database } from '../../database/database.ts'
+import { demoSql } from '../../database/sql/demo.ts'
+import type { Seen } from './child.ts'
+import type { Crew, Member } from './crew.ts'
+
+/** Handlers take so long while a victim is looked for, so that each claimer has work in hand. */
+const slowMs = 40
+const searchMs = 10_000
+/** So many in hand make a good victim; after a while anything will do. */
+const goodHold = 5
+const patienceMs = 500
+
+/** The killing of one claimer and one relay, and what the others make of it. Times are of this machine's clock. */
+export class Disaster {
+  readonly #crew: Crew
+  readonly #database: Database
+  readonly #say: (text: string) => void
+  #claimer: Member | null = null
+  #relay: Member | null = null
+  #held = new Set<string>()
+  #killedAt = Infinity
+  killed = 0
+  /** How many messages the killed claimer had in hand. */
+  heldMessages = 0
+  /** From SIGKILL until a survivor claimed the first message that the killed claimer had in hand. */
+  takeoverMs: number | null = null
+  /** From SIGKILL until a survivor had lanes of the killed relay. */
+  relayTakeoverMs: number | null = null
+
+  constructor(crew: Crew, database: Database, say: (text: string) => void) {
+    this.#crew = crew
+    this.#database = database
+    this.#say = say
+  }
+
+  /** Kills a claimer that holds messages, and a relay. */
+  async strike(): Promise<void> {
+    const claimers = this.#crew.of('claimer')
+    for (const claimer of claimers) this.#crew.tell(claimer, { type: 'slow', ms: slowMs })
+    const claimer = await this.#findVictim(claimers)
+    const [relay] = this.#crew.of('relay')
+    this.#claimer = claimer
+    this.#relay = relay!
+    this.#killedAt = Date.now()
+    await Promise.all([this.#crew.kill(claimer), this.#crew.kill(relay!)])
+    for (const member of [claimer, relay!]) if (member.process.signalCode === 'SIGKILL') this.killed++
+    for (const other of this.#crew.of('claimer')) this.#crew.tell(other, { type: 'slow', ms: 0 })
+    this.#say(
+      `Killed ${claimer.name} (pid ${claimer.process.pid}) with ${this.heldMessages} messages in hand`,
+    )
+    this.#say(`Killed ${relay!.name} (pid ${relay!.process.pid})`)
+  }
+
+  /** Told of all that happens. */
+  see(member: Member, { at, event }: Seen): void {
+    if (at < this.#killedAt || member === this.#claimer || member === this.#relay) return
+    const after = at - this.#killedAt
+    if (event.type === 'worker_dead') {
+      const victim = [this.#claimer, this.#relay].find((dead) => dead?.workerId === event.deadWorkerId)
+      if (victim === undefined) return
+      this.#say(
+        `${member.name} found ${victim?.name} dead by its ${event.foundBy}, ${after} ms after the kill`,
+      )
+    } else if (event.type === 'takeover') {
+      if (event.fromWorkerId === this.#relay?.workerId) this.relayTakeoverMs ??= after
+      else if (event.fromWorkerId !== this.#claimer?.workerId) return
+      const what = event.lanes.length > 0 ? `${event.lanes.length} lanes` : `${event.rows} messages`
+      const from = event.fromWorkerId === this.#relay?.workerId ? this.#relay : this.#claimer
+      this.#say(`${member.name} took over ${what} of ${from?.name}, ${after} ms after the kill`)
+    } else if (
+      event.type === 'claimed' &&
+      this.takeoverMs === null &&
+      event.ids.some((id) => this.#held.has(id))
+    ) {
+      this.takeoverMs = after
+      this.#say(`${member.name} continues the messages of ${this.#claimer?.name}, ${after} ms after the kill`)
+    }
+  }
+
+  /** A claimer that the database says has messages in hand. It is frozen, so that this stays true. */
+  async #findVictim(claimers: readonly Member[]): Promise<Member> {
+    const sql = demoSql(this.#database.schema)
+    const startedAt = performance.now()
+    for (let round = 0; ; round++) {
+      const waited = performance.now() - startedAt
+      const busiest = claimers.toSorted((a, b) => b.claimed - b.done - (a.claimed - a.done))
+      const candidate = busiest[round % busiest.length]!
+      candidate.process.kill('SIGSTOP')
+      // What it had asked for before it froze is still being done by the server.
+      await sleep(20)
+      const held = await this.#database.query<{ id: string }>(sql.held, [candidate.workerId])
+      if (held.length >= (waited < patienceMs ? goodHold : 1)) {
+        this.#held = new Set(held.map(({ id }) => id))
+        this.heldMessages = held.length
+        return candidate
+      }
+      candidate.process.kill('SIGCONT')
+      if (waited > searchMs)
+        throw new Error('No claimer had a message in hand that a kill could have interrupted.')
+      await sleep(5)
+    }
+  }
+}

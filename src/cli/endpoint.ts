@@ -1,0 +1,96 @@
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { openDatabase, type DatabaseInput } from '../database/database.ts'
+import type { OnEvent } from '../events.ts'
+import { createHealth, type Health } from '../health.ts'
+import type { prometheus, PrometheusMetrics } from '../prometheus.ts'
+import type { Worker } from '../worker.ts'
+import { UsageError } from './failure.ts'
+import type { Log } from './log.ts'
+
+export interface EndpointOptions {
+  readonly database: DatabaseInput
+  readonly schema: string
+  readonly port: number
+  readonly host: string
+  readonly stuckAfterMs: number | undefined
+}
+
+/** Metrics and health of this process over HTTP. */
+export interface Endpoint {
+  readonly onEvent: OnEvent
+  /** Begins to listen. @throws UsageError if the address cannot be had */
+  open(workers: readonly Worker[], log: Log): Promise<void>
+  close(): Promise<void>
+}
+
+/** @throws OptionError */
+export async function createEndpoint(options: EndpointOptions): Promise<Endpoint> {
+  const { schema, port, host, stuckAfterMs } = options
+  const { database, owned } = openDatabase(options.database, { schema, poolSize: 2 })
+  const health = createHealth(database, { stuckAfterMs })
+  const metrics = await loadPrometheus().then((load) => load?.({ database }) ?? null)
+  const server = createServer({ headersTimeout: 5000, requestTimeout: 5000 }, (request, response) => {
+    void answer(request, response, health, metrics).catch(() => response.destroy())
+  })
+  server.maxConnections = 100
+  return {
+    onEvent(event) {
+      health.onEvent(event)
+      metrics?.onEvent(event)
+    },
+    async open(workers, log) {
+      for (const worker of workers) health.watch(worker)
+      server.listen(port, host)
+      await once(server, 'listening').catch((error: unknown) => {
+        const why = error instanceof Error && 'code' in error ? String(error.code) : 'unknown'
+        throw new UsageError(`Cannot listen on ${host}:${port} for metrics and health: ${why}.`)
+      })
+      const address = server.address()
+      const at = typeof address === 'object' && address !== null ? address.port : port
+      log.say(
+        `http://${host.includes(':') ? `[${host}]` : host}:${at} has /health/live, /health/ready and /metrics`,
+      )
+      if (metrics === null) log.say('There are no metrics without prom-client: npm install prom-client')
+    },
+    async close() {
+      server.closeAllConnections()
+      server.close()
+      await Promise.all([health.close(), metrics?.close()])
+      if (owned) await database.close()
+    },
+  }
+}
+
+/** prom-client is an optional peer dependency; health needs none. */
+async function loadPrometheus(): Promise<typeof prometheus | null> {
+  try {
+    return (await import('../prometheus.ts')).prometheus
+  } catch {
+    return null
+  }
+}
+
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  health: Health,
+  metrics: PrometheusMetrics | null,
+): Promise<void> {
+  const say = (status: number, type: string, text: string): void => {
+    response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
+    response.end(request.method === 'HEAD' ? undefined : text)
+  }
+  const json = (status: number, value: object): void =>
+    say(status, 'application/json', `${JSON.stringify(value)}\n`)
+  if (request.method !== 'GET' && request.method !== 'HEAD') return json(405, { error: 'Only GET and HEAD.' })
+  const { pathname } = new URL(request.url ?? '/', 'http://localhost')
+  if (pathname === '/health/live' || pathname === '/health/ready') {
+    const report = await health.check()
+    const ok = pathname === '/health/live' ? report.live : report.ready
+    return json(ok ? 200 : 503, { ok, ...report })
+  }
+  if (pathname === '/metrics' && metrics !== null) return say(200, metrics.contentType, await metrics.text())
+  const error = pathname === '/metrics' ? 'Metrics need: npm install prom-client' : 'There is nothing here.'
+  return json(404, { error })
+}

@@ -1,0 +1,12 @@
+import { OptionError } from '../errors.ts'
+import { isInvalidUrl } from '../logging.ts'
+
+export { report, sentence } from '../logging.ts'
+
+/** The command was used wrongly: nothing was started. */
+export class UsageError extends Error {}
+
+/** 1 failed, 2 used wrongly. */
+export function exitCode(error: unknown): 1 | 2 {
+  return error instanceof UsageError || error instanceof OptionError || isInvalidUrl(error) ? 2 : 1
+}

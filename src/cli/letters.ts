@@ -1,0 +1,204 @@
+import { createWriteStream } from 'node:fs'
+import { once } from 'node:events'
+import { readDeadLetters, redriveDeadLetters, showDeadLetter, skipDeadLetters } from '../operate/dead.ts'
+import { exportDeadLetters } from '../operate/export.ts'
+import type { DeadLetterFilter } from '../operate/filter.ts'
+import type { DeadLetterDetails, FailedAttempt } from '../operate/letter.ts'
+import { confirmed } from './confirm.ts'
+import { UsageError } from './failure.ts'
+import type { CommonFlags } from './flags.ts'
+import { ms } from './log.ts'
+import { readSettings } from './settings.ts'
+import { short, table } from './table.ts'
+import { untilStopped } from './until.ts'
+
+/** What narrows down which messages are meant. */
+export interface FilterFlags extends CommonFlags {
+  readonly topic?: string
+  readonly outbox?: boolean
+  readonly key?: string
+  readonly error?: string
+  readonly class?: string
+  readonly olderThan?: number
+  readonly newerThan?: number
+  readonly limit?: number
+  readonly after?: string
+}
+
+/** What is changed, how, and by whom. */
+export interface ChangeFlags extends FilterFlags {
+  readonly all?: boolean
+  readonly rate?: number
+  readonly dryRun?: boolean
+  readonly yes?: boolean
+  readonly reason?: string
+  readonly by?: string
+}
+
+const say = (text: string): boolean => process.stdout.write(`${text}\n`)
+
+/** Null for the outbox, undefined for all. @throws UsageError */
+export function consumerOf(flags: FilterFlags): string | null | undefined {
+  if (flags.outbox !== true) return flags.consumer
+  if (flags.consumer !== undefined) throw new UsageError('--outbox and --consumer exclude each other.')
+  return null
+}
+
+/** Numbers and ids of dead letters, told apart. @throws UsageError */
+function letterNames(names: readonly string[]): { numbers: number[]; ids: string[] } {
+  const ids = names.filter((name) => name.includes('-'))
+  const numbers = names.filter((name) => !name.includes('-'))
+  for (const name of numbers) {
+    if (/^[1-9]\d{0,14}$/.test(name)) continue
+    throw new UsageError(
+      `"${name}" is neither the number of a dead letter, a whole number from 1 on, nor an id.`,
+    )
+  }
+  return { numbers: numbers.map(Number), ids }
+}
+
+export function filterOf(flags: FilterFlags, names: readonly string[] = []): DeadLetterFilter {
+  const { numbers, ids } = letterNames(names)
+  return {
+    consumer: consumerOf(flags),
+    topic: flags.topic,
+    key: flags.key,
+    error: flags.error,
+    errorClass: flags.class,
+    olderThanMs: flags.olderThan,
+    youngerThanMs: flags.newerThan,
+    numbers: numbers.length > 0 ? numbers : undefined,
+    ids: ids.length > 0 ? ids : undefined,
+  }
+}
+
+export async function listLetters(flags: FilterFlags): Promise<void> {
+  const { schema, database } = await readSettings(flags)
+  const { limit, after } = flags
+  const page = await readDeadLetters(database(), filterOf(flags), { schema, limit, after })
+  if (flags.json === true) return void say(JSON.stringify({ schema, ...page }))
+  if (page.letters.length === 0) return void say('There are no such dead letters.')
+  const now = Date.now()
+  say(
+    table(
+      ['number', 'age', 'of', 'topic', 'key', 'attempts', 'reason'],
+      page.letters.map((letter) => [
+        String(letter.number),
+        ms(Math.max(0, now - letter.diedAt.getTime())),
+        letter.consumer ?? 'outbox',
+        letter.topic,
+        letter.key ?? '-',
+        String(letter.attempt),
+        short(letter.reason),
+      ]),
+    ),
+  )
+  if (page.next !== null) say(`\nThere are more: --after ${page.next}`)
+}
+
+/** Shows all that is known of it. 1 if there is none. */
+export async function showLetter(name: string, flags: CommonFlags & { payload?: boolean }): Promise<0 | 1> {
+  const { schema, database } = await readSettings(flags)
+  const { numbers, ids } = letterNames([name])
+  const letters = await showDeadLetter(database(), numbers[0] ?? ids[0]!, { schema, payload: flags.payload })
+  if (flags.json === true) say(JSON.stringify(letters.map(printable)))
+  else if (letters.length > 0) say(letters.map(renderLetter).join('\n\n'))
+  if (letters.length === 0)
+    process.stderr.write(`There is no dead letter ${name} in the schema "${schema}".\n`)
+  return letters.length === 0 ? 1 : 0
+}
+
+/** Bytes as text that JSON can hold. */
+export const printable = <Letter extends { readonly payload?: string | Uint8Array }>(
+  letter: Letter,
+): object =>
+  letter.payload === undefined || typeof letter.payload === 'string'
+    ? letter
+    : { ...letter, payload: Buffer.from(letter.payload).toString('base64'), payloadEncoding: 'base64' }
+
+function renderLetter(letter: DeadLetterDetails): string {
+  const time = (at: Date | null): string => at?.toISOString() ?? '-'
+  const rows: [string, string][] = [
+    ['number', String(letter.number)],
+    ['id', letter.id],
+    ['of', letter.consumer ?? 'outbox'],
+    ['topic', letter.topic],
+    ['key', `${letter.key ?? '-'}${letter.holdsKey ? ' (held back behind it)' : ''}`],
+    ['published', time(letter.publishedAt)],
+    ['received', time(letter.receivedAt)],
+    ['died', time(letter.diedAt)],
+    ...(letter.expiresAt === null ? [] : [['expires', time(letter.expiresAt)] as [string, string]]),
+    ['attempts', String(letter.attempt)],
+    ['reason', letter.reason],
+    ['content', `${letter.contentType}, ${letter.bytes} bytes`],
+    ...Object.entries(letter.headers).map(([name, value]): [string, string] => [`header ${name}`, value]),
+  ]
+  const width = Math.max(...rows.map(([name]) => name.length))
+  const lines = rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`)
+  const history = letter.interventions.flatMap(({ action, at, by, why, errors }) => [
+    ...errors.map(renderAttempt),
+    `${at.toISOString()}  ${action} by ${by}${why === null ? '' : `: ${why}`}`,
+  ])
+  const attempts = [...history, ...(letter.errors ?? []).map(renderAttempt)]
+  if (attempts.length > 0) lines.push('', ...attempts)
+  if (letter.payload !== undefined) {
+    const text =
+      typeof letter.payload === 'string' ? letter.payload : Buffer.from(letter.payload).toString('base64')
+    lines.push('', text)
+  }
+  return lines.join('\n')
+}
+
+export function renderAttempt({ attempt, at, worker, error, stack }: FailedAttempt): string {
+  const who = worker === null ? '' : ` on worker ${worker}`
+  return `${at}  attempt ${attempt}${who}: ${error}${stack == null ? '' : `\n${stack}`}`
+}
+
+/** Redrives or skips those that are named or match. 1 if one that was named is not there. */
+export async function changeLetters(
+  action: 'redrive' | 'skip',
+  names: readonly string[],
+  flags: ChangeFlags,
+): Promise<0 | 1> {
+  const { schema, database } = await readSettings(flags)
+  const filter = filterOf(flags, names)
+  if (flags.all !== true && Object.values(filter).every((value) => value === undefined)) {
+    throw new UsageError(`Say which: their numbers or ids, a filter such as --consumer, or --all.`)
+  }
+  const options = { schema, limit: flags.limit, by: flags.by, reason: flags.reason }
+  const run = action === 'redrive' ? redriveDeadLetters : skipDeadLetters
+  const dryRun = flags.dryRun === true
+  if (action === 'skip' && !dryRun) {
+    const { count } =
+      flags.yes === true ? { count: 0 } : await run(database(), filter, { ...options, dryRun: true })
+    if (!(await confirmed(`This deletes ${count} dead letters.`, flags.yes))) return 1
+  }
+  const { result, stopped } = await untilStopped(action === 'redrive' ? 'redriven' : 'skipped', (watch) =>
+    run(database(), filter, { ...options, ...watch, perSecond: flags.rate, dryRun }),
+  )
+  if (flags.json === true) say(JSON.stringify({ ...result, dryRun, stopped }))
+  else {
+    const done = action === 'redrive' ? 'Redriven' : 'Skipped'
+    say(dryRun ? `Would be ${done.toLowerCase()}: ${result.count}.` : `${done}: ${result.count}.`)
+    for (const name of result.unknown)
+      process.stderr.write(`There is no dead letter ${name} in the schema "${schema}".\n`)
+  }
+  return result.unknown.length > 0 || stopped ? 1 : 0
+}
+
+/** Writes letters, one JSON object a line. */
+export async function exportLetters(flags: FilterFlags & { out?: string }): Promise<void> {
+  const { schema, database } = await readSettings(flags)
+  const file = flags.out === undefined ? process.stdout : createWriteStream(flags.out, { flags: 'wx' })
+  if (file !== process.stdout) await once(file, 'open')
+  let count = 0
+  for await (const letter of exportDeadLetters(database(), filterOf(flags), { schema })) {
+    count++
+    if (!file.write(`${JSON.stringify(printable(letter))}\n`)) await once(file, 'drain')
+  }
+  if (file === process.stdout) return
+  file.end()
+  await once(file, 'finish')
+  if (flags.json === true) say(JSON.stringify({ count, file: flags.out }))
+  else say(`Wrote ${count} dead letters to ${flags.out}.`)
+}

@@ -1,0 +1,43 @@
+import type { OnEvent } from '../events.ts'
+import { logEvents, type LogLevel } from '../logging.ts'
+
+export { ms } from '../logging.ts'
+
+export interface LogOptions {
+  /** One JSON object a line on standard output, rather than lines for people on standard error. */
+  readonly json: boolean
+  /** Also what happens to every single message, and stacks. */
+  readonly verbose: boolean
+}
+
+export interface Log {
+  readonly onEvent: OnEvent
+  /** Something about the command itself. */
+  say(text: string): void
+}
+
+/** What the command line writes of events, for people or for programs. */
+export function createLog({ json, verbose }: LogOptions): Log {
+  const write = (level: LogLevel, who: string | null, text: string, fields: object): void => {
+    if (level === 'debug' && !verbose) return
+    const at = new Date().toISOString()
+    if (json) process.stdout.write(`${JSON.stringify({ at, level, ...fields })}\n`)
+    else
+      process.stderr.write(
+        `${at.slice(11, 23)} ${level.padEnd(5)} ${who === null ? '' : `${who}: `}${text}\n`,
+      )
+  }
+  const to =
+    (level: LogLevel) =>
+    (facts: object, text: string): void => {
+      const { kind, consumer, workerId } = facts as Parameters<OnEvent>[0]
+      write(level, [kind, consumer, workerId].filter((part) => part !== null).join(' '), text, facts)
+    }
+  return {
+    say: (text) => write('info', null, text, { type: 'command', text }),
+    onEvent: logEvents(
+      { debug: to('debug'), info: to('info'), warn: to('warn'), error: to('error') },
+      { stacks: verbose },
+    ),
+  }
+}

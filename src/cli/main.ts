@@ -1,0 +1,209 @@
+#!/usr/bin/env node
+import { Command, CommanderError, Option } from 'commander'
+import { version } from '../version.ts'
+import { addTimes } from './clockwork.ts'
+import { exitCode, report } from './failure.ts'
+import { brokerNames, type Flags } from './flags.ts'
+import { addObserving, watched } from './observing.ts'
+import { addOperating } from './operating.ts'
+import { whole } from './parse.ts'
+import { addProving } from './proving.ts'
+import type { RosterFlags } from './roster.ts'
+import type { WorkerCommand } from './workers.ts'
+
+// What a command needs is loaded when it runs: help and complaints come at once.
+
+const line = (text: string): boolean => process.stdout.write(`${text}\n`)
+
+let verbose = false
+let code: 0 | 1 | 2 = 0
+
+/** The options that all commands have. Their names in help are those of the README. */
+function common(command: Command): Command {
+  return command
+    .option('-c, --config <file>', 'configuration file (default: twinbox.config.{js,mjs,ts} here)')
+    .option('-d, --database <url>', 'where the tables are (or TWINBOX_DATABASE_URL, then DATABASE_URL)')
+    .option('-s, --schema <name>', "the tables' schema (or TWINBOX_SCHEMA; default: twinbox)")
+    .option('--json', 'write for programs rather than for people')
+    .option('-v, --verbose', 'tell more: every message, and errors with their stacks')
+    .hook('preAction', (_, action) => void (verbose = action.opts<Flags>().verbose ?? false))
+}
+
+function brokered(command: Command): Command {
+  return command
+    .addOption(new Option('-b, --broker <name>', 'or TWINBOX_BROKER').choices(brokerNames))
+    .option('-u, --url <url>', 'of the broker (or TWINBOX_BROKER_URL); for kafka host:port,host:port')
+}
+
+const workerId = (text: string, ids: number[] = []): number[] => [...ids, whole(text, 1, 2 ** 31 - 1)]
+
+const program = new Command('twinbox')
+  .description('Transactional outbox and inbox for Postgres.')
+  .version(version)
+  .helpCommand(true)
+  .showHelpAfterError('Run it with --help to see what it takes.')
+  .exitOverride()
+  .addHelpText(
+    'after',
+    `
+Flags beat the environment, and the environment beats the configuration file.
+Exit codes: 0 done, 1 failed, 2 used wrongly.
+
+Examples:
+  $ twinbox demo                          see it work, with nothing installed
+  $ twinbox migrate -d postgres://…       create or update the tables
+  $ twinbox work                          run all workers of twinbox.config.ts
+  $ twinbox status                        what waits, who works, what failed
+  $ twinbox workers --watch               who works, and what each one holds`,
+  )
+
+common(program.command('migrate'))
+  .description('Create the tables, or bring them up to date. Safe to repeat, and to start twice at once.')
+  .option('--print', 'print the SQL instead, for another migration tool; needs no database')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  $ twinbox migrate --database postgres://app@localhost/app
+  $ twinbox migrate --schema messaging
+  $ twinbox migrate --print | psql --single-transaction -v ON_ERROR_STOP=1`,
+  )
+  .action(async (flags: Flags & { print?: boolean }) => {
+    const { migrate, migrationFiles } = await import('../database/migrate.ts')
+    const { readSettings } = await import('./settings.ts')
+    const { schema, database } = await readSettings(flags)
+    if (flags.print === true) {
+      const files = migrationFiles(schema)
+      line(
+        flags.json === true
+          ? JSON.stringify(files)
+          : files
+              .map(({ sql }) => sql)
+              .join('\n')
+              .trimEnd(),
+      )
+      return
+    }
+    const applied = await migrate(database(), { schema })
+    if (flags.json === true) line(JSON.stringify({ schema, applied }))
+    else if (applied.length === 0) line(`The schema "${schema}" is up to date.`)
+    else for (const name of applied) line(`Applied ${name}`)
+  })
+
+const work: Record<WorkerCommand, { does: string; examples: string }> = {
+  relay: {
+    does: 'Send what was published to the broker.',
+    examples: `
+  $ twinbox relay --broker rabbitmq --url amqp://localhost
+  $ twinbox relay --broker postgres             no broker: straight into the inboxes`,
+  },
+  receive: {
+    does: 'Write what the broker delivers into the inbox of a consumer.',
+    examples: `
+  $ twinbox receive --consumer billing          topics as in twinbox.config.ts
+  $ twinbox receive --consumer billing --topic 'order.*' --topic invoice.sent -b kafka -u localhost:9092`,
+  },
+  claim: {
+    does: 'Handle the messages of a consumer with the handlers of twinbox.config.ts.',
+    examples: `
+  $ twinbox claim --consumer billing
+  $ twinbox claim                               all consumers of the configuration`,
+  },
+  work: {
+    does: 'Relay, receive and claim for all consumers of twinbox.config.ts, in one process.',
+    examples: `
+  $ twinbox work
+  $ twinbox work --json --verbose | jq .`,
+  },
+}
+
+for (const name of ['relay', 'receive', 'claim', 'work'] as const) {
+  const command = common(program.command(name)).description(work[name].does)
+  if (name !== 'claim') brokered(command)
+  if (name !== 'relay') command.option('--consumer <name>', 'only this one of the configuration')
+  watched(command)
+  if (name === 'receive') command.option('--topic <pattern...>', 'topic names or patterns such as order.*')
+  command
+    .addHelpText(
+      'after',
+      `\nRuns until SIGINT or SIGTERM: the first stops in good order, the second at once.\n\nExamples:${work[name].examples}`,
+    )
+    .action(async (flags: Flags) => {
+      const { runWorkers } = await import('./workers.ts')
+      code = await runWorkers(name, flags)
+    })
+}
+
+const workers = common(program.command('workers'))
+  .description('Show who works, what each worker holds, and who has ended in the last ten minutes.')
+  .option('-w, --watch', 'again every second, until Ctrl-C')
+  .option('--consumer <name>', 'only those of this consumer')
+  .addOption(new Option('--kind <kind>', 'only these').choices(['relay', 'receiver', 'claimer']))
+  // What stands behind "evict" belongs to it, even if "workers" has an option of that name.
+  .enablePositionalOptions()
+  .addHelpText(
+    'after',
+    `
+silent, gone            no heartbeat for 5 s; its session's lock is free: others will soon take its work
+died: lock, heartbeat   others found it dead, since its process was gone, or since it was silent
+evicted, stopped        by "twinbox workers evict"; by itself, in good order
+lock: no                a pooler is between: its death is found by its heartbeat only
+
+Examples:
+  $ twinbox workers
+  $ twinbox workers --watch --consumer billing
+  $ twinbox workers --json | jq '.workers[] | select(.state != "alive")'
+  $ twinbox workers evict 42`,
+  )
+  .action(async (flags: RosterFlags) => {
+    const { showWorkers } = await import('./roster.ts')
+    await showWorkers(flags)
+  })
+
+common(workers.command('evict'))
+  .description("Take a worker's work away, for others to go on with.")
+  .argument('<id...>', 'as "twinbox workers" shows them', workerId)
+  .addHelpText(
+    'after',
+    `
+The others take over within a second, and what it still writes for that work changes nothing. If its process
+lives, it notices at its next heartbeat, drops what it has in hand and comes back under a new id: to be rid of
+it, stop the process. Exits with 1 if an id is unknown or had already ended; the others are evicted all the same.
+
+Examples:
+  $ twinbox workers evict 42
+  $ twinbox workers evict 42 43 --json`,
+  )
+  .action(async (ids: readonly number[], flags: Flags) => {
+    const { evict } = await import('./roster.ts')
+    code = await evict(ids, { ...workers.opts<Flags>(), ...flags })
+  })
+
+const exit = (status: 0 | 1): void => void (code = status)
+addOperating(program, common, exit)
+addTimes(program, common, exit)
+addObserving(program, common, exit)
+
+addProving(program, (told) => void (verbose = told), exit)
+
+// Whoever read our output has left, as with `| head`.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
+
+function settle(command: Command, path: string): void {
+  // Before the command's own options: parents do not hand these on to commands.
+  command.exitOverride().showHelpAfterError(`See twinbox ${path} --help.`)
+  for (const below of command.commands) settle(below, `${path} ${below.name()}`)
+}
+for (const command of program.commands) settle(command, command.name())
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) code = error.exitCode === 0 ? 0 : 2
+  else {
+    code = exitCode(error)
+    process.stderr.write(`${report(error, verbose)}\n`)
+  }
+}
+// Pools of a configuration file, or of a handler, would keep the process alive.
+process.stdout.write('', () => process.exit(code))

@@ -1,0 +1,97 @@
+import type { MessageState } from '../database/sql/message.ts'
+import { readMessages, showMessage, type MessageHistory, type PlacedMessage } from '../operate/messages.ts'
+import type { CommonFlags } from './flags.ts'
+import { consumerOf, printable, renderAttempt, type FilterFlags } from './letters.ts'
+import { ms } from './log.ts'
+import { readSettings } from './settings.ts'
+import { short, table } from './table.ts'
+
+export interface MessageFlags extends FilterFlags {
+  readonly state?: readonly MessageState[]
+  readonly payload?: boolean
+}
+
+const say = (text: string): boolean => process.stdout.write(`${text}\n`)
+
+export async function listMessages(flags: MessageFlags): Promise<void> {
+  const { schema, database } = await readSettings(flags)
+  const { topic, key, state: states, limit, payload } = flags
+  const consumer = consumerOf(flags)
+  const messages = await readMessages(
+    database(),
+    { states, consumer, topic, key },
+    { schema, limit, payload },
+  )
+  if (flags.json === true) return void say(JSON.stringify({ schema, messages: messages.map(printable) }))
+  if (messages.length === 0) return void say('There are no such messages.')
+  const now = Date.now()
+  say(
+    table(
+      ['state', 'of', 'id', 'topic', 'key', 'age', 'attempts', 'worker', ''],
+      messages.map((message) => [
+        message.state,
+        message.consumer ?? 'outbox',
+        message.id,
+        message.topic,
+        message.key ?? '-',
+        message.since === null ? '-' : ms(Math.max(0, now - message.since.getTime())),
+        String(message.attempt),
+        message.worker === null ? '-' : String(message.worker),
+        remark(message, now, message.payload),
+      ]),
+    ),
+  )
+}
+
+/** What it waits for, and what it holds. */
+function remark({ dueAt, reason }: PlacedMessage, now: number, payload?: string | Uint8Array): string {
+  const due = dueAt === null ? '' : `in ${ms(Math.max(0, dueAt.getTime() - now))} `
+  const content =
+    payload === undefined ? '' : ` ${typeof payload === 'string' ? payload : `${payload.length} bytes`}`
+  return short(`${due}${reason ?? ''}${content}`.trim())
+}
+
+/** Tells where a message is and what happened to it. 1 if nothing is known of it. */
+export async function showOne(id: string, flags: CommonFlags & { payload?: boolean }): Promise<0 | 1> {
+  const { schema, database } = await readSettings(flags)
+  const history = await showMessage(database(), id, { schema, payload: flags.payload })
+  const known = history.places.length + history.received.length + history.interventions.length > 0
+  if (flags.json === true) say(JSON.stringify({ ...history, places: history.places.map(printable) }))
+  else if (known) say(renderHistory(history))
+  if (!known) process.stderr.write(`Nothing is known of a message ${id} in the schema "${schema}".\n`)
+  return known ? 0 : 1
+}
+
+function renderHistory({ places, received, interventions }: MessageHistory): string {
+  const time = (at: Date | null): string => at?.toISOString() ?? '-'
+  const events: [string, string][] = [
+    ...received.map(({ consumer, at }): [string, string] => [time(at), `received for ${consumer}`]),
+    ...interventions.flatMap(({ action, at, by, why, consumer, errors }) => [
+      ...errors.map((error): [string, string] => [error.at, renderAttempt(error)]),
+      [time(at), `${action} (${consumer ?? 'outbox'}) by ${by}${why === null ? '' : `: ${why}`}`] as [
+        string,
+        string,
+      ],
+    ]),
+    ...places.flatMap(({ errors }) =>
+      errors.map((error): [string, string] => [error.at, renderAttempt(error)]),
+    ),
+  ]
+  const now = Date.now()
+  const lines = places.flatMap((place) => [
+    `${place.state} of ${place.consumer ?? 'the outbox'} since ${time(place.since)}`,
+    `  topic ${place.topic}, key ${place.key ?? '-'}, published ${time(place.publishedAt)}, attempts ${place.attempt}` +
+      (place.worker === null ? '' : `, worker ${place.worker}`),
+    ...(remark(place, now) === '' ? [] : [`  ${remark(place, now)}`]),
+    ...(place.payload === undefined
+      ? []
+      : [typeof place.payload === 'string' ? place.payload : Buffer.from(place.payload).toString('base64')]),
+  ])
+  const still = new Set(places.map(({ consumer }) => consumer))
+  for (const { consumer } of received)
+    if (!still.has(consumer)) lines.push(`handled by ${consumer}, or taken back by an operator`)
+  const told = events
+    .toSorted(([a], [b]) => (a < b ? -1 : 1))
+    .map(([at, text]) => (text.startsWith(at) ? text : `${at}  ${text}`))
+  return [...lines, ...(told.length > 0 ? ['', ...told] : [])].join('\n')
+}

@@ -1,0 +1,84 @@
+import type { Command } from 'commander'
+import type { Flags } from './flags.ts'
+import { duration, whole } from './parse.ts'
+import type { RolesFlags } from './roles.ts'
+
+/** The commands with which an operator looks at what goes on. What they do is loaded when they run. */
+
+const port = (text: string): number => whole(text, 0, 65_535)
+
+/** What a command that runs workers has for those who watch it. */
+export function watched(command: Command): Command {
+  return command
+    .option(
+      '--metrics-port <port>',
+      'serve /metrics, /health/live and /health/ready there; 0 picks one',
+      port,
+    )
+    .option('--metrics-host <address>', 'where to listen for them (default: 127.0.0.1)')
+    .option(
+      '--stuck-after <time>',
+      'work that waits so long without any ending is stuck (default: 60s)',
+      duration,
+    )
+}
+
+/** Adds them to the program. `exit` is told with what to exit. */
+export function addObserving(
+  program: Command,
+  common: (command: Command) => Command,
+  exit: (code: 0 | 1) => void,
+): void {
+  common(program.command('status'))
+    .description('Show what waits, who works and what they hold, and what has failed.')
+    .option('-w, --watch', 'again every second, until Ctrl-C')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ twinbox status
+  $ twinbox status --watch
+  $ twinbox status --json | jq .outbox.depth`,
+    )
+    .action(async (flags: Flags) => {
+      const { showStatus } = await import('./status.ts')
+      await showStatus(flags)
+    })
+
+  common(program.command('roles'))
+    .description('Roles of least privilege: show who has them, or make them.')
+    .option('--print', 'print the SQL instead; needs no database')
+    .option('--apply', 'run it: make the roles, and give each what it needs and nothing else')
+    .addHelpText(
+      'after',
+      `
+publisher, relay, receiver, claimer, operator and reader, each named after the schema: twinbox_relay. Repeat it
+after a migration. Without a broker, a relay writes to the inbox and needs receiver as well.
+
+Examples:
+  $ twinbox roles --print
+  $ twinbox roles --apply -d postgres://owner@localhost/app && psql -c 'grant twinbox_publisher to app'`,
+    )
+    .action(async (flags: RolesFlags) => {
+      const { showRoles } = await import('./roles.ts')
+      await showRoles(flags)
+    })
+
+  common(program.command('doctor'))
+    .description('Look for what makes the work fail, slow or unsafe, and say what to do.')
+    .addHelpText(
+      'after',
+      `
+Looks at the tables against the migrations, grants, settings that void a guarantee, autovacuum and who holds it
+up, the clock, connections (also those that twinbox.config.ts would want), work that nobody does, bloat. Changes
+nothing. Sees most as the owner of the tables with pg_read_all_stats. Exits with 1 if anything is wrong.
+
+Examples:
+  $ twinbox doctor
+  $ twinbox doctor --json | jq '.findings[] | select(.level == "wrong")'`,
+    )
+    .action(async (flags: Flags) => {
+      const { runDoctor } = await import('./doctor.ts')
+      exit(await runDoctor(flags))
+    })
+}

@@ -1,0 +1,103 @@
+import { InvalidArgumentError, Option, type Command } from 'commander'
+import type { DemoOptions } from './demo/demo.ts'
+import { brokerNames, type Flags } from './flags.ts'
+import { whole } from './parse.ts'
+import type { SoakOptions } from './soak/soak.ts'
+
+/** The commands that show what Twinbox is worth. What they do is loaded when they run. */
+
+const messageCount = (text: string): number => whole(text, 10, 100_000)
+const soakCount = (text: string): number => whole(text, 10, 100_000_000)
+const soakRate = (text: string): number => whole(text, 1, 100_000)
+const seedNumber = (text: string): number => whole(text, 0, 2 ** 31 - 1)
+const faultCount = (text: string): number => whole(text, 0, 100_000)
+
+function minutes(text: string): number {
+  const value = Number(text)
+  if (/^\d+(\.\d+)?$/.test(text) && value >= 0.1 && value <= 10_000) return value
+  throw new InvalidArgumentError('It must be a number from 0.1 to 10000.')
+}
+
+/** Adds them to the program. `tell` is told whether to be verbose, and `exit` with what to exit. */
+export function addProving(
+  program: Command,
+  tell: (verbose: boolean) => void,
+  exit: (code: 0 | 1) => void,
+): void {
+  program
+    .command('demo')
+    .description(
+      'Publish, relay, receive and claim with real processes, kill two of them, and check the result.',
+    )
+    .option(
+      '-n, --messages <number>',
+      'how many GitHub webhooks to publish, 10 to 100000',
+      messageCount,
+      2000,
+    )
+    .addOption(new Option('-b, --broker <name>').choices(brokerNames).default('postgres'))
+    .option('-u, --url <url>', 'of the broker; for kafka host:port,host:port')
+    .option(
+      '-d, --database <url>',
+      'use a scratch schema there (default: an embedded Postgres in a temporary folder)',
+    )
+    .option('--json', 'end standard output with the result as one JSON object')
+    .option('-v, --verbose', 'errors with their stacks')
+    .hook('preAction', (_, action) => tell(action.opts<Flags>().verbose ?? false))
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ twinbox demo
+  $ twinbox demo --messages 10000 --json
+  $ twinbox demo --broker rabbitmq --url amqp://guest:guest@127.0.0.1:5672
+  $ twinbox demo --broker kafka --url 127.0.0.1:9092 --database postgres://postgres@127.0.0.1/postgres`,
+    )
+    .action(async (flags: DemoOptions) => {
+      const { runDemo } = await import('./demo/demo.ts')
+      exit(await runDemo(flags))
+    })
+
+  program
+    .command('soak')
+    .description(
+      'Break everything that can break under load, and check that nothing was lost, doubled or reordered.',
+    )
+    .option('-m, --minutes <number>', 'how long to publish (default: 5, or messages / rate)', minutes)
+    .option('--seed <number>', 'decides the faults; the same seed plans the same ones', seedNumber, 42)
+    .addOption(new Option('-b, --broker <name>').choices(brokerNames).default('postgres'))
+    .option('-u, --url <url>', 'of the broker; for kafka host:port,host:port')
+    .option(
+      '-d, --database <url>',
+      'use a scratch schema there (default: an embedded Postgres, which is then restarted and killed as well)',
+    )
+    .option('-n, --messages <number>', 'publish at least so many (default: minutes * rate)', soakCount)
+    .option('--rate <number>', 'messages per second, less when much is waiting', soakRate, 300)
+    .option('--keys <number>', 'how many ordering keys', soakCount, 10_000)
+    .option('--faults <number>', 'how many (default: one in six seconds)', faultCount)
+    .option('--schedule <file>', 'repeat the faults of an earlier run, from its schedule.json')
+    .option('--restart-broker <command>', 'restarts the broker, if it may be restarted')
+    .option('--report <dir>', 'keep the report, the schedule, the timeline and the histories there')
+    .option('--json', 'end standard output with the result as one JSON object')
+    .option('-v, --verbose', 'errors with their stacks')
+    .hook('preAction', (_, action) => tell(action.opts<Flags>().verbose ?? false))
+    .addHelpText(
+      'after',
+      `
+Nine processes work while others are killed, frozen, cut off, restarted and lied to about the time. What was committed,
+what was handled and who held what is written in the same transactions as the work, and checked in the end. Exits with
+1 if anything was lost, doubled, out of order, written by somebody who had lost it, or ended by itself.
+
+In a database of yours it makes a schema of its own, terminates its own connections there, and restarts nothing.
+
+Examples:
+  $ twinbox soak
+  $ twinbox soak --minutes 30 --seed 7 --rate 1000 --report soak
+  $ twinbox soak --schedule soak/schedule.json
+  $ twinbox soak --broker rabbitmq --url amqp://guest:guest@127.0.0.1:5672 --database postgres://postgres@127.0.0.1/postgres`,
+    )
+    .action(async (flags: SoakOptions) => {
+      const { runSoak } = await import('./soak/soak.ts')
+      exit(await runSoak(flags))
+    })
+}

@@ -1,0 +1,40 @@
+import { applyRoles, readRoles, rolesScript } from '../database/roles.ts'
+import { UsageError } from './failure.ts'
+import type { Flags } from './flags.ts'
+import { readSettings } from './settings.ts'
+import { table } from './table.ts'
+
+export interface RolesFlags extends Flags {
+  readonly print?: boolean
+  readonly apply?: boolean
+}
+
+/** Prints the script, runs it, or tells which roles there are and who has them. */
+export async function showRoles(flags: RolesFlags): Promise<void> {
+  if (flags.print === true && flags.apply === true) throw new UsageError('Give --print or --apply, not both.')
+  const { schema, database } = await readSettings(flags)
+  if (flags.print === true) {
+    const script = rolesScript(schema)
+    process.stdout.write(flags.json === true ? `${JSON.stringify({ schema, script })}\n` : script)
+    return
+  }
+  if (flags.apply === true) await applyRoles(database(), { schema })
+  const roles = await readRoles(database(), { schema })
+  if (flags.json === true) {
+    process.stdout.write(`${JSON.stringify({ schema, applied: flags.apply === true, roles })}\n`)
+    return
+  }
+  const rows = roles.map(({ name, exists, members }) => [
+    name,
+    exists ? 'yes' : 'no',
+    members.join(', ') || '-',
+  ])
+  process.stdout.write(`${table(['role', 'exists', 'members'], rows)}\n`)
+  if (flags.apply === true) {
+    process.stdout.write('\nGrant them to the users that your processes log in as: grant … to …\n')
+  } else if (roles.some(({ exists }) => !exists)) {
+    process.stdout.write(
+      '\nMake those that are missing with --apply, or see what it would run with --print.\n',
+    )
+  }
+}

@@ -1,0 +1,55 @@
+import { randomBytes } from 'node:crypto'
+import { Database } from '../database/database.ts'
+import { migrate } from '../database/migrate.ts'
+import { BrokerError, OptionError } from '../errors.ts'
+import { UsageError } from './failure.ts'
+import type { BrokerName } from './flags.ts'
+import { clearBroker, reachBroker, type Run } from './wire.ts'
+
+/** What a command that works on tables of its own is told about where. */
+export interface Place {
+  readonly broker: BrokerName
+  readonly url?: string
+  readonly database?: string
+}
+
+/** Where the broker is, by flag or environment. @throws UsageError */
+export function brokerUrlOf(what: string, { broker, url }: Place): string | null {
+  const brokerUrl = url ?? process.env['TWINBOX_BROKER_URL'] ?? null
+  if (broker !== 'postgres' && brokerUrl === null) {
+    throw new UsageError(`The ${what} over ${broker} needs --url, to say where it is.`)
+  }
+  return brokerUrl
+}
+
+/**
+ * Makes a schema with Twinbox's tables and others, and finds out whether the broker can be reached. What there is to
+ * undo goes to `cleanUp` as soon as it has been done.
+ */
+export async function openScratch(options: {
+  readonly what: 'demo' | 'soak'
+  readonly place: Place
+  /** Where to make the schema: a server of the user's, or one that ends with the run. */
+  readonly databaseUrl: string
+  readonly sql: (schema: string) => { readonly create: string; readonly drop: string }
+  readonly say: (text: string) => void
+  readonly cleanUp: (() => Promise<unknown>)[]
+}): Promise<{ run: Run; database: Database }> {
+  const { what, place, databaseUrl, sql, say, cleanUp } = options
+  const { broker } = place
+  const name = `twinbox_${what}_${randomBytes(4).toString('hex')}`
+  const brokerUrl = brokerUrlOf(what, place)
+  const run: Run = { name, schema: name, databaseUrl, broker, brokerUrl, consumer: what }
+  const database = new Database(databaseUrl, { schema: name, poolSize: 4 })
+  cleanUp.push(() => database.close())
+  say(`Migrating the schema ${name} …`)
+  await migrate(database)
+  if (place.database !== undefined) cleanUp.push(() => database.pool.query(sql(name).drop))
+  await database.pool.query(sql(name).create)
+  await reachBroker(run, database).catch((cause: unknown) => {
+    if (cause instanceof OptionError) throw cause
+    throw new BrokerError('reconnect', `The broker ${broker} cannot be reached:`, { cause })
+  })
+  if (broker !== 'postgres') cleanUp.push(() => clearBroker(run))
+  return { run, database }
+}

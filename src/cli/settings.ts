@@ -1,0 +1,120 @@
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import type { Broker } from '../brokers/broker.ts'
+import * as kafka from '../brokers/kafka.ts'
+import * as postgres from '../brokers/postgres.ts'
+import * as rabbitmq from '../brokers/rabbitmq.ts'
+import type { Config, ConsumerConfig } from '../config.ts'
+import type { DatabaseInput } from '../database/database.ts'
+import * as twinbox from '../index.ts'
+import { checkSchema, refuseUnknown } from '../options.ts'
+import { openBroker } from './brokers.ts'
+import { UsageError } from './failure.ts'
+import { brokerNames, type CommonFlags } from './flags.ts'
+
+/** Flags, environment and configuration file as one. What a command does not ask for may be missing. */
+export interface Settings {
+  readonly schema: string
+  readonly config: Config
+  /** @throws UsageError */
+  readonly database: () => DatabaseInput
+  /** @throws UsageError, OptionError */
+  readonly openBroker: () => Promise<Broker>
+}
+
+const configNames = ['twinbox.config.js', 'twinbox.config.mjs', 'twinbox.config.ts']
+
+/** Flags beat the environment, the environment beats the configuration file. */
+export async function readSettings(
+  flags: CommonFlags,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<Settings> {
+  const given = (name: string): string | undefined => (env[name] === '' ? undefined : env[name])
+  const config = await loadConfig(flags.config ?? given('TWINBOX_CONFIG'))
+  const schema = checkSchema(flags.schema ?? given('TWINBOX_SCHEMA') ?? config.schema ?? 'twinbox')
+  const database = (): DatabaseInput => {
+    const found = flags.database ?? given('TWINBOX_DATABASE_URL') ?? given('DATABASE_URL') ?? config.database
+    if (found !== undefined) return found
+    throw new UsageError(
+      'No database: give --database URL, set TWINBOX_DATABASE_URL, or name it in twinbox.config.{js,mjs,ts}.',
+    )
+  }
+  return {
+    schema,
+    config,
+    database,
+    openBroker: async () => {
+      const name = flags.broker ?? given('TWINBOX_BROKER')
+      const url = flags.url ?? given('TWINBOX_BROKER_URL')
+      if (name !== undefined) return openBroker(name, url, database, schema)
+      if (url !== undefined)
+        throw new UsageError(
+          '--url or TWINBOX_BROKER_URL needs --broker or TWINBOX_BROKER, to say what is there.',
+        )
+      if (config.broker !== undefined)
+        return typeof config.broker === 'function' ? config.broker() : config.broker
+      throw new UsageError(
+        `No broker: give --broker ${brokerNames.join('|')}, set TWINBOX_BROKER, or name it in twinbox.config.{js,mjs,ts}.`,
+      )
+    },
+  }
+}
+
+/** The one that was asked for, or all. @throws UsageError */
+export function chooseConsumers(config: Config, name: string | undefined): [string, ConsumerConfig][] {
+  const consumers = Object.entries(config.consumers ?? {})
+  if (name === undefined) return consumers
+  const chosen = consumers.filter(([consumer]) => consumer === name)
+  if (chosen.length > 0 || consumers.length === 0) return chosen
+  throw new UsageError(
+    `The configuration has no consumer "${name}". It has: ${consumers.map(([known]) => known).join(', ')}.`,
+  )
+}
+
+async function loadConfig(named: string | undefined): Promise<Config> {
+  const path =
+    named === undefined
+      ? configNames.map((name) => join(process.cwd(), name)).find((candidate) => existsSync(candidate))
+      : resolve(named)
+  if (path === undefined) return {}
+  if (!existsSync(path)) throw new UsageError(`There is no configuration file ${path}.`)
+  const config = await load(path)
+  if (typeof config !== 'object' || config === null) {
+    throw new UsageError(
+      `${path} must export its configuration as default: export default defineConfig({ … })`,
+    )
+  }
+  refuseUnknown(path, config, [
+    'database',
+    'schema',
+    'preparedStatements',
+    'telemetry',
+    'broker',
+    'consumers',
+    'relay',
+  ])
+  for (const [name, consumer] of Object.entries((config as Config).consumers ?? {})) {
+    if (typeof consumer !== 'object' || consumer === null) {
+      throw new UsageError(`${path}: the consumer "${name}" must be an object with topics and handlers.`)
+    }
+  }
+  return config
+}
+
+async function load(path: string): Promise<unknown> {
+  if (!path.endsWith('ts')) return ((await import(pathToFileURL(path).href)) as { default?: unknown }).default
+  // What the configuration imports from twinbox has to be what runs here, or a DeadLetterError of a handler would be
+  // of a class that nobody here knows.
+  const { createJiti } = await import('jiti')
+  const jiti = createJiti(import.meta.url, {
+    fsCache: false,
+    virtualModules: {
+      twinbox,
+      'twinbox/postgres': postgres,
+      'twinbox/rabbitmq': rabbitmq,
+      'twinbox/kafka': kafka,
+    },
+  })
+  return jiti.import(path, { default: true })
+}

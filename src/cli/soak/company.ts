@@ -1,0 +1,255 @@
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { account, Crew, hasEnded, type Member as AnyMember } from '../crew.ts'
+import { brokerAddresses, type Address, type Run } from '../wire.ts'
+import type { News, Order, Role, Tally, WorkRole } from './child.ts'
+import type { Detour } from './detour.ts'
+import type { LoadOptions } from './load.ts'
+import type { Disturbance } from './network.ts'
+
+export type Member = AnyMember<Role>
+
+/** A place that is to be filled: when its process dies, another takes its place, as an orchestrator would see to. */
+export interface Post {
+  readonly name: string
+  readonly role: WorkRole
+  /** Whose it is now; null in between. */
+  member: Member | null
+  /** How many have had it. */
+  hired: number
+  /** Ways through the network that only this post has. */
+  readonly toDatabase: string | null
+  readonly toBroker: readonly string[]
+  readonly databaseUrl: string
+  readonly brokerUrl: string | null
+  readonly detours: readonly Detour[]
+  /** Being restarted by somebody; nobody else may. */
+  busy: boolean
+}
+
+const strength: Record<WorkRole, number> = { receiver: 2, relay: 2, claimer: 3, publisher: 2 }
+/** After `stop`, a process has so long to end by itself: what keeps it alive then is a timer that somebody forgot. */
+const endsWithinMs = 2000
+/** Shorter than the patience of whoever asks a process to stop. */
+const options = { stopTimeoutMs: 8000 } as const
+
+/** Everybody who works in a soak, and the network between them and the servers. */
+export class Company {
+  readonly crew = new Crew<Role, Order, News>(new URL('./child.js', import.meta.url))
+  readonly posts: Post[] = []
+  kills = 0
+  /** Killed by themselves, since a message asked for it. */
+  suicides = 0
+  /** How processes ended that nobody and nothing had told to. */
+  readonly unexpected: string[] = []
+  /** How processes stopped that should have stopped in good order. */
+  readonly unruly: string[] = []
+  /** The longest that a process took to end after it had stopped everything, in milliseconds. */
+  slowestEndMs = 0
+  /** Starts that failed because a server was out of reach. */
+  failedStarts = 0
+  onTally: (post: Post, tally: Tally) => void = () => {}
+  /** Whether a fault is under way that a stop may have to wait for. */
+  isDisturbed = (): boolean => false
+  readonly #run: Run
+  readonly #folder: string
+  readonly #load: Omit<LoadOptions, 'rate'>
+  #rate: number
+  #network: Member | null = null
+  #restarted = (): void => {}
+  readonly #routed = new Map<string, (port: number) => void>()
+  readonly #stoppedAt = new Map<Member, number>()
+  #closing = false
+
+  constructor(run: Run, folder: string, load: LoadOptions, crew?: Crew<Role, Order, News>) {
+    this.#run = run
+    this.#folder = folder
+    this.#load = load
+    this.#rate = load.rate
+    if (crew !== undefined) this.crew = crew
+    this.crew.onNews = (member, news) => this.#hear(member, news)
+    this.crew.onUnexpected = ({ member, how, signal }) => {
+      if (member.role === 'server' || member.role === 'network') {
+        return this.crew.fail(new Error(`The ${member.name} ended by itself (${how})`))
+      }
+      const post = this.posts.find((one) => one.member === member)
+      if (signal === 'SIGKILL') this.suicides++
+      else if (member.workerId === null && this.isDisturbed()) this.failedStarts++
+      else this.unexpected.push(`The ${member.name} ended by itself (${how})`)
+      if (post !== undefined && !post.busy) void this.fill(post, 300)
+    }
+  }
+
+  /** The first of each kind gets a network of its own, which can be broken; broker connections all have one. */
+  async open(): Promise<void> {
+    this.#network = await this.crew.hire('network', 'network', { type: 'begin', role: 'network' })
+    const database = addressOf(this.#run.databaseUrl, 5432)
+    const brokers = await brokerAddresses(this.#run)
+    for (const role of ['receiver', 'relay', 'claimer', 'publisher'] as const) {
+      for (let number = 1; number <= strength[role]; number++) {
+        this.posts.push(await this.#createPost(role, number, database, brokers))
+      }
+    }
+    // What nobody has subscribed to cannot be sent.
+    for (const role of ['receiver', 'relay', 'claimer', 'publisher'] as const) {
+      await Promise.all(this.posts.filter((post) => post.role === role).map((post) => this.fill(post)))
+    }
+  }
+
+  async #createPost(
+    role: WorkRole,
+    number: number,
+    database: Address | null,
+    brokers: readonly Address[],
+  ): Promise<Post> {
+    const name = `${role}-${number}`
+    const toDatabase = number === 1 && database !== null ? `${name} database` : null
+    const url = new URL(this.#run.databaseUrl)
+    if (toDatabase !== null) {
+      Object.assign(url, { hostname: '127.0.0.1', port: String(await this.#route(toDatabase, database!)) })
+    }
+    url.searchParams.set('application_name', `${this.#run.name}.${name}`)
+    const toBroker: string[] = []
+    const detours: Detour[] = []
+    let { brokerUrl } = this.#run
+    for (const [index, address] of (role === 'relay' || role === 'receiver' ? brokers : []).entries()) {
+      const way = `${name} broker ${index}`
+      toBroker.push(way)
+      const port = await this.#route(way, address)
+      if (this.#run.broker === 'kafka') detours.push({ ...address, via: port })
+      else {
+        brokerUrl = Object.assign(new URL(brokerUrl!), {
+          hostname: '127.0.0.1',
+          port: String(port),
+        }).toString()
+      }
+    }
+    const databaseUrl = url.toString()
+    return {
+      name,
+      role,
+      member: null,
+      hired: 0,
+      toDatabase,
+      toBroker,
+      databaseUrl,
+      brokerUrl,
+      detours,
+      busy: false,
+    }
+  }
+
+  /** Has somebody at a post, and resolves when there is. */
+  async fill(post: Post, afterMs = 0): Promise<void> {
+    post.busy = true
+    try {
+      if (afterMs > 0) await sleep(afterMs)
+      while (!this.#closing) {
+        const number = ++post.hired
+        const run: Run = { ...this.#run, databaseUrl: post.databaseUrl, brokerUrl: post.brokerUrl }
+        const job = {
+          run,
+          role: post.role,
+          history: join(this.#folder, `${post.name}.${number}.tsv`),
+          detours: post.detours,
+          options,
+          load: { ...this.#load, rate: this.#rate },
+        }
+        const member = await this.crew.hire(post.name, post.role, { type: 'begin', role: post.role, job })
+        post.member = member
+        if (member.state === 'working') {
+          if (post.role === 'publisher') this.crew.tell(member, { type: 'rate', perSecond: this.#rate })
+          return
+        }
+        await sleep(300)
+      }
+    } finally {
+      post.busy = false
+    }
+  }
+
+  async kill(post: Post): Promise<void> {
+    const { member } = post
+    if (member === null || hasEnded(member.process)) return
+    await this.crew.kill(member)
+    if (member.process.signalCode === 'SIGKILL') this.kills++
+  }
+
+  /** Stops whoever is at a post, in good order. */
+  async dismiss(post: Post): Promise<void> {
+    const { member } = post
+    if (member === null || hasEnded(member.process)) return
+    const disturbed = this.isDisturbed()
+    const startedAt = performance.now()
+    const inTime = await this.crew.dismiss(member, { type: 'stop' })
+    if (member.state === 'killed' || disturbed || this.isDisturbed()) return
+    const stoppedAt = this.#stoppedAt.get(member)
+    if (!inTime) {
+      const where = stoppedAt === undefined ? 'did not stop' : 'had stopped, and did not end,'
+      this.unruly.push(`The ${post.name} ${where} within ${Math.round(performance.now() - startedAt)} ms`)
+    } else if (member.process.exitCode !== 0) {
+      this.unruly.push(
+        `The ${post.name} stopped with ${member.process.signalCode ?? `exit code ${member.process.exitCode}`}`,
+      )
+    } else if (stoppedAt !== undefined) {
+      const tookMs = performance.now() - stoppedAt
+      this.slowestEndMs = Math.max(this.slowestEndMs, Math.round(tookMs))
+      if (tookMs > endsWithinMs) {
+        this.unruly.push(`The ${post.name} ended ${Math.round(tookMs)} ms after it had stopped everything`)
+      }
+    }
+  }
+
+  /** Messages per second, of all publishers together. */
+  setRate(perSecond: number): void {
+    this.#rate = perSecond / strength.publisher
+    for (const member of this.crew.of('publisher')) {
+      this.crew.tell(member, { type: 'rate', perSecond: this.#rate })
+    }
+  }
+
+  disturb(way: string, how: Disturbance): void {
+    if (this.#network !== null) this.crew.tell(this.#network, { type: 'disturb', name: way, how })
+  }
+
+  /** Ends the server's process by a signal and starts it again. Resolves when it takes connections. */
+  async restartServer(signal: NodeJS.Signals): Promise<void> {
+    const [server] = this.crew.of('server')
+    const restarted = new Promise<void>((resolve) => (this.#restarted = resolve))
+    this.crew.tell(server!, { type: 'restart', signal })
+    await restarted
+  }
+
+  /** Stops all of one role, or everybody. */
+  async stop(role?: WorkRole): Promise<void> {
+    if (role === undefined) this.#closing = true
+    const leaving = this.posts.filter((post) => role === undefined || post.role === role)
+    for (const post of leaving) while (post.busy) await sleep(50)
+    await Promise.all(leaving.map((post) => this.dismiss(post)))
+  }
+
+  async #route(name: string, { host, port }: Address): Promise<number> {
+    const routed = new Promise<number>((resolve) => this.#routed.set(name, resolve))
+    this.crew.tell(this.#network!, { type: 'route', name, host, port })
+    return Promise.race([routed, this.crew.failed])
+  }
+
+  #hear(member: Member, news: News): void {
+    if (news.type === 'routed') this.#routed.get(news.name)?.(news.port)
+    else if (news.type === 'restarted') this.#restarted()
+    else if (news.type === 'stopped') this.#stoppedAt.set(member, performance.now())
+    else {
+      for (const { event } of news.tally.events) account(member, event)
+      member.done += news.tally.sent + news.tally.handled
+      const post = this.posts.find(({ name }) => name === member.name)
+      if (post !== undefined) this.onTally(post, news.tally)
+    }
+  }
+}
+
+/** A server's address, if it has one that a proxy can stand in for. */
+export function addressOf(url: string, standardPort: number): Address | null {
+  const { hostname, port, searchParams } = new URL(url)
+  if (hostname === '' || hostname.includes('%2F') || searchParams.has('host')) return null
+  return { host: hostname.replace(/^\[(.*)\]$/, '$1'), port: port === '' ? standardPort : Number(port) }
+}

@@ -1,0 +1,93 @@
+import type { createClaimer } from '../../claimer.ts'
+import type { TransactionContext } from '../../claimer/handlers.ts'
+import type { Database } from '../../database/database.ts'
+import { soakSql } from '../../database/sql/soak.ts'
+import type { Message } from '../../message.ts'
+import type { Run } from '../wire.ts'
+import type { History } from './history.ts'
+import { hashOf, topics, type Body } from './message.ts'
+
+const [single, batch, plain] = topics
+
+/** Handlers that write down what they were given, and misbehave where the message asks for it. */
+export function handlers(parts: {
+  readonly run: Run
+  readonly database: Database
+  readonly history: History
+  readonly workerId: () => number | null
+}): Parameters<typeof createClaimer>[1] {
+  const { run, database, history, workerId } = parts
+  const { text } = soakSql(run.schema).effect
+  const thrown = new Set<number>()
+
+  const values = (
+    messages: readonly Message[],
+    attempt: number,
+    fence: number,
+    worker: number,
+  ): unknown[] => {
+    const bodies = messages.map(({ payload }) => payload as Body)
+    const isPlain = messages[0]!.topic === plain
+    return [
+      bodies.map(({ n }) => n),
+      messages.map(({ id }) => id),
+      messages.map(({ topic }) => topic),
+      messages.map(({ key }) => key),
+      bodies.map((body) => hashOf(body)),
+      ...[attempt, fence, worker, isPlain],
+    ]
+  }
+  const begin = (messages: readonly Message[], attempt: number, fence: number): number => {
+    // Read before anything else: a worker that is given up on comes back under another id.
+    const worker = workerId() ?? 0
+    history.note('handle', worker, messages.map(({ id }) => id).join(','), attempt, fence)
+    return worker
+  }
+  const misbehave = async ({ n, temper }: Body, attempt: number, signal: AbortSignal): Promise<void> => {
+    if (temper === 'poison' || (temper === 'throw' && attempt === 1)) throw new Error(`${temper} on purpose`)
+    if (attempt > 1) return
+    if (temper === 'hang') await new Promise((_, reject) => signal.addEventListener('abort', reject))
+    if (temper === 'die') {
+      history.note('die', n)
+      process.kill(process.pid, 'SIGKILL')
+      await new Promise(() => {})
+    }
+  }
+
+  return {
+    [single]: async (message, { client, attempt, fence, signal }) => {
+      const worker = begin([message], attempt, fence)
+      // Half of those that fail have written before.
+      const body = message.payload as Body
+      if (body.n % 2 === 0) await misbehave(body, attempt, signal)
+      await client.query(text, values([message], attempt, fence, worker))
+      if (body.n % 2 === 1) await misbehave(body, attempt, signal)
+    },
+    [batch]: {
+      batch: true,
+      batchSize: 50,
+      handle: async (
+        messages: readonly Message[],
+        { client, attempt, fence }: TransactionContext<unknown>,
+      ): Promise<void> => {
+        const worker = begin(messages, attempt, fence)
+        await client.query(text, values(messages, attempt, fence, worker))
+        for (const { payload } of messages) {
+          const { n, temper } = payload as Body
+          if (temper === 'poison') throw new Error('poison on purpose')
+          if (temper !== 'throw' || thrown.has(n)) continue
+          thrown.add(n)
+          throw new Error('throw on purpose')
+        }
+      },
+    },
+    [plain]: {
+      transaction: false,
+      handle: async (message, { attempt, fence, signal }) => {
+        const worker = begin([message], attempt, fence)
+        await misbehave(message.payload as Body, attempt, signal)
+        await database.query(soakSql(run.schema).effect, values([message], attempt, fence, worker))
+      },
+    },
+  }
+}

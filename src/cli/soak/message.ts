@@ -1,0 +1,27 @@
+import { createHash } from 'node:crypto'
+
+/** What a handler does at its first attempt, or at each. */
+export type Temper = 'throw' | 'hang' | 'die' | 'poison'
+
+/** The payload of a message. */
+export interface Body {
+  /** Its number, which no other has. */
+  readonly n: number
+  /** Something to carry, of varying length and with what is hard to carry. */
+  readonly text: string
+  readonly temper?: Temper | undefined
+}
+
+/**
+ * How messages are handled: one by one in a transaction, in batches, or without a transaction. In a key's messages all of
+ * these alternate.
+ */
+export const topics = ['soak.single', 'soak.batch', 'soak.plain'] as const
+
+/** That what was handled is what was published, as a number that Postgres and JavaScript both hold exactly. */
+export function hashOf(body: Body): number {
+  return createHash('sha256').update(JSON.stringify(body)).digest().readUIntBE(0, 6)
+}
+
+/** How often a message is attempted before it becomes a dead letter. */
+export const maxAttempts = 6

@@ -1,0 +1,287 @@
+import { exec } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import pg from 'pg'
+import type { Database } from '../../database/database.ts'
+import { migrate } from '../../database/migrate.ts'
+import { rollback } from '../../database/sql/server.ts'
+import { soakSql } from '../../database/sql/soak.ts'
+import { hasEnded } from '../crew.ts'
+import { sentence } from '../failure.ts'
+import type { Company, Post } from './company.ts'
+import type { Disturbance } from './network.ts'
+import type { Fault, Kind } from './plan.ts'
+
+/** A fault that has happened, by this machine's clock. */
+export interface Strike {
+  readonly number: number
+  readonly kind: Kind
+  /** Whom it hit. */
+  readonly target: string
+  readonly at: number
+  healedAt: number | null
+}
+
+export interface NemesisParts {
+  readonly company: Company
+  readonly database: Database
+  readonly databaseUrl: string
+  /** Whether the server is the run's own. */
+  readonly ownServer: boolean
+  readonly restartBroker: string | null
+  readonly say: (text: string) => void
+}
+
+/** Why a kind of fault cannot be had in a run, or null if it can. */
+export function whyNot(
+  kind: Kind,
+  parts: Pick<NemesisParts, 'company' | 'ownServer' | 'restartBroker'>,
+): string | null {
+  const posts = parts.company.posts
+  if (kind === 'serverRestart' && !parts.ownServer)
+    return 'the Postgres server is yours; backends are terminated instead'
+  if (kind === 'brokerRestart' && parts.restartBroker === null)
+    return 'the broker is yours; --restart-broker COMMAND would allow it'
+  if (/^broker(?!Restart)/.test(kind) && posts.every(({ toBroker }) => toBroker.length === 0)) {
+    return 'there is no broker beside Postgres'
+  }
+  const needsWay: readonly Kind[] = ['reset', 'blackHole', 'oneWay', 'latency', 'cutAtCommit']
+  if (needsWay.includes(kind) && posts.every(({ toDatabase }) => toDatabase === null)) {
+    return 'the database has no address that a proxy could stand in for'
+  }
+  return null
+}
+
+/** Does to the company what the plan says, and heals it. */
+export class Nemesis {
+  readonly strikes: Strike[] = []
+  /** What could not be done, since there was nobody to do it to. */
+  missed = 0
+  readonly #parts: NemesisParts
+  readonly #sql: ReturnType<typeof soakSql>
+  readonly #active = new Set<Promise<void>>()
+  /** Disturbances that anybody may still feel, and for a while after. */
+  #calmAt = 0
+  #number = 0
+
+  constructor(parts: NemesisParts) {
+    this.#parts = parts
+    this.#sql = soakSql(parts.database.schema)
+    parts.company.isDisturbed = () => this.isDisturbed
+  }
+
+  get isDisturbed(): boolean {
+    return (
+      [...this.strikes].some(({ kind, healedAt }) => healedAt === null && !harmless.has(kind)) ||
+      Date.now() < this.#calmAt
+    )
+  }
+
+  /** What is under way, in words. */
+  get underWay(): string[] {
+    return this.strikes
+      .filter(({ healedAt }) => healedAt === null)
+      .map(({ kind, target }) => `${kind} ${target}`)
+  }
+
+  /** Begins a fault; it ends by itself. */
+  strike(fault: Fault): void {
+    const striking = this.#strike(fault)
+      .catch((error: unknown) =>
+        this.#parts.say(`The fault ${fault.kind} could not be carried out: ${sentence(error)}`),
+      )
+      .finally(() => this.#active.delete(striking))
+    this.#active.add(striking)
+  }
+
+  /** Resolves when nothing is under way any more. */
+  async healed(): Promise<void> {
+    while (this.#active.size > 0) await Promise.all(this.#active)
+    for (const { toDatabase, toBroker } of this.#parts.company.posts) {
+      for (const way of [...(toDatabase === null ? [] : [toDatabase]), ...toBroker]) {
+        this.#parts.company.disturb(way, { act: 'heal' })
+      }
+    }
+  }
+
+  async #strike(fault: Fault): Promise<void> {
+    const victims = this.#choose(fault)
+    if (victims === null) {
+      this.missed++
+      return
+    }
+    const strike: Strike = {
+      number: ++this.#number,
+      kind: fault.kind,
+      target: victims.length > 3 ? `${victims.length} processes` : victims.map(({ name }) => name).join(', '),
+      at: Date.now(),
+      healedAt: null,
+    }
+    this.strikes.push(strike)
+    const workers = victims.flatMap(({ member }) => (member?.workerId == null ? [] : [member.workerId]))
+    const marks = ['kill', 'massacre', 'freeze', 'stall', 'blackHole', 'oneWay', 'restart', 'rolling']
+    try {
+      await this.#carryOut(fault, victims)
+    } finally {
+      strike.healedAt = Date.now()
+      if (!harmless.has(fault.kind)) this.#calmAt = Math.max(this.#calmAt, Date.now() + 20_000)
+    }
+    await this.#note(strike, marks.includes(fault.kind) ? workers : [])
+  }
+
+  async #carryOut({ kind, forMs, pick }: Fault, victims: readonly Post[]): Promise<void> {
+    const { company, database, restartBroker } = this.#parts
+    const [first] = victims
+    const heal: Disturbance = { act: 'heal' }
+    const through = async (ways: readonly string[], how: Disturbance): Promise<void> => {
+      for (const way of ways) company.disturb(way, how)
+      if (forMs === 0) return
+      await sleep(forMs)
+      for (const way of ways) company.disturb(way, heal)
+    }
+    const toDatabase = victims.flatMap((post) => (post.toDatabase === null ? [] : [post.toDatabase]))
+    const toBroker = victims.flatMap((post) => post.toBroker)
+    switch (kind) {
+      case 'kill':
+      case 'massacre':
+        for (const post of victims) post.busy = true
+        await Promise.all(victims.map((post) => company.kill(post)))
+        await Promise.all(victims.map((post) => company.fill(post, forMs)))
+        return
+      case 'freeze': {
+        const { process } = first!.member!
+        process.kill('SIGSTOP')
+        await sleep(forMs)
+        if (!hasEnded(process)) process.kill('SIGCONT')
+        return
+      }
+      case 'restart':
+        return this.#replace(first!)
+      case 'rolling':
+        await Promise.all([
+          migrate(database),
+          (async () => {
+            for (const post of victims) if (!post.busy) await this.#replace(post)
+          })(),
+        ])
+        return
+      case 'stall':
+        company.crew.tell(first!.member!, { type: 'stall', ms: forMs })
+        return sleep(forMs)
+      case 'clock': {
+        const member = first!.member!
+        company.crew.tell(member, { type: 'clock', byMs: (pick < 0.5 ? -1 : 1) * 3_600_000 })
+        await sleep(forMs)
+        return company.crew.tell(member, { type: 'clock', byMs: 0 })
+      }
+      case 'reset':
+        return through(toDatabase, { act: 'reset' })
+      case 'blackHole':
+        return through(toDatabase, { act: 'blackHole', direction: 'both' })
+      case 'oneWay':
+        return through(toDatabase, { act: 'blackHole', direction: pick < 0.5 ? 'toServer' : 'toClient' })
+      case 'latency':
+        return through(toDatabase, { act: 'latency', ms: 20 + Math.round(pick * 200) })
+      case 'cutAtCommit':
+        return through(toDatabase, { act: 'cutAtCommit', deliver: pick < 0.5 })
+      case 'terminate': {
+        const whose = pick < 0.3 ? '' : first!.name
+        await database.query(this.#sql.terminate, [`${database.schema}.${whose}`])
+        return
+      }
+      case 'longTransaction':
+        return this.#holdTransaction(forMs)
+      case 'serverRestart':
+        return company.restartServer(pick < 0.3 ? 'SIGINT' : pick < 0.65 ? 'SIGQUIT' : 'SIGKILL')
+      case 'brokerReset':
+        return through(toBroker, { act: 'reset' })
+      case 'brokerBlackHole':
+        return through(toBroker, { act: 'blackHole', direction: 'both' })
+      case 'brokerDown':
+        return through(toBroker, { act: 'refuse' })
+      case 'brokerRestart':
+        await promisify(exec)(restartBroker!)
+        return
+      default:
+        return kind satisfies never
+    }
+  }
+
+  /** Whom a fault hits; nobody for what hits servers; null if there is nobody fit. */
+  #choose({ kind, pick }: Fault): Post[] | null {
+    const posts = this.#parts.company.posts.filter(
+      ({ busy, member }) =>
+        !busy && member !== null && member.state === 'working' && !hasEnded(member.process),
+    )
+    const one = (fit: readonly Post[]): Post[] | null => {
+      const post = fit[Math.floor(((pick * 9973) % 1) * fit.length)]
+      return post === undefined ? null : [post]
+    }
+    const workers = posts.filter(({ role }) => role !== 'publisher')
+    if (kind === 'longTransaction' || kind === 'serverRestart' || kind === 'brokerRestart') return []
+    if (kind === 'massacre') {
+      const half = posts.toSorted((a, b) => order(a, pick) - order(b, pick)).slice(0, posts.length >> 1)
+      return half.length === 0 ? null : half
+    }
+    if (kind === 'rolling') return workers.length === 0 ? null : workers
+    if (kind === 'brokerDown') return posts.filter(({ toBroker }) => toBroker.length > 0)
+    if (kind === 'brokerReset' || kind === 'brokerBlackHole') {
+      return one(posts.filter(({ toBroker }) => toBroker.length > 0))
+    }
+    if (['reset', 'blackHole', 'oneWay', 'latency', 'cutAtCommit'].includes(kind)) {
+      return one(posts.filter(({ toDatabase }) => toDatabase !== null))
+    }
+    return one(kind === 'freeze' || kind === 'stall' ? workers : posts)
+  }
+
+  async #replace(post: Post): Promise<void> {
+    post.busy = true
+    await this.#parts.company.dismiss(post)
+    await this.#parts.company.fill(post)
+  }
+
+  /** Holds the xmin horizon, the floors and an id, for as long as it lasts. */
+  async #holdTransaction(forMs: number): Promise<void> {
+    const client = new pg.Client({ connectionString: this.#parts.databaseUrl })
+    client.on('error', () => {})
+    await client.connect()
+    try {
+      await client.query(this.#sql.hold)
+      await sleep(forMs)
+      await client.query(rollback).catch(() => {})
+    } finally {
+      await client.end().catch(() => {})
+    }
+  }
+
+  /** The database may be out of reach just now. */
+  async #note({ number, kind, at, healedAt }: Strike, workers: readonly number[]): Promise<void> {
+    for (let tries = 0; ; tries++) {
+      try {
+        const before = Date.now()
+        const [clock] = await this.#parts.database.query<{ now: Date }>(this.#sql.clock)
+        const ahead = clock!.now.getTime() - (before + Date.now()) / 2
+        const time = (ms: number): Date => new Date(ms + ahead)
+        await this.#parts.database.query(this.#sql.struck, [number, kind, workers, time(at), time(healedAt!)])
+        return
+      } catch (error) {
+        if (tries === 50) throw error
+        await sleep(300)
+      }
+    }
+  }
+}
+
+/** What no stop has to wait for. */
+const harmless: ReadonlySet<Kind> = new Set([
+  'kill',
+  'massacre',
+  'restart',
+  'rolling',
+  'clock',
+  'longTransaction',
+])
+
+/** An order of posts that follows from the fault alone. */
+const order = ({ name }: Post, pick: number): number =>
+  (Buffer.from(name).reduce((sum, byte) => sum * 31 + byte, 7) * (1 + pick)) % 1009

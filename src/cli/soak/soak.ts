@@ -1,0 +1,278 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Database } from '../../database/database.ts'
+import { soakSql } from '../../database/sql/soak.ts'
+import { version } from '../../version.ts'
+import { Crew, stopOnSignals } from '../crew.ts'
+import { sentence } from '../failure.ts'
+import { brokerUrlOf, openScratch, type Place } from '../scratch.ts'
+import { createView, type View } from '../view.ts'
+import type { Run } from '../wire.ts'
+import { check } from './checker.ts'
+import type { News, Order, Role } from './child.ts'
+import { Company } from './company.ts'
+import { Gauge } from './gauge.ts'
+import { Nemesis, whyNot } from './nemesis.ts'
+import { kinds, makePlan, readPlan, type Kind, type Plan } from './plan.ts'
+import { recoveryOf, renderResult, renderViolations, type SoakResult } from './report.ts'
+import { drawTimeline } from './timeline.ts'
+
+export interface SoakOptions extends Place {
+  readonly minutes?: number
+  readonly seed: number
+  readonly messages?: number
+  readonly rate: number
+  readonly keys: number
+  readonly faults?: number
+  readonly schedule?: string
+  readonly restartBroker?: string
+  readonly report?: string
+  readonly json?: boolean
+}
+
+/** One fault in so many seconds, unless told otherwise. */
+const secondsPerFault = 6
+/** Nothing may hang: the longest that a run stands still before it is given up. */
+const standstillMs = 90_000
+
+/**
+ * Publishes, relays, receives and handles with real processes while faults come down on them by a plan; then heals,
+ * waits until everything has been handled, and checks what came out against every promise.
+ */
+export async function runSoak(options: SoakOptions): Promise<0 | 1> {
+  brokerUrlOf('soak', options)
+  const given = options.schedule === undefined ? null : readPlan(options.schedule)
+  const folder = openFolder(options.report)
+  const view = createView()
+  const crew = new Crew<Role, Order, News>(new URL('./child.js', import.meta.url))
+  const cleanUp: (() => Promise<unknown>)[] = []
+  const say = (text: string): void => view.say(text)
+  const stopped = stopOnSignals('soak', { crew, except: 'server', say: (text) => (view.end(), say(text)) })
+  let keep = options.report !== undefined
+  try {
+    const acting = play(options, given, { crew, view, folder, cleanUp })
+    // When something else ends the race, what the play still does fails for want of a database; nobody minds.
+    acting.catch(() => {})
+    const result = await Promise.race([acting, crew.failed, stopped.signal])
+    view.end()
+    keep ||= !result.ok
+    if (options.json === true) {
+      if (!result.ok) process.stderr.write(`${result.problems.join('\n')}\n`)
+      process.stdout.write(`${JSON.stringify(result)}\n`)
+    } else process.stdout.write(renderResult(result))
+    if (keep) say(`The report, the schedule, the timeline and the histories are in ${folder}`)
+    return result.ok ? 0 : 1
+  } finally {
+    view.end()
+    await crew.disband('server')
+    for (const undo of cleanUp.toReversed()) {
+      await undo().catch((error: unknown) => say(`Not everything was removed: ${sentence(error)}`))
+    }
+    if (!keep) rmSync(folder, { recursive: true, force: true })
+    stopped.release()
+  }
+}
+
+interface Stage {
+  readonly crew: Crew<Role, Order, News>
+  readonly view: View
+  readonly folder: string
+  /** What there is to undo, the last first. */
+  readonly cleanUp: (() => Promise<unknown>)[]
+}
+
+async function play(options: SoakOptions, given: Plan | null, stage: Stage): Promise<SoakResult> {
+  const { crew, view, folder, cleanUp } = stage
+  const delay = monitorEventLoopDelay({ resolution: 10 })
+  delay.enable()
+  const ownServer = options.database === undefined
+  const { run, database } = await openScratch({
+    what: 'soak',
+    place: options,
+    databaseUrl: options.database ?? (await startServer(stage)),
+    sql: soakSql,
+    say: (text) => view.say(text),
+    cleanUp,
+  })
+  const seed = given?.seed ?? options.seed
+  const seconds = given?.seconds ?? secondsOf(options)
+  const messages = options.messages ?? Math.round(seconds * options.rate)
+  const company = new Company(
+    run,
+    folder,
+    {
+      seed,
+      keys: options.keys,
+      rate: options.rate / 2,
+      oneInDies: options.faults === 0 ? 0 : Math.max(2000, Math.round(messages / (seconds / 60))),
+    },
+    crew,
+  )
+  view.say(`Starting receivers, relays, claimers, publishers and a network, over ${run.broker} …`)
+  await company.open()
+  const nemesis = new Nemesis({
+    company,
+    database,
+    databaseUrl: run.databaseUrl,
+    ownServer,
+    restartBroker: options.restartBroker ?? null,
+    say: (text) => view.say(text),
+  })
+  const reasons = new Map(
+    (Object.keys(kinds) as Kind[]).flatMap((kind) => {
+      const why = whyNot(kind, { company, ownServer, restartBroker: options.restartBroker ?? null })
+      return why === null ? [] : [[kind, why] as const]
+    }),
+  )
+  const plan =
+    given ?? makePlan(seed, seconds, options.faults ?? Math.round(seconds / secondsPerFault), reasons)
+  writeFileSync(join(folder, 'schedule.json'), `${JSON.stringify(plan, null, 1)}\n`)
+  for (const [kind, why] of reasons) view.say(`No ${kind}: ${why}.`)
+  view.say(
+    `${plan.faults.length} faults in ${seconds} s, ${messages} messages at ${options.rate}/s, seed ${seed}`,
+  )
+
+  const gauge = new Gauge(database, company, nemesis)
+  view.show(
+    messages,
+    () => gauge.lines(plan.faults.length),
+    () => gauge.summary(plan.faults.length),
+  )
+  const startedAt = Date.now()
+  gauge.start(startedAt)
+  let next = 0
+  for (;;) {
+    const passed = Date.now() - startedAt
+    for (
+      let fault = plan.faults[next];
+      fault !== undefined && fault.at <= passed;
+      fault = plan.faults[next]
+    ) {
+      next++
+      if (!reasons.has(fault.kind)) nemesis.strike(fault)
+    }
+    await gauge.look()
+    view.update(gauge.published, gauge.handled)
+    if (passed >= seconds * 1000 && (options.messages === undefined || gauge.published >= messages)) {
+      const exact = await gauge.exact()
+      if (exact !== null && (options.messages === undefined || exact.published >= options.messages)) break
+    }
+    company.setRate(gauge.isBehind(options.rate) ? options.rate / 5 : options.rate)
+    if (gauge.stoodStillMs > standstillMs) break
+    await sleep(100)
+  }
+  view.say('Healing, and waiting until everything has been handled …')
+  await nemesis.healed()
+  await company.stop('publisher')
+  const problems: string[] = []
+  for (gauge.calm(); ; await sleep(100)) {
+    await gauge.look()
+    view.update(gauge.published, gauge.handled)
+    if (gauge.isEmpty && (await gauge.isComplete())) break
+    if (gauge.stoodStillMs > standstillMs) {
+      problems.push(
+        `Nothing has been handled for ${standstillMs / 1000} s, although all is healed: ${gauge.leftovers()}`,
+      )
+      break
+    }
+  }
+  await company.stop()
+  gauge.stop()
+  view.end()
+  const loadSeconds = (Date.now() - startedAt) / 1000
+  const connections = await connectionsLeft(database, run)
+  if (connections > 0)
+    problems.push(`${connections} connections of processes that have ended are still there`)
+  view.say('Holding what was handled against what was committed …')
+  const found = await check(database, folder)
+  const counts = Object.entries(found.broken)
+  const named = ['lost', 'ghosts', 'altered', 'duplicateEffects', 'orderViolations', 'zombieWrites']
+  problems.push(
+    ...counts.flatMap(([rule, count]) => (count === 0 ? [] : [`${rule}: ${count}`])),
+    ...found.violations.slice(0, 10).map(({ rule, id, why }) => `${rule} ${id ?? ''}: ${why}`),
+    ...company.unexpected,
+    ...company.unruly,
+  )
+  const result: SoakResult = {
+    ok: problems.length === 0,
+    broker: run.broker,
+    seed,
+    published: found.counts.published,
+    handled: found.counts.handled,
+    deadLetters: found.counts.dead,
+    lost: found.broken.lost,
+    ghosts: found.broken.ghosts,
+    altered: found.broken.altered,
+    duplicateEffects: found.broken.duplicateEffects,
+    orderViolations: found.broken.orderViolations,
+    zombieWrites: found.broken.zombieWrites,
+    otherViolations: counts.reduce((sum, [rule, count]) => (named.includes(rule) ? sum : sum + count), 0),
+    faults: nemesis.strikes.length,
+    faultsByKind: countBy(nemesis.strikes.map(({ kind }) => kind)),
+    skippedFaults: Object.fromEntries(reasons),
+    kills: company.kills + company.suicides,
+    unexpectedExits: company.unexpected.length,
+    counts: found.counts,
+    recoveryMs: recoveryOf(found.recovery),
+    slowestEndMs: company.slowestEndMs,
+    memorySlope: gauge.memorySlope(),
+    runnerDelayMs: Math.round(delay.percentile(99) / 1e6),
+    seconds: Math.round(loadSeconds * 10) / 10,
+    checkSeconds: found.seconds,
+    versions: { twinbox: version, node: process.version, postgres: await gauge.serverVersion() },
+    problems,
+  }
+  delay.disable()
+  const title = `twinbox soak over ${run.broker}, seed ${seed}: ${result.published} messages, ${result.faults} faults, ${result.ok ? 'all well' : 'VIOLATIONS'}`
+  writeFileSync(join(folder, 'timeline.svg'), drawTimeline(title, gauge.samples, nemesis.strikes, startedAt))
+  writeFileSync(join(folder, 'report.json'), `${JSON.stringify(result, null, 1)}\n`)
+  writeFileSync(
+    join(folder, 'report.txt'),
+    [
+      renderResult(result),
+      renderViolations(found.violations),
+      ...nemesis.strikes.map((strike) => JSON.stringify(strike)),
+    ].join('\n'),
+  )
+  return result
+}
+
+/** An embedded Postgres that ends with the run. Returns its URL. */
+async function startServer({ crew, view, cleanUp }: Stage): Promise<string> {
+  view.say('Starting an embedded Postgres in a temporary folder …')
+  const starting = crew.hire('database server', 'server', { type: 'begin', role: 'server' })
+  const server = crew.members.at(-1)!
+  cleanUp.push(() => crew.dismiss(server, { type: 'stop' }))
+  await starting
+  return server.url!
+}
+
+/** Where the report goes, or a temporary folder that is kept only if there is something to look into. */
+function openFolder(report: string | undefined): string {
+  if (report === undefined) return mkdtempSync(join(tmpdir(), 'twinbox-soak-'))
+  mkdirSync(report, { recursive: true })
+  return resolve(report)
+}
+
+function secondsOf({ minutes, messages, rate }: SoakOptions): number {
+  if (minutes !== undefined) return Math.round(minutes * 60)
+  return messages === undefined ? 300 : Math.max(10, Math.round(messages / rate))
+}
+
+/** The server needs a moment to notice that a client has gone. */
+async function connectionsLeft(database: Database, run: Run): Promise<number> {
+  for (let tries = 0; ; tries++) {
+    const [left] = await database.query<{ count: number }>(soakSql(run.schema).connections, [`${run.name}.`])
+    if (left!.count === 0 || tries === 50) return left!.count
+    await sleep(100)
+  }
+}
+
+function countBy<Name extends string>(names: readonly Name[]): Partial<Record<Name, number>> {
+  const counts: Partial<Record<Name, number>> = {}
+  for (const name of names) counts[name] = (counts[name] ?? 0) + 1
+  return counts
+}

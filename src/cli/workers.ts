@@ -1,0 +1,129 @@
+import type { Broker } from '../brokers/broker.ts'
+import { createClaimer } from '../claimer.ts'
+import type { ConsumerConfig } from '../config.ts'
+import { createReceiver } from '../receiver.ts'
+import { createRelay } from '../relay.ts'
+import { workerOptionNames, type Worker, type WorkerOptions } from '../worker.ts'
+import { createEndpoint, type Endpoint } from './endpoint.ts'
+import { UsageError } from './failure.ts'
+import type { Flags } from './flags.ts'
+import { createLog, type Log } from './log.ts'
+import { chooseConsumers, readSettings, type Settings } from './settings.ts'
+
+export type WorkerCommand = 'relay' | 'receive' | 'claim' | 'work'
+
+/** Runs the workers of one command until a signal stops them. */
+export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<0 | 1> {
+  const settings = await readSettings(flags)
+  const log = createLog({ json: flags.json ?? false, verbose: flags.verbose ?? false })
+  const endpoint = await openEndpoint(flags, settings)
+  const shared: WorkerOptions = {
+    database: settings.database(),
+    schema: settings.schema,
+    preparedStatements: settings.config.preparedStatements,
+    onEvent(event) {
+      log.onEvent(event)
+      endpoint?.onEvent(event)
+    },
+    telemetry: settings.config.telemetry,
+  }
+  const broker = command === 'claim' ? null : await settings.openBroker()
+  const workers: Worker[] = []
+  try {
+    workers.push(...createWorkers(command, flags, settings, shared, broker))
+    await endpoint?.open(workers, log)
+    return await untilSignal(workers, log)
+  } finally {
+    await Promise.allSettled(workers.map((worker) => worker.stop()))
+    await endpoint?.close()
+    await broker?.close()
+  }
+}
+
+/** Nothing listens unless it is asked for. */
+async function openEndpoint(flags: Flags, { database, schema }: Settings): Promise<Endpoint | null> {
+  const { metricsPort: port, metricsHost: host = '127.0.0.1', stuckAfter: stuckAfterMs } = flags
+  if (port === undefined) return null
+  return createEndpoint({ database: database(), schema, port, host, stuckAfterMs })
+}
+
+/** In the order of their start: who subscribes comes before who sends. */
+function createWorkers(
+  command: WorkerCommand,
+  flags: Flags,
+  settings: Settings,
+  shared: WorkerOptions,
+  broker: Broker | null,
+): Worker[] {
+  const workers: Worker[] = []
+  const consumers = command === 'relay' ? [] : consumersFor(command, flags, settings)
+  for (const [consumer, config] of consumers) {
+    if (broker === null) break
+    const { topics, identify } = config
+    workers.push(createReceiver({ ...sharedOptions(config), ...shared, broker, consumer, topics, identify }))
+  }
+  for (const [consumer, { topics: _topics, handlers, identify: _identify, ...options }] of consumers) {
+    if (command === 'receive') break
+    workers.push(createClaimer({ ...options, ...shared, consumer }, handlers))
+  }
+  if (broker !== null && command !== 'receive') {
+    workers.push(createRelay({ ...settings.config.relay, ...shared, broker }))
+  }
+  return workers
+}
+
+/** Of a consumer's options those that its receivers know too; the others are its claimers'. */
+function sharedOptions(config: ConsumerConfig): Partial<WorkerOptions> {
+  const known: readonly string[] = workerOptionNames
+  return Object.fromEntries(Object.entries(config).filter(([name]) => known.includes(name)))
+}
+
+function consumersFor(
+  command: WorkerCommand,
+  flags: Flags,
+  { config }: Settings,
+): [string, ConsumerConfig][] {
+  const chosen = chooseConsumers(config, flags.consumer)
+  if (command === 'receive' && flags.topic !== undefined) {
+    if (flags.consumer === undefined)
+      throw new UsageError('--topic needs --consumer, to say who receives it.')
+    const known = chosen[0]?.[1] ?? { handlers: {} }
+    return [[flags.consumer, { ...known, topics: flags.topic }]]
+  }
+  if (chosen.length === 0) {
+    const instead = command === 'receive' ? ', or give --consumer NAME and --topic PATTERN' : ''
+    throw new UsageError(
+      `No consumer to ${command === 'work' ? 'work for' : command + ' for'}: describe ${flags.consumer === undefined ? 'one' : `"${flags.consumer}"`} under "consumers" in twinbox.config.{js,mjs,ts}${instead}.`,
+    )
+  }
+  return chosen
+}
+
+/** The first signal stops in good order, the second at once. */
+async function untilSignal(workers: readonly Worker[], log: Log): Promise<0 | 1> {
+  let stop: () => void = () => {}
+  const asked = new Promise<void>((resolve) => (stop = resolve))
+  let signals = 0
+  const onSignal = (signal: NodeJS.Signals): void => {
+    signals++
+    if (signals > 1) {
+      log.say('Stopped at once. What was under way will be taken over by others.')
+      process.exit(1)
+    }
+    log.say(`${signal}: stopping when what is under way has ended. Once more to stop at once.`)
+    stop()
+  }
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+  for (const name of names) process.on(name, onSignal)
+  try {
+    for (const worker of workers) {
+      if (signals > 0) break
+      await worker.start()
+    }
+    await asked
+    await Promise.all(workers.map((worker) => worker.stop()))
+    return 0
+  } finally {
+    for (const name of names) process.off(name, onSignal)
+  }
+}

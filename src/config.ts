@@ -1,0 +1,40 @@
+import type { Broker } from './brokers/broker.ts'
+import type { ClaimerOptions } from './claimer.ts'
+import type { Handlers } from './claimer/handlers.ts'
+import type { DatabaseInput } from './database/database.ts'
+import type { RelayOptions } from './relay/options.ts'
+import type { ReceiverOptions } from './receiver.ts'
+import type { Telemetry } from './telemetry.ts'
+
+/** What every worker gets from the configuration as a whole. */
+type Given = 'database' | 'schema' | 'preparedStatements' | 'onEvent' | 'telemetry'
+
+/** What is received for one consumer, and what handles it. Everything but the first three goes to its claimers. */
+export interface ConsumerConfig<Tables = unknown> extends Omit<ClaimerOptions, Given | 'consumer'> {
+  /** Topic names or AMQP patterns: `order.*`, `order.#`. */
+  readonly topics: readonly string[]
+  readonly handlers: Handlers<Tables>
+  /** See `createReceiver`. */
+  readonly identify?: ReceiverOptions['identify']
+}
+
+/** The default export of `twinbox.config.{js,mjs,ts}`, from which the command line starts workers. */
+export interface Config<Tables = unknown> {
+  readonly database?: DatabaseInput | undefined
+  /** @default 'twinbox' */
+  readonly schema?: string | undefined
+  /** Switch it off behind PgBouncer in transaction mode before version 1.21. @default true */
+  readonly preparedStatements?: boolean | undefined
+  /** Traces and metrics, as `twinbox/opentelemetry` makes them. @default none */
+  readonly telemetry?: Telemetry | undefined
+  /** A broker, or a function that opens one: commands that need none do not call it. */
+  readonly broker?: Broker | (() => Broker | Promise<Broker>) | undefined
+  /** By name. */
+  readonly consumers?: Readonly<Record<string, ConsumerConfig<Tables>>> | undefined
+  readonly relay?: Omit<RelayOptions, Given | 'broker'> | undefined
+}
+
+/** Returns what it is given: it is there for the types. */
+export function defineConfig<Tables = unknown>(config: Config<Tables>): Config<Tables> {
+  return config
+}

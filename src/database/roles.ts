@@ -1,0 +1,53 @@
+import { checkSchema } from '../options.ts'
+import { openDatabase, type DatabaseInput, type DatabaseOptions } from './database.ts'
+import { checkSchemaVersion } from './migrate.ts'
+import { roleNames, roleOf, rolesSql, type RoleName } from './sql/roles.ts'
+
+/** A role of least privilege, and who has it. */
+export interface RoleStatus {
+  readonly role: RoleName
+  /** Its name in the database: the schema's and its own, `twinbox_relay`. */
+  readonly name: string
+  readonly exists: boolean
+  /** Roles that are granted it. */
+  readonly members: readonly string[]
+}
+
+/** The SQL that makes the roles and gives each what it needs. What `twinbox roles --print` prints. @throws OptionError */
+export const rolesScript = (schema = 'twinbox'): string => rolesSql(checkSchema(schema)).script
+
+/**
+ * Makes the six roles where they are missing, and gives each of them what it needs and nothing else. Repeat it after a
+ * migration. In one transaction; needs the owner of the tables, and CREATEROLE. Grant the
+ * roles to the users that your processes log in as.
+ *
+ * @throws SchemaError, or the database's error
+ */
+export async function applyRoles(input: DatabaseInput, options: DatabaseOptions = {}): Promise<void> {
+  const { database, owned } = openDatabase(input, { ...options, poolSize: 1 })
+  try {
+    await checkSchemaVersion(database)
+    await database.transaction((client) => client.query(rolesSql(database.schema).script))
+  } finally {
+    if (owned) await database.close()
+  }
+}
+
+/** Reads which of the roles there are, and who has them. @throws the database's error */
+export async function readRoles(input: DatabaseInput, options: DatabaseOptions = {}): Promise<RoleStatus[]> {
+  const { database, owned } = openDatabase(input, { ...options, poolSize: 1 })
+  try {
+    const rows = await database.query<{ found: boolean; members: string[] }>(
+      rolesSql(database.schema).members,
+      [roleNames.map((role) => roleOf(database.schema, role))],
+    )
+    return roleNames.map((role, index) => ({
+      role,
+      name: roleOf(database.schema, role),
+      exists: rows[index]!.found,
+      members: rows[index]!.members,
+    }))
+  } finally {
+    if (owned) await database.close()
+  }
+}

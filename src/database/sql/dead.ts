@@ -1,0 +1,188 @@
+import type { Statement } from '../database.ts'
+import { columns, messageColumns, perSchema } from './statement.ts'
+
+/** By what the candidates are found. Each has an index, so that what is looked at is bounded before it is filtered. */
+export type DeadScope = 'all' | 'consumer' | 'key' | 'named'
+
+/** What is done with those that were chosen. */
+export type DeadAction = 'count' | 'redrive' | 'skip'
+
+/**
+ * Dead letters: read, redriven and skipped by operators. None is prepared by name, see operate.ts; and each run gets a
+ * plan for the filters that it was given.
+ *
+ * $1 consumer, $2 topic, $3 key, $4 text in the reason, $5 class of the error, $6 and $7 least and greatest age in
+ * milliseconds, $8 numbers, $9 ids: each null if it does not matter.
+ */
+export const deadSql = perSchema((s) => {
+  const scopes: Record<DeadScope, string> = {
+    all: 'true',
+    consumer: 'd.consumer = $1',
+    key: 'd.consumer = $1 and d.key = $3',
+    named: '(d.number = any ($8::bigint[]) or d.id = any ($9::uuid[]))',
+  }
+  const filters = `($1::text is null or d.consumer = $1) and ($2::text is null or d.topic = $2)
+    and ($3::text is null or d.key = $3)
+    and ($4::text is null or strpos(lower(d.reason), lower($4)) > 0)
+    and ($5::text is null or d.reason = $5 or starts_with(d.reason, $5 || ':'))
+    and ($6::float8 is null or d.died_at <= clock_timestamp() - $6::float8 * interval '1 millisecond')
+    and ($7::float8 is null or d.died_at >= clock_timestamp() - $7::float8 * interval '1 millisecond')
+    and (($8::bigint[] is null and $9::uuid[] is null)
+      or d.number = any ($8::bigint[]) or d.id = any ($9::uuid[]))`
+  const shown = `d.number, d.died_at, d.seq, d.attempt, d.consumer, d.reason, d.id, d.topic, d.key, d.received_at,
+    d.published_at, d.expires_at`
+  // Narrow scopes have an index of their own, in which only what is not fixed is compared.
+  const orders: Record<DeadScope, string> = {
+    all: 'd.consumer, d.seq, d.number',
+    consumer: 'd.seq, d.number',
+    key: 'd.seq, d.number',
+    named: 'd.consumer, d.seq, d.number',
+  }
+  const beyond = (scope: DeadScope): string =>
+    orders[scope] === 'd.seq, d.number'
+      ? '(d.seq, d.number) > ($11::bigint, $12::bigint) and $10::text is not null'
+      : '(d.consumer, d.seq, d.number) > ($10::text, $11::bigint, $12::bigint)'
+  // It starts anew: whoever redrives a message that had expired wants it handled all the same.
+  const anew = columns('gone').replace(
+    'gone.expires_at',
+    'case when gone.expires_at > clock_timestamp() then gone.expires_at end',
+  )
+
+  // A step looks at $14 letters from $10 to $12 on, in the order in which the messages arrived, and does it to the first
+  // $15 that match. So what a step costs does not depend on how many there are, nor on how few of them match. Those that
+  // die while it goes on are above $13, and left alone: they would come round again and again.
+  const step = (scope: DeadScope, action: DeadAction): Statement => ({
+    text: `with page as materialized (
+      select d.number, d.died_at, d.seq, d.consumer, d.topic, d.key, d.id, d.reason
+      from ${s}.dead_letter as d
+      where ${scopes[scope]} and ${beyond(scope)} and d.number <= $13
+      order by ${orders[scope]} limit $14
+    ),
+    chosen as materialized (
+      select d.number, d.consumer, d.seq from page as d where ${filters}
+      order by d.consumer, d.seq, d.number limit $15
+    )${effects(action)}
+    select (select count(*) from page) as looked_at,
+      coalesce((select array_agg(number order by consumer, seq, number) from ${action === 'count' ? 'chosen' : 'gone'}), '{}')
+        as numbers,
+      (select count(*) from chosen) as chosen, at.consumer, at.seq, at.number
+    from (select) as one
+    left join lateral (
+      -- Where the next step goes on: behind the last that was chosen, or if all of the page was filtered, behind it.
+      select l.consumer, l.seq, l.number from (
+        (select consumer, seq, number from chosen
+          where (select count(*) from chosen) = $15 order by consumer desc, seq desc, number desc limit 1)
+        union all
+        (select consumer, seq, number from page order by consumer desc, seq desc, number desc limit 1)
+      ) as l limit 1
+    ) as at on true`,
+  })
+
+  const effects = (action: DeadAction): string => {
+    if (action === 'count') return ''
+    const gone = `,
+    gone as materialized (
+      delete from ${s}.dead_letter as d using chosen where d.number = chosen.number
+      returning d.*
+    ),
+    audited as (
+      insert into ${s}.audit (action, who, why, consumer, topic, key, id, seq, died_at, attempt, reason, errors)
+      select '${action}', $16::text, $17::text, consumer, topic, key, id, seq, died_at, attempt, reason, errors from gone
+      order by number
+    )`
+    if (action === 'skip') {
+      return `${gone},
+    freed as (
+      update ${s}.parked as p set until = clock_timestamp(), released_to = 0 from gone
+      where p.consumer = gone.consumer and p.lane = ${s}.lane_of(gone.key) and p.key = gone.key
+        and p.until = 'infinity' and p.head = gone.seq
+    )`
+    }
+    return `${gone},
+    -- What has a place in a lane goes back to it, before what waits and what comes; the holder of the lane sees to it.
+    -- A key that is held back behind another dead letter stays so, or it would go on without that one. Sorted, or two
+    -- operators could deadlock.
+    freed as (
+      insert into ${s}.parked as p (consumer, lane, key, until, reason, head)
+      select distinct on (consumer, lane, key) consumer, ${s}.lane_of(key) as lane, key, clock_timestamp(), reason, seq
+      from gone where key is not null and seq > 0
+      order by consumer, lane, key, seq
+      on conflict (consumer, lane, key) do update set released_to = 0, until = case
+        when p.until < 'infinity' or p.head is null
+          or exists (select from gone as g where (g.consumer, g.key, g.seq) = (p.consumer, p.key, p.head))
+          or exists (
+            select from ${s}.parked_message as m
+            where m.consumer = p.consumer and m.lane = p.lane and m.key = p.key and m.seq = p.head)
+        then clock_timestamp() else p.until end
+    ),
+    waiting as (
+      insert into ${s}.parked_message (consumer, lane, seq, received_at, attempt, ${messageColumns})
+      select consumer, ${s}.lane_of(key), seq, received_at, 0, ${anew} from gone
+      where key is not null and seq > 0
+    ),
+    -- The others are due at once. A delivery that was no message never had a place, and its key may be too long for one.
+    due as (
+      insert into ${s}.deferred (consumer, due_at, received_at, attempt, ${messageColumns})
+      select consumer, clock_timestamp(), received_at, 0, ${anew.replace(
+        'gone.key',
+        'case when octet_length(gone.key) <= 255 then gone.key end',
+      )}
+      from gone where key is null or seq = 0
+      order by seq, number
+    )`
+  }
+
+  return {
+    newest: { text: `select coalesce(max(number), 0) as number from ${s}.dead_letter` },
+
+    /** A page for people, the latest first: $10 and $11 below which seq and number, $12 how many to look at, $13 limit. */
+    list: (scope: DeadScope): Statement => {
+      // Those of one key stand in its index by their seq.
+      const [order, below] =
+        scope === 'key'
+          ? ['d.seq desc, d.number desc', '(d.seq, d.number) < ($10::bigint, $11::bigint)']
+          : ['d.number desc', 'd.number < $11::bigint and $10::bigint is not null']
+      return {
+        text: `with page as materialized (
+          select ${shown} from ${s}.dead_letter as d where ${scopes[scope]} and ${below}
+          order by ${order} limit $12
+        ),
+        last as (select d.seq, d.number from page as d order by ${order.replaceAll('desc', 'asc')} limit 1)
+        select (select count(*) from page) as looked_at, last.seq as last_seq, last.number as last_number, m.*
+        from (select) as one
+        left join last on true
+        left join (select * from page as d where ${filters} order by ${order} limit $13) as m on true
+        order by ${order.replaceAll('d.', 'm.')}`,
+      }
+    },
+
+    step,
+
+    /** Those of a step, whole: $1 numbers. */
+    letters: {
+      text: `select ${shown}, d.headers, d.payload, d.body, d.content_type, d.errors
+      from ${s}.dead_letter as d where d.number = any ($1::bigint[]) order by d.consumer, d.seq, d.number`,
+    },
+
+    /** $1 number or null, $2 id or null. */
+    show: {
+      text: `select ${shown}, d.headers, d.errors, d.content_type,
+        coalesce(octet_length(d.payload::text), octet_length(d.body)) as bytes,
+        case when $3::boolean then d.payload end as payload, case when $3::boolean then d.body end as body,
+        exists (
+          select from ${s}.parked as p where p.consumer = d.consumer and p.lane = ${s}.lane_of(d.key) and p.key = d.key
+            and p.until = 'infinity' and p.head = d.seq
+        ) as holds_key
+      from ${s}.dead_letter as d where d.number = $1 or d.id = $2 order by d.number limit 100`,
+    },
+
+    known: {
+      text: `select number, id from ${s}.dead_letter where number = any ($1::bigint[]) or id = any ($2::uuid[])`,
+    },
+
+    audit: {
+      text: `select action, at, who, why, died_at, attempt, reason, errors from ${s}.audit
+      where id = $1 and consumer = $2 order by number limit 1000`,
+    },
+  }
+})

@@ -1,0 +1,91 @@
+import { perSchema } from './statement.ts'
+
+/** The business of `twinbox demo`: what was committed with each message, and what the handlers made of it. */
+export const demoSql = perSchema((s, statement) => ({
+  create: `
+    create table ${s}.repository (name text primary key, events integer not null);
+    create table ${s}.ledger (
+      message_id uuid primary key,
+      topic text not null,
+      key text,
+      -- The how manieth of its key, in the order of the commits.
+      nth integer,
+      hash text not null
+    );
+    create table ${s}.effect (
+      serial bigint primary key generated always as identity,
+      message_id uuid not null,
+      topic text not null,
+      key text,
+      hash text not null,
+      attempt integer not null,
+      worker integer
+    );`,
+
+  drop: `drop schema if exists ${s} cascade`,
+
+  // Locks the repository until the end of the transaction: events of one repository are counted as they commit.
+  advance: statement(
+    'demo_advance',
+    `insert into ${s}.repository as r (name, events) values ($1, 1)
+    on conflict (name) do update set events = r.events + 1
+    returning events`,
+  ),
+
+  record: statement(
+    'demo_record',
+    `insert into ${s}.ledger (message_id, topic, key, nth, hash) values ($1, $2, $3, $4, $5)`,
+  ),
+
+  effect: statement(
+    'demo_effect',
+    `insert into ${s}.effect (message_id, topic, key, hash, attempt, worker) values ($1, $2, $3, $4, $5, $6)`,
+  ),
+
+  progress: statement(
+    'demo_progress',
+    `select (select count(*) from ${s}.ledger) as published, (select count(*) from ${s}.effect) as handled`,
+  ),
+
+  // What a claimer has claimed and not settled.
+  held: statement(
+    'demo_held',
+    `select i.id from ${s}.inbox as i
+    join ${s}.lane as l on l.consumer = i.consumer and l.lane = i.lane
+    where i.lane < 64 and l.holder = $1 and i.seq <= l.reach
+    union all
+    select id from ${s}.inbox where lane >= 64 and holder = $1`,
+  ),
+
+  left: statement(
+    'demo_left',
+    `select
+      (select count(*) from ${s}.outbox) as outbox,
+      (select count(*) from ${s}.inbox) as inbox,
+      (select count(*) from ${s}.deferred) as deferred,
+      (select count(*) from ${s}.parked_message) as parked,
+      (select count(*) from ${s}.dead_letter) as dead_letters,
+      (select reason from ${s}.dead_letter order by number desc limit 1) as reason`,
+  ),
+
+  verdict: statement(
+    'demo_verdict',
+    `select
+      (select count(*) from ${s}.ledger) as published,
+      (select count(distinct message_id) from ${s}.effect) as handled,
+      (select count(*) - count(distinct message_id) from ${s}.effect) as duplicate_effects,
+      (select count(*) from ${s}.ledger as l
+        where not exists (select from ${s}.effect as e where e.message_id = l.message_id)) as lost,
+      (select count(*) from ${s}.effect as e
+        where not exists (select from ${s}.ledger as l where l.message_id = e.message_id)) as ghosts,
+      (select count(*) from ${s}.effect as e join ${s}.ledger as l using (message_id)
+        where (e.hash, e.topic, e.key) is distinct from (l.hash, l.topic, l.key)) as altered,
+      (select count(*) from (
+        select l.nth, max(l.nth) over (
+          partition by l.key order by e.serial rows between unbounded preceding and 1 preceding) as before
+        from ${s}.effect as e join ${s}.ledger as l using (message_id)
+        where l.key is not null
+      ) as run where run.nth < run.before) as order_violations,
+      (select count(*) from ${s}.effect where attempt > 1) as repeated`,
+  ),
+}))

@@ -1,0 +1,99 @@
+import { perSchema } from './statement.ts'
+
+/** What `twinbox doctor` asks. Each statement reads catalogs, or a bounded number of rows. */
+export const doctorSql = perSchema((s) => {
+  const bare = s.replaceAll('"', '')
+  // Another schema's name in a function's text, and ours, have to compare as the same.
+  const plain = (text: string): string =>
+    `replace(replace(replace(${text}, '"' || $1 || '"', 'S'), $1, 'S'), 'twinbox', 'S')`
+
+  return {
+    server: {
+      text: `select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
+      current_setting('synchronous_commit') as synchronous_commit, current_setting('autovacuum') as autovacuum,
+      current_setting('track_counts') as track_counts, current_setting('max_connections')::int as max_connections,
+      (select count(*) from pg_stat_activity where backend_type = 'client backend')::int as connections,
+      pg_has_role(current_user, 'pg_read_all_stats', 'usage') as sees_all, current_user::text as me,
+      extract(epoch from clock_timestamp())::float8 * 1000 as now_ms`,
+    },
+
+    // Everything that a migration makes, as the server itself describes it. $1 the schema.
+    catalog: {
+      text: `select 'column' as kind, c.relname || '.' || a.attname as name, concat_ws(' ',
+          format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
+          case when a.attidentity <> '' then 'identity' end,
+          case when a.attcollation <> t.typcollation then 'collate ' || l.collname end,
+          'default ' || ${plain('pg_get_expr(d.adbin, d.adrelid)')}) as definition
+        from pg_class as c
+        join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        join pg_type as t on t.oid = a.atttypid
+        left join pg_collation as l on l.oid = a.attcollation
+        left join pg_attrdef as d on d.adrelid = c.oid and d.adnum = a.attnum
+        where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relkind in ('r', 'p')
+      union all
+      select 'index', i.relname::text, ${plain('pg_get_indexdef(i.oid)')}
+        from pg_class as i where i.relnamespace = to_regnamespace(quote_ident($1)) and i.relkind = 'i'
+      union all
+      select 'constraint', r.relname || '.' || k.conname, ${plain('pg_get_constraintdef(k.oid)')}
+        from pg_constraint as k join pg_class as r on r.oid = k.conrelid
+        where k.connamespace = to_regnamespace(quote_ident($1)) and k.contype in ('c', 'p', 'u', 'f', 'x')
+      union all
+      select 'function', ${plain("p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'")},
+          ${plain('pg_get_functiondef(p.oid)')}
+        from pg_proc as p where p.pronamespace = to_regnamespace(quote_ident($1)) and p.prokind = 'f'
+      union all
+      select 'trigger', r.relname || '.' || g.tgname, ${plain('pg_get_triggerdef(g.oid)')}
+        from pg_trigger as g join pg_class as r on r.oid = g.tgrelid
+        where r.relnamespace = to_regnamespace(quote_ident($1)) and not g.tgisinternal
+      union all
+      select 'storage settings of', c.relname::text,
+          coalesce((select string_agg(o, ', ' order by o) from unnest(c.reloptions) as o), 'none')
+        from pg_class as c where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relkind = 'r'
+      union all
+      select 'persistence of', c.relname::text, case c.relpersistence when 'p' then 'logged' else 'unlogged' end
+        from pg_class as c where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relkind = 'r'
+      order by 1, 2`,
+    },
+
+    tables: {
+      text: `select t.relname::text as name, t.n_dead_tup::float8 as dead, t.n_live_tup::float8 as live,
+      c.relpersistence = 'u' as unlogged, coalesce('autovacuum_enabled=false' = any (c.reloptions), false)
+        or coalesce('autovacuum_enabled=off' = any (c.reloptions), false) as unvacuumed
+      from pg_stat_user_tables as t join pg_class as c on c.oid = t.relid
+      where t.schemaname = '${bare}' order by t.relname`,
+    },
+
+    // An index of queues shrinks to nothing again and again; what is still large beside its table is bloat.
+    indexes: {
+      text: `select i.relname::text as name, x.indisvalid and x.indisready as valid,
+        pg_relation_size(i.oid)::float8 as bytes, pg_relation_size(r.oid)::float8 as table_bytes
+      from pg_index as x join pg_class as i on i.oid = x.indexrelid join pg_class as r on r.oid = x.indrelid
+      where i.relnamespace = to_regnamespace('${bare}') order by i.relname`,
+    },
+
+    // Of each consumer ('' is the outbox) whether anything waits to be worked on, who could do it, and how many lanes
+    // with something in them nobody has taken for longer than any lease should lapse.
+    consumers: {
+      text: `select c.consumer,
+        (case when c.consumer = '' then exists (select from ${s}.outbox)
+          else exists (select from ${s}.inbox as i where i.consumer = c.consumer) end) as waits,
+        (select count(*) from ${s}.worker as w where w.consumer = c.consumer
+          and w.kind = case when c.consumer = '' then 'relay' else 'claimer' end and w.ended_at is null
+          and w.beat_at > clock_timestamp() - interval '30 seconds')::int as workers,
+        (select count(*) from ${s}.lane as l
+          where l.consumer = c.consumer and l.lease_until < clock_timestamp() - interval '30 seconds'
+            and case when c.consumer = ''
+              then exists (select from ${s}.outbox as o where o.lane = l.lane and o.seq > l.floor
+                and o.published_at < clock_timestamp() - interval '30 seconds')
+              else l.lane < 64 and exists (select from ${s}.inbox as i
+                where i.consumer = c.consumer and i.lane = l.lane and i.seq > l.floor
+                  and i.received_at < clock_timestamp() - interval '30 seconds') end)::int as stuck,
+        exists (select from ${s}.subscription as u where u.consumer = c.consumer) as subscribed,
+        (select count(*) from ${s}.worker as w where w.consumer = c.consumer and c.consumer <> ''
+          and (w.ended_at is null or w.ended_at > clock_timestamp() - interval '1 hour')
+          and w.beat_at > clock_timestamp() - interval '1 hour')::int as lately
+      from (select distinct consumer from ${s}.lane union select consumer from ${s}.subscription) as c
+      order by c.consumer`,
+    },
+  }
+})

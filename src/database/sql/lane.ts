@@ -1,0 +1,68 @@
+import { serverIdentity } from './server.ts'
+import { durably, perSchema } from './statement.ts'
+
+/** Lanes: who holds them, under which fence, until when. The consumer '' is the outbox. */
+export const laneSql = perSchema((s, statement) => {
+  // A floor counts only on the server on which it was found: what a crash or a failover has taken back may stand below.
+  const floor = `case when l.lowered = n.lowered and n.server = ${serverIdentity} then greatest(l.floor, n.floor)
+    else l.floor end`
+  return {
+    create: statement(
+      'create_lanes',
+      `insert into ${s}.lane (consumer, lane)
+    select $1, lane from generate_series(0, $2::int - 1) as lane
+    on conflict do nothing`,
+    ),
+
+    // Takes lanes: those of dead workers that were dealt to this one ($6, holder and lane as one number), and up to its
+    // fair share ($5) those that are free, whose lease has lapsed or whose holder's death has left them to anybody ($4),
+    // the longest neglected first. `previous` is null if the lane was given back, so the new holder knows whether
+    // somebody died over it.
+    take: statement(
+      'take_lanes',
+      `with c as materialized (
+      select lane, holder, reach from ${s}.lane
+      where consumer = $1 and (
+        holder::bigint * 256 + lane = any ($6::bigint[])
+        or $5::int > 0 and (lease_until <= clock_timestamp() or holder = any ($4::int[]))
+      )
+      order by (holder::bigint * 256 + lane = any ($6::bigint[])) is true desc, lease_until, lane
+      limit greatest($5::int, cardinality($6::bigint[]))
+      for no key update skip locked
+    )
+    update ${s}.lane as l set
+      holder = $2, since = clock_timestamp(), fence = l.fence + 1, lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond',
+      reach = 0
+    from c cross join ${durably} as d
+    where l.consumer = $1 and l.lane = c.lane and d.durable is not null
+    returning l.lane, l.fence, l.floor, l.lowered, c.reach, c.holder as previous, ${serverIdentity} as server`,
+    ),
+
+    renew: statement(
+      'renew_lanes',
+      `update ${s}.lane as l set
+      lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond',
+      floor = ${floor}
+    from unnest($4::smallint[], $5::bigint[], $6::bigint[], $7::int[], $8::text[])
+      as n(lane, fence, floor, lowered, server)
+    where l.consumer = $1 and l.holder = $2 and l.lane = n.lane and l.fence = n.fence
+    returning l.lane`,
+    ),
+
+    // Gives lanes back. The fence rises with the next holder; holder null says that nobody died.
+    release: statement(
+      'release_lanes',
+      `update ${s}.lane as l set holder = null, since = null, lease_until = '-infinity',
+      floor = ${floor}
+    from unnest($3::smallint[], $4::bigint[], $5::bigint[], $6::int[], $7::text[])
+      as n(lane, fence, floor, lowered, server)
+    where l.consumer = $1 and l.holder = $2 and l.lane = n.lane and l.fence = n.fence
+    returning l.lane`,
+    ),
+
+    stripeFloors: statement(
+      'stripe_floors',
+      `select lane, floor from ${s}.lane where consumer = $1 and lane >= 64 order by lane`,
+    ),
+  }
+})

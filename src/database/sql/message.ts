@@ -1,0 +1,115 @@
+import { columns, messageColumns, perSchema } from './statement.ts'
+
+/** Where a message can be. */
+export const messageStates = ['outbox', 'inbox', 'deferred', 'parked', 'dead', 'handled'] as const
+export type MessageState = (typeof messageStates)[number]
+
+/**
+ * Where messages are, for operators. $1 states, $2 consumer ('' the outbox), $3 topic, $4 key, $5 id: null if it does not
+ * matter; $6 how many rows of each table are looked at, $7 limit, $8 whether to read payloads.
+ */
+export const messageSql = perSchema((s) => {
+  const wanted = `($2::text is null or m.consumer = $2) and ($3::text is null or m.topic = $3)
+    and ($4::text is null or m.key = $4) and ($5::uuid is null or m.id = $5)`
+  const branch = (state: MessageState, rows: string): string => `(
+    select '${state}' as state, m.* from (${rows}) as m
+    where '${state}' = any ($1::text[]) and ${wanted}
+    order by m.consumer, m.place limit $7)`
+  const content = (alias: string): string =>
+    columns(alias, messageColumns.replace(', payload, body', '')) +
+    `, case when $8::boolean then ${alias}.payload end as payload, case when $8::boolean then ${alias}.body end as body`
+  const inHand = (holder: string, leaseUntil: string): string =>
+    `case when ${leaseUntil} > clock_timestamp() then ${holder} end`
+  // From each lane's floor on, and with a key only its lane: below it there are dead rows only.
+  const lanes = (table: string, where: string, consumers: string, select: string): string => `
+    select m.* from ${s}.lane as l
+    cross join lateral (
+      select ${select}, ${content('m')} from ${s}.${table} as m
+      where ${where} m.lane = l.lane and m.seq > l.floor order by m.seq limit $6
+    ) as m
+    where ${consumers} and ($2::text is null or l.consumer = $2)
+      and ($4::text is null or l.lane = ${s}.lane_of($4)) limit $6`
+  const each = (table: string, select: string, payload = content('m')): string => `
+    select ${select}, ${payload} from ${s}.${table} as m
+    where ($2::text is null or m.consumer = $2) and ($5::uuid is null or m.id = $5) limit $6`
+  const nothing = `null::timestamptz as due_at, null::int as holder, null::text as reason`
+
+  return {
+    find: {
+      text: [
+        branch(
+          'outbox',
+          lanes(
+            'outbox',
+            '',
+            `l.consumer = ''`,
+            `l.consumer, m.seq as place, m.published_at as since, m.attempt, null::timestamptz as received_at, m.errors,
+            ${nothing}`,
+          ),
+        ),
+        branch(
+          'inbox',
+          lanes(
+            'inbox',
+            'm.consumer = l.consumer and',
+            `l.consumer <> ''`,
+            `m.consumer, m.seq as place, m.received_at as since, m.attempt, m.received_at, m.errors,
+            null::timestamptz as due_at, case when m.lane >= 64 then ${inHand('m.holder', 'm.lease_until')}
+              when m.seq <= l.reach then ${inHand('l.holder', 'l.lease_until')} end as holder, null::text as reason`,
+          ),
+        ),
+        branch(
+          'deferred',
+          each(
+            'deferred',
+            `m.consumer, m.seq as place, coalesce(m.received_at, m.published_at) as since, m.attempt, m.received_at,
+            m.errors, m.due_at, null::int as holder, null::text as reason`,
+          ),
+        ),
+        branch(
+          'parked',
+          // Each with when its key goes on, and why it does not yet.
+          each(
+            'parked_message',
+            `m.consumer, m.seq as place, m.received_at as since, m.attempt, m.received_at, m.errors,
+            (select nullif(k.until, 'infinity') from ${s}.parked as k
+              where (k.consumer, k.lane, k.key) = (m.consumer, m.lane, m.key)) as due_at, null::int as holder,
+            (select k.reason from ${s}.parked as k where (k.consumer, k.lane, k.key) = (m.consumer, m.lane, m.key))
+              as reason`,
+          ),
+        ),
+        branch(
+          'dead',
+          each(
+            'dead_letter',
+            `m.consumer, m.number as place, m.died_at as since, m.attempt, m.received_at, m.errors,
+            null::timestamptz as due_at, null::int as holder, m.reason`,
+          ),
+        ),
+        branch(
+          'handled',
+          each(
+            'handled',
+            `m.consumer, 0::bigint as place, m.handled_at as since, m.attempt, m.received_at, null::jsonb as errors,
+            null::timestamptz as due_at, m.worker as holder, null::text as reason`,
+            `m.id, m.topic, m.key, null::json as headers, null::text as content_type, m.published_at,
+            null::timestamptz as expires_at, null::json as payload, null::bytea as body`,
+          ),
+        ),
+      ].join(' union all '),
+    },
+
+    /** Who has received it inside the dedupe window. $1 id. */
+    seen: {
+      text: `select c.consumer, k.seen_at
+      from (select distinct consumer from ${s}.lane where consumer <> '') as c
+      join ${s}.seen as k on k.consumer = c.consumer and k.id = $1
+      order by c.consumer`,
+    },
+
+    audit: {
+      text: `select consumer, action, at, who, why, died_at, attempt, reason, errors from ${s}.audit
+      where id = $1 order by number limit 1000`,
+    },
+  }
+})

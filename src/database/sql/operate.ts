@@ -1,0 +1,45 @@
+import { perSchema } from './statement.ts'
+
+/**
+ * What an operator sees of the workers, and does with them. None is prepared by name: each runs once on its connection,
+ * and a pooler would hand the name to the next command, which prepares it again and fails.
+ */
+export const operateSql = perSchema((s) => ({
+  // The living, then the dead of the last minutes, the latest first. A lock that was taken on another server, or on
+  // this one before its restart, says nothing about its worker: after a failover all would be shown as gone.
+  workers: {
+    text: `select w.id, w.kind, w.consumer, w.host, w.pid, w.version, w.started_at, w.in_hand, w.ended_at, w.ended_by,
+      extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms,
+      lock.objid is not null as locked,
+      coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked,
+      coalesce(held.lanes, '{}') as lanes, held.since
+    from ${s}.worker as w
+    left join (
+      select holder, array_agg(lane order by lane) as lanes, min(since) as since
+      from ${s}.lane where lease_until > clock_timestamp() group by holder
+    ) as held on held.holder = w.id
+    left join pg_locks as lock
+      on w.ended_at is null and lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted
+      and lock.database = (select oid from pg_database where datname = current_database())
+      and lock.classid = '${s}.worker'::regclass and lock.objid = w.id::oid
+    where (w.ended_at is null or w.ended_at > clock_timestamp() - interval '10 minutes')
+      and ($2::text is null or w.consumer = $2) and ($3::text is null or w.kind = $3)
+    order by w.ended_at desc nulls first, w.kind, w.consumer, w.id
+    limit $1`,
+  },
+
+  // An id that is known and was not evicted had ended before, even if that was a moment ago and the snapshot of this
+  // statement does not know it yet.
+  evict: {
+    text: `with evicted as (
+      update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'evict'
+      where id = any ($1::int[]) and ended_at is null
+      returning id, application, extract(epoch from clock_timestamp() - beat_at)::float8 * 1000 as silent_ms
+    )
+    select asked.id, w.id is not null as known, e.id is not null as evicted, e.application, e.silent_ms
+    from unnest($1::int[]) with ordinality as asked(id, place)
+    left join evicted as e on e.id = asked.id
+    left join ${s}.worker as w on w.id = asked.id
+    order by asked.place`,
+  },
+}))

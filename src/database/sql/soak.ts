@@ -1,0 +1,371 @@
+import { perSchema } from './statement.ts'
+
+/**
+ * The oracle of `twinbox soak`: what was committed with each message, what the handlers made of it, and who held what,
+ * each written by the transaction that it is about. So an ambiguous commit needs no guessing: the tables know.
+ */
+export const soakSql = perSchema((s, statement) => ({
+  create: `
+    -- One number for each life of a publisher, from which it makes the numbers of its messages.
+    create sequence ${s}.soak_publisher;
+    create table ${s}.soak_ledger (
+      -- Drawn under the ordering lock, if there was one: then it is the order of the commits of a key.
+      at bigint primary key generated always as identity,
+      n bigint not null,
+      id uuid not null,
+      topic text not null,
+      key text collate "C",
+      hash bigint not null,
+      -- Of the publisher's transaction, as its history has it.
+      tx bigint not null,
+      locked boolean not null,
+      dedupe_key text
+    );
+    create table ${s}.soak_duplicate (id uuid not null, dedupe_key text not null);
+    create table ${s}.soak_effect (
+      serial bigint primary key generated always as identity,
+      n bigint not null,
+      id uuid not null,
+      topic text not null,
+      key text collate "C",
+      hash bigint not null,
+      attempt integer not null,
+      fence bigint not null,
+      worker integer not null,
+      -- Written by a handler that has no transaction: at least once is all that it is promised.
+      plain boolean not null,
+      xid bigint not null default pg_current_xact_id()::text::bigint,
+      at timestamptz not null default clock_timestamp()
+    );
+    create table ${s}.soak_audit (
+      serial bigint primary key generated always as identity,
+      op text not null,
+      id uuid,
+      lane smallint not null,
+      seq bigint,
+      fence bigint not null,
+      holder integer,
+      previous integer,
+      xid bigint not null default pg_current_xact_id()::text::bigint,
+      began timestamptz not null default statement_timestamp(),
+      at timestamptz not null default clock_timestamp()
+    );
+    create table ${s}.soak_fault (
+      number integer primary key,
+      kind text not null,
+      workers integer[] not null,
+      at timestamptz not null,
+      healed_at timestamptz not null
+    );
+    -- From the histories, when all is over.
+    create unlogged table ${s}.soak_attempt (tx bigint, outcome text, count integer, begun bigint, ended bigint);
+    create unlogged table ${s}.soak_reported (id uuid);
+
+    create function ${s}.soak_gone() returns trigger language plpgsql as $$
+    begin
+      if old.lane < 64 then
+        insert into ${s}.soak_audit (op, id, lane, seq, fence, holder)
+        select 'gone', old.id, old.lane, old.seq, l.fence, l.holder
+        from ${s}.lane as l where l.consumer = old.consumer and l.lane = old.lane;
+      else
+        insert into ${s}.soak_audit (op, id, lane, seq, fence, holder)
+        values ('gone', old.id, old.lane, old.seq, old.fence, old.holder);
+      end if;
+      return null;
+    end $$;
+    create function ${s}.soak_taken() returns trigger language plpgsql as $$
+    begin
+      insert into ${s}.soak_audit (op, id, lane, seq, fence, holder, previous)
+      values ('claim', new.id, new.lane, new.seq, new.fence, new.holder, old.holder);
+      return null;
+    end $$;
+    create function ${s}.soak_lane() returns trigger language plpgsql as $$
+    begin
+      insert into ${s}.soak_audit (op, lane, fence, holder, previous)
+      values (case new.consumer when '' then 'outbox lane' else 'lane' end, new.lane, new.fence, new.holder,
+        old.holder);
+      return null;
+    end $$;
+    create trigger soak_gone after delete on ${s}.inbox for each row execute function ${s}.soak_gone();
+    create trigger soak_taken after update on ${s}.inbox for each row
+      when (old.holder is distinct from new.holder and old.holder is not null and new.holder is not null)
+      execute function ${s}.soak_taken();
+    create trigger soak_lane after update on ${s}.lane for each row
+      when (old.holder is distinct from new.holder and new.holder is not null)
+      execute function ${s}.soak_lane();
+    create trigger soak_fence after update on ${s}.lane for each row
+      when (old.fence is distinct from new.fence and old.holder is not distinct from new.holder)
+      execute function ${s}.soak_lane();`,
+
+  drop: `drop schema if exists ${s} cascade`,
+
+  life: statement('soak_life', `select nextval('${s}.soak_publisher')::int as life`),
+
+  savepoint: 'savepoint part',
+  undo: 'rollback to savepoint part',
+
+  record: statement(
+    'soak_record',
+    `insert into ${s}.soak_ledger (n, id, topic, key, hash, tx, locked, dedupe_key)
+    select m.n, m.id, m.topic, m.key, m.hash, $6, $7, m.dedupe_key
+    from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $8::text[]) with ordinality
+      as m(n, id, topic, key, hash, dedupe_key, nr)
+    order by m.nr`,
+  ),
+
+  duplicate: statement(
+    'soak_duplicate',
+    `insert into ${s}.soak_duplicate (id, dedupe_key) select * from unnest($1::uuid[], $2::text[])`,
+  ),
+
+  effect: statement(
+    'soak_effect',
+    `insert into ${s}.soak_effect (n, id, topic, key, hash, attempt, fence, worker, plain)
+    select m.n, m.id, m.topic, m.key, m.hash, $6, $7, $8, $9
+    from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[]) with ordinality
+      as m(n, id, topic, key, hash, nr)
+    order by m.nr`,
+  ),
+
+  struck: statement(
+    'soak_struck',
+    `insert into ${s}.soak_fault (number, kind, workers, at, healed_at) values ($1, $2, $3, $4, $5)`,
+  ),
+  clock: statement('soak_clock', 'select clock_timestamp() as now'),
+  connections: statement(
+    'soak_connections',
+    `select count(*)::int as count from pg_stat_activity
+    where datname = current_database() and starts_with(application_name, $1)`,
+  ),
+
+  // Our own backends: those of one member, or of all of them. Others of the same user are not ours to end.
+  terminate: statement(
+    'soak_terminate',
+    `select count(pg_terminate_backend(pid))::int as count from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid() and starts_with(application_name, $1)`,
+  ),
+
+  // A transaction with an id and a snapshot, which keeps floors and dead rows where they are.
+  hold: `begin isolation level repeatable read;
+    create temporary table if not exists held (); select pg_current_xact_id()`,
+
+  progress: statement(
+    'soak_progress',
+    `select (select count(*)::int from ${s}.soak_ledger) as published,
+      (select count(distinct n)::int from ${s}.soak_effect) as handled,
+      (select count(*)::int from ${s}.dead_letter) as dead`,
+  ),
+
+  left: statement(
+    'soak_left',
+    `select
+      (select count(*)::int from ${s}.outbox) as outbox,
+      (select count(*)::int from ${s}.inbox) as inbox,
+      (select count(*)::int from ${s}.deferred) as deferred,
+      (select count(*)::int from ${s}.parked_message) as parked,
+      coalesce(extract(epoch from clock_timestamp() - least(
+        (select min(published_at) from ${s}.outbox), (select min(received_at) from ${s}.inbox))), 0)::float8 as lag`,
+  ),
+
+  attempts: statement(
+    'soak_attempts',
+    `insert into ${s}.soak_attempt select * from unnest($1::bigint[], $2::text[], $3::int[], $4::bigint[], $5::bigint[])`,
+  ),
+  reported: statement('soak_reported', `insert into ${s}.soak_reported select unnest($1::uuid[])`),
+
+  // Before the checks: a million rows that the planner knows nothing of would be joined in loops.
+  prepare: `set work_mem = '256MB'; set jit = off; set max_parallel_workers_per_gather = 2;
+    create index on ${s}.soak_effect (at); create index on ${s}.soak_audit (previous) where previous is not null;
+    analyze ${s}.soak_ledger; analyze ${s}.soak_effect; analyze ${s}.soak_audit; analyze ${s}.soak_attempt; analyze ${s}.soak_reported;
+    analyze ${s}.seen; analyze ${s}.dead_letter;
+    -- How each message with a key was handled first, with what is known of its transaction. Of a handler without a
+    -- transaction only the first call counts for the order: a later one that came too late says so by its fence.
+    create temporary table walk as
+    select l.id, hashtextextended(l.key, 0) as key, l.tx, l.at, l.locked, t.begun, f.serial,
+      case when t.outcome = 'ok' then t.ended end as ended
+    from (select n, min(serial) as serial from ${s}.soak_effect group by n) as f
+    join ${s}.soak_ledger as l using (n)
+    left join ${s}.soak_attempt as t using (tx)
+    where l.key is not null;
+    analyze walk`,
+
+  counts: statement(
+    'soak_counts',
+    `select
+      (select count(*)::int from ${s}.soak_ledger) as published,
+      (select count(distinct n)::int from ${s}.soak_effect) as handled,
+      (select count(*)::int from ${s}.dead_letter where consumer <> '') as dead,
+      (select count(*)::int from ${s}.soak_duplicate) as duplicates,
+      (select coalesce(sum(attempt - 1), 0)::int from ${s}.soak_effect) as repeats,
+      (select count(*)::int from ${s}.soak_audit where op = 'lane' and previous is not null) as "laneTakeovers",
+      (select count(*)::int from ${s}.soak_audit where op = 'claim') as "rowTakeovers",
+      (select count(*)::int from ${s}.soak_attempt where outcome <> 'ok') as "failedPublishes",
+      (select count(*)::int from ${s}.soak_attempt where outcome = 'info') as "openCommits"`,
+  ),
+
+  // From a fault until the last that its victims had held was somebody else's; and for what hits no worker, or none
+  // that anything was taken from, from its end until something was handled again.
+  recovery: statement(
+    'soak_recovery',
+    `select f.kind, coalesce(
+        extract(epoch from (
+          select max(a.at) from ${s}.soak_audit as a
+          where a.previous = any (f.workers) and a.holder <> a.previous and a.at between f.at and f.at + interval '2 minutes'
+        ) - f.at),
+        extract(epoch from (select min(e.at) from ${s}.soak_effect as e where e.at > f.healed_at) - f.healed_at)
+      )::float8 * 1000 as ms
+    from ${s}.soak_fault as f
+    order by f.number`,
+  ),
+
+  ...checks(s),
+
+  life_of: statement(
+    'soak_life_of',
+    `select at, what from (
+      select null::timestamptz as at, 0 as nr, 'ledger ' || row_to_json(l) as what from ${s}.soak_ledger as l where l.id = $1
+      union all select e.at, 1, 'effect ' || row_to_json(e) from ${s}.soak_effect as e where e.id = $1
+      union all select a.at, 2, 'audit ' || row_to_json(a) from ${s}.soak_audit as a where a.id = $1
+      union all select d.died_at, 3, 'dead letter ' || json_build_object('attempt', d.attempt, 'reason', d.reason, 'errors', d.errors)
+        from ${s}.dead_letter as d where d.id = $1
+      union all select i.received_at, 4, 'still in the inbox ' || json_build_object('lane', i.lane, 'seq', i.seq,
+        'attempt', i.attempt, 'holder', i.holder, 'fence', i.fence, 'lease_until', i.lease_until)
+        from ${s}.inbox as i where i.id = $1
+      union all select o.published_at, 5, 'still in the outbox ' || json_build_object('lane', o.lane, 'seq', o.seq,
+        'attempt', o.attempt, 'errors', o.errors)
+        from ${s}.outbox as o where o.id = $1
+      union all select k.seen_at, 6, 'seen' from ${s}.seen as k where k.id = $1
+    ) as lives order by at nulls first, nr`,
+  ),
+}))
+
+/** What must not be. Each query brings the messages that break one rule, with what there is to say about it. */
+function checks(s: string): { readonly checks: Readonly<Record<CheckName, string>> } {
+  return {
+    checks: {
+      lost: `
+        select l.id, 'never handled, and no dead letter' as why from ${s}.soak_ledger as l
+        where not exists (select from ${s}.soak_effect as e where e.n = l.n)
+          and not exists (select from ${s}.dead_letter as d where d.id = l.id)
+        union all
+        select null, format('transaction %s was acknowledged with %s messages, and the ledger has %s', t.tx, t.count, count(l.n))
+        from ${s}.soak_attempt as t left join ${s}.soak_ledger as l using (tx)
+        where t.outcome = 'ok' group by t.tx, t.count having count(l.n) <> t.count`,
+
+      ghosts: `
+        select e.id, 'handled, and never published' as why from ${s}.soak_effect as e
+        where not exists (select from ${s}.soak_ledger as l where l.n = e.n and l.id = e.id)
+        union all
+        select d.id, 'a dead letter that was never published' from ${s}.dead_letter as d
+        where not exists (select from ${s}.soak_ledger as l where l.id = d.id)
+        union all
+        select l.id, 'its transaction was said to have been rolled back' from ${s}.soak_ledger as l
+        join ${s}.soak_attempt as t using (tx) where t.outcome = 'fail'
+        union all
+        select null, format('transaction %s has %s of its %s messages', t.tx, count(l.n), t.count)
+        from ${s}.soak_attempt as t join ${s}.soak_ledger as l using (tx)
+        where t.outcome = 'info' group by t.tx, t.count having count(l.n) <> t.count`,
+
+      altered: `
+        select e.id, 'it arrived changed' as why from ${s}.soak_effect as e join ${s}.soak_ledger as l using (n)
+        where (e.hash, e.topic, e.key) is distinct from (l.hash, l.topic, l.key)`,
+
+      duplicateEffects: `
+        select e.id, twice.count || ' effects' as why from (
+          select min(serial) as serial, count(*) as count from ${s}.soak_effect
+          where not plain group by n having count(*) > 1) as twice
+        join ${s}.soak_effect as e using (serial)
+        union all
+        select e.id, 'handled, and a dead letter as well' from ${s}.soak_effect as e join ${s}.dead_letter as d using (id)
+        where not e.plain`,
+
+      orderViolations: `
+        select id, 'a message of its key that was handled after it had been committed before it was begun' as why from (
+          select *, min(ended) over (
+            partition by key order by serial desc rows between unbounded preceding and 1 preceding) as later
+          from walk) as o where later < begun
+        union all
+        select id, 'handled after a message of its key that was committed after it' from (
+          select *, max(at) over (
+            partition by key order by serial rows between unbounded preceding and 1 preceding) as before
+          from walk where locked) as o where before > at
+        union all
+        select id, 'handled after a message of its key that stood behind it in their transaction' from (
+          select *, max(at) over (
+            partition by key, tx order by serial rows between unbounded preceding and 1 preceding) as before
+          from walk) as o where before > at`,
+
+      // A row's fence and holder are read under its lock. Those of a lane are not: a second's grace tells the write that
+      // raced with a takeover, which the lock on the row decides, from the one that came after it.
+      zombieWrites: `
+        select e.id, format('worker %s completed it under fence %s, when worker %s held it under %s',
+          e.worker, e.fence, a.holder, a.fence) as why
+        from ${s}.soak_effect as e
+        join ${s}.soak_audit as a on a.id = e.id and a.xid = e.xid and a.op = 'gone'
+        left join (
+          select lane, fence, min(at) as at from ${s}.soak_audit where op = 'lane' group by lane, fence
+        ) as taken on taken.lane = a.lane and taken.fence = a.fence
+        where not e.plain and a.holder is distinct from e.worker and (
+          a.lane >= 64 or a.fence > e.fence and taken.at < a.began - interval '1 second')`,
+
+      // Its effect and its end in the inbox are one transaction.
+      halfDone: `
+        select e.id, 'its effect was committed without its completion' as why from ${s}.soak_effect as e
+        where not e.plain and not exists (
+          select from ${s}.soak_audit as a where a.id = e.id and a.xid = e.xid and a.op = 'gone')`,
+
+      fenceJumps: `
+        select null::uuid as id, format('lane %s went from fence %s to %s', lane, before, fence) as why from (
+          select op, lane, fence, lag(fence) over (partition by op, lane order by serial) as before
+          from ${s}.soak_audit where op in ('lane', 'outbox lane')) as x
+        where fence <= before`,
+
+      dedupe: `
+        select (array_agg(id))[1] as id, format('%s messages with the dedupe key %s', count(*), dedupe_key) as why
+        from ${s}.soak_ledger where dedupe_key is not null group by topic, dedupe_key having count(*) > 1
+        union all
+        select d.id, 'called the first of its dedupe key, and was not' from ${s}.soak_duplicate as d
+        where not exists (select from ${s}.soak_ledger as l where l.id = d.id and l.dedupe_key = d.dedupe_key)`,
+
+      attempts: `
+        select id, attempt || ' attempts' as why from ${s}.soak_effect where attempt > $1::int
+        union all
+        select id, count(*) || ' calls' from ${s}.soak_effect where plain group by id having count(*) > $1::int`,
+
+      // What was told is what is: an event comes after the commit that it is about.
+      falseReports: `
+        select r.id, 'reported as handled, and there is no effect' as why from ${s}.soak_reported as r
+        where not exists (select from ${s}.soak_effect as e where e.id = r.id)`,
+
+      unrest: `
+        select id, 'still in the outbox' as why from ${s}.outbox
+        union all select id, 'still in the inbox' from ${s}.inbox
+        union all select id, 'still deferred' from ${s}.deferred
+        union all select id, 'still parked' from ${s}.parked_message
+        union all select null, format('lane %s of %L is held by worker %s', lane, consumer, holder) from ${s}.lane
+          where holder is not null
+        union all select null, format('worker %s has not ended', id) from ${s}.worker where ended_at is null
+        union all select e.id, 'handled, and not seen' from ${s}.soak_effect as e
+          where not exists (select from ${s}.seen as k where k.id = e.id)`,
+    },
+  }
+}
+
+/** The rules. What each query looks for stands in it. */
+export type CheckName =
+  | 'lost'
+  | 'ghosts'
+  | 'altered'
+  | 'duplicateEffects'
+  | 'orderViolations'
+  | 'zombieWrites'
+  | 'halfDone'
+  | 'fenceJumps'
+  | 'dedupe'
+  | 'attempts'
+  | 'falseReports'
+  | 'unrest'
+
+/** The first of what a check finds, and how many there are. */
+export const firstOf = (check: string): string =>
+  `select (count(*) over ())::int as count, found.* from (${check}) as found limit 10`

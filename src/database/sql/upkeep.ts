@@ -1,0 +1,65 @@
+import type { Statement } from '../database.ts'
+import { perSchema } from './statement.ts'
+
+/** What can be pruned. Of dead letters those that hold no key back; of all else only what is known about past messages. */
+export const pruneKinds = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit'] as const
+export type PruneKind = (typeof pruneKinds)[number]
+
+/**
+ * Deleting what has outlived its window, in bounded batches: $1 how many, $2 of which consumer (null: of all), $3 how old
+ * in milliseconds. The dedupe keys say themselves when they end.
+ *
+ * None is prepared by name, and all run with the planner's own settings: what is old is found by BRIN, which takes a
+ * bitmap scan, and a plan made for one window is not one for another. And the time is that of the statement, or no index
+ * could be searched for it.
+ */
+export const upkeepSql = perSchema((s) => {
+  const old = (column: string): string =>
+    `${column} < statement_timestamp() - $3::float8 * interval '1 millisecond'`
+  const ofConsumer = '($2::text is null or t.consumer = $2)'
+  const tables: Record<PruneKind, { table: string; where: string }> = {
+    dedupe: {
+      table: 'dedupe',
+      where: 't.expires_at < statement_timestamp() and $2::text is null and $3::float8 is null',
+    },
+    seen: { table: 'seen', where: `${ofConsumer} and ${old('t.seen_at')}` },
+    workers: { table: 'worker', where: `$2::text is null and ${old('t.ended_at')}` },
+    handled: { table: 'handled', where: `${ofConsumer} and ${old('t.handled_at')}` },
+    dead: {
+      table: 'dead_letter',
+      where: `${ofConsumer} and ${old('t.died_at')} and not exists (
+        select from ${s}.parked as p
+        where p.consumer = t.consumer and p.lane = ${s}.lane_of(t.key) and p.key = t.key
+          and p.until = 'infinity' and p.head = t.seq
+      )`,
+    },
+    audit: { table: 'audit', where: `${ofConsumer} and ${old('t.at')}` },
+  }
+  return {
+    // One worker at a time. Its turn ends with the one transaction that deletes a batch, so that no death can keep it.
+    prune: (kind: PruneKind): Statement => ({
+      text: `with turn as materialized (
+        select pg_try_advisory_xact_lock('${s}.${tables[kind].table}'::regclass::oid::int, hashtext(coalesce($2::text, '*'))) as ours
+      ),
+      gone as (
+        delete from ${s}.${tables[kind].table} as t
+        where (select ours from turn) is not false and t.ctid = any (array(
+          select t.ctid from ${s}.${tables[kind].table} as t where ${tables[kind].where} limit $1
+        )) returning t.*
+      )${
+        kind === 'dead'
+          ? `, audited as (
+        insert into ${s}.audit (action, who, why, consumer, topic, key, id, seq, died_at, attempt, reason, errors)
+        select 'prune', $4::text, $5::text, consumer, topic, key, id, seq, died_at, attempt, reason, errors from gone
+      )`
+          : ''
+      }
+      select count(*) as count, (select ours from turn) is not false as ours from gone`,
+    }),
+    count: (kind: PruneKind): Statement => ({
+      text: `select count(*) as count from (
+        select from ${s}.${tables[kind].table} as t where ${tables[kind].where} limit $1
+      ) as t`,
+    }),
+  }
+})

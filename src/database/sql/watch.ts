@@ -1,0 +1,71 @@
+import { perSchema } from './statement.ts'
+
+/** What metrics and health checks ask beside the status. Each statement reads a bounded number of rows. */
+export const watchSql = perSchema((s) => {
+  const headOf = (table: string, since: string, where: string): string => `
+    select m.${since} as since from ${s}.${table} as m
+    where ${where} m.lane = l.lane and m.seq > l.floor order by m.seq limit 1`
+  const ageOf = (time: string): string => `extract(epoch from clock_timestamp() - ${time})::float8 * 1000`
+
+  return {
+    // Of each kind of holder the one that holds back vacuum the furthest. What belongs to other databases does not hold
+    // back ours. Sessions of other roles show their xmin only to pg_monitor and pg_read_all_stats.
+    horizon: {
+      text: `select distinct on (source) source, name, holder, coalesce(application, '') as application, pid,
+        age::float8 as age, coalesce(extract(epoch from clock_timestamp() - since)::float8, 0) as seconds
+      from (
+        select 'session' as source, pid::text as name, usename::text as holder, application_name as application, pid,
+          greatest(age(backend_xmin), age(backend_xid)) as age, xact_start as since
+        from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid() and coalesce(backend_xmin, backend_xid) is not null
+        union all
+        select 'standby', pid::text, application_name, application_name, pid, age(backend_xmin), null
+        from pg_stat_replication where backend_xmin is not null
+        union all
+        select 'replication slot', slot_name::text, slot_name::text, plugin::text, active_pid, age(xmin), null
+        from pg_replication_slots where xmin is not null
+        union all
+        select 'prepared transaction', gid, owner::text, gid, null, age(transaction), prepared
+        from pg_prepared_xacts where database = current_database()
+      ) as held
+      order by source, age desc, since`,
+    },
+
+    // Keyed lanes with messages in them that nobody holds. Of stripes, the rows are leased and not the lane.
+    orphanedLanes: {
+      text: `select l.consumer, count(*) as count
+      from ${s}.lane as l
+      where l.lease_until <= clock_timestamp() and case when l.consumer = ''
+        then exists (${headOf('outbox', 'published_at', '')})
+        else l.lane < 64 and exists (${headOf('inbox', 'received_at', 'm.consumer = l.consumer and')}) end
+      group by l.consumer`,
+    },
+
+    // $1 workers of this process: whether each is believed to live, and how old the oldest message is that is its to
+    // work on: at the head of a lane that it holds, or in a stripe and held by nobody or by itself.
+    progress: {
+      text: `select w.id, w.ended_by, ${ageOf('w.beat_at')} as silent_ms, (
+        select ${ageOf('min(head.since)')}
+        from ${s}.lane as l
+        cross join lateral (
+          select o.since from (${headOf('outbox', 'published_at', '')}) as o where w.kind = 'relay'
+          union all
+          select i.since from (${headOf('inbox', 'received_at', 'm.consumer = l.consumer and')}) as i
+          where w.kind = 'claimer'
+        ) as head
+        where l.consumer = w.consumer and l.holder = w.id and (l.lane < 64 or w.kind = 'relay')
+      ) as keyed_ms, (
+        select ${ageOf('min(head.since)')}
+        from ${s}.lane as l
+        cross join lateral (
+          select m.received_at as since from ${s}.inbox as m
+          where m.consumer = l.consumer and m.lane = l.lane and m.seq > l.floor
+            and (m.lease_until <= clock_timestamp() or m.holder = w.id)
+          order by m.seq limit 1
+        ) as head
+        where w.kind = 'claimer' and l.consumer = w.consumer and l.lane >= 64
+      ) as free_ms
+      from ${s}.worker as w where w.id = any ($1::int[])`,
+    },
+  }
+})

@@ -1,0 +1,75 @@
+import { serverIdentity } from './server.ts'
+import { durably, perSchema } from './statement.ts'
+
+/** Workers: who is there, since when, and who has died. */
+export const workerSql = perSchema((s, statement) => ({
+  nextId: statement('worker_id', `select nextval(pg_get_serial_sequence('${s}.worker', 'id'))::int as id`),
+
+  lock: statement(
+    'worker_lock',
+    `select pg_try_advisory_lock('${s}.worker'::regclass::oid::int, $1::int) as locked`,
+  ),
+
+  // The lock comes first: a worker that is registered as locked and whose lock is free is dead.
+  register: statement(
+    'worker_register',
+    `insert into ${s}.worker (id, kind, consumer, host, pid, version, application, locked_on)
+    overriding system value
+    select $1::int, $2, $3, $4, $5::int, $6, $7, case when $8::boolean then pg_postmaster_start_time() end
+    from ${durably} as d where d.durable is not null
+    returning ${serverIdentity} as server`,
+  ),
+
+  beat: statement(
+    'worker_beat',
+    `update ${s}.worker
+    set beat_at = clock_timestamp(), in_hand = $2, locked_on = case when $3 then pg_postmaster_start_time() end
+    where id = $1 and ended_at is null
+    returning ${serverIdentity} as server`,
+  ),
+
+  // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
+  // taken on another server, or on this one before its restart, says nothing.
+  peers: statement(
+    'worker_peers',
+    `select w.id, w.ended_by, w.beat_at::text as beat, w.in_hand, w.lane_heirs, w.row_heirs,
+      coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
+      coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked
+    from ${s}.worker as w
+    left join pg_locks as lock
+      on w.ended_at is null and lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted
+      and lock.database = (select oid from pg_database where datname = current_database())
+      and lock.classid = '${s}.worker'::regclass and lock.objid = w.id::oid
+    where w.kind = $1 and w.consumer = $2
+      and (w.ended_at is null or w.ended_at > clock_timestamp() - $3::float8 * interval '1 millisecond')`,
+  ),
+
+  lanesOf: statement(
+    'worker_lanes',
+    `select lane from ${s}.lane where consumer = $1 and holder = $2 order by lane`,
+  ),
+
+  // Only if it has not beaten since it was looked at. Who shall have what it held is part of the verdict.
+  declareDead: statement(
+    'worker_declare_dead',
+    `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $2, lane_heirs = $4, row_heirs = $5,
+      reserved_until = clock_timestamp() + $6::float8 * interval '1 millisecond'
+    where w.id = $1 and w.ended_at is null and w.beat_at = $3::timestamptz
+    returning w.application, extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms`,
+  ),
+
+  // What a frozen or cut-off process has left open would keep rows locked that its successors need, for as long as TCP
+  // takes to notice: hours. Those of other roles are not ours to close.
+  disconnect: statement(
+    'worker_disconnect',
+    `select count(pg_terminate_backend(pid)) as closed from pg_stat_activity
+    where application_name = $1 and usename = current_user and datname = current_database()
+      and pid <> pg_backend_pid()`,
+  ),
+
+  end: statement(
+    'worker_end',
+    `update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'stop', in_hand = 0
+    where id = $1 and ended_at is null`,
+  ),
+}))

@@ -1,0 +1,67 @@
+import { openDatabase, type Database, type DatabaseInput } from './database/database.ts'
+import { checkSchemaVersion } from './database/migrate.ts'
+import { examineRights } from './doctor/rights.ts'
+import { examineServer, type Demand } from './doctor/server.ts'
+import { examineStorage, examineWork } from './doctor/work.ts'
+import { findDrift } from './doctor/drift.ts'
+import { wrong, type Finding } from './doctor/finding.ts'
+import { SchemaError } from './errors.ts'
+import { sentence } from './logging.ts'
+import { refuseUnknown } from './options.ts'
+
+export type { Demand } from './doctor/server.ts'
+export type { Finding } from './doctor/finding.ts'
+
+export interface DiagnoseOptions {
+  /** @default 'twinbox' */
+  readonly schema?: string | undefined
+  /** What the workers of one process want of connections. @default nothing */
+  readonly demand?: readonly Demand[] | undefined
+}
+
+/**
+ * Looks for what makes the work fail, slow or unsafe before it does: tables that are not as the migrations make them,
+ * missing grants, settings that void a guarantee, who keeps dead rows from being removed, work that nobody does. Changes
+ * nothing: the schema that it makes to compare with is rolled back.
+ *
+ * @throws OptionError, or the database's error if it cannot be reached
+ */
+export async function diagnose(input: DatabaseInput, options: DiagnoseOptions = {}): Promise<Finding[]> {
+  refuseUnknown('diagnose', options, ['schema', 'demand'])
+  const { database, owned } = openDatabase(input, { schema: options.schema, poolSize: 1 })
+  try {
+    const server = await examineServer(database, options.demand ?? [])
+    const version = await examineVersion(database)
+    if (version !== null) return [version, ...server]
+    return [
+      ...(await guarded('schema', () => findDrift(database))),
+      ...(await guarded('grants', () => examineRights(database))),
+      ...server,
+      ...(await guarded('work', () => examineWork(database))),
+      ...(await guarded('storage', () => examineStorage(database))),
+    ]
+  } finally {
+    if (owned) await database.close()
+  }
+}
+
+async function examineVersion(database: Database): Promise<Finding | null> {
+  try {
+    await checkSchemaVersion(database)
+    return null
+  } catch (error) {
+    if (error instanceof SchemaError) return wrong('schema', error.message, 'Then run doctor again.')
+    return wrong('schema', sentence(error), 'See grants, or the database itself.')
+  }
+}
+
+/** What this user may not look at is a finding; the rest can be looked at all the same. */
+async function guarded(check: string, look: () => Promise<readonly Finding[]>): Promise<readonly Finding[]> {
+  try {
+    return await look()
+  } catch (error) {
+    return [
+      wrong(check, `It could not be looked at: ${sentence(error)}`, 'Run doctor as the owner of the tables.'),
+    ]
+  }
+}

@@ -1,0 +1,90 @@
+import { randomBytes } from 'node:crypto'
+import type { Database } from '../database/database.ts'
+import { migrationFiles } from '../database/migrate.ts'
+import { doctorSql } from '../database/sql/doctor.ts'
+import { begin, rollback } from '../database/sql/server.ts'
+import { sqlstate } from '../database/sqlstate.ts'
+import { note, orFine, wrong, type Finding } from './finding.ts'
+
+interface Item {
+  readonly kind: string
+  readonly name: string
+  readonly definition: string
+}
+
+const check = 'schema'
+
+/**
+ * Compares the tables with what the migrations make on this very server: they are run into a schema that is rolled
+ * back. A snapshot that ships with the package would not know how each version of Postgres words things.
+ */
+export async function findDrift(database: Database): Promise<readonly Finding[]> {
+  const { catalog } = doctorSql(database.schema)
+  const twin = `doctor_${randomBytes(6).toString('hex')}`
+  const client = await database.pool.connect()
+  let expected: Item[]
+  try {
+    await client.query(begin)
+    for (const { sql } of migrationFiles(twin)) await client.query(sql)
+    expected = await database.run<Item>(client, catalog, [twin])
+  } catch (error) {
+    if (sqlstate(error) !== '42501') throw error
+    return [
+      note(
+        check,
+        'It was not compared with the migrations: this user may not create a schema, which is rolled back at once.',
+        'Run doctor once as the owner of the tables after each migration.',
+      ),
+    ]
+  } finally {
+    await client.query(rollback)
+    client.release()
+  }
+  const found = await database.query<Item>(catalog, [database.schema])
+  return orFine(
+    compare(expected, found),
+    check,
+    'Tables, indexes, functions and settings are as the migrations make them.',
+  )
+}
+
+function compare(expected: readonly Item[], found: readonly Item[]): Finding[] {
+  const id = ({ kind, name }: Item): string => `${kind} ${name}`
+  const theirs = new Map(found.map((item) => [id(item), item.definition]))
+  const ours = new Set(expected.map(id))
+  const changed = expected.flatMap((item): Finding[] => {
+    const definition = theirs.get(id(item))
+    if (definition === item.definition) return []
+    if (definition === undefined) {
+      return [
+        wrong(
+          check,
+          `The ${id(item)} is missing.`,
+          `It should be: ${short(item.definition)}. Put it back by hand.`,
+        ),
+      ]
+    }
+    const is = `The ${id(item)} is not as the migrations make it: ${short(definition)}.`
+    const should = `It should be: ${short(item.definition)}.`
+    return [item.kind.startsWith('storage') ? note(check, is, should) : wrong(check, is, should)]
+  })
+  const added = found
+    .filter((item) => !ours.has(id(item)))
+    .map((item) => {
+      const slow =
+        item.kind === 'index'
+          ? ' Each index of yours is written with every message, and ends HOT updates.'
+          : ''
+      return note(
+        check,
+        `The ${id(item)} is not of Twinbox.`,
+        `Remove it unless you know why it is there.${slow}`,
+      )
+    })
+  return [...changed, ...added]
+}
+
+const short = (text: string): string => {
+  const line = text.replaceAll(/\s+/g, ' ')
+  return line.length > 160 ? `${line.slice(0, 159)}…` : line
+}

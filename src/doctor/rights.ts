@@ -1,0 +1,78 @@
+import type { Database } from '../database/database.ts'
+import { grants, roleNames, roleOf, rolesSql, type RoleName } from '../database/sql/roles.ts'
+import { fine, note, wrong, type Finding } from './finding.ts'
+
+const check = 'grants'
+
+interface MissingRow {
+  readonly table: string
+  readonly privilege: string
+  readonly column: string
+}
+
+/** Whether this user, and the roles of least privilege as far as there are any, may do what they are there for. */
+export async function examineRights(database: Database): Promise<readonly Finding[]> {
+  const sql = rolesSql(database.schema)
+  const missing = (who: string, role: RoleName): Promise<MissingRow[]> => {
+    const asked = grants[role].flatMap(({ table, privileges, columns = [''] }) =>
+      privileges.flatMap((privilege) => columns.map((column) => ({ table, privilege, column }))),
+    )
+    return database.query<MissingRow>(sql.missing, [
+      who,
+      asked.map(({ table }) => table),
+      asked.map(({ privilege }) => privilege),
+      asked.map(({ column }) => column),
+    ])
+  }
+  const names = roleNames.map((role) => roleOf(database.schema, role))
+  const known = await database.query<{ applied: boolean }>(sql.members, [names])
+  const findings: Finding[] = []
+  for (const [index, role] of roleNames.entries()) {
+    if (!known[index]!.applied) continue
+    const lacking = await missing(names[index]!, role)
+    if (lacking.length === 0) continue
+    findings.push(
+      wrong(
+        check,
+        `The role ${names[index]} lacks ${told(lacking)}.`,
+        'A migration has come since: run "twinbox roles --apply" as the owner.',
+      ),
+    )
+  }
+  const [{ me }] = (await database.query<{ me: string }>(sql.me)) as [{ me: string }]
+  const able: RoleName[] = []
+  const unable = new Map<RoleName, MissingRow[]>()
+  for (const role of roleNames) {
+    const lacking = await missing(me, role)
+    if (lacking.length === 0) able.push(role)
+    else unable.set(role, lacking)
+  }
+  if (able.length === 0) {
+    const [nearest] = [...unable].toSorted(([, one], [, other]) => one.length - other.length)
+    findings.push(
+      wrong(
+        check,
+        `The user ${me} may be none of ${roleNames.join(', ')}: as ${nearest![0]} it lacks ${told(nearest![1])}.`,
+        `Run "twinbox roles --apply" as the owner, then for example: grant ${roleOf(database.schema, nearest![0])} to ${me}`,
+      ),
+    )
+  } else findings.push(fine(check, `The user ${me} may be ${able.join(', ')}.`))
+  const everybody = await database.query<{ name: string }>(sql.public)
+  if (everybody.length > 0) {
+    findings.push(
+      note(
+        check,
+        `Everybody who may use the schema has rights on: ${everybody.map(({ name }) => name).join(', ')}.`,
+        'Run "twinbox roles --apply" as the owner, which takes them back.',
+      ),
+    )
+  }
+  return findings
+}
+
+function told(missing: readonly MissingRow[]): string {
+  const words = missing.map(({ table, privilege, column }) =>
+    column === '' ? `${privilege} on ${table}` : `${privilege} of ${column} on ${table}`,
+  )
+  return words.length <= 3 ? words.join(', ') : `${words.slice(0, 3).join(', ')} and ${words.length - 3} more`
+}

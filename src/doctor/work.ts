@@ -1,0 +1,126 @@
+import type { Database } from '../database/database.ts'
+import { doctorSql } from '../database/sql/doctor.ts'
+import { note, orFine, wrong, type Finding } from './finding.ts'
+
+interface ConsumerRow {
+  readonly consumer: string
+  readonly waits: boolean
+  readonly workers: number
+  readonly stuck: number
+  readonly subscribed: boolean
+  readonly lately: number
+}
+
+interface TableRow {
+  readonly name: string
+  readonly dead: number
+  readonly live: number
+  readonly unlogged: boolean
+  readonly unvacuumed: boolean
+}
+
+interface IndexRow {
+  readonly name: string
+  readonly valid: boolean
+  readonly bytes: number
+  readonly table_bytes: number
+}
+
+/** Work that nobody does. */
+export async function examineWork(database: Database): Promise<readonly Finding[]> {
+  const rows = await database.query<ConsumerRow>(doctorSql(database.schema).consumers)
+  const findings = rows.flatMap(({ consumer, waits, workers, stuck, subscribed, lately }): Finding[] => {
+    const [box, worker, command] =
+      consumer === ''
+        ? ['the outbox', 'relay', 'twinbox relay']
+        : [`the inbox of "${consumer}"`, 'claimer', `twinbox claim --consumer ${consumer}`]
+    const found: Finding[] = []
+    if (waits && workers === 0) {
+      found.push(
+        wrong('work', `Messages wait in ${box}, and no ${worker} is running.`, `Start one: ${command}`),
+      )
+    } else if (stuck > 0) {
+      found.push(
+        wrong(
+          'work',
+          `${stuck} lanes of ${box} have messages in them, and nobody has taken them for 30 s.`,
+          `See "twinbox workers" and the logs of the ${worker}s; as a last resort, start them again.`,
+        ),
+      )
+    }
+    if (subscribed && lately === 0) {
+      found.push(
+        wrong(
+          'subscriptions',
+          `The consumer "${consumer}" is subscribed, but none of its workers has run for an hour: what is sent to it piles up.`,
+          `Start its workers, or unsubscribe it: delete from ${database.schema}.subscription where consumer = '${consumer}'`,
+        ),
+      )
+    }
+    return found
+  })
+  return orFine(findings, 'work', 'Whatever waits has somebody to work on it.')
+}
+
+const bloatRows = 100_000
+const bloatBytes = 64 * 1024 * 1024
+
+/** Tables and indexes that have grown out of proportion. */
+export async function examineStorage(database: Database): Promise<readonly Finding[]> {
+  const sql = doctorSql(database.schema)
+  const tables = await database.query<TableRow>(sql.tables)
+  const indexes = await database.query<IndexRow>(sql.indexes)
+  const { schema } = database
+  const findings = [
+    ...tables.flatMap(({ name, dead, live, unlogged, unvacuumed }): Finding[] => [
+      ...(unlogged
+        ? [
+            wrong(
+              'storage',
+              `The table ${name} is unlogged: a crash empties it.`,
+              `Run: alter table ${schema}.${name} set logged`,
+            ),
+          ]
+        : []),
+      ...(unvacuumed
+        ? [
+            wrong(
+              'storage',
+              `Autovacuum is switched off for ${name}.`,
+              `Run: alter table ${schema}.${name} reset (autovacuum_enabled)`,
+            ),
+          ]
+        : []),
+      ...(dead > bloatRows && dead > 10 * live
+        ? [
+            note(
+              'storage',
+              `The table ${name} has ${dead} dead rows and ${live} living ones.`,
+              'If nobody holds them (see vacuum), autovacuum will come; if it does not: vacuum (verbose) it.',
+            ),
+          ]
+        : []),
+    ]),
+    ...indexes.flatMap(({ name, valid, bytes, table_bytes: tableBytes }): Finding[] => [
+      ...(valid
+        ? []
+        : [
+            wrong(
+              'storage',
+              `The index ${name} is not valid: its making was broken off.`,
+              `Run: reindex index concurrently ${schema}.${name}`,
+            ),
+          ]),
+      ...(bytes > bloatBytes && bytes > 2 * tableBytes
+        ? [
+            note(
+              'storage',
+              `The index ${name} has ${Math.round(bytes / 1e6)} MB, its table ${Math.round(tableBytes / 1e6)} MB.`,
+              `Run: reindex index concurrently ${schema}.${name}`,
+            ),
+          ]
+        : []),
+    ]),
+  ]
+  return orFine(findings, 'storage', 'Tables and indexes are in proportion.')
+}

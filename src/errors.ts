@@ -1,0 +1,217 @@
+/**
+ * What can go wrong, grouped by who has to act.
+ *
+ * You, before anything runs: `OptionError`, `MessageError`, `TransactionError`, `SchemaError`.
+ * You, inside a handler: `DeadLetterError` and `RetryLaterError` are thrown by handlers to say what should happen.
+ * Nobody: `LeaseLostError`, `TransactionLostError` and most `BrokerError`s are retried by the worker that met them.
+ *
+ * A message says what happened, to what, why, and what to do. It never holds a payload, a header's value or a
+ * password: errors end up in logs.
+ */
+
+/** Every error that Twinbox throws on purpose. `code` is stable; the sentence is not. */
+export class TwinboxError extends Error {
+  readonly code: string
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = new.target.name
+    this.code = code
+  }
+}
+
+/** An option has a value that cannot work. Thrown before anything starts; nothing was changed. */
+export class OptionError extends TwinboxError {
+  readonly option: string
+
+  constructor(option: string, message: string, options?: ErrorOptions) {
+    super('INVALID_OPTION', message, options)
+    this.option = option
+  }
+}
+
+/** Which check a message failed; see `message.ts` for the limits. */
+export type MessageErrorCode =
+  | 'INVALID_MESSAGE'
+  | 'INVALID_TOPIC'
+  | 'INVALID_KEY'
+  | 'INVALID_DEDUPE_KEY'
+  | 'INVALID_TEXT'
+  | 'INVALID_DATE'
+  | 'INVALID_DURATION'
+  | 'INVALID_HEADERS'
+  | 'HEADERS_TOO_LARGE'
+  | 'HEADER_RESERVED'
+  | 'PAYLOAD_REQUIRED'
+  | 'PAYLOAD_TYPE'
+  | 'PAYLOAD_LOSSY'
+  | 'PAYLOAD_CIRCULAR'
+  | 'PAYLOAD_TOO_DEEP'
+  | 'PAYLOAD_TOO_LARGE'
+  | 'PAYLOAD_SERIALIZE'
+  | 'UNKNOWN_OPTION'
+
+/**
+ * A message was refused. Thrown by `publish` before any SQL has run, so the caller's transaction is still usable and
+ * nothing of this call was written, not even the valid messages of a `publishMany`.
+ */
+export class MessageError extends TwinboxError {
+  /** Where in the message: `topic`, `headers["x"]`, `payload.lines[3].price`. */
+  readonly path: string
+
+  constructor(code: MessageErrorCode, path: string, message: string, options?: ErrorOptions) {
+    super(code, message, options)
+    this.path = path
+  }
+}
+
+/** Why a transaction could not be used, or what became of it. */
+export type TransactionErrorCode =
+  'NO_TRANSACTION' | 'TRANSACTION_ABORTED' | 'TRANSACTION_ROLLED_BACK' | 'COMMIT_UNKNOWN'
+
+/**
+ * `NO_TRANSACTION`: `publish` got a pool, or a client that is not in a transaction. Nothing was written.
+ * `TRANSACTION_ABORTED`: an earlier statement failed in this transaction; it can only be rolled back.
+ * `TRANSACTION_ROLLED_BACK`: the server answered COMMIT with ROLLBACK. Nothing of the transaction exists.
+ * `COMMIT_UNKNOWN`: the connection broke at COMMIT and the outcome could not be found out. Publish again with the
+ * same dedupe key: if the first commit took place, the second is a duplicate.
+ */
+export class TransactionError extends TwinboxError {
+  constructor(code: TransactionErrorCode, message: string, options?: ErrorOptions) {
+    super(code, message, options)
+  }
+}
+
+/** The tables are missing, older or newer than this version of Twinbox. Nothing was started. */
+export class SchemaError extends TwinboxError {
+  constructor(
+    code: 'SCHEMA_MISSING' | 'SCHEMA_BEHIND' | 'SCHEMA_AHEAD' | 'SERVER_UNSUPPORTED',
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(code, message, options)
+  }
+}
+
+/**
+ * How to go on after a broker's error.
+ *
+ * `retry`: try again on this connection. `reconnect`: throw the connection away first. `unknown`: the broker may have
+ * stored the message; send it again with the same id. `config`: the broker is not set up as needed; retrying helps
+ * only after somebody has acted. `poison`: this one message will never be accepted.
+ */
+export type BrokerErrorKind = 'retry' | 'reconnect' | 'unknown' | 'config' | 'poison'
+
+/** The only error that leaves a broker adapter; the client library's own error is its `cause`. */
+export class BrokerError extends TwinboxError {
+  readonly kind: BrokerErrorKind
+
+  constructor(kind: BrokerErrorKind, message: string, options?: ErrorOptions) {
+    super(`BROKER_${kind.toUpperCase()}`, message, options)
+    this.kind = kind
+  }
+}
+
+/**
+ * The worker no longer holds the message that it was handling: its lease lapsed, or it was taken for dead, and
+ * another worker has the message now. The handler's transaction has been rolled back.
+ */
+export class LeaseLostError extends TwinboxError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('LEASE_LOST', message, options)
+  }
+}
+
+/** The reason of an `AbortSignal` whose handler ran longer than `handleTimeoutMs`. The attempt has failed. */
+export class HandleTimeoutError extends TwinboxError {
+  constructor(message: string) {
+    super('HANDLE_TIMEOUT', message)
+  }
+}
+
+/** Throw it in a handler to give the message up now: it becomes a dead letter without further attempts. */
+export class DeadLetterError extends TwinboxError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('DEAD_LETTER', message, options)
+  }
+}
+
+/** Throw it in a handler to have the message again after `afterMs`, whatever the backoff would have been. */
+export class RetryLaterError extends TwinboxError {
+  readonly afterMs: number
+
+  constructor(options: { afterMs: number; reason?: string; cause?: unknown }) {
+    super('RETRY_LATER', options.reason ?? 'The handler asked for this message later.', {
+      cause: options.cause,
+    })
+    if (!Number.isFinite(options.afterMs) || options.afterMs < 0) {
+      throw new OptionError(
+        'afterMs',
+        `RetryLaterError needs afterMs as a number of milliseconds, at least 0.`,
+      )
+    }
+    this.afterMs = options.afterMs
+  }
+}
+
+/**
+ * Any thrown value as one short line for a table or a log: handlers throw strings, `undefined`, frozen objects and
+ * errors whose getters throw. Cut to 2,000 characters, since a message of 10 MB once came out of a driver.
+ */
+export function describeError(error: unknown): string {
+  let text: string
+  try {
+    if (error instanceof Error) text = error.message === '' ? error.name : `${error.name}: ${error.message}`
+    else text = typeof error === 'string' ? error : `thrown: ${String(error)}`
+  } catch {
+    text = 'an error that cannot be described'
+  }
+  return clean(redact(text.slice(0, 2000)))
+}
+
+/** Without the passwords of URLs. Greedy up to the last @ of a word: a password may contain one. */
+export function redact(text: string): string {
+  return text.replaceAll(/([a-z][a-z0-9+.-]{0,30}:\/\/[^\s:/@]*):\S*@/gi, '$1:***@')
+}
+
+/** What kind of error it is, in a word: its code if it has one, else its class. */
+export function codeOf(error: unknown): string {
+  try {
+    if (!(error instanceof Error)) return typeof error
+    return 'code' in error && typeof error.code === 'string' ? error.code : error.name
+  } catch {
+    return 'unknown'
+  }
+}
+
+/** What is kept of a failed attempt, as JSON: never more of a stack than where it happened. */
+export function errorRecord(error: unknown, attempt: number, worker: number | null): string {
+  return JSON.stringify({
+    attempt,
+    at: new Date().toISOString(),
+    worker,
+    error: describeError(error),
+    class: partOf(error, ({ name }) => name),
+    // The frames only: the lines before them repeat the message, which may be long.
+    stack: partOf(error, ({ stack }) =>
+      stack
+        ?.split('\n')
+        .filter((line) => /^\s+at /.test(line))
+        .slice(0, 8)
+        .join('\n'),
+    ),
+  })
+}
+
+/** Handlers throw frozen objects and errors whose getters throw. */
+function partOf(error: unknown, read: (error: Error) => unknown): string | null {
+  try {
+    const part = error instanceof Error ? read(error) : null
+    return typeof part === 'string' && part !== '' ? clean(part.slice(0, 1000)) : null
+  } catch {
+    return null
+  }
+}
+
+/** Postgres takes neither NUL nor lone surrogates in text. */
+const clean = (text: string): string => text.replaceAll('\0', '').toWellFormed()

@@ -1,0 +1,149 @@
+import type { BrokerError } from './errors.ts'
+
+/**
+ * What happened: one typed stream that logs, metrics and tests all read.
+ *
+ * An event is emitted after the commit that it reports, and is lost if the process dies in between: count on the
+ * tables for truth, on events for timeliness. No event carries a payload, a header or a key's messages.
+ */
+export type WorkerKind = 'relay' | 'receiver' | 'claimer'
+
+/** Who gets what a dead worker leaves: whoever comes first, or the living in turn, at random, or the least busy one. */
+export type FailoverStrategy = 'first-free' | 'round-robin' | 'random' | 'least-work'
+
+interface Common {
+  readonly kind: WorkerKind
+  /** Null for the relay. */
+  readonly consumer: string | null
+  /** The id in the table `worker`; null until registered. */
+  readonly workerId: number | null
+}
+
+type Happening =
+  | { readonly type: 'started' }
+  | { readonly type: 'stopped'; readonly released: number }
+  /** The relay had these messages confirmed by the broker and took them out of the outbox. */
+  | {
+      readonly type: 'sent'
+      readonly ids: readonly string[]
+      /** How many of each topic. */
+      readonly topics: Readonly<Record<string, number>>
+      /** The broker's name. */
+      readonly broker: string
+      readonly durationMs: number
+    }
+  /** The broker refused a message by itself, or a handler failed. `dead` if it will not be tried again. */
+  | {
+      readonly type: 'message_failed'
+      readonly id: string
+      readonly topic: string
+      readonly key: string | null
+      readonly attempt: number
+      readonly error: unknown
+      /** By what the failure was noticed; `death` if it had no attempt left that its workers survived. */
+      readonly foundBy: 'error' | 'timeout' | 'death'
+      /** When it is tried again; null if it is not. */
+      readonly retryInMs: number | null
+    }
+  /** A message will not be tried again. The reason is that of its last error, or `expired`. */
+  | {
+      readonly type: 'dead_letter'
+      readonly id: string
+      readonly topic: string
+      readonly attempt: number
+      readonly reason: string
+    }
+  /** A key is held back: its failed message and all later ones wait, other keys go on. Null means until redriven. */
+  | { readonly type: 'parked'; readonly key: string; readonly forMs: number | null }
+  | {
+      readonly type: 'received'
+      readonly fresh: number
+      readonly duplicates: number
+      /** The broker's name. */
+      readonly broker: string
+      readonly durationMs: number
+    }
+  /** A delivery that is no message: it was stored as a dead letter and acknowledged. */
+  | { readonly type: 'refused'; readonly topic: string; readonly reason: string }
+  | { readonly type: 'claimed'; readonly ids: readonly string[] }
+  | {
+      readonly type: 'handled'
+      readonly ids: readonly string[]
+      readonly topic: string
+      readonly attempt: number
+      readonly durationMs: number
+    }
+  /** This worker's write came too late and changed nothing; somebody else has the messages or lanes now. */
+  | {
+      readonly type: 'lease_lost'
+      readonly ids: readonly string[]
+      readonly lanes: readonly number[]
+      readonly reason: string
+    }
+  | { readonly type: 'lanes_taken'; readonly lanes: readonly number[] }
+  | { readonly type: 'lanes_released'; readonly lanes: readonly number[] }
+  /** A survivor found that a worker is gone. */
+  | {
+      readonly type: 'worker_dead'
+      readonly deadWorkerId: number
+      /** Its session's lock is free, so its process is gone; or it gave no sign of life for `deadAfterMs`. */
+      readonly foundBy: 'lock' | 'heartbeat'
+      /** How long the dead one had not given a sign of life. */
+      readonly silentMs: number
+      readonly strategy: FailoverStrategy
+    }
+  /** This worker now continues what another one held. */
+  | {
+      readonly type: 'takeover'
+      readonly fromWorkerId: number
+      /** How the other was found to have failed; `lease` if it was not, and its lease has lapsed. */
+      readonly foundBy: 'lock' | 'heartbeat' | 'evict' | 'lease'
+      readonly strategy: FailoverStrategy
+      readonly lanes: readonly number[]
+      readonly rows: number
+    }
+  /** The broker is out of reach, or back. Nothing is counted against messages meanwhile. */
+  | { readonly type: 'broker_down'; readonly error: BrokerError; readonly retryInMs: number }
+  | { readonly type: 'broker_up'; readonly downMs: number }
+  | { readonly type: 'database_down'; readonly error: unknown; readonly retryInMs: number }
+  | { readonly type: 'database_up'; readonly downMs: number }
+  /**
+   * There is a pooler between this worker and the database, so its session can hold no lock: others will find its death
+   * by its heartbeat, after `deadAfterMs`, and not at once.
+   */
+  | { readonly type: 'lock_unavailable' }
+  /** The event loop stood still for so long; leases may have lapsed meanwhile. */
+  | { readonly type: 'stalled'; readonly forMs: number }
+  /** A defect or an unforeseen error; the worker goes on. */
+  | { readonly type: 'trouble'; readonly error: unknown; readonly doing: string }
+
+export type TwinboxEvent = Happening & Common
+
+export type OnEvent = (event: TwinboxEvent) => void
+
+export type Emit = (happening: Happening) => void
+
+/** Who is told: the observer of the options, and that of their telemetry. */
+interface Observers {
+  readonly onEvent?: OnEvent | undefined
+  readonly telemetry?: { readonly onEvent?: OnEvent | undefined } | undefined
+}
+
+/** Binds the facts that all events of a worker share. An observer that throws must not hurt the work. */
+export function emitter({ onEvent, telemetry }: Observers, common: () => Common): Emit {
+  const observers = [onEvent, telemetry?.onEvent].filter((observer) => observer !== undefined)
+  if (observers.length === 0) return () => {}
+  return (happening) => {
+    const event = { ...happening, ...common() }
+    for (const observe of observers) {
+      try {
+        observe(event)
+      } catch (error) {
+        process.emitWarning(
+          `An onEvent observer threw on "${happening.type}": ${String(error)}`,
+          'TwinboxWarning',
+        )
+      }
+    }
+  }
+}

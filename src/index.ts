@@ -1,0 +1,74 @@
+export { createOutbox } from './outbox.ts'
+export { createRelay } from './relay.ts'
+export { createReceiver } from './receiver.ts'
+export { createClaimer } from './claimer.ts'
+export { migrate, migrationFiles, twinboxMigrations } from './database/migrate.ts'
+export { applyRoles, readRoles, rolesScript } from './database/roles.ts'
+export { evictWorkers, readWorkers } from './operate.ts'
+export { readDeadLetters, redriveDeadLetters, showDeadLetter, skipDeadLetters } from './operate/dead.ts'
+export { exportDeadLetters } from './operate/export.ts'
+export { readParkedKeys, redriveParkedKeys, skipParkedKeys } from './operate/parked.ts'
+export { readMessages, showMessage } from './operate/messages.ts'
+export { prune } from './operate/prune.ts'
+export { createSchedules } from './operate/schedules.ts'
+export { defineConfig } from './config.ts'
+export { withTransaction } from './database/database.ts'
+export * from './errors.ts'
+export { readStatus } from './status.ts'
+export { diagnose } from './doctor.ts'
+export { createHealth } from './health.ts'
+export { logEvents } from './logging.ts'
+export { version } from './version.ts'
+
+export type { Cancellable, Outbox, OutboxOptions, PublishOptions, Published } from './outbox.ts'
+export type { TransactionInput } from './outbox/transaction.ts'
+export type { Config, ConsumerConfig } from './config.ts'
+export type { RelayOptions } from './relay/options.ts'
+export type { Identity, ReceiverOptions } from './receiver.ts'
+export type { ClaimerOptions } from './claimer.ts'
+export type {
+  BatchHandler,
+  Handler,
+  HandlerContext,
+  HandlerEntry,
+  HandlerOptions,
+  Handlers,
+  TransactionContext,
+} from './claimer/handlers.ts'
+export type { Worker, WorkerOptions } from './worker.ts'
+export type { DatabaseInput, DatabaseOptions } from './database/database.ts'
+export type { Eviction, ReadWorkersOptions, WorkerStatus } from './operate.ts'
+export type { DeadLetterPage, ReadDeadLettersOptions, Redriven } from './operate/dead.ts'
+export type { DeadLetterFilter, Signature } from './operate/filter.ts'
+export type {
+  DeadLetter,
+  DeadLetterContent,
+  DeadLetterDetails,
+  FailedAttempt,
+  Intervention,
+} from './operate/letter.ts'
+export type { ParkedKey, ParkedKeyFilter, ReadParkedKeysOptions } from './operate/parked.ts'
+export type { MessageFilter, MessageHistory, PlacedMessage, ReadMessagesOptions } from './operate/messages.ts'
+export type { PruneOptions } from './operate/prune.ts'
+export type { NewSchedule, Schedule, Schedules, SchedulesOptions } from './operate/schedules.ts'
+export type { RedriveOptions } from './operate/steps.ts'
+export type { RoleStatus } from './database/roles.ts'
+export type { BoxStatus, ConsumerStatus, Status } from './status.ts'
+export type { MigrationFile } from './database/migrate.ts'
+export type { Message, NewMessage, OutgoingMessage } from './message.ts'
+export type { DiagnoseOptions } from './doctor.ts'
+export type { Finding } from './doctor/finding.ts'
+export type { Demand } from './doctor/server.ts'
+export type { Health, HealthOptions, HealthProblem, HealthReport } from './health.ts'
+export type { LogLevel, Logger, LogOptions } from './logging.ts'
+export type { Operation, Telemetry, Trace, TracedMessage } from './telemetry.ts'
+export type { OnEvent, TwinboxEvent, WorkerKind } from './events.ts'
+export type {
+  Broker,
+  IncomingMessage,
+  OnBatch,
+  SendContext,
+  SendOutcome,
+  SubscribeOptions,
+  Subscription,
+} from './brokers/broker.ts'

@@ -1,0 +1,141 @@
+/**
+ * The floor of a lane: where reading it may start.
+ *
+ * The head of a busy table is full of dead rows. As long as some transaction anywhere in the cluster is older than
+ * their deletion, an index scan has to visit each of them, so a read without a lower bound gets slower by the minute.
+ * But "the last seq that I read" is not a lower bound: seq is drawn at insertion, and a transaction that commits late
+ * shows up below what has long been read. Skipping it would lose its messages.
+ *
+ * What is certain: a publisher's transaction has its xid before it draws a seq. So when a read saw seq s, and an xid x
+ * was assigned after that read's snapshot, then only transactions below x can still add a row at or below s. A later
+ * snapshot says which of them are still running. If none is, s is the clean `floor`. If only old ones are, s becomes
+ * the `bound` and they become stragglers: reading starts at the bound, and as soon as a snapshot shows a straggler to
+ * have ended, what that read brought is thrown away and read again from the clean floor, before anything is done with
+ * it: a row that depends on the straggler's may be among it.
+ *
+ * The rule comes from a randomised model, 0 losses in 6,000 histories, while its mutants (page by last seq; take x from
+ * pg_snapshot_xmax) lost messages in over 90 % of theirs. `test/leases/floor.test.ts` runs it against Postgres.
+ */
+
+/** `pg_current_snapshot()`: below `xmin` all have ended, from `xmax` on none was known to have, `running` is between. */
+export interface Snapshot {
+  readonly xmin: number
+  readonly xmax: number
+  readonly running: readonly number[]
+}
+
+export function parseSnapshot(text: string): Snapshot {
+  const [xmin, xmax, running] = text.split(':') as [string, string, string]
+  return {
+    xmin: Number(xmin),
+    xmax: Number(xmax),
+    running: running === '' ? [] : running.split(',').map(Number),
+  }
+}
+
+/** "All rows up to `seq` were inserted by transactions below `xid`", known since `at` by the monotonic clock. */
+interface Mark {
+  readonly seq: number
+  readonly xid: number
+  readonly at: number
+}
+
+/** A running transaction is a straggler when it has kept the floor for so long. Shorter ones are waited for. */
+const patienceMs = 1000
+const markEveryMs = 10
+const marksMax = 256
+
+/** The marks of one worker. They hold for all lanes of a table, since all draw from one sequence. */
+export class Marks {
+  #marks: Mark[] = []
+  readonly #now: () => number
+
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now
+  }
+
+  /** Whether the next read should have an xid assigned: it costs one, so an idle worker does not ask. */
+  get wanted(): boolean {
+    const last = this.#marks.at(-1)
+    return last === undefined || this.#now() - last.at >= markEveryMs
+  }
+
+  /** `seq` was visible to a read, and `xid` was assigned after that read's snapshot was taken. */
+  add(seq: number, xid: number): void {
+    const last = this.#marks.at(-1)
+    if (last !== undefined && seq <= last.seq) return
+    this.#marks.push({ seq, xid, at: this.#now() })
+    if (this.#marks.length > marksMax) this.#marks.splice(0, marksMax / 2)
+  }
+
+  /**
+   * The highest mark up to `upTo` that this snapshot allows to pass, and who may still add rows below it. Null if
+   * there is none above `above`.
+   */
+  best(
+    snapshot: Snapshot,
+    above: number,
+    upTo: number,
+  ): { seq: number; stragglers: readonly number[] } | null {
+    const now = this.#now()
+    for (let index = this.#marks.length - 1; index >= 0; index--) {
+      const mark = this.#marks[index]!
+      if (mark.seq <= above) return null
+      if (mark.seq > upTo || mark.xid >= snapshot.xmax) continue
+      const stragglers = snapshot.running.filter((xid) => xid < mark.xid)
+      if (stragglers.length === 0 || now - mark.at >= patienceMs) return { seq: mark.seq, stragglers }
+    }
+    return null
+  }
+}
+
+export class Floor {
+  /** No row at or below it exists or can appear. Safe to persist, as long as nothing below it is in hand. */
+  clean: number
+  /** Where reads start. Only stragglers can still add rows between `clean` and here. */
+  bound: number
+  /** How often rows have come back below. A read notes it when it sets out, and says it when it reports. */
+  lowered = 0
+  #stragglers: readonly number[] = []
+
+  constructor(clean: number) {
+    this.clean = clean
+    this.bound = clean
+  }
+
+  /**
+   * To be asked before anything is done with what a read from `bound` brought. If true, that has to be thrown away,
+   * and the next read starts at the clean floor.
+   */
+  mustReread(snapshot: Snapshot): boolean {
+    const ended = this.#stragglers.some((xid) => xid < snapshot.xmax && !snapshot.running.includes(xid))
+    if (ended) {
+      this.bound = this.clean
+      this.#stragglers = []
+    }
+    return ended
+  }
+
+  /**
+   * Moves on after a read. `known` is the seq up to which every row visible in `snapshot` has been dealt with or is
+   * in hand: infinite if the read was not cut short by its limit. `lowered` is what it was when the read set out: if
+   * rows have come back since, the read cannot have seen them, and what it knows is out of date.
+   */
+  advance(marks: Marks, snapshot: Snapshot, known: number, lowered = this.lowered): void {
+    if (lowered !== this.lowered) return
+    const best = marks.best(snapshot, this.bound, known)
+    if (best !== null) {
+      this.bound = best.seq
+      this.#stragglers = [...new Set([...this.#stragglers, ...best.stragglers])]
+    }
+    if (this.#stragglers.length === 0) this.clean = this.bound
+  }
+
+  /** A row at `seq` is back, or was never dealt with: reads must find it. */
+  lower(seq: number): void {
+    this.lowered++
+    this.clean = Math.min(this.clean, seq - 1)
+    this.bound = Math.min(this.bound, seq - 1)
+    if (this.bound === this.clean) this.#stragglers = []
+  }
+}

@@ -1,0 +1,246 @@
+import type { Database } from '../database/database.ts'
+import { laneSql } from '../database/sql/lane.ts'
+import type { Emit, FailoverStrategy } from '../events.ts'
+import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
+import { Floor } from './floor.ts'
+import { sureShare, type Membership } from './workers.ts'
+
+/** A lane that this worker holds. */
+export interface Lane {
+  readonly lane: number
+  readonly fence: number
+  readonly floor: Floor
+  /** On which the floor was found, and nowhere else does it count. */
+  readonly server: string
+  /** The table's count of how often the floor was lowered, as far as this holder knows. */
+  lowered: number
+  /** How far the former holder had reached, if it died over this lane; otherwise 0. */
+  readonly orphaned: number
+  /** To be given back as soon as nothing of it is in hand: others are short of lanes. */
+  draining: boolean
+  /** By the monotonic clock, until when it stays although others are short: it was dealt to this worker. */
+  readonly keptUntil: number
+}
+
+export interface LanesOptions {
+  readonly database: Database
+  readonly membership: Membership
+  /** '' for the outbox. */
+  readonly consumer: string
+  readonly count: number
+  readonly leaseMs: number
+  readonly failover: FailoverStrategy
+  readonly failoverGraceMs: number
+  readonly emit: Emit
+  /** The lowest seq of the lane that is in hand: the floor may not be written down above it. Null if there is none. */
+  readonly lowestInHand: (lane: number) => number | null
+  /** Lanes are there to be worked on. */
+  readonly onTaken: (lanes: readonly Lane[]) => void | Promise<void>
+  /** Lanes have been lost to others; what is in hand of them must not be settled. */
+  readonly onLost: (lanes: readonly Lane[], reason: string) => void
+}
+
+interface LaneRow {
+  readonly lane: number
+  readonly fence: number
+  readonly floor: number
+  readonly lowered: number
+  readonly reach: number
+  readonly previous: number | null
+  readonly server: string
+}
+
+/** A lane as it was when it was left, with what may be written down of its floor. */
+type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server'> & { readonly floor: number }
+
+const lookMs = 100
+const renewMsMax = 1000
+
+/**
+ * The lanes of one worker: takes a fair share, renews, gives back what is too much.
+ *
+ * A share is the number of lanes divided by the living workers, rounded up. A lane changes hands only when its holder
+ * has given it back with nothing in hand, when its lease has lapsed, or when its holder is known to be dead. What was
+ * dealt to this worker after a death it takes beyond its share, and gives the surplus back after the grace.
+ */
+export class Lanes {
+  readonly held = new Map<number, Lane>()
+  readonly #options: LanesOptions
+  readonly #sql: ReturnType<typeof laneSql>
+  #loop: Loop | null = null
+  #renewedAt = -Infinity
+  #left: readonly LeftLane[] = []
+
+  constructor(options: LanesOptions) {
+    this.#options = options
+    this.#sql = laneSql(options.database.schema)
+  }
+
+  async start(onError: LoopOptions['onError']): Promise<void> {
+    const { database, consumer, count } = this.#options
+    if (consumer !== '') await database.query(this.#sql.create, [consumer, count])
+    this.#loop = startLoop(() => this.#tick(), { onError })
+  }
+
+  /** Looks for lanes now: somebody died, or a drained lane can be given back. */
+  wake(): void {
+    this.#loop?.wake()
+  }
+
+  /** By this worker's own clock, whether its lease is sure to be running and nobody can believe it dead. */
+  get trusted(): boolean {
+    return this.#options.membership.sure && performance.now() < this.sureUntil
+  }
+
+  /** By the monotonic clock, until when the leases are sure to run. */
+  get sureUntil(): number {
+    return this.held.size === 0 ? Infinity : this.#renewedAt + sureShare * this.#options.leaseMs
+  }
+
+  get workerId(): number | null {
+    return this.#options.membership.id
+  }
+
+  /** The holder of a lane as it is now, or undefined if this fence is no longer ours. */
+  holds(lane: number, fence: number): boolean {
+    return this.held.get(lane)?.fence === fence
+  }
+
+  /** Forgets all lanes: this worker was given up on, or has to fear it. */
+  forget(reason: string): void {
+    const lost = [...this.held.values()]
+    this.#left = this.#asLeft(lost)
+    this.held.clear()
+    if (lost.length > 0) this.#lose(lost, reason)
+  }
+
+  /** Gives back those of the forgotten lanes that nobody has taken over meanwhile. */
+  async giveBack(formerId: number): Promise<void> {
+    await this.#release(this.#left, formerId)
+    this.#left = []
+  }
+
+  /** Stops, and gives back whatever is still held. Returns how many lanes that were. */
+  async stop(): Promise<number> {
+    await this.#loop?.stop()
+    return this.#leave([...this.held.values()])
+  }
+
+  async #tick(): Promise<number> {
+    const { membership, count, leaseMs } = this.#options
+    if (membership.id === null) return lookMs
+    if (performance.now() - this.#renewedAt >= Math.min(leaseMs / 3, renewMsMax)) await this.#renew()
+    const { free, lanes: dealt } = membership.orphans
+    if (dealt.length > 0) await this.#take(0, [], dealt)
+    const share = Math.ceil(count / membership.living)
+    if (this.held.size < share) await this.#take(share - this.held.size, free, [])
+    this.#drain(this.held.size - share)
+    const drained = [...this.held.values()].filter(
+      (lane) => lane.draining && this.#options.lowestInHand(lane.lane) === null,
+    )
+    await this.#leave(drained)
+    return lookMs
+  }
+
+  async #take(limit: number, free: readonly number[], dealt: readonly number[]): Promise<void> {
+    const { database, membership, consumer, leaseMs, failover, failoverGraceMs, emit } = this.#options
+    const { id } = membership
+    if (id === null) return
+    const rows = await database.keep<LaneRow>(this.#sql.take, [consumer, id, leaseMs, free, limit, dealt])
+    if (rows.length === 0) return
+    if (this.held.size === 0) this.#renewedAt = performance.now()
+    const lanes = rows.map((row): Lane => ({
+      lane: row.lane,
+      fence: row.fence,
+      floor: new Floor(row.floor),
+      server: row.server,
+      lowered: row.lowered,
+      orphaned: row.previous === null ? 0 : row.reach,
+      draining: false,
+      keptUntil: dealt.length === 0 ? 0 : performance.now() + failoverGraceMs,
+    }))
+    const lapsed = lanes.filter(({ lane }) => this.held.has(lane))
+    if (lapsed.length > 0) {
+      this.#lose(
+        lapsed.map(({ lane }) => this.held.get(lane)!),
+        'The lease had lapsed.',
+      )
+    }
+    await this.#options.onTaken(lanes)
+    // Given up on meanwhile: these lanes have a holder that has ended, and whoever finds them takes them.
+    if (membership.id !== id) return
+    for (const lane of lanes) this.held.set(lane.lane, lane)
+    emit({ type: 'lanes_taken', lanes: lanes.map(({ lane }) => lane) })
+    for (const { of, ...from } of membership.orphans.takenOver(rows, id)) {
+      emit({ type: 'takeover', ...from, strategy: failover, lanes: of.map(({ lane }) => lane), rows: 0 })
+    }
+  }
+
+  async #renew(): Promise<void> {
+    const { database, membership, consumer, leaseMs } = this.#options
+    const lanes = [...this.held.values()]
+    const at = performance.now()
+    if (lanes.length > 0) {
+      const renewed = await database.keep<{ lane: number }>(this.#sql.renew, [
+        consumer,
+        membership.id,
+        leaseMs,
+        ...asColumns(this.#asLeft(lanes)),
+      ])
+      const kept = new Set(renewed.map(({ lane }) => lane))
+      const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
+      for (const { lane } of lost) this.held.delete(lane)
+      if (lost.length > 0) this.#lose(lost, 'Another worker has taken the lane.')
+    }
+    this.#renewedAt = at
+  }
+
+  /** Marks the surplus for giving back, or unmarks it if somebody else has left meanwhile. */
+  #drain(surplus: number): void {
+    const lanes = [...this.held.values()]
+    const now = performance.now()
+    const last = lanes.filter(({ keptUntil }) => keptUntil <= now).toReversed()
+    for (const lane of lanes) lane.draining = false
+    for (const lane of last.slice(0, Math.max(0, surplus))) lane.draining = true
+  }
+
+  async #leave(lanes: readonly Lane[]): Promise<number> {
+    const { id } = this.#options.membership
+    for (const { lane } of lanes) this.held.delete(lane)
+    if (id !== null) await this.#release(this.#asLeft(lanes), id)
+    return lanes.length
+  }
+
+  async #release(lanes: readonly LeftLane[], holder: number): Promise<void> {
+    const { database, consumer, emit } = this.#options
+    if (lanes.length === 0) return
+    const released = await database.keep<{ lane: number }>(this.#sql.release, [
+      consumer,
+      holder,
+      ...asColumns(lanes),
+    ])
+    if (released.length > 0) emit({ type: 'lanes_released', lanes: released.map(({ lane }) => lane) })
+  }
+
+  #asLeft(lanes: readonly Lane[]): LeftLane[] {
+    return lanes.map((lane) => ({ ...lane, floor: this.#floorOf(lane) }))
+  }
+
+  #floorOf(lane: Lane): number {
+    const lowest = this.#options.lowestInHand(lane.lane)
+    return lowest === null ? lane.floor.clean : Math.min(lane.floor.clean, lowest - 1)
+  }
+
+  #lose(lanes: readonly Lane[], reason: string): void {
+    this.#options.emit({ type: 'lease_lost', ids: [], lanes: lanes.map(({ lane }) => lane), reason })
+    this.#options.onLost(lanes, reason)
+  }
+}
+
+const asColumns = (lanes: readonly LeftLane[]): unknown[][] => [
+  lanes.map(({ lane }) => lane),
+  lanes.map(({ fence }) => fence),
+  lanes.map(({ floor }) => floor),
+  lanes.map(({ lowered }) => lowered),
+  lanes.map(({ server }) => server),
+]

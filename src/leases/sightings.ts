@@ -1,0 +1,112 @@
+/** A row of the table `worker`, as its peers see it. */
+export interface Peer {
+  readonly id: number
+  readonly ended_by: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
+  /** Its last heartbeat, as the database's text: only compared, and JavaScript would cut its microseconds. */
+  readonly beat: string
+  readonly in_hand: number
+  /** It should hold a lock on this server, and does not. */
+  readonly unlocked: boolean
+  readonly reserved: boolean
+  readonly lane_heirs: readonly (number | null)[] | null
+  readonly row_heirs: readonly number[] | null
+}
+
+export interface Verdict {
+  readonly peer: Peer
+  readonly foundBy: 'lock' | 'heartbeat'
+}
+
+interface Sighting {
+  beat: string
+  /** By the monotonic clock, since when this beat has been the last. */
+  since: number
+  unlockedSince: number | null
+  /** False from a break in our own watch until it has beaten. */
+  lockCounts: boolean
+}
+
+/** Looks are a fifth of a second apart, on a busy machine twice that: only more than this is a break. */
+const breakMsMin = 600
+
+/**
+ * What a worker has seen of its peers, and whom it therefore believes dead.
+ *
+ * Silence counts only as far as it was watched: after an outage of the database, or a jump of its clock, everybody's
+ * last heartbeat is old, and a worker that judged by its age would give up the whole fleet. For the same reason a
+ * missing lock counts only if the peer has been heard since our own connection was lost: what broke ours, broke theirs.
+ */
+export class Sightings {
+  /** Whether somebody's lock is missing and it is too early to judge. */
+  suspicious = false
+  readonly #deadAfterMs: number
+  readonly #confirmMs: number
+  readonly #now: () => number
+  #seen = new Map<number, Sighting>()
+  #lookedAt: number
+  #interrupted = false
+
+  constructor(options: { deadAfterMs: number; confirmMs: number; now?: () => number }) {
+    this.#deadAfterMs = options.deadAfterMs
+    this.#confirmMs = options.confirmMs
+    this.#now = options.now ?? (() => performance.now())
+    this.#lookedAt = this.#now()
+  }
+
+  /** Our own view was interrupted. */
+  reset(): void {
+    this.#seen.clear()
+    this.#interrupted = true
+  }
+
+  /** Takes note of who has beaten and who holds a lock. Returns those who are dead. */
+  look(peers: readonly Peer[]): Verdict[] {
+    const now = this.#now()
+    // For so long we have not looked ourselves: the silence of that time was nobody's fault.
+    const blind = now - this.#lookedAt
+    if (blind > Math.max(this.#deadAfterMs / 4, breakMsMin))
+      for (const sighting of this.#seen.values()) sighting.since += blind
+    this.#lookedAt = now
+    const verdicts: Verdict[] = []
+    const seen = new Map<number, Sighting>()
+    this.suspicious = false
+    for (const peer of peers) {
+      const sighting = this.#sight(peer, now)
+      seen.set(peer.id, sighting)
+      const { unlockedSince } = sighting
+      if (unlockedSince !== null && now - unlockedSince >= this.#confirmMs) {
+        verdicts.push({ peer, foundBy: 'lock' })
+      } else if (now - sighting.since > this.#deadAfterMs) verdicts.push({ peer, foundBy: 'heartbeat' })
+      else if (unlockedSince !== null) this.suspicious = true
+    }
+    this.#seen = seen
+    this.#interrupted = false
+    return verdicts
+  }
+
+  /** Whether it was heard of lately: fit to take over from another. */
+  isFresh(peer: Peer): boolean {
+    const sighting = this.#seen.get(peer.id)
+    return (
+      sighting !== undefined &&
+      sighting.unlockedSince === null &&
+      this.#now() - sighting.since < this.#deadAfterMs / 2
+    )
+  }
+
+  #sight(peer: Peer, now: number): Sighting {
+    const known = this.#seen.get(peer.id)
+    if (known === undefined) {
+      return {
+        beat: peer.beat,
+        since: now,
+        lockCounts: !this.#interrupted,
+        unlockedSince: peer.unlocked && !this.#interrupted ? now : null,
+      }
+    }
+    if (known.beat !== peer.beat) Object.assign(known, { beat: peer.beat, since: now, lockCounts: true })
+    if (!peer.unlocked || !known.lockCounts) known.unlockedSince = null
+    else known.unlockedSince ??= now
+    return known
+  }
+}

@@ -1,0 +1,245 @@
+import { hostname } from 'node:os'
+import type { Database } from '../database/database.ts'
+import { workerSql } from '../database/sql/worker.ts'
+import type { Emit, FailoverStrategy, WorkerKind } from '../events.ts'
+import { startLoop, type Loop } from '../loop.ts'
+import { version } from '../version.ts'
+import { dealOut } from './failover.ts'
+import { Orphans } from './orphans.ts'
+import { Session } from './session.ts'
+import { Sightings, type Peer } from './sightings.ts'
+import { Watchdog } from './watchdog.ts'
+
+export interface MembershipOptions {
+  readonly database: Database
+  readonly kind: WorkerKind
+  /** '' for relays. */
+  readonly consumer: string
+  readonly heartbeatMs: number
+  readonly deadAfterMs: number
+  readonly leaseMs: number
+  readonly failover: FailoverStrategy
+  readonly failoverGraceMs: number
+  readonly emit: Emit
+  /** How much the worker has in hand, for others to see. */
+  readonly inHand: () => number
+  /** By the monotonic clock, until when the worker is sure of all its leases. */
+  readonly sureUntil: () => number
+  /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
+  readonly onOrphans: () => void
+  /** This worker has been given up on, or must fear it. All that it held is void; it comes back under a new id. */
+  readonly onVoid: (reason: string) => void
+  /** Contact again, before it is registered anew: what nobody has taken over may be given back. */
+  readonly onReturn: (formerId: number) => Promise<void>
+}
+
+/** How often the living look for the dead. */
+const watchMs = 200
+/** A lock that is missing is looked at again after this, since a lost connection alone is no death. */
+const confirmMs = 150
+const givenUp = 'Another worker took this one for dead, or an operator evicted it.'
+/** What was seen there may never have been written to disk: rows are back, and numbers are given out again. */
+const otherServer = 'The server was restarted or is another one: what was known of its tables does not count.'
+/** The part of its time after which a worker doubts itself: before anybody else may. */
+export const sureShare = 0.8
+
+/**
+ * A worker's place among those that share its work: it registers, gives signs of life, and finds the dead.
+ *
+ * A death is found in one of two ways. The worker's session holds an advisory lock, which Postgres frees within
+ * milliseconds after the process was killed. And its row must beat, which finds those that are frozen or cut off.
+ * A lease that lapses needs neither. None of them decides what counts: that is the fence's work, so a wrong verdict
+ * costs a repetition and no more.
+ */
+export class Membership {
+  id: number | null = null
+  readonly orphans = new Orphans()
+  /** How many share the work, this one included. */
+  living = 1
+  readonly #options: MembershipOptions
+  readonly #sql: ReturnType<typeof workerSql>
+  readonly #sightings: Sightings
+  readonly #watchdog: Watchdog
+  readonly #session: Session
+  #loop: Loop | null = null
+  #beatAt = -Infinity
+  /** On which it is registered. */
+  #server: string | null = null
+  #formerId: number | null = null
+
+  constructor(options: MembershipOptions) {
+    this.#options = options
+    this.#sql = workerSql(options.database.schema)
+    this.#session = new Session(options.database, this.#sql.lock, () => this.#loop?.wake())
+    this.#sightings = new Sightings({ deadAfterMs: options.deadAfterMs, confirmMs })
+    this.#watchdog = new Watchdog({
+      isSure: () => this.id === null || (this.sure && performance.now() < options.sureUntil()),
+      onDoubt: () => this.#doubt(),
+      stallMs: options.heartbeatMs,
+      onStall: (forMs) => options.emit({ type: 'stalled', forMs }),
+    })
+  }
+
+  /** Whether it has shown so lately that it lives that nobody can believe it dead. */
+  get sure(): boolean {
+    return this.id !== null && performance.now() < this.#beatAt + sureShare * this.#options.deadAfterMs
+  }
+
+  /** Registers, and gives signs of life from then on. */
+  async join(): Promise<void> {
+    await this.#session.open()
+    await this.#register()
+    await this.#watch()
+    this.#watchdog.start()
+    this.#loop = startLoop(() => this.#tick(), {
+      onError: (error) => {
+        this.#session.drop()
+        this.#options.emit({ type: 'trouble', error, doing: 'heartbeat' })
+      },
+    })
+  }
+
+  /** Tells the others that this worker has ended by itself, so that nobody has to find out. */
+  async leave(): Promise<void> {
+    this.#watchdog.stop()
+    await this.#loop?.stop()
+    this.#loop = null
+    const id = this.id ?? this.#formerId
+    if (id !== null) {
+      await this.#options.database.keep(this.#sql.end, [id]).catch((error: unknown) => {
+        this.#options.emit({ type: 'trouble', error, doing: 'leaving' })
+      })
+    }
+    await this.#session.end()
+  }
+
+  async #tick(): Promise<number> {
+    const { heartbeatMs } = this.#options
+    if (!this.#session.isOpen) await this.#reopen()
+    if (this.id === null) await this.#comeBack()
+    if (performance.now() - this.#beatAt >= heartbeatMs) await this.#beat()
+    await this.#watch()
+    return Math.min(this.#sightings.suspicious ? confirmMs : watchMs, heartbeatMs)
+  }
+
+  async #beat(): Promise<void> {
+    const { id } = this
+    const { inHand } = this.#options
+    if (id === null) return
+    // Our own lock may have been held by a connection of ours that the server took for alive.
+    if (!this.#session.locked) await this.#session.lock(id)
+    const at = performance.now()
+    const values = [id, inHand(), this.#session.locked]
+    const [alive] = await this.#session.run<{ server: string }>(this.#sql.beat, values)
+    if (alive?.server === this.#server) {
+      this.#beatAt = at
+      return
+    }
+    this.#void(alive === undefined ? givenUp : otherServer)
+    await this.#comeBack()
+  }
+
+  /** By the time that it could have shown that it lives, it has not. Nobody knows when the connection would tell. */
+  #doubt(): void {
+    if (this.id === null) return
+    const forMs = Math.round(performance.now() - this.#beatAt)
+    this.#void(`No sign of life for ${forMs} ms: others may take this worker for dead.`)
+    this.#session.drop()
+    this.#options.database.abandon()
+    this.#loop?.wake()
+  }
+
+  #void(reason: string): void {
+    this.#options.onVoid(reason)
+    this.#formerId = this.id
+    this.id = null
+  }
+
+  async #comeBack(): Promise<void> {
+    const former = this.#formerId
+    if (former !== null) {
+      await this.#options.onReturn(former)
+      await this.#session.run(this.#sql.end, [former])
+    }
+    // The lock of the former id goes with the session.
+    this.#session.drop()
+    await this.#session.open()
+    await this.#register()
+    this.#formerId = null
+  }
+
+  async #register(): Promise<void> {
+    const { database, kind, consumer, emit } = this.#options
+    const [next] = await this.#session.run<{ id: number }>(this.#sql.nextId)
+    await this.#session.lock(next!.id)
+    const at = performance.now()
+    const origin = [hostname(), process.pid, version, database.application]
+    const values = [next!.id, kind, consumer, ...origin, this.#session.locked]
+    const [registered] = await this.#session.run<{ server: string }>(this.#sql.register, values)
+    this.id = next!.id
+    this.#server = registered!.server
+    this.#beatAt = at
+    if (!this.#session.locked) emit({ type: 'lock_unavailable' })
+  }
+
+  async #reopen(): Promise<void> {
+    await this.#session.open()
+    this.#sightings.reset()
+    if (this.id === null) return
+    await this.#session.lock(this.id)
+    // The others have to be told of the new lock.
+    this.#beatAt = Math.min(this.#beatAt, performance.now() - this.#options.heartbeatMs)
+  }
+
+  /** Reads who is there, declares dead who is not, and remembers whose work may be taken. */
+  async #watch(): Promise<void> {
+    const peers = await this.#peers()
+    const living = peers.filter((peer) => peer.ended_by === null && peer.id !== this.id)
+    const suspects = this.#sightings.look(living)
+    for (const { peer, foundBy } of suspects) await this.#declareDead(peer, foundBy, living)
+    this.living = 1 + living.length - suspects.length
+    const known = suspects.length === 0 ? peers : await this.#peers()
+    if (this.orphans.update(known, this.id)) this.#options.onOrphans()
+  }
+
+  #peers(): Promise<Peer[]> {
+    const { kind, consumer, leaseMs } = this.#options
+    return this.#session.run<Peer>(this.#sql.peers, [kind, consumer, leaseMs * 2])
+  }
+
+  async #declareDead(peer: Peer, foundBy: 'lock' | 'heartbeat', others: readonly Peer[]): Promise<void> {
+    const { consumer, failover, failoverGraceMs, emit, inHand } = this.#options
+    const session = this.#session
+    const heirs = others.filter((other) => other !== peer && this.#sightings.isFresh(other))
+    const lanes =
+      failover === 'first-free'
+        ? []
+        : await session.run<{ lane: number }>(this.#sql.lanesOf, [consumer, peer.id])
+    const inheritance = dealOut(
+      failover,
+      { id: peer.id, lanes: lanes.map(({ lane }) => lane), inHand: peer.in_hand },
+      [
+        ...(this.id === null ? [] : [{ id: this.id, inHand: inHand() }]),
+        ...heirs.map((heir) => ({ id: heir.id, inHand: heir.in_hand })),
+      ],
+    )
+    const [dead] = await session.run<{ application: string; silent_ms: number }>(this.#sql.declareDead, [
+      peer.id,
+      foundBy,
+      peer.beat,
+      inheritance?.lanes,
+      inheritance?.rows,
+      inheritance === null ? null : failoverGraceMs,
+    ])
+    // Somebody else was faster, or it has beaten meanwhile.
+    if (dead === undefined) return
+    emit({
+      type: 'worker_dead',
+      deadWorkerId: peer.id,
+      foundBy,
+      silentMs: dead.silent_ms,
+      strategy: failover,
+    })
+    await session.run(this.#sql.disconnect, [dead.application])
+  }
+}

@@ -1,0 +1,166 @@
+import { isConnectionLost } from './database/sqlstate.ts'
+import { BrokerError, codeOf, describeError, redact, TwinboxError } from './errors.ts'
+import type { OnEvent, TwinboxEvent } from './events.ts'
+
+/** The one place that decides with which words and how loudly an event is told. */
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
+
+/** pino, `console`, or anything else with these four: each takes the facts as an object, then a sentence. */
+export type Logger = Readonly<Record<LogLevel, (facts: object, text: string) => void>>
+
+export interface LogOptions {
+  /** Whether errors are told with their stacks and causes. @default false */
+  readonly stacks?: boolean | undefined
+}
+
+/**
+ * An `onEvent` that tells a logger: every message at `debug`, workers and lanes at `info`, what was repeated or taken
+ * over at `warn`, what needs somebody at `error`. The facts are the event's own; no payload, header or password is
+ * among them. What a handler's own error says is told as it is, but for passwords in URLs.
+ */
+export function logEvents(logger: Logger, options: LogOptions = {}): OnEvent {
+  const stacks = options.stacks === true
+  return (event) => {
+    const { level, text } = tell(event, stacks)
+    logger[level](facts(event, stacks), text)
+  }
+}
+
+/** An error as an object would show whatever a driver has put on it: values of a row, a connection's password. */
+function facts(event: TwinboxEvent, stacks: boolean): object {
+  if (!('error' in event)) return event
+  return { ...event, error: report(event.error, stacks), code: codeOf(event.error) }
+}
+
+function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: string } {
+  const say = (level: LogLevel, text: string) => ({ level, text })
+  switch (event.type) {
+    case 'started':
+      return say('info', 'started')
+    case 'stopped':
+      return say('info', event.released === 0 ? 'stopped' : `stopped; gave back ${event.released}`)
+    case 'sent':
+      return say('debug', `sent ${count(event.ids, 'message')} in ${ms(event.durationMs)}`)
+    case 'received':
+      return say('debug', `received ${event.fresh} new, ${event.duplicates} seen before`)
+    case 'claimed':
+      return say('debug', `claimed ${count(event.ids, 'message')}`)
+    case 'handled':
+      return say(
+        'debug',
+        `handled ${count(event.ids, 'message')} of ${event.topic} in ${ms(event.durationMs)}`,
+      )
+    case 'message_failed': {
+      const next = event.retryInMs === null ? 'not tried again' : `again in ${ms(event.retryInMs)}`
+      const of = `message ${event.id} of ${event.topic}`
+      return say('warn', `attempt ${event.attempt} at ${of} failed, ${next}: ${report(event.error, stacks)}`)
+    }
+    case 'dead_letter':
+      return say(
+        'error',
+        event.reason === 'expired'
+          ? `message ${event.id} of ${event.topic} has expired and is a dead letter`
+          : `message ${event.id} of ${event.topic} is a dead letter after attempt ${event.attempt}`,
+      )
+    case 'parked':
+      return say(
+        'warn',
+        `the key ${event.key} is held back ${event.forMs === null ? 'until redriven' : `for ${ms(event.forMs)}`}`,
+      )
+    case 'refused':
+      return say(
+        'error',
+        `a delivery from ${event.topic} is no message and became a dead letter: ${event.reason}`,
+      )
+    case 'lease_lost': {
+      const what = event.ids.length > 0 ? count(event.ids, 'message') : count(event.lanes, 'lane')
+      return say('warn', `lost ${what}: ${event.reason}`)
+    }
+    case 'lanes_taken':
+      return say('info', `took ${count(event.lanes, 'lane')}`)
+    case 'lanes_released':
+      return say('info', `gave back ${count(event.lanes, 'lane')}`)
+    case 'worker_dead': {
+      const how = event.foundBy === 'lock' ? 'its process is gone' : 'it gives no sign of life'
+      return say('warn', `worker ${event.deadWorkerId} is dead: ${how}, silent for ${ms(event.silentMs)}`)
+    }
+    case 'takeover': {
+      const what = event.lanes.length > 0 ? count(event.lanes, 'lane') : `${event.rows} messages`
+      const how = event.foundBy === 'lease' ? 'its lease has lapsed' : `found by ${event.foundBy}`
+      return say('warn', `took over ${what} of worker ${event.fromWorkerId} (${how}, ${event.strategy})`)
+    }
+    case 'broker_down':
+      return say(
+        'error',
+        `the broker is out of reach, again in ${ms(event.retryInMs)}: ${sentence(event.error)}`,
+      )
+    case 'broker_up':
+      return say('info', `the broker is back after ${ms(event.downMs)}`)
+    case 'database_down':
+      return say(
+        'error',
+        `the database is out of reach, again in ${ms(event.retryInMs)}: ${sentence(event.error)}`,
+      )
+    case 'database_up':
+      return say('info', `the database is back after ${ms(event.downMs)}`)
+    case 'lock_unavailable':
+      return say(
+        'warn',
+        'no session lock behind this pooler: a killed worker is noticed by its heartbeat only, after deadAfterMs',
+      )
+    case 'stalled':
+      return say('warn', `the event loop stood still for ${ms(event.forMs)}`)
+    case 'trouble':
+      return say('error', `trouble with ${event.doing}: ${report(event.error, stacks)}`)
+    default:
+      // An event of a later version than this switch.
+      return say('info', (event satisfies never as TwinboxEvent).type)
+  }
+}
+
+const count = (things: readonly unknown[], noun: string): string =>
+  `${things.length} ${noun}${things.length === 1 ? '' : 's'}`
+
+/** Milliseconds as people read them: `85 ms`, `1.2 s`, `3 min`. */
+export function ms(value: number): string {
+  if (value < 1000) return `${Math.round(value)} ms`
+  if (value < 60_000) return `${(value / 1000).toFixed(1)} s`
+  if (value < 5_400_000) return `${Math.round(value / 60_000)} min`
+  return value < 172_800_000 ? `${Math.round(value / 3_600_000)} h` : `${Math.round(value / 86_400_000)} d`
+}
+
+/** What went wrong in one sentence, without a stack and without a password. */
+export function sentence(error: unknown): string {
+  return redact(plain(error)).slice(0, 2000)
+}
+
+/** The sentence, or with `stacks` everything that is known. */
+export function report(error: unknown, stacks: boolean): string {
+  if (!stacks || !(error instanceof Error)) return sentence(error)
+  const causes: string[] = []
+  // Counted, since an error may be its own cause's cause.
+  for (let cause: unknown = error; cause instanceof Error && causes.length < 10; cause = cause.cause) {
+    causes.push(cause.stack ?? describeError(cause))
+  }
+  return redact(causes.join('\ncaused by '))
+}
+
+function plain(error: unknown): string {
+  if (isInvalidUrl(error)) return 'The database URL is not a valid URL. Percent-encode what is special in it.'
+  const said = words(error)
+  if (!(error instanceof TwinboxError) && isConnectionLost(error))
+    return `The database cannot be used: ${said}`
+  if (error instanceof BrokerError && error.cause !== undefined) return `${said} ${words(error.cause)}`
+  return said
+}
+
+function words(error: unknown): string {
+  // Of several addresses that were tried in vain, Node reports an error without any text.
+  if (error instanceof AggregateError && error.message === '') return words(error.errors[0])
+  return error instanceof Error && error.message !== '' ? error.message : describeError(error)
+}
+
+/** `new URL` says so, and `pg` of a connection string that it cannot read. */
+export const isInvalidUrl = (error: unknown): boolean =>
+  error instanceof Error && 'code' in error && error.code === 'ERR_INVALID_URL'

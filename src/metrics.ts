@@ -1,0 +1,181 @@
+import type { TwinboxEvent } from './events.ts'
+
+/**
+ * What is measured, by its names and labels, and how it follows from events. Prometheus and OpenTelemetry both read
+ * this; `opentelemetry/meters.ts` gives some of it the names that the messaging conventions have for it.
+ */
+export interface Metric {
+  readonly kind: 'counter' | 'histogram' | 'gauge'
+  readonly help: string
+  readonly labels: readonly Label[]
+}
+
+export type Label =
+  'broker' | 'consumer' | 'topic' | 'kind' | 'found_by' | 'source' | 'state' | 'holder' | 'type'
+
+const metric =
+  (kind: Metric['kind']) =>
+  (help: string, ...labels: readonly Label[]): Metric => ({ kind, help, labels })
+const counter = metric('counter')
+const histogram = metric('histogram')
+const gauge = metric('gauge')
+
+/** Seconds. The buckets of the messaging conventions, and some for slow handlers. */
+export const buckets = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60]
+
+/** By their names for Prometheus. An empty `consumer` is the outbox. */
+export const metrics = {
+  twinbox_sent_messages_total: counter('Messages that the broker has taken', 'broker', 'topic'),
+  twinbox_send_duration_seconds: histogram('How long the broker took for a batch', 'broker'),
+  twinbox_received_messages_total: counter(
+    'Messages written to an inbox for the first time',
+    'broker',
+    'consumer',
+  ),
+  twinbox_duplicate_messages_total: counter('Deliveries dropped as seen before', 'broker', 'consumer'),
+  twinbox_refused_deliveries_total: counter('Deliveries that are no messages', 'consumer'),
+  twinbox_receive_duration_seconds: histogram('How long a batch took into the inbox', 'broker', 'consumer'),
+  twinbox_claimed_messages_total: counter('Messages claimed', 'consumer'),
+  twinbox_handled_messages_total: counter('Messages whose handlers have succeeded', 'consumer', 'topic'),
+  twinbox_handle_duration_seconds: histogram(
+    'How long a handler took, its transaction included',
+    'consumer',
+    'topic',
+  ),
+  twinbox_failed_attempts_total: counter(
+    'Attempts that have failed',
+    'kind',
+    'consumer',
+    'topic',
+    'found_by',
+  ),
+  twinbox_buried_messages_total: counter('Messages that became dead letters', 'kind', 'consumer', 'topic'),
+  twinbox_parkings_total: counter('Times that a key was held back', 'kind', 'consumer'),
+  twinbox_lost_leases_total: counter('Messages and lanes lost to other workers', 'kind', 'consumer'),
+  twinbox_takeovers_total: counter(
+    'Continuations of what another worker held',
+    'kind',
+    'consumer',
+    'found_by',
+  ),
+  twinbox_worker_deaths_total: counter('Workers found dead by this process', 'kind', 'consumer', 'found_by'),
+  twinbox_outages_total: counter(
+    'Times that the broker or the database was lost',
+    'kind',
+    'consumer',
+    'type',
+  ),
+  twinbox_stalls_total: counter('Times that the event loop stood still for a heartbeat or more', 'kind'),
+  twinbox_troubles_total: counter('Unforeseen errors', 'kind', 'consumer'),
+
+  twinbox_depth: gauge('Messages waiting or in hand; counting ends at 100000', 'consumer', 'topic'),
+  twinbox_lag_seconds: gauge('Age of the oldest message waiting or in hand', 'consumer'),
+  twinbox_topic_lag_seconds: gauge('The same by topic', 'consumer', 'topic'),
+  twinbox_deferred_messages: gauge('Messages waiting for a time; counting ends at 100000', 'consumer'),
+  twinbox_parked_keys: gauge('Keys held back', 'consumer'),
+  twinbox_parked_messages: gauge('Messages behind them; counting ends at 100000', 'consumer'),
+  twinbox_dead_letters: gauge('Dead letters kept; counting ends at 100000', 'consumer'),
+  twinbox_workers: gauge('Workers by their state', 'kind', 'consumer', 'state'),
+  twinbox_orphaned_lanes: gauge('Lanes in which messages wait and that nobody holds', 'consumer'),
+  twinbox_xmin_age_transactions: gauge(
+    'How many transactions old the oldest snapshot is that keeps dead rows from being removed; who holds it',
+    'source',
+    'holder',
+  ),
+  twinbox_xmin_age_seconds: gauge('How long it has been held; 0 if that cannot be known', 'source', 'holder'),
+  twinbox_database_up: gauge('1 if the gauges could be read from the database, else 0'),
+} as const satisfies Record<string, Metric>
+
+export type MetricName = keyof typeof metrics
+export type Labels = Readonly<Partial<Record<Label, string>>>
+
+export interface Measurement {
+  readonly name: MetricName
+  readonly value: number
+  readonly labels: Labels
+}
+
+const topicsMax = 200
+
+/**
+ * Names of topics as labels, the first two hundred: each is a time series for ever, and who may publish, or may send to
+ * the broker, could make any number of them. The others are `other`.
+ */
+export function topicLabels(): (topic: string) => string {
+  const known = new Set<string>()
+  return (topic) => {
+    if (!known.has(topic) && known.size >= topicsMax) return 'other'
+    known.add(topic)
+    return topic
+  }
+}
+
+/** What an event adds to counters and histograms. */
+export function measure(event: TwinboxEvent, topicLabel: (topic: string) => string): Measurement[] {
+  const { kind } = event
+  const consumer = event.consumer ?? ''
+  const one = (name: MetricName, labels: Labels, value = 1): Measurement => ({ name, value, labels })
+  switch (event.type) {
+    case 'sent': {
+      const { broker, topics, durationMs } = event
+      return [
+        ...Object.entries(topics).map(([topic, count]) =>
+          one('twinbox_sent_messages_total', { broker, topic: topicLabel(topic) }, count),
+        ),
+        one('twinbox_send_duration_seconds', { broker }, durationMs / 1000),
+      ]
+    }
+    case 'received': {
+      const labels = { broker: event.broker, consumer }
+      return [
+        one('twinbox_received_messages_total', labels, event.fresh),
+        one('twinbox_duplicate_messages_total', labels, event.duplicates),
+        one('twinbox_receive_duration_seconds', labels, event.durationMs / 1000),
+      ]
+    }
+    case 'refused':
+      return [one('twinbox_refused_deliveries_total', { consumer })]
+    case 'claimed':
+      return [one('twinbox_claimed_messages_total', { consumer }, event.ids.length)]
+    case 'handled': {
+      const labels = { consumer, topic: topicLabel(event.topic) }
+      return [
+        one('twinbox_handled_messages_total', labels, event.ids.length),
+        one('twinbox_handle_duration_seconds', labels, event.durationMs / 1000),
+      ]
+    }
+    case 'message_failed': {
+      const labels = { kind, consumer, topic: topicLabel(event.topic), found_by: event.foundBy }
+      return [one('twinbox_failed_attempts_total', labels)]
+    }
+    case 'dead_letter':
+      return [one('twinbox_buried_messages_total', { kind, consumer, topic: topicLabel(event.topic) })]
+    case 'parked':
+      return [one('twinbox_parkings_total', { kind, consumer })]
+    case 'lease_lost':
+      return [one('twinbox_lost_leases_total', { kind, consumer }, event.ids.length + event.lanes.length)]
+    case 'takeover':
+      return [one('twinbox_takeovers_total', { kind, consumer, found_by: event.foundBy })]
+    case 'worker_dead':
+      return [one('twinbox_worker_deaths_total', { kind, consumer, found_by: event.foundBy })]
+    case 'broker_down':
+      return [one('twinbox_outages_total', { kind, consumer, type: 'broker' })]
+    case 'database_down':
+      return [one('twinbox_outages_total', { kind, consumer, type: 'database' })]
+    case 'stalled':
+      return [one('twinbox_stalls_total', { kind })]
+    case 'trouble':
+      return [one('twinbox_troubles_total', { kind, consumer })]
+    case 'started':
+    case 'stopped':
+    case 'broker_up':
+    case 'database_up':
+    case 'lanes_taken':
+    case 'lanes_released':
+    case 'lock_unavailable':
+      return []
+    default:
+      // An event of a later version than this switch.
+      return (event satisfies never, [])
+  }
+}

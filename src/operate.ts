@@ -1,0 +1,193 @@
+import type { DatabaseInput } from './database/database.ts'
+import { operateSql } from './database/sql/operate.ts'
+import { workerSql } from './database/sql/worker.ts'
+import { OptionError } from './errors.ts'
+import type { WorkerKind } from './events.ts'
+import { withTables } from './operate/tables.ts'
+import { checkConsumer, numberOptions, oneOf, refuseUnknown } from './options.ts'
+
+export const workerKinds = ['relay', 'receiver', 'claimer'] as const satisfies readonly WorkerKind[]
+
+/** A worker as its row, its lanes and the server's locks show it. */
+export interface WorkerStatus {
+  readonly id: number
+  readonly kind: WorkerKind
+  /** Null for a relay. */
+  readonly consumer: string | null
+  readonly host: string
+  readonly pid: number
+  readonly version: string
+  readonly startedAt: Date
+  /** Age of its last heartbeat, by the database's clock. */
+  readonly lastBeatMs: number
+  readonly alive: boolean
+  /**
+   * `silent` (no heartbeat for longer than `deadAfterMs` by default) and `gone` (its session's lock is free) have not
+   * been given up on yet; `died` has.
+   */
+  readonly state: 'alive' | 'silent' | 'gone' | 'died' | 'evicted' | 'stopped'
+  /**
+   * Whether its session holds the lock by which its death is noticed at once. If a living worker has none, a pooler is
+   * between it and the server, and its death is noticed by its heartbeat only.
+   */
+  readonly locked: boolean
+  readonly endedAt: Date | null
+  /** How it ended: by itself, evicted, or found dead since its process was gone (`lock`) or it was silent (`heartbeat`). */
+  readonly endedBy: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
+  /** Those whose lease runs. A worker that has ended keeps them until another one takes them. */
+  readonly lanes: readonly number[]
+  /** Since when it has held the first of them. */
+  readonly lanesSince: Date | null
+  /** Messages in hand at its last heartbeat. */
+  readonly inHand: number
+}
+
+export interface ReadWorkersOptions {
+  /** Where the tables are. @default 'twinbox' */
+  readonly schema?: string | undefined
+  /** Only those of this consumer. */
+  readonly consumer?: string | undefined
+  /** Only those of this kind. */
+  readonly kind?: WorkerKind | undefined
+}
+
+/** What became of each id that `evictWorkers` was given. */
+export interface Eviction {
+  readonly evicted: readonly number[]
+  /** There is no such worker, or it ended so long ago that it has been forgotten. */
+  readonly unknown: readonly number[]
+  /** It had ended before. */
+  readonly ended: readonly number[]
+}
+
+/** Most workers that are read, the living before the dead. */
+export const workerLimit = 1000
+/** As long as a worker is believed to live without a sign of life, by default. */
+const silentMs = numberOptions.deadAfterMs.default
+
+/**
+ * Reads who works, what each worker holds, and who has ended in the last ten minutes and how.
+ *
+ * One statement, so one picture; it locks nothing. At most 1000 workers: the living, then the latest dead. Workers do
+ * not tell their options, so `silent` is judged by the default of `deadAfterMs`.
+ *
+ * @throws OptionError, SchemaError, or the database's error
+ */
+export async function readWorkers(
+  input: DatabaseInput,
+  options: ReadWorkersOptions = {},
+): Promise<WorkerStatus[]> {
+  refuseUnknown('readWorkers', options, ['schema', 'consumer', 'kind'])
+  const { schema, consumer, kind } = options
+  const filters = [
+    consumer === undefined ? null : checkConsumer(consumer),
+    kind === undefined ? null : oneOf('kind', kind, workerKinds),
+  ]
+  return withTables(input, schema, async (database) => {
+    const { workers } = operateSql(database.schema)
+    return (await database.query<WorkerRow>(workers, [workerLimit, ...filters])).map(toWorker)
+  })
+}
+
+/**
+ * Takes the work of these workers away from them, whether they live or not.
+ *
+ * Each is marked as ended, all in one statement. The others see it within 200 ms, and take its lanes and its messages
+ * as they take those of a dead worker: nothing is lost, and what it writes after they have taken over changes nothing.
+ * If its process lives, it notices at its next heartbeat, aborts what it has in hand, and comes back under a new id: to
+ * end a worker, stop its process. Handlers' effects outside of their transactions may be repeated, as after any death.
+ * Without another worker of its kind and consumer, its work waits until it is back itself. A receiver holds nothing that
+ * could be taken, since its broker decides who receives: it only gets a new id.
+ *
+ * Connections of a worker that was silent are closed, as far as they are this role's: a transaction that a frozen
+ * process left open would hold up its successors.
+ *
+ * @throws OptionError for an id that cannot be one, before anything is changed; SchemaError, or the database's error
+ */
+export async function evictWorkers(
+  input: DatabaseInput,
+  ids: readonly number[],
+  options: { readonly schema?: string | undefined } = {},
+): Promise<Eviction> {
+  refuseUnknown('evictWorkers', options, ['schema'])
+  if (!Array.isArray(ids) || !ids.every(isWorkerId)) {
+    throw new OptionError('ids', `ids must be an array of whole numbers from 1 to ${workerIdMax}.`)
+  }
+  return withTables(input, options.schema, async (database) => {
+    const rows = await database.query<EvictRow>(operateSql(database.schema).evict, [[...new Set(ids)]])
+    for (const { evicted, application, silent_ms: silent } of rows) {
+      if (evicted && silent > silentMs) {
+        const { text } = workerSql(database.schema).disconnect
+        await database.query({ text }, [application])
+      }
+    }
+    const those = (matches: (row: EvictRow) => boolean): number[] => rows.filter(matches).map(({ id }) => id)
+    return {
+      evicted: those(({ evicted }) => evicted),
+      unknown: those(({ known }) => !known),
+      ended: those(({ known, evicted }) => known && !evicted),
+    }
+  })
+}
+
+const workerIdMax = 2 ** 31 - 1
+
+/** Whether it can be the id of a worker: the column is an integer. */
+const isWorkerId = (id: number): boolean => Number.isInteger(id) && id >= 1 && id <= workerIdMax
+
+interface EvictRow {
+  readonly id: number
+  readonly known: boolean
+  readonly evicted: boolean
+  readonly application: string
+  readonly silent_ms: number
+}
+
+/** What the statement `workers` reads. */
+export interface WorkerRow {
+  readonly id: number
+  readonly kind: WorkerKind
+  readonly consumer: string
+  readonly host: string
+  readonly pid: number
+  readonly version: string
+  readonly started_at: Date
+  readonly in_hand: number
+  readonly ended_at: Date | null
+  readonly ended_by: WorkerStatus['endedBy']
+  readonly silent_ms: number
+  readonly locked: boolean
+  readonly unlocked: boolean
+  readonly lanes: number[]
+  readonly since: Date | null
+}
+
+export function toWorker(row: WorkerRow): WorkerStatus {
+  const state = stateOf(row)
+  return {
+    id: row.id,
+    kind: row.kind,
+    consumer: row.consumer === '' ? null : row.consumer,
+    host: row.host,
+    pid: row.pid,
+    version: row.version,
+    startedAt: row.started_at,
+    lastBeatMs: row.silent_ms,
+    alive: state === 'alive',
+    state,
+    locked: row.locked,
+    endedAt: row.ended_at,
+    endedBy: row.ended_by,
+    lanes: row.lanes,
+    lanesSince: row.since,
+    inHand: row.in_hand,
+  }
+}
+
+const endStates = { stop: 'stopped', evict: 'evicted', lock: 'died', heartbeat: 'died' } as const
+
+function stateOf(row: WorkerRow): WorkerStatus['state'] {
+  if (row.ended_by !== null) return endStates[row.ended_by]
+  if (row.unlocked) return 'gone'
+  return row.silent_ms > silentMs ? 'silent' : 'alive'
+}

@@ -1,0 +1,209 @@
+import type { Database, DatabaseInput } from '../database/database.ts'
+import { deadSql, type DeadAction } from '../database/sql/dead.ts'
+import { OptionError } from '../errors.ts'
+import { refuseUnknown, whole } from '../options.ts'
+import { readFilter, type DeadLetterFilter } from './filter.ts'
+import {
+  contentOf,
+  toDeadLetter,
+  toHistory,
+  type DeadLetter,
+  type DeadLetterDetails,
+  type DeadLetterRow,
+} from './letter.ts'
+import { carryOut, lookMax, type RedriveOptions, type Stepping } from './steps.ts'
+import { withTables } from './tables.ts'
+
+export interface DeadLetterPage {
+  /** The latest first. */
+  readonly letters: readonly DeadLetter[]
+  /** Give it as `after` to get those that follow; null if there are none. */
+  readonly next: string | null
+}
+
+export interface ReadDeadLettersOptions {
+  /** Where the tables are. @default 'twinbox' */
+  readonly schema?: string | undefined
+  /** Most that are read, up to 1000. @default 100 */
+  readonly limit?: number | undefined
+  /** Go on behind an earlier page: what its `next` was. @default from the latest on */
+  readonly after?: string | undefined
+}
+
+export interface Redriven {
+  /** How many it was done to; with `dryRun`, how many match. */
+  readonly count: number
+  /** Of the numbers and ids that were asked for, those of no such dead letter. */
+  readonly unknown: readonly (number | string)[]
+}
+
+/**
+ * Reads dead letters, the latest first. Each statement looks at a bounded number, so a filter that few match takes
+ * several. No payload is read.
+ *
+ * @throws OptionError, SchemaError, or the database's error
+ */
+export async function readDeadLetters(
+  input: DatabaseInput,
+  filter: DeadLetterFilter = {},
+  options: ReadDeadLettersOptions = {},
+): Promise<DeadLetterPage> {
+  refuseUnknown('readDeadLetters', options, ['schema', 'limit', 'after'])
+  const { scope, values } = readFilter(filter)
+  const limit = whole('limit', options.limit, 100, 1, 1000)
+  let below = readCursor(options.after)
+  return withTables(input, options.schema, async (database) => {
+    const letters: DeadLetter[] = []
+    for (;;) {
+      const wanted = limit - letters.length
+      const rows = await database.query<ListRow>(deadSql(database.schema).list(scope), [
+        ...values,
+        ...below,
+        lookMax,
+        wanted,
+      ])
+      const found = rows.filter((row): row is ListRow & DeadLetterRow => row.number !== null)
+      letters.push(...found.map(toDeadLetter))
+      const { looked_at: lookedAt, last_seq: seq, last_number: number } = rows[0]!
+      if (found.length === wanted) {
+        const last = found.at(-1)!
+        return { letters, next: `${last.seq}.${last.number}` }
+      }
+      if (lookedAt < lookMax) return { letters, next: null }
+      below = [seq!, number!]
+    }
+  })
+}
+
+/**
+ * Puts dead letters back, in the order in which they arrived, as messages that have not been attempted yet.
+ *
+ * One with a key goes before all messages of its key that nobody has in hand, and the key goes on; only if the key is
+ * held back behind another dead letter, it stays so until that one is redriven or skipped as well. Works on the outbox
+ * (`consumer: null`) as on inboxes, while the workers run. Each batch of up to 500 is a transaction of its own, in which
+ * it is also written down who did it and why.
+ *
+ * @throws OptionError, SchemaError, or the database's error: what was done until then stays done
+ */
+export function redriveDeadLetters(
+  input: DatabaseInput,
+  filter: DeadLetterFilter,
+  options: RedriveOptions = {},
+): Promise<Redriven> {
+  return change('redriveDeadLetters', 'redrive', input, filter, options)
+}
+
+/**
+ * Gives dead letters up for good: they are deleted, and a key that was held back behind one goes on with its next
+ * message. Who did it and why is kept, with the error history and without the payload; see `exportDeadLetters` for that.
+ *
+ * @throws OptionError, SchemaError, or the database's error: what was done until then stays done
+ */
+export function skipDeadLetters(
+  input: DatabaseInput,
+  filter: DeadLetterFilter,
+  options: RedriveOptions = {},
+): Promise<Redriven> {
+  return change('skipDeadLetters', 'skip', input, filter, options)
+}
+
+async function change(
+  where: string,
+  action: Exclude<DeadAction, 'count'>,
+  input: DatabaseInput,
+  filter: DeadLetterFilter,
+  options: RedriveOptions,
+): Promise<Redriven> {
+  readFilter(filter)
+  let unknown: readonly (number | string)[] = []
+  const count = await carryOut(where, input, options, async (database, dry, signature) => {
+    unknown = await unknownOf(database, filter)
+    return stepping(database, filter, dry ? 'count' : action, dry ? [] : signature)
+  })
+  return { count, unknown }
+}
+
+/** In the order in which the messages arrived, and none that died later than now. */
+export async function stepping(
+  database: Database,
+  filter: DeadLetterFilter,
+  action: DeadAction,
+  signature: readonly unknown[],
+): Promise<Stepping> {
+  const { scope, values } = readFilter(filter)
+  const sql = deadSql(database.schema)
+  const [newest] = await database.query<{ number: number }>(sql.newest)
+  return {
+    statement: sql.step(scope, action),
+    values: (at, limits) => [...values, ...at, newest!.number, ...limits, ...signature],
+    start: ['', -1, 0],
+    place: ['consumer', 'seq', 'number'],
+  }
+}
+
+/**
+ * Reads all that is known of a dead letter, by its number or by the id of its message, which several consumers may have
+ * given up on.
+ *
+ * @throws OptionError, SchemaError, or the database's error
+ */
+export async function showDeadLetter(
+  input: DatabaseInput,
+  which: number | string,
+  options: {
+    readonly schema?: string | undefined
+    /** Whether the payload is read. @default false */
+    readonly payload?: boolean | undefined
+  } = {},
+): Promise<DeadLetterDetails[]> {
+  refuseUnknown('showDeadLetter', options, ['schema', 'payload'])
+  readFilter(typeof which === 'number' ? { numbers: [which] } : { ids: [which] })
+  const values = typeof which === 'number' ? [which, null] : [null, which]
+  return withTables(input, options.schema, async (database) => {
+    const sql = deadSql(database.schema)
+    const rows = await database.query<DeadLetterRow>(sql.show, [...values, options.payload === true])
+    const details: DeadLetterDetails[] = []
+    for (const row of rows) {
+      const audit = await database.query<Parameters<typeof toHistory>[0]>(sql.audit, [row.id, row.consumer])
+      const { payload, ...content } = contentOf(row)
+      details.push({
+        ...toDeadLetter(row),
+        ...content,
+        ...(payload === undefined ? {} : { payload }),
+        holdsKey: row.holds_key === true,
+        interventions: audit.map(toHistory),
+      })
+    }
+    return details
+  })
+}
+
+async function unknownOf(database: Database, filter: DeadLetterFilter): Promise<(number | string)[]> {
+  const unknown: (number | string)[] = []
+  const { known } = deadSql(database.schema)
+  for (const asked of [filter.numbers ?? [], filter.ids ?? []]) {
+    if (asked.length === 0) continue
+    const byNumber = typeof asked[0] === 'number'
+    const rows = await database.query<{ number: number; id: string }>(known, [
+      byNumber ? asked : null,
+      byNumber ? null : asked,
+    ])
+    const found = new Set<number | string>(rows.flatMap(({ number, id }) => [number, id]))
+    unknown.push(...asked.filter((one) => !found.has(typeof one === 'string' ? one.toLowerCase() : one)))
+  }
+  return unknown
+}
+
+function readCursor(after: string | undefined): [number, number] {
+  if (after === undefined) return [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER]
+  const found = /^(\d{1,16})\.(\d{1,16})$/.exec(after)
+  if (found === null) throw new OptionError('after', 'after must be what an earlier page gave as its next.')
+  return [Number(found[1]), Number(found[2])]
+}
+
+interface ListRow {
+  readonly looked_at: number
+  readonly last_seq: number | null
+  readonly last_number: number | null
+  readonly number: number | null
+}

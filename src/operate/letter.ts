@@ -1,0 +1,124 @@
+import { jsonContentType } from '../message.ts'
+
+/** A failed attempt, as it was written down. */
+export interface FailedAttempt {
+  readonly attempt: number
+  readonly at: string
+  readonly worker: number | null
+  readonly error: string
+  readonly class: string | null
+  /** Where it happened: the first frames. */
+  readonly stack: string | null
+}
+
+/** A message that is not tried again until it is redriven. */
+export interface DeadLetter {
+  readonly number: number
+  readonly id: string
+  /** Null for the outbox. */
+  readonly consumer: string | null
+  readonly topic: string
+  readonly key: string | null
+  readonly diedAt: Date
+  readonly receivedAt: Date | null
+  readonly publishedAt: Date | null
+  readonly expiresAt: Date | null
+  readonly attempt: number
+  readonly reason: string
+  /** Its failed attempts since it was last redriven; left out in lists. */
+  readonly errors?: readonly FailedAttempt[]
+}
+
+/** What an operator did with a message, and what it had been until then. */
+export interface Intervention {
+  readonly action: 'redrive' | 'skip' | 'prune'
+  readonly at: Date
+  readonly by: string
+  readonly why: string | null
+  readonly diedAt: Date | null
+  readonly attempt: number | null
+  readonly reason: string | null
+  readonly errors: readonly FailedAttempt[]
+}
+
+/** A dead letter as it is: with its headers, and if asked for its payload. */
+export interface DeadLetterContent {
+  readonly headers: Readonly<Record<string, string>>
+  readonly contentType: string
+  readonly bytes: number
+  /** JSON text or bytes; only if asked for. */
+  readonly payload?: string | Uint8Array
+}
+
+/** A dead letter and all that is known of it. */
+export interface DeadLetterDetails extends DeadLetter, DeadLetterContent {
+  /** Whether its key is held back behind it. */
+  readonly holdsKey: boolean
+  /** Its earlier lives: what operators did with it. */
+  readonly interventions: readonly Intervention[]
+}
+
+/** A row of `dead_letter`; what a statement does not read is left out. */
+export interface DeadLetterRow {
+  readonly number: number
+  readonly died_at: Date
+  readonly seq: number
+  readonly attempt: number
+  readonly consumer: string
+  readonly reason: string
+  readonly id: string
+  readonly topic: string
+  readonly key: string | null
+  readonly received_at: Date | null
+  readonly published_at: Date | null
+  readonly expires_at: Date | null
+  readonly headers?: string | null
+  readonly payload?: string | null
+  readonly body?: Buffer | null
+  readonly content_type?: string | null
+  readonly bytes?: number
+  readonly errors?: readonly FailedAttempt[] | null
+  readonly holds_key?: boolean
+}
+
+export function toDeadLetter(row: DeadLetterRow): DeadLetter {
+  return {
+    number: row.number,
+    id: row.id,
+    consumer: row.consumer === '' ? null : row.consumer,
+    topic: row.topic,
+    key: row.key,
+    diedAt: row.died_at,
+    receivedAt: row.received_at,
+    publishedAt: row.published_at,
+    expiresAt: row.expires_at,
+    attempt: row.attempt,
+    reason: row.reason,
+    ...(row.errors === undefined ? {} : { errors: row.errors ?? [] }),
+  }
+}
+
+/** A row of `audit`. */
+export function toHistory(row: {
+  readonly action: Intervention['action']
+  readonly at: Date
+  readonly who: string
+  readonly why: string | null
+  readonly died_at: Date | null
+  readonly attempt: number | null
+  readonly reason: string | null
+  readonly errors: readonly FailedAttempt[] | null
+}): Intervention {
+  const { who, died_at: diedAt, errors, ...rest } = row
+  return { ...rest, by: who, diedAt, errors: errors ?? [] }
+}
+
+export function contentOf(row: DeadLetterRow): DeadLetterContent {
+  const payload = row.payload ?? row.body ?? undefined
+  return {
+    headers: row.headers == null ? {} : (JSON.parse(row.headers) as Record<string, string>),
+    contentType: row.content_type ?? jsonContentType,
+    bytes: row.bytes ?? (payload === undefined ? 0 : Buffer.byteLength(payload)),
+    ...(payload === undefined ? {} : { payload }),
+  }
+}

@@ -1,0 +1,227 @@
+import { outboxSql } from './database/sql/outbox.ts'
+import { MessageError } from './errors.ts'
+import { checkCancellable, checkMessage, type CheckedMessage, type NewMessage } from './message.ts'
+import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from './options.ts'
+import { hintPublished } from './hints.ts'
+import { columnsOf, fieldsOf } from './outbox/columns.ts'
+import { executor, type TransactionInput } from './outbox/transaction.ts'
+import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from './telemetry.ts'
+
+export interface OutboxOptions {
+  /** @default 'twinbox' */
+  readonly schema?: string | undefined
+  /** In bytes. @default 1_048_576 */
+  readonly maxPayloadBytes?: number | undefined
+  /** How long a dedupe key is known. In milliseconds. @default 604_800_000 (7 days) */
+  readonly dedupeWindowMs?: number | undefined
+  /**
+   * Whether `publish` is a named prepared statement on `pg` clients. Switch it off behind PgBouncer in transaction mode
+   * before version 1.21. @default true
+   */
+  readonly preparedStatements?: boolean | undefined
+  /**
+   * Traces, as `twinbox/opentelemetry` makes them: each message then carries the trace of what publishes it in its
+   * headers. @default none
+   */
+  readonly telemetry?: Telemetry | undefined
+}
+
+export interface PublishOptions {
+  /**
+   * Allow a client that is not in a transaction: the message is then a transaction of its own, and no longer tied to
+   * your data. @default false
+   */
+  readonly autocommit?: boolean | undefined
+  /**
+   * Take a lock per key until the end of the transaction, so that concurrent publishers of one key are put in the order
+   * of their commits. Without it, order is promised to publishers that follow one another. @default false
+   */
+  readonly orderingLock?: boolean | undefined
+}
+
+export interface Published {
+  /** The message's id; if it was a duplicate, the id of the first. */
+  readonly id: string
+  /** True if a message with this topic and dedupe key was published inside the window. Then nothing was written. */
+  readonly duplicate: boolean
+}
+
+export interface Outbox {
+  /**
+   * Writes a message to the outbox, in the transaction that it is given. It will be sent if and only if that
+   * transaction commits. One statement; no broker is involved.
+   *
+   * Publish after you have locked or written the row that the key stands for: then messages of one key are sent in the
+   * order of the commits.
+   *
+   * @throws MessageError if the message cannot travel. Thrown before any SQL: the transaction is as it was.
+   * @throws TransactionError `NO_TRANSACTION` for a pool or a client that is not in a transaction; nothing was written.
+   */
+  publish(transaction: TransactionInput, message: NewMessage, options?: PublishOptions): Promise<Published>
+  /**
+   * The same for many messages, in one statement, and in their order. If one of them is refused, none is written, and
+   * the error's path starts with its index.
+   */
+  publishMany(
+    transaction: TransactionInput,
+    messages: readonly NewMessage[],
+    options?: PublishOptions,
+  ): Promise<Published[]>
+  /**
+   * Takes back a delayed message that is not due yet, by its id or by its topic and dedupe key: if the transaction
+   * commits, it is never sent, and the dedupe key is free again. `cancelled` is false if there is no such message that
+   * still waits; then it was sent, is about to be, or never existed. One statement, which waits for a relay that is just
+   * about to send it.
+   *
+   * @throws MessageError for what cannot be an id or a dedupe key, before any SQL
+   * @throws TransactionError `NO_TRANSACTION` for a pool or a client that is not in a transaction
+   */
+  cancel(
+    transaction: TransactionInput,
+    which: Cancellable,
+    options?: Pick<PublishOptions, 'autocommit'>,
+  ): Promise<{ readonly cancelled: boolean }>
+}
+
+/** A delayed message by its id, or by its topic and dedupe key. */
+export type Cancellable =
+  | { readonly id: string; readonly topic?: never; readonly dedupeKey?: never }
+  | { readonly topic: string; readonly dedupeKey: string; readonly id?: never }
+
+/**
+ * Creates an outbox: the publishing side. It holds no connection and needs no closing.
+ * @throws OptionError
+ */
+export function createOutbox(options: OutboxOptions = {}): Outbox {
+  refuseUnknown('createOutbox', options, [
+    'schema',
+    'maxPayloadBytes',
+    'dedupeWindowMs',
+    'preparedStatements',
+    'telemetry',
+  ])
+  const { maxPayloadBytes, dedupeWindowMs } = readNumbers(options, ['maxPayloadBytes', 'dedupeWindowMs'])
+  const schema = checkSchema(options.schema ?? 'twinbox')
+  const sql = outboxSql(schema)
+  const prepared = readBoolean('preparedStatements', options.preparedStatements, true)
+
+  /** Writes them as one operation of a trace, if anybody wants one. */
+  const publish = async (
+    transaction: TransactionInput,
+    messages: readonly CheckedMessage[],
+    how: PublishOptions,
+  ): Promise<Published[]> => {
+    const trace = begin(options.telemetry, publishing, () => messages.map(toTraced))
+    if (trace === null) return write(transaction, messages, how)
+    const carrying = messages.map((message, index) => ({
+      ...message,
+      headers: carryOn(message.headers, trace.carried[index]),
+    }))
+    try {
+      const published = await trace.run(() => write(transaction, carrying, how))
+      trace.end()
+      return published
+    } catch (error) {
+      trace.end(() => error)
+      throw error
+    }
+  }
+
+  const write = async (
+    transaction: TransactionInput,
+    messages: readonly CheckedMessage[],
+    how: PublishOptions,
+  ): Promise<Published[]> => {
+    refuseUnknown('publish', how, ['autocommit', 'orderingLock'])
+    const orderingLock = readBoolean('orderingLock', how.orderingLock, false)
+    const run = executor('publish', transaction, readBoolean('autocommit', how.autocommit, false), prepared)
+    refuseTooMuch(messages)
+    // Of two messages with one dedupe key in one call, the first counts.
+    const first = new Map<string, CheckedMessage>()
+    const fresh: CheckedMessage[] = []
+    for (const message of messages) {
+      const identity = message.dedupeKey === null ? null : `${message.topic} ${message.dedupeKey}`
+      if (identity !== null && first.has(identity)) continue
+      if (identity !== null) first.set(identity, message)
+      fresh.push(message)
+    }
+    if (fresh.length === 0) return []
+    const known = new Map<string, string>()
+    const timed = fresh.some(
+      (message) => (message.deliverAt ?? message.delayMs ?? message.expiresAt) !== null,
+    )
+    if (timed || first.size > 0) {
+      const values = [...columnsOf(fresh, orderingLock), dedupeWindowMs]
+      const rows = timed
+        ? await run(sql.publishTimed, [
+            ...values,
+            fresh.map(({ deliverAt }) => deliverAt),
+            fresh.map(({ delayMs }) => delayMs),
+            fresh.map(({ expiresAt }) => expiresAt),
+          ])
+        : await run(sql.publishDeduped, values)
+      for (const { index, id } of rows as { index: number; id: string }[]) known.set(fresh[index]!.id, id)
+    } else if (fresh.length === 1) await run(sql.publishOne, fieldsOf(fresh[0]!, orderingLock))
+    else await run(sql.publish, columnsOf(fresh, orderingLock))
+    hintPublished(schema)
+    return messages.map((message) => {
+      const counted =
+        message.dedupeKey === null ? message : first.get(`${message.topic} ${message.dedupeKey}`)!
+      const earlier = known.get(counted.id)
+      return { id: earlier ?? counted.id, duplicate: earlier !== undefined || counted !== message }
+    })
+  }
+
+  return {
+    async publish(transaction, message, how = {}) {
+      const [published] = await publish(transaction, [checkMessage(message, maxPayloadBytes)], how)
+      return published!
+    },
+    async publishMany(transaction, messages, how = {}) {
+      if (!Array.isArray(messages)) {
+        throw new MessageError('INVALID_MESSAGE', 'messages', 'publishMany takes an array of messages.')
+      }
+      const checked = messages.map((message: NewMessage, index) =>
+        checkMessage(message, maxPayloadBytes, `messages[${index}].`),
+      )
+      return publish(transaction, checked, how)
+    },
+    async cancel(transaction, which, how = {}) {
+      refuseUnknown('cancel', how, ['autocommit'])
+      const { id, topic, dedupeKey } = checkCancellable(which)
+      const autocommit = readBoolean('autocommit', how.autocommit, false)
+      const [gone] = await executor(
+        'cancel',
+        transaction,
+        autocommit,
+        prepared,
+      )(sql.cancel, [id, topic, dedupeKey])
+      return { cancelled: (gone as { count: number }).count > 0 }
+    },
+  }
+}
+
+const publishing = { name: 'publish', system: 'twinbox', workerId: null } as const
+
+const toTraced = ({ id, topic, headers, content }: CheckedMessage): TracedMessage => ({
+  id,
+  topic,
+  headers: parseHeaders(headers),
+  bytes: content.length,
+})
+
+/** @throws MessageError */
+function refuseTooMuch(messages: readonly CheckedMessage[]): void {
+  let size = 0
+  for (const { topic, key, headers, content, dedupeKey } of messages) {
+    const text = topic.length + (key?.length ?? 0) + (headers?.length ?? 0) + (dedupeKey?.length ?? 0)
+    size += content.length + text + 64
+  }
+  if (size > limits.publishBytes) {
+    throw new MessageError(
+      'PAYLOAD_TOO_LARGE',
+      'messages',
+      `messages have about ${size} bytes in all, but the limit is ${limits.publishBytes}. Publish them in several calls.`,
+    )
+  }
+}

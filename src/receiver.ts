@@ -1,0 +1,353 @@
+import type { Broker, IncomingMessage, Subscription } from './brokers/broker.ts'
+import { fromWireHeaders } from './brokers/cloudevent.ts'
+import type { Database } from './database/database.ts'
+import { laneSql } from './database/sql/lane.ts'
+import { receive, type InboxMessage } from './database/inbox.ts'
+import { waitingSql } from './database/sql/waiting.ts'
+import { isPassing } from './database/sqlstate.ts'
+import { OptionError, describeError, type BrokerError } from './errors.ts'
+import { emitter, type Emit } from './events.ts'
+import { noFailpoint, type Failpoint } from './failpoint.ts'
+import { hintReceived } from './hints.ts'
+import { Membership } from './leases/workers.ts'
+import { backoffMs } from './loop.ts'
+import { checkTopicPattern, jsonContentType, toMessageId } from './message.ts'
+import { checkHeartbeat, checkConsumer, limits, readNumbers, refuseUnknown } from './options.ts'
+import { startPruning, type Pruning } from './upkeep/prune.ts'
+import {
+  createWorker,
+  loopReports,
+  settledWithin,
+  workerNumbers,
+  workerOptionNames,
+  type Worker,
+  type WorkerOptions,
+} from './worker.ts'
+
+/** What makes a message of another system a message: above all an identity that is the same for every redelivery. */
+export interface Identity {
+  /** A UUID is taken as it is; of any other text a UUID is made, the same for the same text. */
+  readonly id: string
+  /** @default what the broker says */
+  readonly topic?: string | undefined
+  /** Ordering key. @default what the broker says */
+  readonly key?: string | null | undefined
+}
+
+export interface ReceiverOptions extends WorkerOptions {
+  readonly broker: Broker
+  /** The name under which claimers will share what is received. */
+  readonly consumer: string
+  /** Topic names or AMQP patterns: `order.*`, `order.#`. */
+  readonly topics: readonly string[]
+  /** Most deliveries in one batch. @default 500 */
+  readonly batchSize?: number | undefined
+  /**
+   * How long the inbox remembers what it has seen. A redelivery after that is handled again, so it has to exceed the
+   * longest time that the broker may keep a message. In milliseconds. @default 604_800_000 (7 days)
+   */
+  readonly dedupeWindowMs?: number | undefined
+  /**
+   * Identifies messages that are not CloudEvents. Return null for what is no message: it becomes a dead letter. Without
+   * it, the `message-id` header counts, then the broker's position (Kafka), and else the message becomes a dead letter,
+   * since without an identity a redelivery could not be told from a new message.
+   */
+  readonly identify?: ((incoming: IncomingMessage) => Identity | null) | undefined
+}
+
+const numbers = [...workerNumbers, 'batchSize', 'dedupeWindowMs'] as const
+
+/**
+ * Creates a receiver: a worker that writes a consumer's deliveries from the broker into its inbox.
+ *
+ * A delivery is acknowledged only after the inbox has it, and the inbox takes each message once inside the dedupe
+ * window. While the database is out of reach the receiver waits with what it has; nothing is sent back to the broker,
+ * whose delivery limit would drop it.
+ *
+ * With the Postgres broker there is nothing to receive, since the relay writes to the inbox itself: the receiver then
+ * keeps the subscription.
+ *
+ * @throws OptionError
+ */
+export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = noFailpoint): Worker {
+  refuseUnknown('createReceiver', options, [
+    ...workerOptionNames,
+    ...numbers,
+    'broker',
+    'consumer',
+    'topics',
+    'identify',
+  ])
+  checkConsumer(options.consumer)
+  const settings = readNumbers(options, numbers)
+  checkHeartbeat(settings)
+  if (typeof options.broker?.subscribe !== 'function') {
+    throw new OptionError(
+      'broker',
+      'broker is required: rabbitmq(…), kafka(…) or postgres(…), or one of your own.',
+    )
+  }
+  if (!Array.isArray(options.topics) || options.topics.length === 0) {
+    throw new OptionError(
+      'topics',
+      'topics is required: a list of topic names or patterns such as ["order.*"].',
+    )
+  }
+  for (const topic of options.topics as readonly string[]) checkTopicPattern(topic)
+  let receiver: Receiver | null = null
+  return createWorker(
+    { ...options, poolSize: 3 },
+    {
+      kind: 'receiver',
+      consumer: options.consumer,
+      id: () => receiver?.membership.id ?? null,
+      start: async (database) => {
+        receiver = new Receiver(database, options, settings, failpoint)
+        await receiver.start()
+      },
+      stop: async () => receiver?.stop(),
+    },
+  )
+}
+
+class Receiver {
+  readonly membership: Membership
+  readonly #database: Database
+  readonly #options: ReceiverOptions
+  readonly #settings: Record<(typeof numbers)[number], number>
+  readonly #failpoint: Failpoint
+  readonly #emit: Emit
+  #subscription: Subscription | null = null
+  #stopping = false
+  #pruning: Pruning | null = null
+  #inHand = 0
+  #downSince: number | null = null
+
+  constructor(
+    database: Database,
+    options: ReceiverOptions,
+    settings: Record<(typeof numbers)[number], number>,
+    failpoint: Failpoint,
+  ) {
+    this.#database = database
+    this.#options = options
+    this.#settings = settings
+    this.#failpoint = failpoint
+    this.#emit = emitter(options, () => ({
+      kind: 'receiver',
+      consumer: options.consumer,
+      workerId: this.membership.id,
+    }))
+    this.membership = new Membership({
+      database,
+      kind: 'receiver',
+      consumer: options.consumer,
+      heartbeatMs: settings.heartbeatMs,
+      deadAfterMs: settings.deadAfterMs,
+      leaseMs: settings.leaseMs,
+      emit: this.#emit,
+      inHand: () => this.#inHand,
+      // A receiver holds nothing that others could take: the broker decides who gets what.
+      failover: 'first-free',
+      failoverGraceMs: 0,
+      sureUntil: () => Infinity,
+      onOrphans: () => {},
+      onVoid: () => {},
+      onReturn: async () => {},
+    })
+  }
+
+  async start(): Promise<void> {
+    const { broker, consumer, topics } = this.#options
+    await this.membership.join()
+    await this.#database.query(laneSql(this.#database.schema).create, [
+      consumer,
+      limits.keyedLanes + limits.stripes,
+    ])
+    this.#subscription = await broker.subscribe(
+      {
+        consumer,
+        topics,
+        batchSize: this.#settings.batchSize,
+        onTrouble: (error) => this.#lost(error),
+        onReceiving: () => this.#found(),
+      },
+      (batch) => this.#onBatch(batch),
+    )
+    this.#pruning = startPruning(
+      this.#database,
+      [{ kind: 'seen', consumer, olderThanMs: this.#settings.dedupeWindowMs }],
+      this.#emit,
+    )
+    this.#emit({ type: 'started' })
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true
+    await this.#pruning?.stop()
+    const stopped = this.#subscription?.stop() ?? Promise.resolve()
+    if (!(await settledWithin(stopped, this.#settings.stopTimeoutMs))) {
+      this.#emit({
+        type: 'trouble',
+        error: new Error('The broker did not end the subscription in time.'),
+        doing: 'stopping',
+      })
+    }
+    await this.membership.leave()
+    this.#emit({ type: 'stopped', released: 0 })
+  }
+
+  #lost(error: BrokerError): void {
+    this.#downSince ??= performance.now()
+    this.#emit({ type: 'broker_down', error, retryInMs: 0 })
+  }
+
+  #found(): void {
+    if (this.#downSince === null) return
+    this.#emit({ type: 'broker_up', downMs: performance.now() - this.#downSince })
+    this.#downSince = null
+  }
+
+  async #onBatch(batch: readonly IncomingMessage[]): Promise<void> {
+    const { broker, consumer } = this.#options
+    const startedAt = performance.now()
+    this.#inHand = batch.length
+    const messages = new Map<string, InboxMessage>()
+    const refused: { incoming: IncomingMessage; reason: string }[] = []
+    for (const incoming of batch) {
+      const read = this.#read(incoming)
+      if (typeof read === 'string') refused.push({ incoming, reason: read })
+      // The same message twice in a batch: the first counts.
+      else if (!messages.has(read.id)) messages.set(read.id, read)
+    }
+    const reports = loopReports(this.#emit, 'receiving')
+    for (let failures = 0; ;) {
+      try {
+        const fresh = messages.size === 0 ? 0 : await this.#store([...messages.values()])
+        for (const { incoming, reason } of refused) await this.#refuse(incoming, reason)
+        reports.onRecovered()
+        this.#inHand = 0
+        this.#found()
+        this.#emit({
+          type: 'received',
+          fresh,
+          duplicates: batch.length - refused.length - fresh,
+          broker: broker.name,
+          durationMs: performance.now() - startedAt,
+        })
+        hintReceived(this.#database.schema, consumer)
+        return
+      } catch (error) {
+        // Waiting here is what holds the broker back. Only a stop gives up, and then the broker delivers again.
+        failures++
+        const retryInMs = backoffMs(failures, 100, isPassing(error) ? 2000 : 10_000)
+        reports.onError(error, failures, retryInMs)
+        if (this.#stopping) throw error
+        await new Promise((resolve) => setTimeout(resolve, retryInMs))
+        if (this.#stopping) throw error
+      }
+    }
+  }
+
+  async #store(messages: readonly InboxMessage[]): Promise<number> {
+    await this.#failpoint('receiver.before_commit')
+    const { broker, telemetry } = this.#options
+    const fresh = await receive(this.#database, messages, {
+      telemetry,
+      broker: broker.name,
+      workerId: this.membership.id,
+    })
+    await this.#failpoint('receiver.after_commit')
+    return fresh
+  }
+
+  /** The message that a delivery is, or why it is none. */
+  #read(incoming: IncomingMessage): InboxMessage | string {
+    const event = fromWireHeaders(incoming)
+    let identity: Identity | null
+    try {
+      identity = this.#identify(incoming, event)
+    } catch (error) {
+      return `identify threw: ${describeError(error)}`
+    }
+    if (identity === null || typeof identity.id !== 'string' || identity.id === '') {
+      return 'It has no identity: it is no CloudEvent, and identify gave none.'
+    }
+    const key = identity.key === undefined ? incoming.key : identity.key
+    if (key !== null && Buffer.byteLength(key) > limits.keyBytes)
+      return `Its key has more than ${limits.keyBytes} bytes.`
+    const topic = identity.topic ?? event?.attributes.get('type') ?? incoming.topic
+    const headers = event?.headers ?? incoming.headers
+    const texts = [topic, key ?? '', ...Object.entries(headers).flat()]
+    if (texts.some((text) => text.includes('\0') || !text.isWellFormed())) {
+      return 'Its topic, key or headers contain what is no valid text.'
+    }
+    const json = jsonText(incoming)
+    const timeOf = (name: string): Date | null => {
+      const time = Date.parse(event?.attributes.get(name) ?? '')
+      return Number.isNaN(time) ? null : new Date(time)
+    }
+    return {
+      consumer: this.#options.consumer,
+      id: toMessageId(identity.id),
+      topic,
+      key: key === '' ? null : key,
+      headers: Object.keys(headers).length === 0 ? null : JSON.stringify(headers),
+      payload: json,
+      body: json === null ? Buffer.from(incoming.body) : null,
+      contentType: json === null ? (incoming.contentType ?? 'application/octet-stream') : null,
+      publishedAt: timeOf('time'),
+      expiresAt: timeOf('expirytime'),
+    }
+  }
+
+  #identify(incoming: IncomingMessage, event: ReturnType<typeof fromWireHeaders>): Identity | null {
+    const { identify } = this.#options
+    if (event !== null) {
+      const id = event.attributes.get('id')!
+      // Of other senders, only source and id together are an identity.
+      const source = event.attributes.get('source') ?? ''
+      const own = toMessageId(id) === id.toLowerCase()
+      return { id: own ? id : `${source} ${id}`, key: event.attributes.get('partitionkey') ?? incoming.key }
+    }
+    if (identify !== undefined) return identify(incoming)
+    const id = incoming.headers['message-id'] ?? incoming.position
+    return id === null || id === undefined ? null : { id: `${incoming.topic} ${id}` }
+  }
+
+  async #refuse(incoming: IncomingMessage, reason: string): Promise<void> {
+    const clean = (text: string): string => text.replaceAll('\0', '').toWellFormed()
+    const body = Buffer.from(incoming.body)
+    // The same delivery again is the same dead letter.
+    const identity = incoming.position ?? `${incoming.topic} ${body.toString('base64')}`
+    await this.#database.query(waitingSql(this.#database.schema).refuse, [
+      this.#options.consumer,
+      toMessageId(`refused ${identity}`),
+      clean(incoming.topic),
+      incoming.key === null ? null : clean(incoming.key),
+      JSON.stringify(
+        Object.fromEntries(
+          Object.entries(incoming.headers).map(([name, value]) => [clean(name), clean(value)]),
+        ),
+      ),
+      body,
+      incoming.contentType,
+      reason,
+    ])
+    this.#emit({ type: 'refused', topic: incoming.topic, reason })
+  }
+}
+
+/** The body as JSON text if it says that it is JSON and is: Postgres would refuse the whole batch for one that is not. */
+function jsonText(incoming: IncomingMessage): string | null {
+  const type = (incoming.contentType ?? '').split(';')[0]!.trim().toLowerCase()
+  if (type !== jsonContentType) return null
+  try {
+    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(incoming.body)
+    if (text.includes('\0')) return null
+    JSON.parse(text)
+    return text
+  } catch {
+    return null
+  }
+}

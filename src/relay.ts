@@ -1,0 +1,216 @@
+import type { Database } from './database/database.ts'
+import { waitingSql } from './database/sql/waiting.ts'
+import { OptionError, type BrokerError } from './errors.ts'
+import { emitter, type Emit, type FailoverStrategy } from './events.ts'
+import { noFailpoint, type Failpoint } from './failpoint.ts'
+import { onPublished } from './hints.ts'
+import { failoverStrategies } from './leases/failover.ts'
+import { Lanes } from './leases/lanes.ts'
+import { Parking } from './leases/parking.ts'
+import { Membership } from './leases/workers.ts'
+import { startLoop, type Loop } from './loop.ts'
+import { checkHeartbeat, limits, oneOf, readNumbers, refuseUnknown, requireOrder } from './options.ts'
+import { relayNumbers, type RelayOptions, type RelaySettings } from './relay/options.ts'
+import { Strand } from './relay/strand.ts'
+import { relayTasks, startPruning, type Pruning, type PruneTask } from './upkeep/prune.ts'
+import { startRecurring } from './upkeep/recur.ts'
+import { createWorker, loopReports, settledWithin, workerOptionNames, type Worker } from './worker.ts'
+
+/**
+ * Creates a relay: a worker that reads the outbox and sends each message to the broker.
+ *
+ * At least once: a message leaves the outbox only after the broker has confirmed it, so a relay that dies in between
+ * leaves it to another one, which sends it again; the inbox drops the second copy. Messages of one key are sent in the
+ * order in which they were published. Run as many relays as you like; they share the lanes of the outbox fairly.
+ *
+ * While the broker is out of reach, nothing is held against any message; the relay tries again with backoff, for ever.
+ *
+ * @throws OptionError
+ */
+export function createRelay(options: RelayOptions, failpoint: Failpoint = noFailpoint): Worker {
+  refuseUnknown('createRelay', options, [
+    ...workerOptionNames,
+    ...relayNumbers,
+    'broker',
+    'onDead',
+    'strictSend',
+    'failover',
+  ])
+  const settings = readNumbers(options, relayNumbers)
+  checkHeartbeat(settings)
+  requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')
+  requireOrder(settings, 'backoffMsMin', 'backoffMsMax', 'the pause grows from one to the other')
+  if (typeof options.broker?.send !== 'function') {
+    throw new OptionError(
+      'broker',
+      'broker is required: rabbitmq(…), kafka(…) or postgres(…), or one of your own.',
+    )
+  }
+  const failover = oneOf('failover', options.failover, failoverStrategies)
+  let relay: Relay | null = null
+  return createWorker(
+    { ...options, poolSize: 2 },
+    {
+      kind: 'relay',
+      consumer: null,
+      id: () => relay?.membership.id ?? null,
+      start: async (database) => {
+        relay = new Relay(database, options, settings, failover, failpoint)
+        await relay.start()
+      },
+      stop: async () => relay?.stop(),
+    },
+  )
+}
+
+const strandCount = 2
+const housekeepingMs = 200
+
+class Relay {
+  readonly membership: Membership
+  readonly #database: Database
+  readonly #settings: RelaySettings
+  readonly #lanes: Lanes
+  readonly #parking: Parking
+  readonly #strands: Strand[]
+  readonly #emit: Emit
+  #loops: Loop[] = []
+  #unlisten = (): void => {}
+  #pruning: Pruning | null = null
+  #stopRecurring = async (): Promise<void> => {}
+  #downSince: number | null = null
+
+  constructor(
+    database: Database,
+    options: RelayOptions,
+    settings: RelaySettings,
+    failover: FailoverStrategy,
+    failpoint: Failpoint,
+  ) {
+    this.#database = database
+    this.#settings = settings
+    this.#emit = emitter(options, () => ({
+      kind: 'relay',
+      consumer: null,
+      workerId: this.membership.id,
+    }))
+    this.membership = new Membership({
+      ...settings,
+      database,
+      kind: 'relay',
+      consumer: '',
+      failover,
+      emit: this.#emit,
+      inHand: () => this.#strands.reduce((sum, strand) => sum + strand.inHand, 0),
+      sureUntil: () => this.#lanes.sureUntil,
+      onOrphans: () => this.#lanes.wake(),
+      onVoid: (reason) => {
+        this.#lanes.forget(reason)
+        for (const strand of this.#strands) strand.forget()
+      },
+      onReturn: (formerId) => this.#lanes.giveBack(formerId),
+    })
+    this.#lanes = new Lanes({
+      database,
+      membership: this.membership,
+      consumer: '',
+      count: limits.keyedLanes,
+      ...settings,
+      failover,
+      emit: this.#emit,
+      lowestInHand: (lane) => this.#strands[lane % strandCount]!.lowestInHand(lane),
+      onTaken: async (lanes) => {
+        await this.#parking.load(lanes)
+        setImmediate(() => this.#loops.forEach((loop) => loop.wake()))
+      },
+      onLost: (lanes) => this.#strands.forEach((strand) => strand.drop(lanes)),
+    })
+    this.#parking = new Parking(database, '', this.#emit)
+    this.#strands = Array.from(
+      { length: strandCount },
+      (_, number) =>
+        new Strand({
+          database,
+          broker: options.broker,
+          onDead: options.onDead ?? 'park',
+          strictSend: options.strictSend ?? false,
+          settings,
+          lanes: () =>
+            [...this.#lanes.held.values()].filter(
+              (lane) => lane.lane % strandCount === number && !lane.draining,
+            ),
+          lanesOf: this.#lanes,
+          parking: this.#parking,
+          emit: this.#emit,
+          telemetry: options.telemetry,
+          failpoint,
+          wakeLanes: () => this.#lanes.wake(),
+          onBroker: (error, retryInMs) => this.#report(error, retryInMs),
+        }),
+    )
+  }
+
+  async start(): Promise<void> {
+    await this.membership.join()
+    await this.#lanes.start(loopReports(this.#emit, 'keeping lanes').onError)
+    this.#loops = this.#strands.map((strand) =>
+      startLoop(() => strand.run(), loopReports(this.#emit, 'relaying')),
+    )
+    this.#loops.push(startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping')))
+    this.#unlisten = onPublished(this.#database.schema, () => {
+      for (const strand of this.#strands) strand.hurry()
+      this.#loops.forEach((loop) => loop.wake())
+    })
+    const { keepDeadMs } = this.#settings
+    const dead: PruneTask[] = keepDeadMs > 0 ? [{ kind: 'dead', consumer: '', olderThanMs: keepDeadMs }] : []
+    this.#pruning = startPruning(this.#database, [...relayTasks, ...dead], this.#emit)
+    const { onError } = loopReports(this.#emit, 'publishing schedules')
+    this.#stopRecurring = startRecurring(this.#database, this.#emit, onError)
+    this.#emit({ type: 'started' })
+  }
+
+  async stop(): Promise<void> {
+    this.#unlisten()
+    await this.#pruning?.stop()
+    const ended = Promise.all([this.#stopRecurring(), ...this.#loops.map((loop) => loop.stop())])
+    if (!(await settledWithin(ended, this.#settings.stopTimeoutMs))) {
+      for (const strand of this.#strands) strand.abort('The relay is stopping.')
+      await settledWithin(ended, 2000)
+    }
+    for (const strand of this.#strands) {
+      await strand
+        .settle()
+        .catch((error: unknown) => this.#emit({ type: 'trouble', error, doing: 'stopping' }))
+    }
+    const released = await this.#lanes.stop().catch((error: unknown) => {
+      this.#emit({ type: 'trouble', error, doing: 'giving lanes back' })
+      return 0
+    })
+    await this.membership.leave()
+    this.#emit({ type: 'stopped', released })
+  }
+
+  /** What comes due: deferred messages, and parked keys of our lanes. */
+  async #keepHouse(): Promise<number> {
+    const sql = waitingSql(this.#database.schema)
+    const [promoted] = await this.#database.keep<{ count: number }>(sql.promoteOutbox, [
+      this.#settings.batchSize,
+    ])
+    const released = await this.#parking.release(
+      this.#lanes.held,
+      (lane, key) => !this.#strands[lane % strandCount]!.hasKey(lane, key),
+    )
+    if (promoted!.count > 0 || released.length > 0) this.#loops.forEach((loop) => loop.wake())
+    return promoted!.count > 0 || released.length > 0 ? 0 : housekeepingMs
+  }
+
+  #report(error: BrokerError | null, retryInMs: number): void {
+    if (error !== null && this.#downSince === null) {
+      this.#downSince = performance.now()
+      this.#emit({ type: 'broker_down', error, retryInMs })
+    } else if (error === null && this.#downSince !== null) {
+      this.#emit({ type: 'broker_up', downMs: performance.now() - this.#downSince })
+      this.#downSince = null
+    }
+  }
+}

@@ -1,0 +1,157 @@
+import type { Database } from '../database/database.ts'
+import { outboxSql } from '../database/sql/outbox.ts'
+import { arrayText } from '../database/sql/statement.ts'
+import { Marks, parseSnapshot, type Snapshot } from '../leases/floor.ts'
+import type { Lane, Lanes } from '../leases/lanes.ts'
+import type { Parking } from '../leases/parking.ts'
+import { topicMatches } from '../message.ts'
+
+interface Row {
+  readonly snapshot: string
+  readonly xid: number | null
+  /** Null in the one row that stands for "nothing there". */
+  readonly lane: number | null
+  readonly seq: number
+  readonly attempt: number
+  readonly id: string
+  readonly topic: string
+  readonly key: string | null
+  readonly headers: string | null
+  readonly payload: string | null
+  readonly body: Buffer | null
+  readonly content_type: string | null
+  readonly published_at: Date
+  readonly expires_at: Date | null
+  readonly expired: boolean | null
+}
+
+/** A message at the head of a lane. */
+export type Head = Row & { readonly lane: number }
+
+/** A message that the broker has taken. */
+export type Confirmed = Pick<Head, 'lane' | 'seq' | 'id'>
+
+/** What one read has brought. */
+export interface Heads {
+  readonly batch: readonly Head[]
+  readonly snapshot: Snapshot
+  /** Lanes of which not everything was taken, and the seq up to which it was. */
+  readonly cut: ReadonlyMap<number, number>
+  /** To measure the floors by. */
+  readonly marks: Marks
+  /** What each lane's floor said of itself when the read set out. */
+  readonly lowered: ReadonlyMap<number, number>
+}
+
+export interface HeadReaderParts {
+  readonly database: Database
+  readonly batchSize: number
+  readonly strictSend: boolean | readonly string[]
+  readonly lanes: Lanes
+  readonly parking: Parking
+}
+
+const quotaMin = 16
+
+/** Reads the heads of lanes, a few of each, more of those that have more. */
+export class HeadReader {
+  readonly #parts: HeadReaderParts
+  readonly #sql: ReturnType<typeof outboxSql>
+  readonly #quota = new Map<number, number>()
+  #marks = new Marks()
+
+  constructor(parts: HeadReaderParts) {
+    this.#parts = parts
+    this.#sql = outboxSql(parts.database.schema)
+  }
+
+  /** The lanes are gone, perhaps with the server: of another one, no mark says anything. */
+  forget(): void {
+    this.#marks = new Marks()
+  }
+
+  /** Deletes what was confirmed, and reads on in the same round trip. */
+  async read(lanes: readonly Lane[], confirmed: readonly Confirmed[]): Promise<Heads> {
+    const { database, lanes: held, parking, batchSize } = this.#parts
+    const marks = this.#marks
+    const lowered = new Map(lanes.map(({ lane, floor }) => [lane, floor.lowered]))
+    const confirmedOf = new Map<number, number[]>(lanes.map(({ lane }) => [lane, []]))
+    for (const { lane, seq } of confirmed) confirmedOf.get(lane)?.push(seq)
+    const rows = await database.keep<Row>(this.#sql.step, [
+      confirmed.map(({ lane }) => lane),
+      confirmed.map(({ seq }) => seq),
+      confirmed.map(({ id }) => id),
+      lanes.map(({ lane }) => lane),
+      lanes.map(({ floor }) => floor.bound),
+      lanes.map(({ lane }) => this.#quotaOf(lane)),
+      marks.wanted,
+      lanes.map(({ lane }) => arrayText(confirmedOf.get(lane)!)),
+    ])
+    const snapshot = parseSnapshot(rows[0]!.snapshot)
+    const found = rows.filter((row): row is Head => row.lane !== null).toSorted((a, b) => a.seq - b.seq)
+    const cut = new Map<number, number>()
+    const reread = new Set<number>()
+    const owned = new Map<number, Head[]>()
+    for (const row of found) {
+      const own = owned.get(row.lane)
+      if (own === undefined) owned.set(row.lane, [row])
+      else own.push(row)
+    }
+    for (const lane of lanes) {
+      this.#adapt(lane.lane, owned.get(lane.lane) ?? [], found.length / batchSize, cut)
+      if (lane.floor.mustReread(snapshot)) {
+        reread.add(lane.lane)
+        cut.set(lane.lane, lane.floor.clean)
+      }
+    }
+    const following = new Map<Lane, number[]>()
+    const batch: Head[] = []
+    const keysTaken = new Set<string>()
+    for (const row of found) {
+      const lane = held.held.get(row.lane)
+      if (lane === undefined || reread.has(row.lane)) continue
+      if (parking.holdsBack(row.lane, row.key, row.seq)) {
+        following.set(lane, [...(following.get(lane) ?? []), row.seq])
+      } else if (row.key !== null && keysTaken.has(row.key) && this.#isStrict(row.topic)) {
+        cut.set(row.lane, Math.min(cut.get(row.lane) ?? Infinity, row.seq - 1))
+      } else {
+        if (row.key !== null) keysTaken.add(row.key)
+        batch.push(row)
+      }
+    }
+    if (rows[0]!.xid !== null && found.length > 0) marks.add(found.at(-1)!.seq, rows[0]!.xid)
+    for (const [lane, seqs] of following) await parking.follow(lane, seqs)
+    return { batch, snapshot, cut, marks, lowered }
+  }
+
+  /** Lets the next reads start higher, but not above what was read and is still there. */
+  advance(
+    lanes: readonly Lane[],
+    { snapshot, cut, marks, lowered }: Heads,
+    unsettled: ReadonlySet<number>,
+  ): void {
+    const first = Math.min(...unsettled)
+    for (const lane of lanes) {
+      const known = Math.min(cut.get(lane.lane) ?? Infinity, first - 1)
+      lane.floor.advance(marks, snapshot, known, lowered.get(lane.lane))
+    }
+  }
+
+  /** Each lane that filled its quota has more. It may give more of it, as long as that does not make batches too large. */
+  #adapt(lane: number, own: readonly Head[], fullness: number, cut: Map<number, number>): void {
+    const quota = this.#quotaOf(lane)
+    const filled = own.length >= quota
+    if (filled) cut.set(lane, own.at(-1)!.seq)
+    if (filled && fullness < 1) this.#quota.set(lane, Math.min(quota * 2, this.#parts.batchSize))
+    else if (!filled || fullness >= 2) this.#quota.set(lane, Math.max(quotaMin, quota >> 1))
+  }
+
+  #quotaOf(lane: number): number {
+    return this.#quota.get(lane) ?? quotaMin
+  }
+
+  #isStrict(topic: string): boolean {
+    const strict = this.#parts.strictSend
+    return typeof strict === 'boolean' ? strict : strict.some((pattern) => topicMatches(pattern, topic))
+  }
+}

@@ -1,0 +1,57 @@
+import type { Broker, SendOutcome } from '../brokers/broker.ts'
+import { jsonContentType, type OutgoingMessage } from '../message.ts'
+import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../telemetry.ts'
+import type { Head } from './heads.ts'
+
+export interface SendingParts {
+  readonly broker: Broker
+  readonly telemetry: Telemetry | undefined
+  readonly lanesOf: { readonly workerId: number | null }
+}
+
+/** Hands a batch to the broker, as one operation of each message's trace if anybody wants one. */
+export async function sendAll(
+  { broker, telemetry, lanesOf }: SendingParts,
+  batch: readonly Head[],
+  signal: AbortSignal,
+): Promise<readonly SendOutcome[]> {
+  const messages = batch.map(toOutgoing)
+  const operation = { name: 'send', system: broker.name, workerId: lanesOf.workerId } as const
+  const trace = begin(telemetry, operation, () => messages.map(toTraced))
+  if (trace === null) return broker.send(messages, { signal })
+  const carrying = messages.map((message, index) => ({
+    ...message,
+    headers: { ...message.headers, ...trace.carried[index] },
+  }))
+  try {
+    const outcomes = await broker.send(carrying, { signal, telemetry })
+    trace.end((index) => {
+      const outcome = outcomes[index]
+      return outcome !== undefined && 'error' in outcome ? outcome.error : undefined
+    })
+    return outcomes
+  } catch (error) {
+    trace.end(() => error)
+    throw error
+  }
+}
+
+function toOutgoing(row: Head): OutgoingMessage {
+  return {
+    id: row.id,
+    topic: row.topic,
+    key: row.key,
+    headers: parseHeaders(row.headers),
+    content: row.payload ?? row.body!,
+    contentType: row.content_type ?? jsonContentType,
+    publishedAt: row.published_at,
+    expiresAt: row.expires_at,
+  }
+}
+
+const toTraced = ({ id, topic, headers, content }: OutgoingMessage): TracedMessage => ({
+  id,
+  topic,
+  headers,
+  bytes: content.length,
+})

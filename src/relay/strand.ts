@@ -1,0 +1,231 @@
+import type { Broker, SendOutcome } from '../brokers/broker.ts'
+import type { Database } from '../database/database.ts'
+import { outboxSql } from '../database/sql/outbox.ts'
+import { describeError, errorRecord, type BrokerError } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import type { Failpoint } from '../failpoint.ts'
+import type { Lane, Lanes } from '../leases/lanes.ts'
+import type { Parking } from '../leases/parking.ts'
+import { backoffMs } from '../loop.ts'
+import type { Telemetry } from '../telemetry.ts'
+import type { RelaySettings } from './options.ts'
+import { HeadReader, type Confirmed, type Head, type Heads } from './heads.ts'
+import { sendAll } from './sending.ts'
+
+export interface StrandParts {
+  readonly database: Database
+  readonly broker: Broker
+  readonly onDead: 'park' | 'skip'
+  readonly strictSend: boolean | readonly string[]
+  readonly settings: RelaySettings
+  readonly lanes: () => readonly Lane[]
+  readonly lanesOf: Lanes
+  readonly parking: Parking
+  readonly emit: Emit
+  readonly telemetry: Telemetry | undefined
+  readonly failpoint: Failpoint
+  readonly wakeLanes: () => void
+  readonly onBroker: (error: BrokerError | null, retryInMs: number) => void
+}
+
+/**
+ * One batch at a time over one half of the relay's lanes: read, send, delete what was confirmed with the next read.
+ * That no lane is in two batches is what keeps the order of a key, whatever becomes of a batch.
+ */
+export class Strand {
+  readonly #parts: StrandParts
+  readonly #sql: ReturnType<typeof outboxSql>
+  readonly #heads: HeadReader
+  #confirmed: Confirmed[] = []
+  #batch: readonly Head[] = []
+  #abort = new AbortController()
+  #pauseMs: number
+  #failures = 0
+
+  constructor(parts: StrandParts) {
+    this.#parts = parts
+    this.#sql = outboxSql(parts.database.schema)
+    this.#heads = new HeadReader({ ...parts, batchSize: parts.settings.batchSize, lanes: parts.lanesOf })
+    this.#pauseMs = parts.settings.pollMs
+  }
+
+  get inHand(): number {
+    return this.#batch.length + this.#confirmed.length
+  }
+
+  lowestInHand(lane: number): number | null {
+    let lowest: number | null = null
+    for (const row of this.#batch)
+      if (row.lane === lane && (lowest === null || row.seq < lowest)) lowest = row.seq
+    for (const row of this.#confirmed)
+      if (row.lane === lane && (lowest === null || row.seq < lowest)) lowest = row.seq
+    return lowest
+  }
+
+  hasKey(lane: number, key: string): boolean {
+    return this.#batch.some((row) => row.lane === lane && row.key === key)
+  }
+
+  abort(reason: string): void {
+    this.#abort.abort(new Error(reason))
+  }
+
+  /** Nothing that was known of the lanes counts any more. */
+  forget(): void {
+    this.#heads.forget()
+  }
+
+  /** Lanes are gone: what is being sent of them must stop, or it could come after what their new holder sends. */
+  drop(lanes: readonly Lane[]): void {
+    if (this.#batch.some((row) => lanes.some(({ lane }) => lane === row.lane)))
+      this.abort('The lane was lost.')
+  }
+
+  /** Something is about to be committed: look often again. */
+  hurry(): void {
+    this.#pauseMs = this.#parts.settings.pollMs
+  }
+
+  /** Deletes what was confirmed, and reads nothing. */
+  async settle(): Promise<void> {
+    if (this.#confirmed.length > 0) await this.#read([])
+  }
+
+  async run(): Promise<number> {
+    try {
+      return await this.#relay()
+    } finally {
+      this.#batch = []
+    }
+  }
+
+  async #relay(): Promise<number> {
+    const { failpoint, lanesOf, settings, broker, emit } = this.#parts
+    const lanes = this.#parts.lanes()
+    if (lanes.length === 0) {
+      await this.settle()
+      return settings.pollMsMax
+    }
+    const heads = await this.#read(lanes)
+    await this.#expire(heads.batch.filter(({ expired }) => expired === true))
+    const batch = heads.batch.filter(({ expired }) => expired !== true)
+    this.#batch = batch
+    if (heads.batch.length === 0) {
+      this.#heads.advance(lanes, heads, new Set())
+      const pauseMs = this.#pauseMs
+      this.#pauseMs = Math.min(pauseMs * 2, settings.pollMsMax)
+      return pauseMs
+    }
+    this.#pauseMs = settings.pollMs
+    if (batch.length === 0) return 0
+    if (!lanesOf.trusted) {
+      // Frozen or cut off for most of a lease: others may believe us dead by now, and may be sending already.
+      lanesOf.wake()
+      return settings.pollMs
+    }
+    this.#abort = new AbortController()
+    const startedAt = performance.now()
+    await failpoint('relay.before_send')
+    const outcomes = await sendAll(this.#parts, batch, this.#abort.signal)
+    await failpoint('relay.after_send')
+    const unsettled = new Set(batch.map(({ seq }) => seq))
+    const sent: string[] = []
+    const topics: Record<string, number> = {}
+    for (const [index, row] of batch.entries()) {
+      if (outcomes[index]?.status !== 'sent') continue
+      this.#confirmed.push({ lane: row.lane, seq: row.seq, id: row.id })
+      unsettled.delete(row.seq)
+      sent.push(row.id)
+      topics[row.topic] = (topics[row.topic] ?? 0) + 1
+    }
+    this.#batch = batch.filter(({ seq }) => unsettled.has(seq))
+    if (sent.length > 0) {
+      const durationMs = performance.now() - startedAt
+      emit({ type: 'sent', ids: sent, topics, broker: broker.name, durationMs })
+    }
+    for (const [index, row] of batch.entries()) {
+      const outcome = outcomes[index]
+      if (outcome?.status !== 'rejected') continue
+      await this.#refused(row, outcome.error, batch)
+      unsettled.delete(row.seq)
+    }
+    this.#heads.advance(lanes, heads, unsettled)
+    return this.#outage(outcomes)
+  }
+
+  /** Nothing is held against a message when the broker is at fault; everything waits a little. */
+  #outage(outcomes: readonly SendOutcome[]): number {
+    const fault = outcomes.find(
+      (outcome) =>
+        outcome.status === 'failed' || (outcome.status === 'unknown' && !this.#abort.signal.aborted),
+    )
+    if (fault === undefined || !('error' in fault)) {
+      this.#failures = 0
+      this.#parts.onBroker(null, 0)
+      return 0
+    }
+    this.#failures++
+    const pauseMs = backoffMs(this.#failures, 100, 5000)
+    this.#parts.onBroker(fault.error, pauseMs)
+    return pauseMs
+  }
+
+  /** Reads heads of lanes, and with it deletes what was confirmed. */
+  async #read(lanes: readonly Lane[]): Promise<Heads> {
+    const { failpoint } = this.#parts
+    const confirmed = this.#confirmed
+    if (confirmed.length > 0) await failpoint('relay.before_delete')
+    const heads = await this.#heads.read(lanes, confirmed)
+    this.#batch = heads.batch
+    if (confirmed.length > 0) {
+      await failpoint('relay.after_delete')
+      this.#confirmed = []
+      if (confirmed.some(({ lane }) => !lanes.some((held) => held.lane === lane))) this.#parts.wakeLanes()
+    }
+    return heads
+  }
+
+  /** The broker will not take this message by itself. */
+  async #refused(row: Head, error: BrokerError, batch: readonly Head[]): Promise<void> {
+    const { database, settings, onDead, parking, lanesOf, emit } = this.#parts
+    const attempt = row.attempt + 1
+    const reason = describeError(error)
+    const record = errorRecord(error, attempt, lanesOf.workerId)
+    const dead = error.kind === 'poison' || attempt >= settings.maxAttempts
+    const delayMs = backoffMs(attempt, settings.backoffMsMin, settings.backoffMsMax)
+    const common = { id: row.id, topic: row.topic, key: row.key, attempt, error }
+    emit({ type: 'message_failed', ...common, foundBy: 'error', retryInMs: dead ? null : delayMs })
+    const lane = lanesOf.held.get(row.lane)
+    if (row.key !== null && lane !== undefined && (!dead || onDead === 'park')) {
+      // The later ones of the key that this batch has not got rid of.
+      const later = batch.filter(
+        ({ key, seq }) =>
+          key === row.key && seq > row.seq && !this.#confirmed.some((sent) => sent.seq === seq),
+      )
+      if (!dead) await database.keep(this.#sql.fail, [row.lane, row.seq, row.id, record])
+      const seqs = [...(dead ? [] : [row.seq]), ...later.map(({ seq }) => seq)]
+      await parking.park(lane, { key: row.key, seq: row.seq }, dead ? null : delayMs, seqs, reason)
+    } else if (!dead) {
+      await database.keep(this.#sql.defer, [[row.lane], [row.seq], [row.id], [delayMs], [record]])
+    }
+    if (dead) {
+      await database.keep(this.#sql.bury, [[row.lane], [row.seq], [row.id], [reason], [record]])
+      emit({ type: 'dead_letter', id: row.id, topic: row.topic, attempt, reason })
+    }
+  }
+
+  /** Nobody wants these any more; their keys go on. */
+  async #expire(rows: readonly Head[]): Promise<void> {
+    if (rows.length === 0) return
+    const { database, emit } = this.#parts
+    await database.keep(this.#sql.bury, [
+      rows.map(({ lane }) => lane),
+      rows.map(({ seq }) => seq),
+      rows.map(({ id }) => id),
+      rows.map(() => 'expired'),
+      rows.map(() => '[]'),
+    ])
+    for (const { id, topic, attempt } of rows)
+      emit({ type: 'dead_letter', id, topic, attempt, reason: 'expired' })
+  }
+}

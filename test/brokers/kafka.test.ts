@@ -1,0 +1,44 @@
+import { describe } from 'vitest'
+import { findKafkaSource, type KafkaVersion } from '../support/kafka.ts'
+import { describeWith } from '../support/require.ts'
+import { brokerContract } from './contract.ts'
+import { kafkaCluster } from './kafka/cluster.ts'
+import { kafkaFaults } from './kafka/faults.ts'
+import { useFixture } from './kafka/fixture.ts'
+import { kafkaInGoodHealth } from './kafka/health.ts'
+
+for (const version of ['3.9', '4'] as const satisfies KafkaVersion[]) {
+  describeWith(
+    'kafka',
+    await findKafkaSource(version),
+    `The Kafka broker, with Kafka ${version}`,
+    (source) => {
+      describe('in good health', { timeout: 30_000 }, () => {
+        const fixture = useFixture(source)
+        brokerContract('kafka', {
+          make: () => fixture.make(),
+          newTopic: fixture.newTopic,
+          // Kafka creates any topic but this one.
+          unroutableTopic: () => '..',
+          tooLarge: async () => ({
+            broker: fixture.make(),
+            topic: await fixture.createTopic({
+              configEntries: [{ name: 'max.message.bytes', value: '10000' }],
+            }),
+            bytes: 20_000,
+          }),
+          timeoutMs: 40_000,
+        })
+        kafkaInGoodHealth(fixture)
+      })
+
+      // A server that belongs to somebody else is not killed.
+      describe.skipIf(!source.ours)('when something breaks', { timeout: 60_000 }, () => {
+        kafkaFaults(useFixture(source))
+      })
+      describe.skipIf(!source.ours)('with three brokers', { timeout: 90_000 }, () => {
+        kafkaCluster(useFixture(source, 3))
+      })
+    },
+  )
+}

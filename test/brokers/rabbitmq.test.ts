@@ -1,0 +1,238 @@
+import { CloudEvent } from 'cloudevents'
+import { expect, it } from 'vitest'
+import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
+import type { OutgoingMessage } from '../../src/message.ts'
+import { findRabbitmq } from '../support/rabbitmq.ts'
+import { describeWith } from '../support/require.ts'
+import { collector, errorOf, idOf, outgoing, statuses, subscribe } from './collector.ts'
+import { brokerContract } from './contract.ts'
+import { never, useFixture } from './rabbitmq/fixture.ts'
+
+/** How it behaves with a server in good health. What may break stands in `rabbitmq/`. */
+describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker', ({ url }) => {
+  const fixture = useFixture(() => url)
+  const { make, newTopic, queueOf, admin, exchange } = fixture
+
+  brokerContract('rabbitmq', {
+    make: () => make(),
+    newTopic,
+    unroutableTopic: newTopic,
+    // Needs a server with a low limit; see rabbitmq/server.test.ts.
+    tooLarge: null,
+  })
+
+  it('puts a CloudEvent on the wire that the CloudEvents SDK takes as valid', async () => {
+    const topic = newTopic()
+    const broker = make({ source: 'https://shop.example/orders' })
+    const message = outgoing(topic, { key: 'order-7', headers: { tenant: 'a' }, content: '{"total":12}' })
+    const inbox = collector()
+    await subscribe(broker, 'billing', [topic], inbox.onBatch)
+    await broker.send([message], { signal: never })
+    await inbox.until((received) => received.length === 1)
+
+    const { attributes } = fromWireHeaders(inbox.received[0]!)!
+    const { body, contentType } = inbox.received[0]!
+    const event = new CloudEvent({
+      ...Object.fromEntries(attributes),
+      datacontenttype: contentType!,
+      data: JSON.parse(Buffer.from(body).toString()) as unknown,
+    })
+
+    expect(event.validate()).toBe(true)
+    expect(event).toMatchObject({
+      id: message.id,
+      type: topic,
+      source: 'https://shop.example/orders',
+      partitionkey: 'order-7',
+      time: message.publishedAt.toISOString(),
+      data: { total: 12 },
+    })
+    // The SDK does look: without one of these it is none.
+    expect(() => new CloudEvent({ ...Object.fromEntries(attributes), type: '' })).toThrow(/invalid payload/)
+  })
+
+  it('publishes persistent messages that carry their id, their type and their time as AMQP properties', async () => {
+    const topic = newTopic()
+    const broker = make()
+    const { queue } = await admin().assertQueue('', { exclusive: true })
+    await admin().assertExchange(exchange, 'topic', { durable: true })
+    await admin().bindQueue(queue, exchange, topic)
+    const message = outgoing(topic)
+
+    await broker.send([message], { signal: never })
+
+    expect(await admin().get(queue, { noAck: true })).toMatchObject({
+      properties: {
+        deliveryMode: 2,
+        messageId: message.id,
+        contentType: 'application/json',
+        timestamp: Math.floor(message.publishedAt.getTime() / 1000),
+      },
+    })
+  })
+
+  it('takes what other programs send, with header values of every type as text', async () => {
+    const topic = newTopic()
+    const broker = make()
+    const inbox = collector()
+    await subscribe(broker, 'billing', [topic], inbox.onBatch)
+    admin().publish(exchange, topic, Buffer.from([0xff, 0x00]), {
+      messageId: 'foreign-1',
+      headers: {
+        text: 'a',
+        number: 42,
+        fraction: 0.5,
+        yes: true,
+        nothing: null,
+        bytes: Buffer.from('ü'),
+        date: { '!': 'timestamp', value: 1_700_000_000 },
+        tooLate: { '!': 'timestamp', value: 1_700_000_000_000_000 },
+        nested: { list: [1, 'b', Buffer.from('c')] },
+      },
+    })
+    admin().publish(exchange, topic, Buffer.alloc(0))
+    await inbox.until((received) => received.length === 2)
+
+    expect(inbox.received[0]).toEqual({
+      topic,
+      key: null,
+      contentType: null,
+      position: null,
+      redelivered: false,
+      body: Buffer.from([0xff, 0x00]),
+      headers: {
+        text: 'a',
+        number: '42',
+        fraction: '0.5',
+        yes: 'true',
+        nothing: 'null',
+        bytes: 'ü',
+        date: '2023-11-14T22:13:20.000Z',
+        tooLate: '1700000000000000',
+        nested: '{"list":[1,"b","c"]}',
+        'message-id': 'foreign-1',
+      },
+    })
+    expect(inbox.received[1]!.headers).toEqual({})
+  })
+
+  it('binds AMQP patterns as they are', async () => {
+    const topic = newTopic()
+    const broker = make()
+    const inbox = collector()
+    await subscribe(broker, 'billing', [`${topic}.*`, `${topic}.deep.#`], inbox.onBatch)
+    const topics = [`${topic}.one`, topic, `${topic}.one.two`, `${topic}.deep.a.b`]
+    const sent = topics.map((name) => outgoing(name))
+
+    const outcomes = await broker.send(sent, { signal: never })
+
+    expect(statuses(outcomes)).toEqual(['sent', 'rejected', 'rejected', 'sent'])
+    await inbox.until((received) => received.length === 2)
+    expect(inbox.ids()).toEqual([sent[0]!.id, sent[3]!.id])
+  })
+
+  it('sends by the routing key it is told, and drops what nobody takes when told so', async () => {
+    const topic = newTopic()
+    const broker = make({ unroutable: 'drop', routingKey: (message) => `eu.${message.topic}` })
+    const inbox = collector()
+    await subscribe(broker, 'billing', [`eu.${topic}`], inbox.onBatch)
+    const sent = [outgoing(newTopic()), outgoing(topic)]
+
+    expect(statuses(await broker.send(sent, { signal: never }))).toEqual(['sent', 'sent'])
+    await inbox.until((received) => received.length === 1)
+    expect(inbox.ids()).toEqual([sent[1]!.id])
+    expect(inbox.received[0]!.topic).toBe(`eu.${topic}`)
+  })
+
+  it('is not misled when one message is in flight more than once', async () => {
+    const outcomes = await make().send(Array<OutgoingMessage>(50).fill(outgoing(newTopic())), {
+      signal: never,
+    })
+    expect(statuses(outcomes)).toEqual(Array<string>(50).fill('rejected'))
+  })
+
+  it('refuses by itself what AMQP cannot carry, and sends the neighbours', async () => {
+    const topic = newTopic()
+    const broker = make({
+      routingKey: ({ topic: name, headers }) => {
+        if (headers?.['route'] === 'throw') throw new Error('no route')
+        return headers?.['route'] === 'long' ? 'x'.repeat(256) : name
+      },
+    })
+    const inbox = collector()
+    await subscribe(broker, 'billing', [topic], inbox.onBatch)
+    const sent = [
+      outgoing(topic),
+      outgoing(topic, { headers: { big: 'x'.repeat(70_000) } }),
+      outgoing(topic, { headers: { route: 'long' } }),
+      outgoing(topic, { headers: { route: 'throw' } }),
+      outgoing(topic),
+    ]
+
+    const outcomes = await broker.send(sent, { signal: never })
+
+    expect(statuses(outcomes)).toEqual(['sent', 'rejected', 'rejected', 'rejected', 'sent'])
+    expect(outcomes.map((outcome) => errorOf(outcome)?.kind)).toEqual([
+      undefined,
+      'poison',
+      'poison',
+      'config',
+      undefined,
+    ])
+    await inbox.until((received) => received.length === 2)
+    expect(inbox.ids()).toEqual([sent[0]!.id, sent[4]!.id])
+  })
+
+  it('declares a queue that never drops a message for being delivered often', async () => {
+    const topic = newTopic()
+    const broker = make()
+    const message = outgoing(topic)
+    const redelivered: boolean[] = []
+    // More often than the 20 times after which RabbitMQ 4 drops a message by default.
+    for (let round = 0; round < 25; round++) {
+      let offer = (): void => {}
+      const offered = new Promise<void>((resolve) => {
+        offer = resolve
+      })
+      const subscription = await subscribe(broker, 'billing', [topic], async (batch) => {
+        redelivered.push(batch[0]!.redelivered)
+        offer()
+        throw new Error('the database is down')
+      })
+      if (round === 0) await broker.send([message], { signal: never })
+      await offered
+      await subscription.stop()
+    }
+    expect(redelivered[0]).toBe(false)
+    expect(redelivered.at(-1)).toBe(true)
+
+    const inbox = collector()
+    await subscribe(broker, 'billing', [topic], inbox.onBatch)
+    await inbox.until((received) => received.length === 1)
+    expect(inbox.ids()).toEqual([message.id])
+    // The same arguments are no error; these are what RabbitMQ 4 goes by, which is not at hand here.
+    await admin().assertQueue(queueOf('billing', topic), {
+      durable: true,
+      arguments: {
+        'x-queue-type': 'quorum',
+        'x-single-active-consumer': true,
+        'x-delivery-limit': 2 ** 31 - 1,
+      },
+    })
+  })
+
+  it('works with classic queues, and with a topology that somebody else has made', async () => {
+    const topic = newTopic()
+    const declaring = make({ queueType: 'classic' })
+    const first = await subscribe(declaring, 'billing', [topic], async () => {})
+    await first.stop()
+
+    const broker = make({ topology: 'check' })
+    const inbox = collector(async (batch) => {
+      expect(batch.map(idOf)).toHaveLength(1)
+    })
+    await subscribe(broker, 'billing', [topic], inbox.onBatch)
+    expect(statuses(await broker.send([outgoing(topic)], { signal: never }))).toEqual(['sent'])
+    await inbox.until((received) => received.length === 1)
+  })
+})

@@ -1,0 +1,416 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Client } from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createOutbox } from '../src/index.ts'
+import type { Status } from '../src/status.ts'
+import { Command, type Output } from './support/command.ts'
+import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+
+let folder: string
+let database: TestDatabase
+let empty: TestDatabase
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'twinbox-cli-'))
+  database = await createTestDatabase()
+  empty = await createTestDatabase({ migrated: false })
+})
+afterAll(async () => {
+  await Promise.all([database.drop(), empty.drop(), rm(folder, { recursive: true, force: true })])
+})
+
+const twinbox = (args: readonly string[], env?: NodeJS.ProcessEnv): Promise<Output> => start(args, env).done
+const start = (args: readonly string[], env?: NodeJS.ProcessEnv): Command => new Command(folder, args, env)
+const config = async (name: string, text: string): Promise<string> => {
+  const path = join(folder, name)
+  await writeFile(path, text)
+  return path
+}
+
+describe('what it is told', () => {
+  test('--help names every command, and every command has help with examples', async () => {
+    const { code, stdout } = await twinbox(['--help'])
+    expect(code).toBe(0)
+    for (const command of [
+      ...['migrate', 'relay', 'receive', 'claim', 'work', 'status', 'workers', 'demo'],
+      ...['dead', 'parked', 'messages', 'schedules', 'prune'],
+    ]) {
+      expect(stdout).toMatch(new RegExp(`^ +${command} `, 'm'))
+      const help = await twinbox([command, '--help'])
+      expect(help).toMatchObject({ code: 0, stderr: '' })
+      expect(help.stdout).toContain(`$ twinbox ${command}`)
+    }
+  })
+
+  test('--version is that of the package', async () => {
+    const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { version: string }
+    expect(await twinbox(['--version'])).toEqual({ code: 0, stdout: `${version}\n`, stderr: '' })
+  })
+
+  test.each([
+    { args: [], says: /Usage: twinbox/ },
+    { args: ['migrat'], says: /unknown command 'migrat'\n\(Did you mean migrate\?\)/ },
+    {
+      args: ['migrate', '--databse', 'x'],
+      says: /unknown option '--databse'\n\(Did you mean --database\?\)/,
+    },
+    { args: ['migrate'], says: /^No database: give --database URL, set TWINBOX_DATABASE_URL/ },
+    { args: ['migrate', '-d', 'http://u:hidden@h/x'], says: /postgres:\/\// },
+    { args: ['migrate', '-d', 'postgres://u:hid den@h:port/x'], says: /URL/ },
+    { args: ['status', '--schema', 'No Good'], says: /^schema must be/ },
+    { args: ['workers', 'bogus'], says: /too many arguments for 'workers'.*\nSee twinbox workers --help\./ },
+    { args: ['workers', '--kind', 'pigeon'], says: /Allowed choices are relay, receiver, claimer/ },
+    { args: ['workers', 'evict'], says: /missing required argument 'id'/ },
+    // Found before it is known that nobody is at the other end.
+    { args: ['workers', 'evict', '7', 'x', '-d', 'postgres://127.0.0.1:1/x'], says: /whole number from 1/ },
+    { args: ['workers', 'evict', '1.5', '-d', 'postgres://127.0.0.1:1/x'], says: /whole number from 1/ },
+    {
+      args: ['workers', 'evict', '2147483648', '-d', 'postgres://127.0.0.1:1/x'],
+      says: /whole number from 1/,
+    },
+    { args: ['relay', '-d', 'postgres://h/x'], says: /^No broker/ },
+    {
+      args: ['relay', '-d', 'postgres://h/x', '-b', 'pigeon'],
+      says: /Allowed choices are postgres, rabbitmq, kafka/,
+    },
+    { args: ['relay', '-d', 'postgres://h/x', '-b', 'rabbitmq'], says: /needs --url/ },
+    { args: ['relay', '-d', 'postgres://h/x', '-b', 'rabbitmq', '-u', 'pigeon://u:hidden@h'], says: /amqp/ },
+    { args: ['work', '-d', 'postgres://h/x', '-b', 'postgres'], says: /^No consumer to work for/ },
+    {
+      args: ['claim', '--config', 'missing.ts', '-d', 'postgres://h/x'],
+      says: /^There is no configuration file/,
+    },
+    { args: ['demo', '--messages', '9'], says: /whole number from 10 to 100000/ },
+    { args: ['demo', '--messages', '2e3'], says: /whole number from 10 to 100000/ },
+    { args: ['demo', '--broker', 'kafka'], says: /needs --url/ },
+  ])('used wrongly, it says so and exits with 2: $args', async ({ args, says }) => {
+    const { code, stdout, stderr } = await twinbox(args)
+    expect(code).toBe(2)
+    expect(stdout).toBe('')
+    expect(stderr).toMatch(says)
+    expect(stderr).not.toMatch(/hidden|hid den|^ +at /m)
+  })
+
+  test('a failure is one sentence without a stack or a password, and exit code 1', async () => {
+    const url = 'postgres://someone:hid@den@127.0.0.1:1/x'
+    const plain = await twinbox(['migrate', '--database', url])
+    expect(plain).toEqual({
+      code: 1,
+      stdout: '',
+      stderr: 'The database cannot be used: connect ECONNREFUSED 127.0.0.1:1\n',
+    })
+    const verbose = await twinbox(['status', '--verbose'], { TWINBOX_DATABASE_URL: url })
+    expect(verbose.code).toBe(1)
+    expect(verbose.stderr).toMatch(/^ +at /m)
+    expect(verbose.stderr).not.toMatch(/hid|den@/)
+  })
+
+  test('flags beat the environment, and the environment beats the configuration file', async () => {
+    const path = await config(
+      'layers.config.mjs',
+      `export default { database: 'postgres://h:1/x', schema: 'from_config' }`,
+    )
+    const schemaOf = async (args: string[], env?: NodeJS.ProcessEnv): Promise<string> =>
+      /create schema if not exists "(\w+)"/.exec(
+        (await twinbox(['migrate', '--print', ...args], env)).stdout,
+      )![1]!
+    expect(await schemaOf(['--config', path])).toBe('from_config')
+    expect(await schemaOf(['--config', path], { TWINBOX_SCHEMA: 'from_env' })).toBe('from_env')
+    expect(await schemaOf(['--config', path, '--schema', 'from_flag'], { TWINBOX_SCHEMA: 'from_env' })).toBe(
+      'from_flag',
+    )
+    const failed = await twinbox(['status', '--config', path], { DATABASE_URL: 'postgres://127.0.0.1:2/x' })
+    expect(failed.stderr).toContain('ECONNREFUSED 127.0.0.1:2')
+  })
+
+  test('a configuration with a misspelt option is refused', async () => {
+    const path = await config('misspelt.config.mjs', `export default { databse: 'postgres://h/x' }`)
+    const { code, stderr } = await twinbox(['work', '--config', path])
+    expect(code).toBe(2)
+    expect(stderr).toContain('databse is not an option')
+    const inner = await config(
+      'inner.config.mjs',
+      `export default { database: 'postgres://h/x', broker: { send() {}, subscribe() {}, close() {} },
+        consumers: { billing: { topics: ['a'], handlers: { a() {} }, concurency: 3 } } }`,
+    )
+    const second = await twinbox(['work', '--config', inner])
+    expect(second.code).toBe(2)
+    expect(second.stderr).toContain('concurency is not an option')
+  })
+})
+
+describe('migrate', () => {
+  test('two at once create the tables once, and a third finds nothing to do', async () => {
+    const fresh = await createTestDatabase({ migrated: false })
+    const both = await Promise.all([1, 2].map(() => twinbox(['migrate', '--json', '--database', fresh.url])))
+    expect(both.map(({ code }) => code)).toEqual([0, 0])
+    const applied = both.map(({ stdout }) => (JSON.parse(stdout) as { applied: string[] }).applied)
+    expect(applied.flat()).toContain('0001_outbox')
+    expect(new Set(applied.flat()).size).toBe(applied.flat().length)
+    const third = await twinbox(['migrate'], { TWINBOX_DATABASE_URL: fresh.url })
+    expect(third).toEqual({ code: 0, stdout: 'The schema "twinbox" is up to date.\n', stderr: '' })
+    await fresh.drop()
+  })
+
+  test.each(['twinbox', 'messaging'])(
+    '--print needs no database, and its SQL makes the schema %s as it is',
+    async (schema) => {
+      const { code, stdout } = await twinbox(['migrate', '--print', '--schema', schema])
+      expect(code).toBe(0)
+      const client = new Client({ connectionString: empty.url })
+      await client.connect()
+      await client.query(stdout)
+      const { rows } = await client.query(
+        `select (${schema}.publish('order.placed', '{"total": 42}')).duplicate`,
+      )
+      expect(rows).toEqual([{ duplicate: false }])
+      await client.end()
+      const after = await twinbox(['migrate', '--schema', schema, '--database', empty.url])
+      expect(after.stdout).toBe(`The schema "${schema}" is up to date.\n`)
+    },
+  )
+})
+
+describe('status', () => {
+  test('shows what waits by topic and consumer, and who works', async () => {
+    await database.transaction((client) =>
+      createOutbox().publishMany(client, [
+        { topic: 'order.placed', key: 'o1', payload: 1 },
+        { topic: 'order.placed', payload: 2 },
+        { topic: 'order.paid', key: 'o1', payload: 3 },
+      ]),
+    )
+    const { code, stdout, stderr } = await twinbox(['status', '--json', '--database', database.url])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const status = JSON.parse(stdout) as Status
+    expect(status).toMatchObject({
+      schema: 'twinbox',
+      outbox: {
+        depth: 3,
+        more: false,
+        lagMs: expect.any(Number) as number,
+        topics: [
+          { topic: 'order.placed', depth: 2 },
+          { topic: 'order.paid', depth: 1 },
+        ],
+        deferred: { count: 0, more: false },
+        parkedKeys: { count: 0, more: false },
+        parkedMessages: { count: 0, more: false },
+        deadLetters: { count: 0, more: false },
+      },
+      consumers: [],
+      workers: [],
+      deadLetters: [],
+    })
+    expect(status.outbox.lagMs).toBeGreaterThan(0)
+    const people = await twinbox(['status', '--database', database.url])
+    expect(people.stdout).toMatch(/^outbox +3 +\d/m)
+    expect(people.stdout).toMatch(/^outbox +order\.placed +2 /m)
+    expect(people.stdout).not.toContain('\u001b')
+    await database.query('delete from twinbox.outbox')
+  })
+
+  test('does not count for ever', async () => {
+    await database.query(`insert into twinbox.outbox (lane, id, topic, payload)
+      select n % 64, gen_random_uuid(), 'many', '1' from generate_series(1, 100500) as n`)
+    const { stdout } = await twinbox(['status', '--json', '--database', database.url])
+    expect(JSON.parse(stdout)).toMatchObject({ outbox: { depth: 100_000, more: true } })
+    expect((await twinbox(['status', '--database', database.url])).stdout).toMatch(/^outbox +100000\+ /m)
+    await database.query('truncate twinbox.outbox')
+  })
+
+  test('without tables it says what to do', async () => {
+    const { code, stderr } = await twinbox(['status', '--schema', 'nowhere', '--database', database.url])
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/^There are no Twinbox tables .* Run "npx twinbox migrate" first\.\n$/)
+  })
+})
+
+describe('workers', () => {
+  const workConfig = (handler: string): string => `
+    import { DeadLetterError, defineConfig } from 'twinbox'
+    import { postgres } from 'twinbox/postgres'
+
+    const database: string = process.env.TWINBOX_DATABASE_URL!
+    export default defineConfig({
+      broker: () => postgres({ database }),
+      consumers: {
+        billing: { topics: ['order.*'], concurrency: 2, handlers: { 'order.*': ${handler} } },
+      },
+    })
+    export const unused = DeadLetterError
+  `
+  const publish = (topic: string, key = 'k'): Promise<unknown> =>
+    database.transaction((client) => createOutbox().publish(client, { topic, key, payload: { topic } }))
+
+  test('work relays, receives and claims by a configuration in TypeScript, and stops in good order', async () => {
+    await database.query('create table if not exists done (topic text)')
+    const path = await config(
+      'work.config.ts',
+      workConfig(`async (message, { client }) => {
+        if (message.topic === 'order.bad') throw new DeadLetterError('never again')
+        await client.query('insert into done values ($1)', [message.topic])
+      }`),
+    )
+    const command = start(['work', '--config', path, '--json', '--verbose'], {
+      TWINBOX_DATABASE_URL: database.url,
+    })
+    await command.shows(/"type":"started","kind":"relay"/)
+    await publish('order.good')
+    await command.shows(/"type":"handled"/)
+    // The class of the configuration's error is the one that the claimer knows.
+    await publish('order.bad')
+    await command.shows(/"type":"dead_letter"/)
+
+    const status = JSON.parse(
+      (await twinbox(['status', '--json', '--database', database.url])).stdout,
+    ) as Status
+    expect(status.workers.map(({ kind, consumer, alive }) => ({ kind, consumer, alive }))).toEqual([
+      { kind: 'claimer', consumer: 'billing', alive: true },
+      { kind: 'receiver', consumer: 'billing', alive: true },
+      { kind: 'relay', consumer: null, alive: true },
+    ])
+    expect(status.workers[0]!.lanes).toHaveLength(72)
+    expect(status.consumers).toMatchObject([
+      { consumer: 'billing', subscriptions: ['order.*'], depth: 0, deadLetters: { count: 1, more: false } },
+    ])
+    expect(status.deadLetters).toMatchObject([{ topic: 'order.bad', consumer: 'billing', attempt: 1 }])
+
+    command.process.kill('SIGTERM')
+    const { code, stdout, stderr } = await command.done
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const events = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { type: string; kind?: string })
+    expect(events.filter(({ type }) => type === 'stopped').length).toBe(3)
+    expect(await database.query('select topic from done')).toEqual([{ topic: 'order.good' }])
+    expect(await database.query(`select from twinbox.worker where ended_at is null`)).toEqual([])
+  })
+
+  test('a second signal ends it at once, with 1', async () => {
+    const path = await config('hang.config.ts', workConfig(`() => new Promise(() => {})`))
+    const env = { TWINBOX_DATABASE_URL: database.url }
+    const command = start(['work', '--config', path, '--verbose'], env)
+    await command.shows(/relay \d+: started/)
+    // Not of the key that a dead letter holds back. And before it is in hand, a stop has nothing to wait for.
+    await publish('order.stuck', 'other')
+    await command.shows(/claimer billing \d+: claimed 1 message/)
+    command.process.kill('SIGINT')
+    await command.shows(/SIGINT: stopping .* Once more to stop at once\./)
+    command.process.kill('SIGINT')
+    const { code, stdout } = await command.done
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    await database.query(`delete from twinbox.inbox`)
+  })
+
+  test('a relay and a receiver need no configuration file', async () => {
+    const env = { TWINBOX_DATABASE_URL: database.url, TWINBOX_BROKER: 'postgres' }
+    const receiver = start(['receive', '--consumer', 'plain', '--topic', 'plain.#'], env)
+    await receiver.shows(/receiver plain \d+: started/)
+    const relay = start(['relay'], env)
+    await relay.shows(/relay \d+: started/)
+    await publish('plain.one')
+    while ((await database.query(`select from twinbox.inbox where consumer = 'plain'`)).length === 0) continue
+    for (const { process } of [receiver, relay]) process.kill('SIGTERM')
+    expect((await receiver.done).code).toBe(0)
+    expect((await relay.done).code).toBe(0)
+  })
+})
+
+describe('the roster of workers', () => {
+  const register = async (ended: string | null = null): Promise<number> => {
+    const [row] = await database.query<{ id: number }>(
+      `insert into twinbox.worker (kind, consumer, host, pid, version, application, ended_at, ended_by)
+      values ('claimer', 'roster', 'h', 7, '0.1.0', 'test', case when $1::text is not null then now() end, $1)
+      returning id`,
+      [ended],
+    )
+    return row!.id
+  }
+  const shown = (text: string): { id: number; state: string }[] =>
+    (JSON.parse(text) as { workers: { id: number; state: string }[] }).workers
+  const env = (): NodeJS.ProcessEnv => ({ TWINBOX_DATABASE_URL: database.url })
+
+  test('workers shows them as a table, or as one object for programs', async () => {
+    const alive = await register()
+    const died = await register('heartbeat')
+    const args = ['workers', '--consumer', 'roster']
+    const people = await twinbox(args, env())
+    expect(people).toMatchObject({ code: 0, stderr: '' })
+    expect(people.stdout).toMatch(
+      /^id +kind +consumer +state +up +beat +lanes +since +in hand +lock +host +pid +version\n/,
+    )
+    expect(people.stdout).toMatch(new RegExp(`^${alive} +claimer +roster +alive `, 'm'))
+    expect(people.stdout).toMatch(new RegExp(`^${died} +claimer +roster +died: heartbeat `, 'm'))
+    const programs = await twinbox([...args, '--json'], env())
+    expect(JSON.parse(programs.stdout)).toMatchObject({ schema: 'twinbox', at: expect.any(String) as string })
+    expect(shown(programs.stdout)).toMatchObject([
+      {
+        id: alive,
+        kind: 'claimer',
+        consumer: 'roster',
+        state: 'alive',
+        locked: false,
+        endedBy: null,
+        lanes: [],
+      },
+      { id: died, state: 'died', endedBy: 'heartbeat' },
+    ])
+    expect((await twinbox([...args, '--kind', 'relay'], env())).stdout).toBe('No such worker is running.\n')
+    expect((await twinbox(['status'], env())).stdout).toMatch(
+      new RegExp(`^${died} +claimer +roster +died: heartbeat `, 'm'),
+    )
+  })
+
+  test('evict tells what became of each id, and fails if it could not evict one', async () => {
+    const [first, second, third] = [await register(), await register(), await register()]
+    const stopped = await register('stop')
+    expect(await twinbox(['workers', 'evict', String(first)], env())).toEqual({
+      code: 0,
+      stdout: `Evicted worker ${first}.\nOthers of its kind take its work over now. If its process lives, it comes back under a new id.\n`,
+      stderr: '',
+    })
+    const ids = [second, stopped, 999_999].map(String)
+    const people = await twinbox(['workers', 'evict', ...ids], env())
+    expect(people.code).toBe(1)
+    expect(people.stdout).toContain(`Evicted worker ${second}.\n`)
+    expect(people.stderr).toBe(
+      `There is no worker 999999 in the schema "twinbox".\nWorker ${stopped} had already ended, so there is nothing to take from it.\n`,
+    )
+    // Options of "workers" that stand before "evict" count as well.
+    const programs = await twinbox([
+      'workers',
+      '--database',
+      database.url,
+      'evict',
+      ...ids.slice(1),
+      String(third),
+      '--json',
+    ])
+    expect(programs).toMatchObject({ code: 1, stderr: '' })
+    expect(JSON.parse(programs.stdout)).toEqual({ evicted: [third], unknown: [999_999], ended: [stopped] })
+    const { stdout } = await twinbox(['workers', '--json', '--consumer', 'roster'], env())
+    expect(shown(stdout).find(({ id }) => id === third)).toMatchObject({ state: 'evicted' })
+  })
+
+  test('--watch draws again every second, until a signal ends it with 0', async () => {
+    const command = start(['workers', '--watch', '--json'], env())
+    await command.shows(/\n.*\n.*\n/)
+    command.process.kill('SIGINT')
+    const { code, stdout, stderr } = await command.done
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const pictures = stdout.trimEnd().split('\n')
+    for (const picture of pictures) expect(shown(picture).length).toBeGreaterThan(0)
+    expect(pictures.length).toBeGreaterThanOrEqual(3)
+    const plain = start(['workers', '--watch'], env())
+    await plain.shows(/^id +kind [^]*\n\nid +kind /)
+    plain.process.kill('SIGTERM')
+    expect(await plain.done).toMatchObject({ code: 0, stderr: '' })
+    expect(plain.stdout).not.toContain('\u001b')
+    const unreachable = await twinbox(['workers', '--watch', '--database', 'postgres://127.0.0.1:1/x'])
+    expect(unreachable).toMatchObject({ code: 1, stdout: '' })
+  })
+})

@@ -1,0 +1,217 @@
+import { fork, type ChildProcess } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import type { TwinboxEvent } from '../../src/events.ts'
+import { createOutbox } from '../../src/outbox.ts'
+import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import type { BrokerSpec, Misbehaviour, Program, Said } from './program.ts'
+
+/** A child process running `program.ts`, and what it has said. */
+export class Actor {
+  readonly events: (TwinboxEvent & { readonly at: number })[] = []
+  readonly started: Promise<void>
+  /** The signal or code with which it ended. */
+  readonly ended: Promise<string | number>
+  readonly #child: ChildProcess
+  readonly #waiting: { matches: (event: TwinboxEvent) => boolean; resolve: (event: TwinboxEvent) => void }[] =
+    []
+
+  constructor(program: Program) {
+    const path = new URL('../../.build/test/crash/program.js', import.meta.url)
+    this.#child = fork(path, [JSON.stringify(program)], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+    let begun = (): void => {}
+    let failed: (reason: Error) => void = () => {}
+    this.started = new Promise((resolve, reject) => {
+      begun = resolve
+      failed = reject
+    })
+    this.#child.on('message', (said: Said) => {
+      if (said.said === 'started') return begun()
+      this.events.push({ ...said.event, at: said.at })
+      for (const waiter of this.#waiting.filter(({ matches }) => matches(said.event))) {
+        this.#waiting.splice(this.#waiting.indexOf(waiter), 1)
+        waiter.resolve(said.event)
+      }
+    })
+    // A child that dies before it has started would otherwise be waited for until the test's time is up.
+    this.started.catch(() => {})
+    this.ended = new Promise((resolve) =>
+      this.#child.once('exit', (code, signal) => {
+        failed(new Error(`The ${program.role} ended before it had started, with ${signal ?? code}.`))
+        resolve(signal ?? code ?? -1)
+      }),
+    )
+  }
+
+  /** The first event of a type that it emits, or has emitted, and that matches. */
+  next<Type extends TwinboxEvent['type']>(
+    type: Type,
+    matches: (event: Extract<TwinboxEvent, { type: Type }>) => boolean = () => true,
+  ): Promise<Extract<TwinboxEvent, { type: Type }>> {
+    type Wanted = Extract<TwinboxEvent, { type: Type }>
+    const fits = (event: TwinboxEvent): boolean => event.type === type && matches(event as Wanted)
+    const past = this.events.find(fits)
+    if (past !== undefined) return Promise.resolve(past as TwinboxEvent as Wanted)
+    return new Promise((resolve) =>
+      this.#waiting.push({ matches: fits, resolve: resolve as (event: TwinboxEvent) => void }),
+    )
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal)
+  }
+
+  async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<string | number> {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) this.#child.kill(signal)
+    return this.ended
+  }
+}
+
+/**
+ * A database with a ledger of what was published and the effects of what was handled, both written in the same
+ * transactions as the real thing. So the database itself knows what should have happened, whatever the processes
+ * believe.
+ */
+export class Stage {
+  readonly database: TestDatabase
+  readonly broker: BrokerSpec
+  /** Its own, since a topic of Kafka outlives the test. */
+  readonly topic = unique('crash')
+  /** Where the actors find the database. */
+  readonly #url: string
+  readonly #actors: Actor[] = []
+  #n = 0
+
+  private constructor(database: TestDatabase, broker: BrokerSpec, url: string) {
+    this.database = database
+    this.broker = broker
+    this.#url = url
+  }
+
+  static async open(
+    broker: BrokerSpec = { kind: 'postgres' },
+    { database: given, url }: { readonly database?: TestDatabase; readonly url?: string } = {},
+  ): Promise<Stage> {
+    const database = given ?? (await createTestDatabase())
+    await database.query(`
+      create table ledger (at bigserial, id uuid, key text, n int);
+      create table touched (key text primary key, times int);
+      create table effects (at bigserial, id uuid, key text, n int, attempt int, worker int);`)
+    return new Stage(database, broker, url ?? database.url)
+  }
+
+  start(program: Omit<Program, 'database' | 'topic'> & { readonly database?: string }): Actor {
+    const actor = new Actor({
+      database: this.#url,
+      broker: this.broker,
+      topic: this.topic,
+      ...program,
+    })
+    this.#actors.push(actor)
+    return actor
+  }
+
+  /**
+   * Publishes messages with these keys, in one transaction, and notes them in the ledger. With `first`, the handler
+   * does that at its first attempt at each of them.
+   */
+  async publish(keys: readonly (string | null)[], first?: Misbehaviour): Promise<void> {
+    await this.database.transaction(async (client) => {
+      const messages = keys.map((key) => ({ topic: this.topic, key, payload: { n: this.#n++, first } }))
+      const published = await createOutbox().publishMany(client, messages)
+      await client.query(
+        'insert into ledger (id, key, n) select * from unnest($1::uuid[], $2::text[], $3::int[])',
+        [published.map(({ id }) => id), keys, messages.map(({ payload }) => payload.n)],
+      )
+    })
+  }
+
+  /** The same under a lock, as a business row would be: then even concurrent publishers of a key have an order. */
+  async publishLocked(keys: readonly string[]): Promise<void> {
+    await this.database.transaction(async (client) => {
+      await client.query('select pg_advisory_xact_lock(1)')
+      const messages = keys.map((key) => ({ topic: this.topic, key, payload: { n: this.#n++ } }))
+      const published = await createOutbox().publishMany(client, messages)
+      await client.query(
+        'insert into ledger (id, key, n) select * from unnest($1::uuid[], $2::text[], $3::int[])',
+        [published.map(({ id }) => id), keys, messages.map(({ payload }) => payload.n)],
+      )
+    })
+  }
+
+  /** Publishes messages whose handler ends the process. They are not in the ledger. */
+  async publishDeadly(): Promise<number> {
+    const messages = [null, 'deadly'].map((key) => ({ topic: this.topic, key, payload: { deadly: true } }))
+    await this.database.transaction((client) => createOutbox().publishMany(client, messages))
+    return messages.length
+  }
+
+  /** Resolves when a query's column `done` is true. */
+  async until(query: string, withinMs = 80_000): Promise<void> {
+    const deadline = Date.now() + withinMs
+    while ((await this.database.query<{ done: boolean }>(query))[0]?.done !== true) {
+      if (Date.now() > deadline) {
+        const inbox = await this.database.query(
+          'select lane, seq, attempt, holder, fence, key from twinbox.inbox',
+        )
+        const workers = await this.database.query('select id, kind, ended_by from twinbox.worker order by id')
+        throw new Error(`Never true: ${query} ${JSON.stringify({ inbox, workers })}`)
+      }
+      await new Promise((resolve) => setTimeout(resolve, 25))
+    }
+  }
+
+  /** Resolves when as many effects are there as the ledger has entries, and nothing is under way any more. */
+  async drained(withinMs = 80_000): Promise<void> {
+    const deadline = Date.now() + withinMs
+    for (;;) {
+      const [state] = await this.database.query<Record<string, number>>(`select
+        (select count(*)::int from ledger l where not exists (select from effects e where e.id = l.id)) as missing,
+        (select count(*)::int from twinbox.outbox) as outbox, (select count(*)::int from twinbox.inbox) as inbox,
+        (select count(*)::int from twinbox.deferred) as deferred, (select count(*)::int from twinbox.parked) as parked,
+        (select count(*)::int from twinbox.dead_letter) as dead`)
+      if (Object.values(state!).every((count) => count === 0)) return
+      if (Date.now() > deadline) {
+        const left = await this.database
+          .query(`select m.*, l.holder as lane_holder, l.fence as lane_fence, l.floor
+          from (
+            select '' as consumer, lane, seq, id, key, attempt, null::int as holder from twinbox.outbox
+            union all select consumer, lane, seq, id, key, attempt, holder from twinbox.inbox
+          ) as m join twinbox.lane as l using (consumer, lane) limit 5`)
+        const workers = await this.database.query(
+          'select id, kind, in_hand, ended_by, beat_at from twinbox.worker order by id',
+        )
+        const said = this.#actors.map(({ events }) => events.slice(-8))
+        throw new Error(`Not drained: ${JSON.stringify({ state, left, workers, said })}`)
+      }
+      await new Promise((resolve) => setTimeout(resolve, 25))
+    }
+  }
+
+  /** What went wrong, by the database's own account. Empty if nothing did. */
+  async faults(): Promise<string[]> {
+    const faults: string[] = []
+    const check = async (name: string, query: string): Promise<void> => {
+      const rows = await this.database.query(query)
+      if (rows.length > 0) faults.push(`${name}: ${JSON.stringify(rows.slice(0, 5))} (${rows.length})`)
+    }
+    await check('lost', 'select id, key, n from ledger except select id, key, n from effects')
+    await check('ghosts', 'select id, key, n from effects except select id, key, n from ledger')
+    await check('duplicate effects', 'select id, count(*) from effects group by id having count(*) > 1')
+    await check(
+      'order',
+      `select * from (
+        select e.key, l.at as published, lag(l.at) over (partition by e.key order by e.at) as before
+        from effects e join ledger l using (id) where e.key is not null
+      ) as o where published < before`,
+    )
+    return faults
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#actors.map((actor) => actor.end('SIGKILL')))
+    await this.database.drop()
+  }
+}
+
+/** A name that no other test uses. */
+export const unique = (prefix: string): string => `${prefix}.${randomBytes(5).toString('hex')}`

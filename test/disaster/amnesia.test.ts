@@ -1,0 +1,145 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { receive } from '../../src/database/inbox.ts'
+import { Database } from '../../src/database/database.ts'
+import {
+  createClaimer,
+  createOutbox,
+  createRelay,
+  migrate,
+  withTransaction,
+  type Broker,
+  type Worker,
+} from '../../src/index.ts'
+import { startServer } from '../support/replication.ts'
+
+/**
+ * A crash takes back what was committed and not yet written to disk. That is nothing that a user was told is done, but
+ * the workers saw it: what they deleted is there again, and numbers that they have seen are given out a second time.
+ */
+let server: Awaited<ReturnType<typeof startServer>>
+let database: Database
+let worker: Worker | undefined
+beforeAll(async () => {
+  // So that what does not wait for the disk does not get there by itself.
+  server = await startServer([
+    'wal_writer_delay=10s',
+    'wal_writer_flush_after=1GB',
+    'bgwriter_lru_maxpages=0',
+    'autovacuum=off',
+    'checkpoint_timeout=1h',
+  ])
+})
+beforeEach(async () => {
+  database = new Database(server.url)
+  await migrate(database)
+})
+afterEach(async () => {
+  await worker?.stop()
+  worker = undefined
+  await database.pool.query('drop schema twinbox cascade')
+  await database.close()
+})
+afterAll(() => server.stop())
+
+const count = 300
+const sent: string[] = []
+const broker: Broker = {
+  name: 'confirming',
+  send: async (batch) => {
+    sent.push(...batch.map(({ id }) => id))
+    return batch.map(() => ({ status: 'sent' }))
+  },
+  subscribe: async () => ({ stop: async () => {} }),
+  close: async () => {},
+}
+
+async function until(query: string): Promise<void> {
+  for (;;) {
+    const rows = await database.pool.query<{ done: boolean }>(query).then(
+      (result) => result.rows,
+      () => [],
+    )
+    if (rows[0]?.done === true) return
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+async function publish(durable: boolean): Promise<string[]> {
+  return withTransaction(database, async (client) => {
+    if (!durable) await client.query('set local synchronous_commit = off')
+    const messages = Array.from({ length: count }, (_, n) => ({ topic: 't', key: `k${n}`, payload: n }))
+    return (await createOutbox().publishMany(client, messages)).map(({ id }) => id)
+  })
+}
+
+async function crash(): Promise<void> {
+  await server.kill('SIGQUIT')
+  await server.start()
+}
+
+/** It takes its lanes with a commit that waits for the disk, and would take along what comes before it. */
+async function start(starting: Worker): Promise<void> {
+  worker = starting
+  await worker.start()
+  await until('select bool_and(holder is not null) as done from twinbox.lane')
+}
+
+/** Nothing is there any more, and its worker knows that so well that it has written it down. */
+const worked = (table: string, consumer: string): Promise<void> =>
+  until(`select not exists (select from twinbox.${table}) and min(floor) > 0 as done
+    from twinbox.lane where consumer = '${consumer}' and lane < 64`)
+
+test('a relay finds what it had sent and deleted, and is to delete again', async () => {
+  await start(createRelay({ database: server.url, broker }))
+  const published = await publish(true)
+  sent.length = 0
+  await worked('outbox', '')
+  await crash()
+  await until('select not exists (select from twinbox.outbox) as done')
+  // It was all there again, or this would be no test.
+  await expect.poll(() => sent.length, { timeout: 30_000 }).toBe(2 * count)
+  expect(new Set(sent)).toEqual(new Set(published))
+})
+
+test('a relay sends messages whose numbers it has seen before on others', async () => {
+  await start(createRelay({ database: server.url, broker }))
+  const drawn = async (): Promise<number> =>
+    (await database.pool.query<{ n: number }>('select last_value::int as n from twinbox.outbox_seq_seq'))
+      .rows[0]!.n
+  await publish(false)
+  await worked('outbox', '')
+  await crash()
+  // They are gone, and so is the memory of their numbers, or this would be no test.
+  expect(await drawn()).toBeLessThan(count)
+  const published = await publish(true)
+  await until('select not exists (select from twinbox.outbox) as done')
+  expect(sent).toEqual(expect.arrayContaining(published))
+})
+
+test('a claimer finds what it had completed, and is to complete again', async () => {
+  const handled: string[] = []
+  await database.pool.query('delete from twinbox.lane')
+  await start(
+    createClaimer(
+      { database: server.url, consumer: 'c' },
+      { t: { transaction: false, handle: ({ id }) => handled.push(id) } },
+    ),
+  )
+  const messages = Array.from({ length: count }, (_, n) => ({
+    consumer: 'c',
+    id: crypto.randomUUID(),
+    topic: 't',
+    key: n % 2 === 0 ? `k${n}` : null,
+    headers: null,
+    payload: String(n),
+    body: null,
+    contentType: null,
+    publishedAt: null,
+  }))
+  await receive(database, messages)
+  await worked('inbox', 'c')
+  await crash()
+  await until('select not exists (select from twinbox.inbox) as done')
+  await expect.poll(() => handled.length, { timeout: 30_000 }).toBe(2 * count)
+  expect(new Set(handled).size).toBe(count)
+})

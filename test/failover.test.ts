@@ -1,0 +1,196 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { dealOut, failoverStrategies, share } from '../src/leases/failover.ts'
+import { Orphans } from '../src/leases/orphans.ts'
+import { Sightings, type Peer } from '../src/leases/sightings.ts'
+
+const peer = (id: number, changes: Partial<Peer> = {}): Peer => ({
+  id,
+  ended_by: null,
+  beat: '1',
+  in_hand: 0,
+  unlocked: false,
+  reserved: false,
+  lane_heirs: null,
+  row_heirs: null,
+  ...changes,
+})
+
+const heirs = fc.uniqueArray(fc.record({ id: fc.integer({ min: 1, max: 99 }), inHand: fc.nat(500) }), {
+  selector: ({ id }) => id,
+  minLength: 1,
+  maxLength: 8,
+})
+const orphanLanes = fc.uniqueArray(fc.integer({ min: 0, max: 71 }), { maxLength: 72 })
+
+const counts = (given: readonly (number | null)[]): Map<number, number> => {
+  const result = new Map<number, number>()
+  for (const id of given) if (id !== null) result.set(id, (result.get(id) ?? 0) + 1)
+  return result
+}
+
+describe('dealing out', () => {
+  const explicit = fc.constantFrom(...failoverStrategies.filter((strategy) => strategy !== 'first-free'))
+
+  test('every lane of the dead one and every part of its rows goes to one of the living, and nothing else', () => {
+    fc.assert(
+      fc.property(explicit, heirs, orphanLanes, fc.nat(1000), (strategy, living, lanes, inHand) => {
+        const dealt = dealOut(strategy, { id: 50, lanes, inHand }, living)!
+        const ids = living.map(({ id }) => id)
+        expect(dealt.rows).toHaveLength(64)
+        expect(dealt.rows.every((id) => ids.includes(id))).toBe(true)
+        for (const lane of lanes) expect(ids).toContain(dealt.lanes[lane])
+        expect(dealt.lanes.filter((id) => id !== null)).toHaveLength(lanes.length)
+      }),
+    )
+  })
+
+  test('round-robin: nobody gets two more than another', () => {
+    fc.assert(
+      fc.property(heirs, orphanLanes, (living, lanes) => {
+        const dealt = dealOut('round-robin', { id: 50, lanes, inHand: 0 }, living)!
+        const given = counts(dealt.lanes)
+        const shares = living.map(({ id }) => given.get(id) ?? 0)
+        expect(Math.max(...shares) - Math.min(...shares)).toBeLessThanOrEqual(1)
+      }),
+    )
+  })
+
+  test('least-work: who gets something has, before the last of it, no more than anybody else', () => {
+    fc.assert(
+      fc.property(heirs, orphanLanes, fc.integer({ min: 1, max: 5000 }), (living, lanes, inHand) => {
+        fc.pre(lanes.length > 0)
+        const size = Math.max(inHand / lanes.length, 1 / lanes.length)
+        const given = counts(dealOut('least-work', { id: 50, lanes, inHand }, living)!.lanes)
+        const loads = living.map(({ id, inHand: at }) => ({
+          id,
+          load: at + (given.get(id) ?? 0) * size,
+        }))
+        const least = Math.min(...loads.map(({ load }) => load))
+        const before = loads.filter(({ id }) => given.has(id)).map(({ load }) => load - size)
+        expect(Math.max(...before)).toBeLessThanOrEqual(least + 1e-6)
+      }),
+    )
+  })
+
+  test('random: each gets about as much, and not always the same', () => {
+    const living = [1, 2, 3].map((id) => ({ id, inHand: 0 }))
+    const given = counts(
+      Array.from(
+        { length: 50 },
+        () => dealOut('random', { id: 9, lanes: [], inHand: 0 }, living)!.rows,
+      ).flat(),
+    )
+    // 3,200 draws at a third: ten standard deviations.
+    for (const { id } of living) expect(Math.abs(given.get(id)! - 3200 / 3)).toBeLessThan(270)
+  })
+
+  test('first-free, or nobody left: whoever comes first', () => {
+    expect(dealOut('first-free', { id: 9, lanes: [1], inHand: 1 }, [{ id: 1, inHand: 0 }])).toBeNull()
+    expect(dealOut('random', { id: 9, lanes: [1], inHand: 1 }, [])).toBeNull()
+  })
+})
+
+test('orphans: what is reserved is only its heir’s, and then anybody’s', () => {
+  const dead = { ended_by: 'lock', lane_heirs: [null, 1, 2], row_heirs: [2, 1] } as const
+  const orphans = new Orphans()
+  expect(orphans.update([peer(1), peer(7, { ...dead, reserved: true })], 1)).toBe(true)
+  expect([orphans.free, orphans.lanes, orphans.rows]).toEqual([[], [share(7, 1)], [share(7, 1)]])
+  expect(orphans.update([peer(1), peer(7, { ...dead, reserved: true })], 1)).toBe(false)
+  expect(orphans.update([peer(1), peer(7, dead)], 1)).toBe(true)
+  expect([orphans.free, orphans.lanes, orphans.rows]).toEqual([[7], [], []])
+  const taken = [7, 8, null, 1, 7].map((previous) => ({ previous }))
+  expect(orphans.takenOver(taken, 1)).toEqual([
+    { fromWorkerId: 7, foundBy: 'lock', of: [taken[0], taken[4]] },
+    { fromWorkerId: 8, foundBy: 'lease', of: [taken[1]] },
+  ])
+})
+
+describe('sightings', () => {
+  const deadAfterMs = 5000
+  const confirmMs = 100
+  const watch = (): { at: (ms: number) => void; sightings: Sightings } => {
+    let now = 0
+    const sightings = new Sightings({ deadAfterMs, confirmMs, now: () => now })
+    return { at: (ms) => (now = ms), sightings }
+  }
+
+  test('whoever beats in time is never taken for dead, whatever becomes of the watcher and of the clocks', () => {
+    fc.assert(
+      fc.property(
+        fc.array(
+          fc.record({
+            // How long the watcher was busy, frozen or cut off; mostly not.
+            pauseMs: fc.oneof({ weight: 9, arbitrary: fc.integer({ min: 100, max: 1000 }) }, fc.nat(60_000)),
+            outage: fc.boolean(),
+          }),
+          { minLength: 1, maxLength: 60 },
+        ),
+        (looks) => {
+          const { at, sightings } = watch()
+          let now = 0
+          let beat = 0
+          for (const { pauseMs, outage } of looks) {
+            now += pauseMs
+            at(now)
+            // In an outage of the database, nobody beats and nobody looks; afterwards the watcher may be the first.
+            const cut = outage && pauseMs > deadAfterMs / 4
+            if (cut) sightings.reset()
+            else beat++
+            const verdicts = sightings.look([peer(1, { beat: String(beat), unlocked: cut })])
+            expect(verdicts).toEqual([])
+          }
+        },
+      ),
+    )
+  })
+
+  test('whoever is silent is found, as soon as it was watched for deadAfterMs', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 50, max: 1000 }), { minLength: 200, maxLength: 200 }),
+        (pauses) => {
+          const { at, sightings } = watch()
+          let now = 0
+          for (const pauseMs of pauses) {
+            now += pauseMs
+            at(now)
+            const verdicts = sightings.look([peer(1)])
+            const since = now - pauses[0]!
+            expect(verdicts.map(({ foundBy }) => foundBy)).toEqual(since > deadAfterMs ? ['heartbeat'] : [])
+            if (since > deadAfterMs) return
+          }
+        },
+      ),
+    )
+  })
+
+  test('a missing lock is a death when it is still missing a moment later', () => {
+    const { at, sightings } = watch()
+    expect(sightings.look([peer(1)])).toEqual([])
+    at(200)
+    expect(sightings.look([peer(1, { unlocked: true })])).toEqual([])
+    expect(sightings.suspicious).toBe(true)
+    at(300)
+    expect(sightings.look([peer(1, { unlocked: true })]).map(({ foundBy }) => foundBy)).toEqual(['lock'])
+  })
+
+  test('a connection that is opened again at once is no death', () => {
+    const { at, sightings } = watch()
+    sightings.look([peer(1)])
+    for (let ms = 200; ms < 3000; ms += 200) {
+      at(ms)
+      expect(sightings.look([peer(1, { unlocked: ms % 400 === 0 })])).toEqual([])
+    }
+  })
+
+  test('who was not heard of for a while is no heir', () => {
+    const { at, sightings } = watch()
+    sightings.look([peer(1), peer(2)])
+    for (let ms = 500; ms <= 3000; ms += 500) {
+      at(ms)
+      sightings.look([peer(1, { beat: String(ms) }), peer(2)])
+    }
+    expect([sightings.isFresh(peer(1)), sightings.isFresh(peer(2))]).toEqual([true, false])
+  })
+})

@@ -1,0 +1,83 @@
+import { inspect } from 'node:util'
+import { describe, expect, test } from 'vitest'
+import { BrokerError, logEvents, type LogLevel, type TwinboxEvent } from '../src/index.ts'
+
+interface Line {
+  readonly level: LogLevel
+  readonly facts: object
+  readonly text: string
+}
+
+function logged(event: object, options?: { stacks?: boolean }): Line {
+  const lines: Line[] = []
+  const to = (level: LogLevel) => (facts: object, text: string) => void lines.push({ level, facts, text })
+  const logger = { debug: to('debug'), info: to('info'), warn: to('warn'), error: to('error') }
+  const common = { kind: 'claimer', consumer: 'billing', workerId: 7 } as const
+  logEvents(logger, options)({ ...common, ...event } as TwinboxEvent)
+  expect(lines).toHaveLength(1)
+  return lines[0]!
+}
+
+describe('logEvents', () => {
+  test.each([
+    { event: { type: 'handled', ids: ['1'], topic: 't', attempt: 1, durationMs: 3 }, level: 'debug' },
+    { event: { type: 'started' }, level: 'info' },
+    { event: { type: 'lease_lost', ids: ['1'], lanes: [], reason: 'late' }, level: 'warn' },
+    { event: { type: 'dead_letter', id: '1', topic: 't', attempt: 10 }, level: 'error' },
+  ])('tells $event.type at $level, with its facts', ({ event, level }) => {
+    const line = logged(event)
+    expect(line.level).toBe(level)
+    expect(line.facts).toEqual({ kind: 'claimer', consumer: 'billing', workerId: 7, ...event })
+    expect(line.text).not.toBe('')
+  })
+
+  test('console is a logger', () => {
+    expect(() => logEvents(console)).not.toThrow()
+  })
+
+  test('an event of a later version is told by its name', () => {
+    expect(logged({ type: 'unheard_of' })).toMatchObject({ level: 'info', text: 'unheard_of' })
+  })
+
+  test('an error is told by its sentence and code, not by what its driver has put on it', () => {
+    const cause = Object.assign(new Error('duplicate key value violates unique constraint "users_email"'), {
+      code: '23505',
+      detail: 'Key (email)=(canary@example.com) already exists.',
+      connection: { password: 'canary' },
+    })
+    for (const stacks of [false, true]) {
+      const { facts, text } = logged(
+        {
+          type: 'message_failed',
+          id: '1',
+          topic: 't',
+          key: null,
+          attempt: 1,
+          error: cause,
+          foundBy: 'error',
+          retryInMs: 5,
+        },
+        { stacks },
+      )
+      expect(facts).toMatchObject({ code: '23505' })
+      expect(inspect(facts, { depth: 10, showHidden: true }) + text).not.toContain('canary')
+    }
+  })
+
+  test('passwords of URLs are left out, those of causes as well', () => {
+    const error = new BrokerError('reconnect', 'Could not connect to amqp://me:p@ss@host/x', {
+      cause: new Error('connect postgres://app:hunter2@db:5432/app refused'),
+    })
+    for (const stacks of [false, true]) {
+      const line = logged({ type: 'broker_down', error, retryInMs: 100 }, { stacks })
+      expect(JSON.stringify(line)).toContain('amqp://me:***@host/x')
+      expect(JSON.stringify(line)).not.toMatch(/p@ss|hunter2/)
+    }
+  })
+
+  test('an error that is its own cause is told', () => {
+    const error = new Error('round')
+    error.cause = error
+    expect(logged({ type: 'trouble', error, doing: 'x' }, { stacks: true }).text).toContain('round')
+  })
+})

@@ -1,0 +1,410 @@
+import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
+import { Kysely, Migrator, PostgresDialect, type MigrationProvider } from 'kysely'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import {
+  createClaimer,
+  createOutbox,
+  createReceiver,
+  createRelay,
+  migrate,
+  migrationFiles,
+  twinboxMigrations,
+  type Broker,
+} from '../src/index.ts'
+import { createTestDatabase, startEmbedded, type Postgres, type TestDatabase } from './support/postgres.ts'
+
+const run = promisify(execFile)
+const names = migrationFiles().map(({ name }) => name)
+const newest = migrationFiles().at(-1)!.version
+
+let database: TestDatabase
+beforeEach(async () => {
+  database = await createTestDatabase({ migrated: false })
+})
+afterEach(() => database.drop())
+
+const applied = (schema = 'twinbox'): Promise<string[]> =>
+  database
+    .query<{ version: number; name: string }>(
+      `select version, name from "${schema}".migration order by version`,
+    )
+    .then((rows) => rows.map(({ version, name }) => `${String(version).padStart(4, '0')}_${name}`))
+
+/** Every relation, function and constraint of a schema, with its definition: to see whether anything changed. */
+const structure = (schema = 'twinbox'): Promise<unknown[]> =>
+  database.query(
+    `select c.oid, c.relname, c.relkind, c.reloptions, c.relfilenode,
+      array(select row(attname, atttypid, attnotnull)::text from pg_attribute where attrelid = c.oid order by attnum) as columns
+    from pg_class as c where relnamespace = $1::regnamespace
+    union all
+    select oid, proname, 'f', proconfig, 0, array[prosrc] from pg_proc where pronamespace = $1::regnamespace
+    order by 1`,
+    [`"${schema}"`],
+  )
+
+const publishOne = (schema = 'twinbox'): Promise<unknown> =>
+  database.transaction((client) =>
+    createOutbox({ schema }).publish(client, { topic: 't', payload: 1, dedupeKey: 'd', key: 'k' }),
+  )
+
+describe('migrate', () => {
+  test('it applies every file once, in order, and a second time nothing', async () => {
+    expect(names.length).toBeGreaterThan(0)
+    expect(await migrate(database.url)).toEqual(names)
+    expect(await applied()).toEqual(names)
+    const before = await structure()
+    expect(await migrate(database.url)).toEqual([])
+    expect(await structure()).toEqual(before)
+    await publishOne()
+  })
+
+  test('it goes on from where the database stands', async () => {
+    await database.query(migrationFiles()[0]!.sql)
+    await publishOne()
+    expect(await migrate(database.url)).toEqual(names.slice(1))
+    expect(await database.query('select from twinbox.outbox')).toHaveLength(1)
+  })
+
+  test('a file that fails leaves the database as it was', async () => {
+    // Takes a name that a later migration needs.
+    await database.query(migrationFiles()[0]!.sql)
+    await database.query('create table twinbox.dead_letter ()')
+    const before = await structure()
+    await expect(migrate(database.url)).rejects.toMatchObject({ code: '42P07' })
+    expect(await structure()).toEqual(before)
+    await database.query('drop table twinbox.dead_letter')
+    expect(await migrate(database.url)).toEqual(names.slice(1))
+  })
+
+  test('eight of them at once take turns: one does the work', async () => {
+    const pools = Array.from({ length: 8 }, () => openPool(database.url, 1))
+    const done = await Promise.all(pools.map((pool) => migrate(pool)))
+    await Promise.all(pools.map((pool) => pool.end()))
+    expect(done.toSorted((a, b) => b.length - a.length)).toEqual([names, ...Array<string[]>(7).fill([])])
+    expect(await applied()).toEqual(names)
+  })
+
+  test('two processes at once take turns as well', async () => {
+    const index = pathToFileURL(resolve(import.meta.dirname, '../.build/src/index.js'))
+    const program = `import { migrate } from '${index.href}'
+      console.log(JSON.stringify(await migrate(process.argv[1])))`
+    const start = async (): Promise<unknown> => {
+      const { stdout } = await run(process.execPath, ['--input-type=module', '-e', program, database.url])
+      return JSON.parse(stdout)
+    }
+    const done = (await Promise.all([start(), start()])) as string[][]
+    expect(done.toSorted((a, b) => b.length - a.length)).toEqual([names, []])
+    expect(await applied()).toEqual(names)
+  })
+
+  test('a database that is newer is refused, and stays as it is', async () => {
+    await migrate(database.url)
+    await database.query('insert into twinbox.migration values ($1, $2)', [newest + 1, 'future'])
+    const before = await structure()
+    const ahead = {
+      name: 'SchemaError',
+      code: 'SCHEMA_AHEAD',
+      message: expect.stringContaining(`${newest + 1}`) as string,
+    }
+    await expect(migrate(database.url)).rejects.toMatchObject(ahead)
+    expect(await structure()).toEqual(before)
+    expect((await applied()).length).toBe(names.length + 1)
+  })
+
+  test('it leaves your own pool open, and its connections clean', async () => {
+    await migrate(database.pool)
+    expect(await database.query('select pg_current_xact_id_if_assigned() as xid')).toEqual([{ xid: null }])
+    expect(
+      await database.query(
+        `select from pg_locks as l join pg_database as d on d.oid = l.database
+        where l.locktype = 'advisory' and d.datname = current_database()`,
+      ),
+    ).toEqual([])
+  })
+
+  test.each(['order', 'user', 'x'.repeat(51)])('the schema "%s" is a world of its own', async (schema) => {
+    expect(await migrate(database.url, { schema })).toEqual(names)
+    expect(await applied(schema)).toEqual(names)
+    expect(await database.query("select from pg_namespace where nspname = 'twinbox'")).toEqual([])
+    await publishOne(schema)
+    // Whatever a function or a default names has to be found in there, with no other schema to fall back on.
+    await database.query(
+      `select "${schema}".publish('t', '1', key => 'k', dedupe_key => 'e', headers => '{"a":"b"}')`,
+    )
+    expect(await migrate(database.url)).toEqual(names)
+    expect(await database.query('select from twinbox.outbox')).toEqual([])
+    expect(await database.query(`select from "${schema}".outbox`)).toHaveLength(2)
+  })
+
+  test('everything stands in the schema, nothing beside it', async () => {
+    const elsewhere = (): Promise<unknown[]> =>
+      database.query(`select oid from pg_class where oid >= 16384 and relnamespace not in (
+        select oid from pg_namespace where nspname in ('twinbox', 'pg_toast'))`)
+    await migrate(database.url)
+    expect(await elsewhere()).toEqual([])
+    expect(await database.query("select extname from pg_extension where extname <> 'plpgsql'")).toEqual([])
+    await database.query('drop schema twinbox cascade')
+    expect(await migrate(database.url)).toEqual(names)
+  })
+
+  test('the owner of a database needs to be no superuser', async () => {
+    const role = `twinbox_test_${randomBytes(6).toString('hex')}`
+    const own = `${role}_db`
+    await database.query(`create role ${role} login password 'secret' nosuperuser nocreaterole nocreatedb`)
+    await database.query(`create database ${own} owner ${role}`)
+    const url = Object.assign(new URL(database.url), {
+      username: role,
+      password: 'secret',
+      pathname: `/${own}`,
+    })
+    try {
+      expect(await migrate(url.toString())).toEqual(names)
+      const pool = openPool(url.toString(), 1)
+      const { rows } = await pool.query<{ rolsuper: boolean }>(
+        'select rolsuper from pg_roles where rolname = current_user',
+      )
+      await pool.end()
+      expect(rows).toEqual([{ rolsuper: false }])
+    } finally {
+      await database.query(`drop database ${own} with (force)`)
+      await database.query(`drop role ${role}`)
+    }
+  })
+})
+
+describe("the user's own Kysely Migrator", () => {
+  let db: Kysely<unknown>
+  beforeEach(() => {
+    db = new Kysely({
+      dialect: new PostgresDialect({ pool: openPool(database.url, 2) }),
+    })
+  })
+  afterEach(() => db.destroy())
+
+  /** Ours among others: one before and one after by name. */
+  const provider = (schema?: string): MigrationProvider => ({
+    getMigrations: async () => ({
+      a_first: { up: async (trx: Kysely<unknown>) => trx.schema.createTable('mine').execute() },
+      ...(await twinboxMigrations(schema).getMigrations()),
+      zz_last: { up: async (trx: Kysely<unknown>) => trx.schema.createTable('late').execute() },
+    }),
+  })
+  const migrateAll = async (schema?: string): Promise<string[]> => {
+    const { error, results } = await new Migrator({ db, provider: provider(schema) }).migrateToLatest()
+    if (error !== undefined) throw new Error('The Migrator failed.', { cause: error })
+    return results!.map(({ migrationName, status }) => `${migrationName} ${status}`)
+  }
+  const all = ['a_first', ...names.map((name) => `twinbox_${name}`), 'zz_last'].map(
+    (name) => `${name} Success`,
+  )
+
+  test('it applies ours between its own, and migrate() finds nothing left to do', async () => {
+    expect(await migrateAll()).toEqual(all)
+    expect(await applied()).toEqual(names)
+    expect(await migrate(database.url)).toEqual([])
+    expect(await migrateAll()).toEqual([])
+    await publishOne()
+  })
+
+  test('after migrate() it records ours without running them again', async () => {
+    await migrate(database.url)
+    await publishOne()
+    const before = await structure()
+    expect(await migrateAll()).toEqual(all)
+    expect(await structure()).toEqual(before)
+    expect(await applied()).toEqual(names)
+  })
+
+  test('it goes on where an older migrate() stopped', async () => {
+    await database.query(migrationFiles()[0]!.sql)
+    expect(await migrateAll()).toEqual(all)
+    expect(await applied()).toEqual(names)
+  })
+
+  test('it takes turns with a migrate() at the same time', async () => {
+    await Promise.all([migrateAll(), migrate(database.url), migrateAll(), migrate(database.url)])
+    expect(await applied()).toEqual(names)
+  })
+
+  test('it takes another schema', async () => {
+    expect(await migrateAll('order')).toEqual(all)
+    expect(await applied('order')).toEqual(names)
+    expect(await migrate(database.url, { schema: 'order' })).toEqual([])
+  })
+})
+
+describe('a worker at its start', () => {
+  const broker: Broker = {
+    name: 'none',
+    send: () => Promise.reject(new Error('not called')),
+    subscribe: () => Promise.reject(new Error('not called')),
+    close: () => Promise.resolve(),
+  }
+  const workers = [
+    { kind: 'relay', create: (url: string) => createRelay({ database: url, broker }) },
+    {
+      kind: 'receiver',
+      create: (url: string) => createReceiver({ database: url, broker, consumer: 'billing', topics: ['t'] }),
+    },
+    {
+      kind: 'claimer',
+      create: (url: string) => createClaimer({ database: url, consumer: 'billing' }, { t: () => {} }),
+    },
+  ]
+
+  test.each(workers)(
+    'a $kind refuses a database without tables, an older and a newer one',
+    async ({ create }) => {
+      const refusal = (code: string, ...says: (string | number)[]): object => ({
+        name: 'SchemaError',
+        code,
+        message: expect.stringMatching(new RegExp(says.join('.*'))) as string,
+      })
+      await expect(create(database.url).start()).rejects.toMatchObject(
+        refusal('SCHEMA_MISSING', 'twinbox', 'migrate'),
+      )
+      await database.query(migrationFiles()[0]!.sql)
+      await expect(create(database.url).start()).rejects.toMatchObject(
+        refusal('SCHEMA_BEHIND', 1, newest, 'migrate'),
+      )
+      await migrate(database.url)
+      await database.query('insert into twinbox.migration values ($1, $2)', [newest + 1, 'future'])
+      await expect(create(database.url).start()).rejects.toMatchObject(
+        refusal('SCHEMA_AHEAD', newest + 1, newest),
+      )
+      expect(await database.query('select from twinbox.worker')).toEqual([])
+      expect(await database.query('select from twinbox.lane where holder is not null')).toEqual([])
+      // Nothing was left connected either; the last of them may still be closing.
+      let connected: unknown[]
+      do {
+        connected = await database.query(
+          `select from pg_stat_activity where datname = current_database() and application_name like 'twinbox%'`,
+        )
+      } while (connected.length > 0)
+    },
+  )
+})
+
+describe.each([{ server: 'the server under test' }, { server: 'the embedded PostgreSQL' }])(
+  'on $server',
+  ({ server }) => {
+    let embedded: Postgres | null = null
+    let pool: pg.Pool
+    let schemas = 0
+    let schema: string
+    beforeAll(async () => {
+      if (server === 'the embedded PostgreSQL') embedded = await startEmbedded()
+    })
+    afterAll(() => embedded?.stop())
+    beforeEach(async () => {
+      pool = openPool(embedded?.url ?? database.url, 1)
+      schema = `twinbox_${schemas++}`
+      await migrate(pool, { schema })
+    })
+    afterEach(() => pool.end())
+
+    const rows = async <Row extends pg.QueryResultRow>(text: string): Promise<Row[]> =>
+      (await pool.query<Row>(text, [schema])).rows
+
+    test('no index holds a column of the lease', async () => {
+      const lease = ['lease_until', 'holder', 'fence', 'attempt', 'floor', 'reach', 'beat_at', 'in_hand']
+      const indexes = await rows<{ name: string; columns: string[]; predicate: string | null }>(
+        `select i.indexrelid::regclass::text as name, pg_get_expr(i.indpred, i.indrelid) as predicate,
+        array(select attname::text from pg_attribute where attrelid = i.indexrelid) as columns
+      from pg_index as i join pg_class as c on c.oid = i.indrelid
+      where c.relnamespace = $1::regnamespace`,
+      )
+      expect(indexes.length).toBeGreaterThan(8)
+      for (const { name, columns, predicate } of indexes) {
+        const touched = lease.filter(
+          (column) => columns.includes(column) || new RegExp(`\\b${column}\\b`).test(predicate ?? ''),
+        )
+        expect([name, touched]).toEqual([name, []])
+      }
+      const updated = await rows<{ column: string }>(
+        `select attname as column from pg_attribute as a join pg_class as c on c.oid = a.attrelid
+      where c.relnamespace = $1::regnamespace and c.relkind = 'r' and attname in ('lease_until', 'holder', 'fence')`,
+      )
+      // The rule above is about columns that exist.
+      expect(updated.length).toBeGreaterThanOrEqual(6)
+    })
+
+    test('hot tables have one index, which starts with what every read names', async () => {
+      const indexes = await rows<{ table: string; columns: string[] }>(
+        `select c.relname as table,
+        array(select attname::text from pg_attribute where attrelid = i.indexrelid order by attnum) as columns
+      from pg_index as i join pg_class as c on c.oid = i.indrelid
+      where c.relnamespace = $1::regnamespace and c.relname in ('outbox', 'inbox', 'lane') order by c.relname`,
+      )
+      expect(indexes).toEqual([
+        { table: 'inbox', columns: ['consumer', 'lane', 'seq'] },
+        { table: 'lane', columns: ['consumer', 'lane'] },
+        { table: 'outbox', columns: ['lane', 'seq'] },
+      ])
+    })
+
+    test('what is updated in place has room on its page, and what is deleted is vacuumed soon', async () => {
+      const tables = await rows<{ name: string; options: Record<string, string> }>(
+        `select c.relname as name, (
+        select coalesce(json_object_agg(o.option_name, o.option_value), '{}') from pg_options_to_table(c.reloptions) as o
+      ) as options
+      from pg_class as c where c.relnamespace = $1::regnamespace and c.relkind = 'r'`,
+      )
+      const options = Object.fromEntries(tables.map((table) => [table.name, table.options]))
+      expect(options).toMatchObject({
+        inbox: { fillfactor: '50' },
+        lane: { fillfactor: '10' },
+        worker: { fillfactor: '10' },
+      })
+      for (const table of ['outbox', 'inbox', 'dedupe', 'seen', 'deferred', 'parked_message']) {
+        expect([table, options[table]?.autovacuum_vacuum_scale_factor]).toEqual([table, '0.01'])
+        expect([table, options[table]?.autovacuum_vacuum_threshold]).toEqual([table, '1000'])
+      }
+      for (const table of ['outbox', 'inbox']) {
+        expect([table, options[table]?.autovacuum_vacuum_cost_delay]).toEqual([table, '0'])
+      }
+    })
+
+    test('a sequence hands out its numbers one by one', async () => {
+      // With a cache, a later transaction could draw an earlier number.
+      const sequences = await rows<{ cache: string }>(
+        `select s.seqcache as cache from pg_sequence as s join pg_class as c on c.oid = s.seqrelid
+      where c.relnamespace = $1::regnamespace`,
+      )
+      expect(sequences.length).toBeGreaterThanOrEqual(4)
+      expect(new Set(sequences.map(({ cache }) => cache))).toEqual(new Set(['1']))
+    })
+
+    test('a message is published and known as a duplicate', async () => {
+      const client = await pool.connect()
+      try {
+        const outbox = createOutbox({ schema })
+        await client.query('begin')
+        const { id } = await outbox.publish(client, { topic: 't', payload: '\0', key: 'k', dedupeKey: 'd' })
+        const bySql = await client.query(
+          `select * from ${schema}.publish('t', '2', dedupe_key => 'd', headers => '{"a":"b"}')`,
+        )
+        await client.query('commit')
+        expect(bySql.rows).toEqual([{ id, duplicate: true }])
+        expect((await client.query(`select payload::text from ${schema}.outbox`)).rows).toEqual([
+          { payload: '"\\u0000"' },
+        ])
+      } finally {
+        client.release()
+      }
+    })
+  },
+)
+
+/** A pool whose connections may be ended by `drop` while they are closing: `end` does not wait until they are. */
+function openPool(connectionString: string, max: number): pg.Pool {
+  const pool = new pg.Pool({ connectionString, max })
+  pool.on('error', () => {})
+  pool.on('connect', (client) => client.on('error', () => {}))
+  return pool
+}

@@ -1,0 +1,385 @@
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { cp, mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+
+/** What `npm install twinbox` brings: packed as for the registry, and installed into an empty project. */
+
+const run = promisify(execFile)
+const root = resolve(import.meta.dirname, '..')
+
+let folder: string
+let project: string
+let files: string[]
+let database: TestDatabase
+
+interface Manifest {
+  readonly version: string
+  readonly exports: Readonly<Record<string, string | { types: string; default: string }>>
+  readonly dependencies: Readonly<Record<string, string>>
+  readonly peerDependencies: Readonly<Record<string, string>>
+  readonly peerDependenciesMeta: Readonly<Record<string, { optional: boolean }>>
+  readonly bin: Readonly<Record<string, string>>
+}
+let manifest: Manifest
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'twinbox-package-'))
+  // Packed from a copy: nothing left over from an earlier build, and nobody's work under way is disturbed.
+  const source = join(folder, 'source')
+  const ingredients = ['package.json', 'tsconfig.json', 'tsconfig.build.json', 'src', 'migrations', 'test']
+  for (const name of [...ingredients, 'LICENSE', 'README.md', 'CHANGELOG.md']) {
+    if (existsSync(join(root, name))) await cp(join(root, name), join(source, name), { recursive: true })
+  }
+  await symlink(join(root, 'node_modules'), join(source, 'node_modules'))
+  await run('npm', ['pack', '--silent', '--pack-destination', folder], { cwd: source })
+  const tarball = (await readdir(folder)).find((name) => name.endsWith('.tgz'))!
+
+  project = join(folder, 'project')
+  await mkdir(project)
+  await writeFile(
+    join(project, 'package.json'),
+    JSON.stringify({ name: 'user', private: true, type: 'module' }),
+  )
+  await run('npm', ['install', join(folder, tarball), '--no-audit', '--no-fund', '--prefer-offline'], {
+    cwd: project,
+  })
+  const installed = join(project, 'node_modules', 'twinbox')
+  files = (await readdir(installed, { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1))
+  manifest = JSON.parse(await readFile(join(installed, 'package.json'), 'utf8')) as Manifest
+  database = await createTestDatabase({ migrated: false })
+}, 240_000)
+afterAll(async () => {
+  await database?.drop()
+  await rm(folder, { recursive: true, force: true })
+})
+
+interface Outcome {
+  readonly code: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** Runs a command in the project, as a user would. */
+async function inProject(command: string, ...args: string[]): Promise<Outcome> {
+  const { NODE_ENV: _, VITEST: __, ...env } = process.env
+  try {
+    return { code: 0, ...(await run(command, args, { cwd: project, env })) }
+  } catch (error) {
+    const { code, stdout, stderr } = error as Outcome
+    return { code, stdout, stderr }
+  }
+}
+
+const twinbox = (...args: string[]): Promise<Outcome> =>
+  inProject(join(project, 'node_modules', '.bin', 'twinbox'), ...args)
+const node = (program: string): Promise<Outcome> =>
+  inProject(process.execPath, '--input-type=module', '-e', program)
+
+describe('what is in it', () => {
+  test('the compiled code, the migrations and the papers', () => {
+    const papers = ['LICENSE', 'README.md', 'CHANGELOG.md']
+    const code = [
+      'package.json',
+      'dist/index.js',
+      'dist/index.d.ts',
+      'dist/cli/main.js',
+      'migrations/0001_outbox.sql',
+    ]
+    expect([...papers, ...code].filter((file) => !files.includes(file))).toEqual([])
+  })
+
+  test('no tests, no sources, and no maps to sources that are not there', async () => {
+    const kinds = new Set(
+      files.filter((file) => file.startsWith('dist/')).map((file) => file.replace(/^.*?\./, '.')),
+    )
+    expect(kinds).toEqual(new Set(['.js', '.d.ts']))
+    const tops = new Set(files.map((file) => file.split('/')[0]))
+    expect(tops).toEqual(
+      new Set(
+        ['package.json', 'LICENSE', 'README.md', 'CHANGELOG.md', 'dist', 'migrations'].filter((top) =>
+          tops.has(top),
+        ),
+      ),
+    )
+    for (const file of files.filter((name) => name.endsWith('.js'))) {
+      const text = await readFile(join(project, 'node_modules', 'twinbox', file), 'utf8')
+      expect([file, text.includes('sourceMappingURL')]).toEqual([file, false])
+      expect([file, /from '[^']*\.ts'/.test(text)]).toEqual([file, false])
+    }
+  })
+
+  test('every file that the manifest names, each with its types', () => {
+    for (const [name, target] of Object.entries(manifest.exports)) {
+      for (const file of typeof target === 'string' ? [target] : [target.types, target.default]) {
+        expect([name, files.includes(file.replace('./', ''))]).toEqual([name, true])
+      }
+    }
+    expect(Object.keys(manifest.exports).toSorted()).toEqual(
+      [
+        '.',
+        './kafka',
+        './opentelemetry',
+        './package.json',
+        './postgres',
+        './prometheus',
+        './rabbitmq',
+      ].toSorted(),
+    )
+  })
+
+  test('client libraries of brokers are optional, and are not installed unasked', () => {
+    expect(manifest.peerDependencies).toEqual({
+      '@opentelemetry/api': '^1.9.0',
+      amqplib: '>=2.3.1',
+      kafkajs: '^2.2.4',
+      'prom-client': '^15.1.3',
+    })
+    expect(manifest.peerDependenciesMeta).toEqual({
+      '@opentelemetry/api': { optional: true },
+      amqplib: { optional: true },
+      kafkajs: { optional: true },
+      'prom-client': { optional: true },
+    })
+    expect(existsSync(join(project, 'node_modules', 'pg'))).toBe(true)
+    for (const name of Object.keys(manifest.peerDependencies)) {
+      expect(existsSync(join(project, 'node_modules', name))).toBe(false)
+    }
+  })
+
+  test('every package that the code imports is one that it depends on', async () => {
+    const named = new Set<string>()
+    for (const file of files.filter((name) => /^dist\/.*\.(js|d\.ts)$/.test(name))) {
+      const text = await readFile(join(project, 'node_modules', 'twinbox', file), 'utf8')
+      for (const [, name] of text.matchAll(
+        /^(?:import|export|}) .*?from '([^'./][^']*)'|import\('([^'./][^']*)'\)/gm,
+      )) {
+        if (name !== undefined && !name.startsWith('node:')) named.add(/^(@[^/]+\/)?[^/]+/.exec(name)![0])
+      }
+    }
+    const known = new Set([...Object.keys(manifest.dependencies), ...Object.keys(manifest.peerDependencies)])
+    expect(named.has('pg')).toBe(true)
+    expect([...named].filter((name) => !known.has(name))).toEqual([])
+  })
+})
+
+describe('what it exports', () => {
+  test('the verbs, from the main entry; one function from each broker', async () => {
+    const { stdout, stderr } = await node(`
+      const names = ['twinbox', 'twinbox/postgres', 'twinbox/rabbitmq', 'twinbox/kafka']
+      const modules = await Promise.all(names.map((name) => import(name)))
+      console.log(JSON.stringify(modules.map((module) => Object.keys(module).filter((name) => typeof module[name] === 'function'))))
+    `)
+    expect(stderr).toBe('')
+    const [main, ...brokers] = JSON.parse(stdout) as string[][]
+    for (const name of [
+      'createOutbox',
+      'createRelay',
+      'createReceiver',
+      'createClaimer',
+      'migrate',
+      'withTransaction',
+    ]) {
+      expect(main).toContain(name)
+    }
+    expect(brokers[0]).toContain('postgres')
+    expect(brokers[1]).toContain('rabbitmq')
+    expect(brokers[2]).toContain('kafka')
+  })
+
+  test('nothing runs at import: the process ends by itself and prints nothing', async () => {
+    expect(await node(`await import('twinbox'); await import('twinbox/postgres')`)).toEqual({
+      code: 0,
+      stdout: '',
+      stderr: '',
+    })
+  })
+
+  test('what is not exported cannot be reached', async () => {
+    const { code, stderr } = await node(`await import('twinbox/dist/relay.js')`)
+    expect(code).toBe(1)
+    expect(stderr).toContain('ERR_PACKAGE_PATH_NOT_EXPORTED')
+  })
+
+  test.each([
+    { entry: 'rabbitmq', create: `rabbitmq({ url: 'amqp://127.0.0.1:1' })`, missing: 'amqplib' },
+    { entry: 'kafka', create: `kafka({ brokers: ['127.0.0.1:1'] })`, missing: 'kafkajs' },
+  ])(
+    'without $missing, $entry says what to install when it is first used',
+    async ({ entry, create, missing }) => {
+      const { stdout, code } = await node(`
+      import { ${entry} } from 'twinbox/${entry}'
+      const broker = ${create}
+      console.log('created')
+      const message = { id: '0190b2c0-0000-7000-8000-000000000000', topic: 't', key: null, headers: null, content: '1',
+        contentType: 'application/json', publishedAt: new Date() }
+      const [outcome] = await broker
+        .send([message], { signal: AbortSignal.timeout(10_000) })
+        .catch((error) => [{ status: 'thrown', error }])
+      console.log(outcome.status, outcome.error.code, outcome.error.message)
+      process.exit(0)
+    `)
+      expect(code).toBe(0)
+      expect(stdout).toMatch(new RegExp(`^created\\nfailed BROKER_CONFIG .*npm install ${missing}`))
+    },
+  )
+
+  test('a main job runs: migrate, publish, relay, receive, claim', async () => {
+    const other = await createTestDatabase({ migrated: false })
+    try {
+      const { stdout, stderr, code } = await node(`
+        import pg from 'pg'
+        import { createClaimer, createOutbox, createReceiver, createRelay, migrate, withTransaction } from 'twinbox'
+        import { postgres } from 'twinbox/postgres'
+        const database = ${JSON.stringify(other.url)}
+        await migrate(database)
+        const broker = postgres({ database })
+        const relay = createRelay({ database, broker })
+        const receiver = createReceiver({ database, broker, consumer: 'billing', topics: ['order.*'] })
+        const done = new Promise((resolve) => {
+          globalThis.claimer = createClaimer({ database, consumer: 'billing', onEvent: (event) => event.type === 'handled' && resolve() }, {
+            'order.placed': (message) => console.log(message.key, message.payload.total),
+          })
+        })
+        for (const worker of [receiver, relay, claimer]) await worker.start()
+        const pool = new pg.Pool({ connectionString: database })
+        await withTransaction(pool, (client) =>
+          createOutbox().publish(client, { topic: 'order.placed', key: 'o1', payload: { total: 42 } }))
+        await done
+        for (const worker of [relay, receiver, claimer]) await worker.stop()
+        await broker.close()
+        await pool.end()
+      `)
+      expect({ stdout, stderr, code }).toEqual({ stdout: 'o1 42\n', stderr: '', code: 0 })
+    } finally {
+      await other.drop()
+    }
+  })
+})
+
+describe('its types', () => {
+  const compile = async (program: string, ...options: string[]): Promise<Outcome> => {
+    await writeFile(join(project, 'user.ts'), program)
+    const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+    return inProject(
+      process.execPath,
+      tsc,
+      ...[
+        '--noEmit',
+        '--strict',
+        '--exactOptionalPropertyTypes',
+        '--module',
+        'nodenext',
+        '--target',
+        'es2023',
+      ],
+      ...['--lib', 'es2023,esnext.disposable', ...options, 'user.ts'],
+    )
+  }
+
+  const program = `
+    import { createClaimer, createOutbox, createRelay, migrate, type Message, type TwinboxEvent, type Worker } from 'twinbox'
+    import { postgres } from 'twinbox/postgres'
+    import pg from 'pg'
+    const database = 'postgres://localhost/test'
+    const pool = new pg.Pool({ connectionString: database })
+    const broker = postgres({ database: pool })
+    const relay: Worker = createRelay({ database, broker, onEvent: (event: TwinboxEvent) => event.type })
+    const claimer = createClaimer({ database: pool, consumer: 'billing' }, {
+      'order.placed': async (message: Message, { client, signal, attempt }) => {
+        await client.query('select 1', [message.id, attempt + 1, signal.aborted])
+      },
+      'order.*': { transaction: false, handle: (message, { idempotencyKey }) => message.topic + idempotencyKey },
+    })
+    const client = await pool.connect()
+    const { id, duplicate } = await createOutbox().publish(client, { topic: 't', payload: {} })
+    const told: [string, boolean] = [id, duplicate]
+    // @ts-expect-error a pool is no transaction
+    await createOutbox().publish(pool, { topic: 't', payload: {} })
+    // @ts-expect-error no such option
+    createRelay({ database, broker, leaseMS: 5 })
+    // @ts-expect-error a handler without a transaction is given none
+    createClaimer({ database, consumer: 'c' }, { t: { transaction: false, handle: (_, { trx }) => trx } })
+    export const all: unknown[] = [relay, claimer, told, await migrate(pool)]
+  `
+
+  test('they are there for a user who checks everything, node_modules included', async () => {
+    const { code, stdout } = await compile(program, '--skipLibCheck', 'false')
+    expect({ code, stdout }).toEqual({ code: 0, stdout: '' })
+  })
+
+  test('they bite', async () => {
+    const { code, stdout } = await compile(program.replaceAll('// @ts-expect-error', '//'), '--skipLibCheck')
+    expect(code).not.toBe(0)
+    expect(stdout.match(/error TS/g)).toHaveLength(3)
+  })
+
+  test("a broker's types are there as soon as its options are written", async () => {
+    const { code, stdout } = await compile(
+      `
+        import { rabbitmq } from 'twinbox/rabbitmq'
+        import { kafka } from 'twinbox/kafka'
+        import type { Broker } from 'twinbox'
+        export const brokers: Broker[] = [rabbitmq({ url: 'amqp://localhost' }), kafka({ brokers: ['localhost:9092'] })]
+        // @ts-expect-error
+        rabbitmq({ url: 'amqp://localhost', exchnage: 'x' })
+        // @ts-expect-error
+        kafka({ brokers: ['localhost:9092'], grupo: 'x' })
+      `,
+      '--skipLibCheck',
+    )
+    expect({ code, stdout }).toEqual({ code: 0, stdout: '' })
+  })
+})
+
+describe('its command', () => {
+  test('--version is that of the package', async () => {
+    const { code, stdout } = await inProject('npx', '--no-install', 'twinbox', '--version')
+    expect({ code, stdout: stdout.trim() }).toEqual({ code: 0, stdout: manifest.version })
+  })
+
+  test('--help names the commands', async () => {
+    const { code, stdout } = await twinbox('--help')
+    expect(code).toBe(0)
+    for (const command of ['migrate', 'relay', 'receive', 'claim', 'work', 'status', 'demo']) {
+      expect(stdout).toMatch(new RegExp(`^\\s+${command}\\b`, 'm'))
+    }
+  })
+
+  test('used wrongly it exits with 2 and says so on standard error', async () => {
+    for (const args of [['--no-such-flag'], ['no-such-command'], ['migrate', '--no-such-flag']]) {
+      const { code, stdout, stderr } = await twinbox(...args)
+      expect({ args, code, stdout }).toEqual({ args, code: 2, stdout: '' })
+      expect(stderr).toContain('no-such')
+    }
+  })
+
+  test('migrate brings its own migrations, and does nothing the second time', async () => {
+    expect(await twinbox('migrate', '--database', database.url)).toMatchObject({ code: 0 })
+    const names = files.filter((file) => file.startsWith('migrations/')).map((file) => file.slice(11, -4))
+    const applied = (): Promise<{ name: string }[]> =>
+      database.query(
+        `select to_char(version, 'FM0000') || '_' || name as name from twinbox.migration order by version`,
+      )
+    expect((await applied()).map(({ name }) => name)).toEqual(names.toSorted())
+    expect(await twinbox('migrate', '--database', database.url)).toMatchObject({ code: 0 })
+    expect(await applied()).toHaveLength(names.length)
+  })
+
+  test('migrate --print gives SQL that psql can run', async () => {
+    const { code, stdout } = await twinbox('migrate', '--print', '--schema', 'printed')
+    expect(code).toBe(0)
+    await database.query(stdout)
+    await database.query(`select printed.publish('t', '1', key => 'k')`)
+    expect(await database.query('select from printed.outbox')).toHaveLength(1)
+    expect(await twinbox('migrate', '--database', database.url, '--schema', 'printed')).toMatchObject({
+      code: 0,
+    })
+  })
+})

@@ -1,0 +1,240 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import type { Broker, SendOutcome } from '../src/brokers/broker.ts'
+import {
+  BrokerError,
+  createOutbox,
+  createRelay,
+  type OutgoingMessage,
+  type RelayOptions,
+  type Worker,
+} from '../src/index.ts'
+import { recordEvents, type Recorder } from './support/events.ts'
+import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+
+/**
+ * The relay's own rules, with a broker that does what a test tells it to. What real brokers do is in `brokers/`.
+ */
+let database: TestDatabase
+let events: Recorder
+let relays: Worker[] = []
+/** What the broker has taken responsibility for, in its order. */
+let sent: OutgoingMessage[]
+let decide: (message: OutgoingMessage, batch: readonly OutgoingMessage[]) => SendOutcome
+
+const broker: Broker = {
+  name: 'told',
+  async send(batch) {
+    return batch.map((message) => {
+      const outcome = decide(message, batch)
+      if (outcome.status === 'sent') sent.push(message)
+      return outcome
+    })
+  },
+  subscribe: async () => ({ stop: async () => {} }),
+  close: async () => {},
+}
+const ok: SendOutcome = { status: 'sent' }
+const refused = (kind: 'config' | 'poison'): SendOutcome => ({
+  status: 'rejected',
+  error: new BrokerError(kind, 'no'),
+})
+
+beforeAll(async () => {
+  database = await createTestDatabase()
+})
+beforeEach(() => {
+  events = recordEvents()
+  sent = []
+  decide = () => ok
+})
+afterEach(async () => {
+  await Promise.all(relays.map((relay) => relay.stop()))
+  relays = []
+  await database.query(
+    'truncate twinbox.outbox, twinbox.deferred, twinbox.parked, twinbox.parked_message, twinbox.dead_letter, twinbox.dedupe',
+  )
+})
+afterAll(() => database.drop())
+
+async function start(options: Partial<RelayOptions> = {}): Promise<Worker> {
+  const relay = createRelay({
+    database: database.url,
+    broker,
+    backoffMsMin: 5,
+    backoffMsMax: 20,
+    onEvent: events.onEvent,
+    ...options,
+  })
+  relays.push(relay)
+  await relay.start()
+  return relay
+}
+
+async function publish(keys: readonly (string | null)[], topic = 't', from = 0): Promise<void> {
+  await database.transaction((client) =>
+    createOutbox().publishMany(
+      client,
+      keys.map((key, index) => ({ topic, key, payload: from + index })),
+    ),
+  )
+}
+
+const numbers = (): number[] => sent.map(({ content }) => Number(content))
+const ascending = (list: readonly number[]): number[] => list.toSorted((a, b) => a - b)
+const count = async (table: string): Promise<number> =>
+  (await database.query<{ count: number }>(`select count(*)::int as count from twinbox.${table}`))[0]!.count
+
+async function until(done: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + 20_000
+  while (!(await done())) {
+    if (Date.now() > deadline) throw new Error('It never came to pass.')
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}
+
+test('what the broker has confirmed leaves the outbox, and nothing before that', async () => {
+  decide = () => ({ status: 'failed', error: new BrokerError('retry', 'not now') })
+  await publish(['a', null])
+  await start()
+  await events.next('broker_down')
+  expect(await count('outbox')).toBe(2)
+  decide = () => ok
+  await until(async () => (await count('outbox')) === 0)
+  expect(ascending(numbers())).toEqual([0, 1])
+})
+
+test('a broker that is down costs no attempts, and the relay resumes by itself and in order', async () => {
+  let tries = 0
+  decide = () => (tries++ < 12 ? { status: 'unknown', error: new BrokerError('unknown', 'gone') } : ok)
+  await publish(['a', 'a', 'a'])
+  await start({ maxAttempts: 1 })
+  await events.next('broker_up')
+  await until(async () => (await count('outbox')) === 0)
+  expect(numbers()).toEqual([0, 1, 2])
+  expect(events.of('message_failed')).toEqual([])
+  expect(events.of('broker_down')).toHaveLength(1)
+  expect(await count('dead_letter')).toBe(0)
+})
+
+test('a message that the broker refuses fails alone; without a key it is tried again later', async () => {
+  let refusals = 0
+  decide = (message) => (message.content === '1' && refusals++ < 2 ? refused('config') : ok)
+  await publish([null, null, null])
+  await start()
+  await until(() => sent.length === 3)
+  expect(ascending(numbers().slice(0, 2))).toEqual([0, 2])
+  expect(numbers()[2]).toBe(1)
+  expect(events.of('message_failed').map(({ attempt }) => attempt)).toEqual([1, 2])
+})
+
+test('the later messages of its key wait for a refused one, those of other keys do not', async () => {
+  let refusals = 0
+  decide = (message) => (message.content === '0' && refusals++ < 2 ? refused('config') : ok)
+  // One message per key in a batch: the promise is for those behind it that have not been sent.
+  await start({ strictSend: true, backoffMsMin: 200, backoffMsMax: 400 })
+  await publish(['a', 'a', 'b', 'a', 'b'])
+  await until(() => sent.length === 5)
+  const order = numbers()
+  expect(order.filter((n) => n === 0 || n === 1 || n === 3)).toEqual([0, 1, 3])
+  expect(order.indexOf(4)).toBeLessThan(order.indexOf(0))
+  await until(async () => (await count('parked')) === 0)
+})
+
+test('a message that will never be accepted is a dead letter at once, and its key is parked', async () => {
+  decide = (message) => (message.content === '0' ? refused('poison') : ok)
+  await start({ strictSend: ['t'] })
+  await publish(['a', 'a', 'b'])
+  await events.next('dead_letter')
+  await until(() => sent.length === 1)
+  expect(numbers()).toEqual([2])
+  expect(await database.query('select consumer, key, attempt, reason from twinbox.dead_letter')).toEqual([
+    { consumer: '', key: 'a', attempt: 1, reason: 'BrokerError: no' },
+  ])
+  await until(async () => (await count('parked_message')) === 1)
+  await database.query('update twinbox.parked set until = now()')
+  await until(() => sent.length === 2)
+  expect(numbers()).toEqual([2, 1])
+})
+
+test('with onDead: skip the key goes on after a dead letter', async () => {
+  decide = (message) => (message.content === '0' ? refused('config') : ok)
+  await start({ strictSend: true, maxAttempts: 2, onDead: 'skip' })
+  await publish(['a', 'a'])
+  await events.next('dead_letter')
+  await until(() => sent.length === 1)
+  expect(numbers()).toEqual([1])
+  // Parked for the backoff of the first attempt, and not since.
+  await until(async () => (await count('parked')) === 0)
+})
+
+test('relays share the lanes, and a lane is never with two', async () => {
+  await Promise.all([start(), start(), start()])
+  const share = async (): Promise<number[]> =>
+    (
+      await database.query<{ lanes: number }>(
+        `select count(*)::int as lanes from twinbox.lane where consumer = '' and holder is not null group by holder`,
+      )
+    ).map(({ lanes }) => lanes)
+  await until(async () => {
+    const lanes = await share()
+    return lanes.length === 3 && Math.max(...lanes) <= 22 && lanes.reduce((sum, n) => sum + n, 0) === 64
+  })
+  await publish(Array.from({ length: 300 }, (_, n) => `k${n % 30}`))
+  await until(() => sent.length >= 300)
+  await until(async () => (await count('outbox')) === 0)
+  // Nobody died, so nothing was sent twice, and every key kept its order.
+  expect(sent).toHaveLength(300)
+  const last = new Map<string, number>()
+  for (const { key, content } of sent) {
+    expect(Number(content)).toBeGreaterThan(last.get(key!) ?? -1)
+    last.set(key!, Number(content))
+  }
+  await relays[0]!.stop()
+  await relays[1]!.stop()
+  await until(async () => (await share())[0] === 64)
+})
+
+test('a broker that throws instead of answering is an outage, not the end', async () => {
+  let throws = 0
+  await publish(['a'])
+  decide = () => {
+    if (throws++ < 3) throw new Error('a defect')
+    return ok
+  }
+  await start()
+  await until(async () => (await count('outbox')) === 0)
+  expect(events.of('trouble').length).toBeGreaterThanOrEqual(3)
+})
+
+test('a stop lets the batch under way be confirmed and deleted', async () => {
+  let confirm = (): void => {}
+  const waiting = new Promise<void>((resolve) => (confirm = resolve))
+  const began = new Promise<void>((resolve) => {
+    relays.push(
+      createRelay({
+        database: database.url,
+        onEvent: events.onEvent,
+        broker: {
+          ...broker,
+          async send(batch) {
+            resolve()
+            await waiting
+            sent.push(...batch)
+            return batch.map(() => ok)
+          },
+        },
+      }),
+    )
+  })
+  await relays[0]!.start()
+  await publish(['a', 'b', null])
+  await began
+  const stopped = relays[0]!.stop()
+  confirm()
+  await stopped
+  expect(sent).toHaveLength(3)
+  expect(await count('outbox')).toBe(0)
+  expect(await database.query(`select from twinbox.lane where consumer = '' and holder is not null`)).toEqual(
+    [],
+  )
+})

@@ -1,0 +1,353 @@
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { sqlstate } from '../src/database/sqlstate.ts'
+import { roleNames, rolesSql, type RoleName } from '../src/database/sql/roles.ts'
+import {
+  applyRoles,
+  BrokerError,
+  createClaimer,
+  createOutbox,
+  createRelay,
+  type Broker,
+  readRoles,
+  readStatus,
+  readWorkers,
+  rolesScript,
+} from '../src/index.ts'
+import { Stage } from './crash/stage.ts'
+import { recordEvents } from './support/events.ts'
+import type { TestDatabase } from './support/postgres.ts'
+
+/**
+ * What each role may do, written down once more and apart from what grants it: a privilege too many is found as well as
+ * one too few. s select, i insert, u update, d delete.
+ */
+const may: Readonly<Record<string, Partial<Record<RoleName, string>>>> = {
+  outbox: { publisher: 'i', relay: 'siud', operator: 'siud', reader: 's' },
+  dedupe: { publisher: 'siu', canceller: 'sd', relay: 'sid', operator: 'siud' },
+  inbox: { receiver: 'i', claimer: 'siud', operator: 'siud', reader: 's' },
+  seen: { receiver: 'sid', operator: 'siud' },
+  subscription: { receiver: 'si', operator: 'siud', reader: 's' },
+  worker: { relay: 'siud', receiver: 'siud', claimer: 'siud', operator: 'siud', reader: 's' },
+  lane: { relay: 'su', receiver: 'si', claimer: 'siu', operator: 'siud', reader: 's' },
+  deferred: {
+    publisher: 'i',
+    canceller: 'sd',
+    relay: 'siud',
+    claimer: 'siud',
+    operator: 'siud',
+    reader: 's',
+  },
+  parked: { relay: 'siud', claimer: 'siud', operator: 'siud', reader: 's' },
+  parked_message: { relay: 'sid', claimer: 'sid', operator: 'siud', reader: 's' },
+  dead_letter: { relay: 'sid', receiver: 'i', claimer: 'sid', operator: 'siud', reader: 's' },
+  audit: { relay: 'i', claimer: 'i', operator: 'siud', reader: 's' },
+  handled: { claimer: 'sid', operator: 'siud', reader: 's' },
+  schedule: { relay: 'su', operator: 'siud', reader: 's' },
+  migration: { relay: 's', receiver: 's', claimer: 's', operator: 's', reader: 's' },
+}
+
+let database: TestDatabase
+let stage: Stage
+const users: string[] = []
+const unique = `t${process.pid}${Date.now() % 1_000_000}`
+
+beforeAll(async () => {
+  stage = await Stage.open()
+  database = stage.database
+  await applyRoles(database.url)
+})
+afterAll(async () => {
+  const server = new pg.Client({ connectionString: process.env['TWINBOX_TEST_SERVER'] })
+  await stage.close()
+  await server.connect()
+  // Roles belong to the whole server, where another run may need them.
+  for (const role of [...users, ...roleNames.map((name) => `twinbox_${name}`)]) {
+    await server.query(`drop role if exists ${role}`).catch(() => {})
+  }
+  await server.end()
+})
+
+/** A user who logs in as somebody with these roles, and with a right to the tests' own tables. */
+async function user(...roles: RoleName[]): Promise<string> {
+  const name = `${unique}_${users.length}`
+  users.push(name)
+  await database.query(`create role ${name} login password 'secret'`)
+  for (const role of roles) await database.query(`grant twinbox_${role} to ${name}`)
+  await database.query(`grant select, insert, update on ledger, effects, touched to ${name}`)
+  await database.query(`grant usage on sequence ledger_at_seq, effects_at_seq to ${name}`)
+  return Object.assign(new URL(database.url), { username: name, password: 'secret' }).toString()
+}
+
+/** The SQLSTATE with which a statement fails for a role, or "ok". Nothing of it remains. */
+async function outcome(role: RoleName, statement: string): Promise<string> {
+  const client = await database.pool.connect()
+  try {
+    await client.query('begin')
+    await client.query(`set local role twinbox_${role}`)
+    await client.query(statement)
+    return 'ok'
+  } catch (error) {
+    return sqlstate(error) ?? 'unknown'
+  } finally {
+    await client.query('rollback')
+    client.release()
+  }
+}
+
+const denied = '42501'
+
+describe('what a role may do', () => {
+  test('is exactly what is written down, for every table and statement', async () => {
+    const columns = await database.query<{ name: string; columns: string[] }>(`
+      select c.relname as name, array_agg(a.attname::text order by (a.attname = 'expires_at') desc, a.attnum desc) as columns
+      from pg_class as c join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      where c.relnamespace = 'twinbox'::regnamespace and c.relkind = 'r' group by c.relname order by c.relname`)
+    expect(columns.map(({ name }) => name)).toEqual(Object.keys(may).toSorted())
+    const found: Record<string, Record<string, string>> = {}
+    for (const { name, columns: of } of columns) {
+      // Privileges are checked when a plan is made ready, so nothing has to be run.
+      const statements = {
+        s: `explain select from twinbox.${name}`,
+        i: `explain insert into twinbox.${name} default values`,
+        u: `explain update twinbox.${name} set ${of[0]} = null`,
+        d: `explain delete from twinbox.${name}`,
+      }
+      for (const role of roleNames) {
+        let letters = ''
+        for (const [letter, statement] of Object.entries(statements)) {
+          const result = await outcome(role, statement)
+          expect(['ok', denied]).toContain(result)
+          if (result === 'ok') letters += letter
+        }
+        if (letters !== '') (found[name] ??= {})[role] = letters
+      }
+    }
+    expect(found).toEqual(may)
+  })
+
+  test.each(roleNames)('%s changes no table, empties none, makes none and drops none', async (role) => {
+    for (const statement of [
+      'truncate twinbox.outbox',
+      'truncate twinbox.dead_letter',
+      'create table twinbox.mine (id int)',
+      'drop table twinbox.seen',
+      'alter table twinbox.inbox add column mine int',
+      'create index on twinbox.inbox (id)',
+      `create or replace function twinbox.lane_of(key text) returns smallint language sql as 'select 1::smallint'`,
+    ]) {
+      expect([statement, await outcome(role, statement)]).toEqual([statement, denied])
+    }
+  })
+
+  test('a publisher forges neither order, nor attempts, nor the time, and reads no message', async () => {
+    const insert = (columns: string, values: string): string =>
+      `insert into twinbox.outbox (lane, id, topic, payload${columns}) overriding system value
+      values (0, gen_random_uuid(), 't', '1'${values})`
+    expect(await outcome('publisher', insert('', ''))).toBe('ok')
+    for (const [column, value] of [
+      ['seq', '1'],
+      ['attempt', '9'],
+      ['published_at', 'now()'],
+      ['errors', `'[]'`],
+    ]) {
+      expect(await outcome('publisher', insert(`, ${column}`, `, ${value}`))).toBe(denied)
+    }
+    for (const statement of [
+      'select id from twinbox.outbox',
+      'insert into twinbox.dedupe select from twinbox.outbox',
+      `update twinbox.dedupe set dedupe_key = 'x'`,
+      'delete from twinbox.dedupe',
+      `select nextval('twinbox.worker_id_seq')`,
+    ]) {
+      expect([statement, await outcome('publisher', statement)]).toEqual([statement, denied])
+    }
+  })
+
+  test('a reader sees what waits and what failed, and no content', async () => {
+    for (const table of ['outbox', 'inbox', 'deferred', 'parked_message', 'dead_letter']) {
+      expect(await outcome('reader', `select id, topic, key, attempt, errors from twinbox.${table}`)).toBe(
+        'ok',
+      )
+      for (const column of ['payload', 'body', 'headers', '*']) {
+        expect([column, await outcome('reader', `select ${column} from twinbox.${table}`)]).toEqual([
+          column,
+          denied,
+        ])
+      }
+    }
+  })
+
+  test('everybody else may nothing, and no function runs as its owner', async () => {
+    expect(await database.query(rolesSql('twinbox').public.text)).toEqual([])
+    const definers = await database.query(`
+      select proname, proconfig from pg_proc
+      where pronamespace = 'twinbox'::regnamespace and prosecdef
+        and not coalesce(array_to_string(proconfig, ',') ~ 'search_path=.*pg_temp"?$', false)`)
+    expect(definers).toEqual([])
+  })
+
+  test('the script can be run again, and takes back what is too much', async () => {
+    await database.query('grant select on twinbox.inbox to twinbox_publisher')
+    await database.query('grant execute on function twinbox.lane_of to public')
+    await database.query(rolesScript())
+    expect(await outcome('publisher', 'select id from twinbox.inbox')).toBe(denied)
+    expect(await database.query(rolesSql('twinbox').public.text)).toEqual([])
+  })
+})
+
+describe('under their roles', () => {
+  afterEach(async () => {
+    await database.query(
+      'truncate ledger, effects, twinbox.dead_letter, twinbox.parked, twinbox.parked_message',
+    )
+  })
+
+  test('an application publishes: deduped, in order, in bulk, and from SQL', async () => {
+    const pool = new pg.Pool({ connectionString: await user('publisher'), max: 1 })
+    const client = await pool.connect()
+    try {
+      await client.query('begin')
+      const message = { topic: 't', key: 'k', payload: 1, dedupeKey: 'd' }
+      const outbox = createOutbox()
+      const first = await outbox.publish(client, message, { orderingLock: true })
+      expect(await outbox.publish(client, message)).toEqual({ id: first.id, duplicate: true })
+      await outbox.publishMany(client, [
+        { topic: 't', payload: 2 },
+        { topic: 't', payload: new Uint8Array(3), headers: { a: 'b' } },
+      ])
+      const { rows } = await client.query<{ duplicate: boolean }>(
+        `select duplicate from twinbox.publish('t', '1', key => 'k', dedupe_key => 'd')`,
+      )
+      expect(rows).toEqual([{ duplicate: true }])
+      await outbox.publish(client, { topic: 't', payload: 4, delayMs: 3_600_000, dedupeKey: 'later' })
+      await client.query(`select twinbox.publish('t', '5', delay => '1 hour')`)
+      await client.query('commit')
+    } finally {
+      client.release()
+      await pool.end()
+    }
+    expect(await database.query('delete from twinbox.outbox returning 1')).toHaveLength(3)
+    expect(await database.query('select from twinbox.deferred')).toHaveLength(2)
+    const canceller = new pg.Client({ connectionString: await user('publisher', 'canceller') })
+    await canceller.connect()
+    await canceller.query('begin')
+    const cancelled = await createOutbox().cancel(canceller, { topic: 't', dedupeKey: 'later' })
+    await canceller.query('commit')
+    await canceller.end()
+    expect(cancelled).toEqual({ cancelled: true })
+    await database.query('truncate twinbox.deferred')
+    await database.query('delete from twinbox.dedupe')
+  })
+
+  test.each(['SIGKILL', 'SIGSTOP'] as const)(
+    'workers relay, receive, claim, fail, park and take over after %s, and none meets a refusal',
+    async (signal) => {
+      const options = { heartbeatMs: 100, deadAfterMs: 1000 }
+      const start = (role: 'relay' | 'receiver' | 'claimer', url: string, more = {}) =>
+        stage.start({
+          role,
+          database: url,
+          options: { ...options, ...more },
+          ...(role === 'claimer' ? { handleMs: 20 } : {}),
+        })
+      const quick = { backoffMsMin: 10, backoffMsMax: 50 }
+      const receiver = start('receiver', await user('receiver'))
+      // Without a broker, the relay writes to the inbox.
+      const relays = [
+        start('relay', await user('relay', 'receiver'), quick),
+        start('relay', await user('relay', 'receiver'), quick),
+      ] as const
+      const claimers = [
+        start('claimer', await user('claimer'), quick),
+        start('claimer', await user('claimer'), quick),
+      ] as const
+      const actors = [receiver, ...relays, ...claimers]
+      try {
+        for (const actor of actors) await actor.started
+        await stage.publish(['a', 'b', null, 'a', null], 'throw')
+        await stage.publish(Array.from({ length: 60 }, (_, n) => (n % 3 === 0 ? null : `k${n % 7}`)))
+        await claimers[0].next('handled')
+        claimers[0].kill(signal)
+        relays[0].kill(signal)
+        await claimers[1].next('worker_dead')
+        await relays[1].next('worker_dead')
+        await stage.drained(30_000)
+        expect(await stage.faults()).toEqual([])
+        for (const actor of [receiver, relays[1], claimers[1]]) {
+          expect(actor.events.filter(({ type }) => type === 'trouble')).toEqual([])
+        }
+      } finally {
+        for (const actor of actors) await actor.end('SIGKILL')
+      }
+    },
+  )
+
+  test('what fails for good is buried and parked, in outbox and inbox', async () => {
+    const seen = recordEvents()
+    const refuses: Broker = {
+      name: 'own',
+      send: async (batch) =>
+        batch.map(() => ({ status: 'rejected', error: new BrokerError('config', 'Not this one.') })),
+      subscribe: async () => ({ stop: async () => {} }),
+      close: async () => {},
+    }
+    const options = { onEvent: seen.onEvent, maxAttempts: 2, backoffMsMin: 6000, backoffMsMax: 6000 }
+    const relay = createRelay({ ...options, database: await user('relay'), broker: refuses })
+    const claimer = createClaimer(
+      { ...options, database: await user('claimer'), consumer: 'failing' },
+      {
+        '#': () => {
+          throw new Error('on purpose')
+        },
+      },
+    )
+    await relay.start()
+    await claimer.start()
+    try {
+      await database.transaction((client) =>
+        createOutbox().publishMany(
+          client,
+          ['a', 'a', null].map((key) => ({ topic: 'failing', key, payload: 1 })),
+        ),
+      )
+      await database.query(`insert into twinbox.inbox (consumer, lane, id, topic, key, payload)
+        select 'failing', case when key is null then 64 else twinbox.lane_of(key) end, gen_random_uuid(), 'failing', key, '1'
+        from unnest(array['a', 'a', null]) as key`)
+      // A key that fails for longer is parked, and what has none is deferred; then both are due at once.
+      await seen.next('parked', ({ kind }) => kind === 'relay')
+      await seen.next('parked', ({ kind }) => kind === 'claimer')
+      await seen.next('message_failed', ({ key }) => key === null, 2)
+      await database.query(
+        `update twinbox.parked set until = now(); update twinbox.deferred set due_at = now()`,
+      )
+      await seen.next('dead_letter', () => true, 4)
+      expect(seen.of('trouble')).toEqual([])
+    } finally {
+      await relay.stop()
+      await claimer.stop()
+      await database.query('truncate twinbox.outbox, twinbox.inbox, twinbox.deferred')
+    }
+  })
+
+  test('an operator and a reader see the status; the reader cannot evict', async () => {
+    const reader = await user('reader')
+    expect((await readStatus(reader)).schema).toBe('twinbox')
+    expect(await readWorkers(reader)).toEqual(expect.any(Array))
+    expect((await readStatus(await user('operator'))).outbox.depth).toBe(0)
+    expect(await outcome('reader', `update twinbox.worker set ended_by = 'evict'`)).toBe(denied)
+  })
+
+  test('who has which role is told', async () => {
+    const url = await user('claimer', 'publisher')
+    const name = new URL(url).username
+    const roles = await readRoles(database.url)
+    expect(roles.filter(({ members }) => members.includes(name)).map(({ role }) => role)).toEqual([
+      'publisher',
+      'claimer',
+    ])
+    expect(roles.every(({ exists }) => exists)).toBe(true)
+    const none = await readRoles(database.url, { schema: 'elsewhere' })
+    expect(none.map(({ exists }) => exists)).toEqual(roleNames.map(() => false))
+  })
+})

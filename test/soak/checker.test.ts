@@ -1,0 +1,327 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { check, type Findings } from '../../src/cli/soak/checker.ts'
+import { Database } from '../../src/database/database.ts'
+import { soakSql, type CheckName } from '../../src/database/sql/soak.ts'
+import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+
+/** That the checker of the soak finds what there is to be found, and nothing else. */
+let tables: TestDatabase
+let database: Database
+let folder: string
+let histories: string[]
+beforeAll(async () => {
+  tables = await createTestDatabase()
+  database = new Database(tables.url)
+})
+beforeEach(async () => {
+  await tables.query(soakSql('twinbox').create)
+  folder = await mkdtemp(join(tmpdir(), 'twinbox-checker-'))
+  histories = []
+})
+afterEach(async () => {
+  await tables.query(undo)
+  await rm(folder, { recursive: true })
+})
+afterAll(async () => {
+  await database.close()
+  await tables.drop()
+})
+
+const undo = `
+  drop table twinbox.soak_ledger, twinbox.soak_duplicate, twinbox.soak_effect, twinbox.soak_audit, twinbox.soak_fault, twinbox.soak_attempt,
+    twinbox.soak_reported;
+  drop sequence twinbox.soak_publisher;
+  drop function twinbox.soak_gone, twinbox.soak_taken, twinbox.soak_lane cascade;
+  truncate twinbox.seen, twinbox.dead_letter;
+  update twinbox.lane set holder = null`
+
+/** A uuid that tells which message it is. */
+const id = (n: number): string => `00000000-0000-7000-8000-${String(n).padStart(12, '0')}`
+
+interface Told {
+  readonly key?: string | null
+  readonly tx?: number
+  readonly locked?: boolean
+  readonly outcome?: 'ok' | 'fail' | 'info' | 'none'
+  readonly begun?: number
+  readonly ended?: number
+  readonly dedupeKey?: string
+}
+
+/** Publishes a message, as the tables and the histories would have it. */
+async function publish(n: number, told: Told = {}): Promise<void> {
+  const {
+    key = null,
+    tx = n,
+    locked = false,
+    outcome = 'ok',
+    begun = n * 100,
+    ended = n * 100 + 50,
+    dedupeKey,
+  } = told
+  await tables.query(
+    `insert into twinbox.soak_ledger (n, id, topic, key, hash, tx, locked, dedupe_key)
+    values ($1, $2, 'soak.single', $3, 7, $4, $5, $6)`,
+    [n, id(n), key, tx, locked, dedupeKey ?? null],
+  )
+  histories.push(`${begun}\tpublish\t${tx}\t1\t${begun}`, `${begun + 1}\tcommit\t${tx}\t1`)
+  if (outcome !== 'none') histories.push(`${ended}\t${outcome}\t${tx}\t1\t${begun}`)
+}
+
+interface Done {
+  readonly key?: string | null
+  readonly hash?: number
+  readonly attempt?: number
+  readonly fence?: number
+  readonly worker?: number
+  readonly plain?: boolean
+  /** Its end in the inbox: as the trigger would see it, or none. */
+  readonly gone?: { readonly lane: number; readonly fence: number; readonly holder: number } | null
+}
+
+async function handle(n: number, done: Done = {}): Promise<void> {
+  const { key = null, hash = 7, attempt = 1, fence = 1, worker = 5, plain = false } = done
+  const gone = done.gone === undefined ? { lane: 64, fence, holder: worker } : done.gone
+  await tables.transaction(async (client) => {
+    await client.query(
+      `insert into twinbox.soak_effect (n, id, topic, key, hash, attempt, fence, worker, plain)
+      values ($1, $2, 'soak.single', $3, $4, $5, $6, $7, $8)`,
+      [n, id(n), key, hash, attempt, fence, worker, plain],
+    )
+    await client.query(`insert into twinbox.seen (consumer, id) values ('soak', $1) on conflict do nothing`, [
+      id(n),
+    ])
+    if (gone === null) return
+    await client.query(
+      `insert into twinbox.soak_audit (op, id, lane, seq, fence, holder) values ('gone', $1, $2, 1, $3, $4)`,
+      [id(n), gone.lane, gone.fence, gone.holder],
+    )
+  })
+}
+
+async function found(): Promise<Findings> {
+  await writeFile(join(folder, 'a.1.tsv'), histories.map((line) => `${line}\n`).join(''))
+  return check(database, folder)
+}
+
+/** The rules that are broken, and how often. */
+async function broken(): Promise<Partial<Record<CheckName, number>>> {
+  const { broken: all } = await found()
+  return Object.fromEntries(Object.entries(all).filter(([, count]) => count > 0))
+}
+
+describe('the checker', () => {
+  test('finds nothing where all is well', async () => {
+    for (const n of [1, 2, 3]) {
+      await publish(n, { key: 'a' })
+      await handle(n, { key: 'a' })
+    }
+    // Two that overlap have no order, a commit that nobody heard of may have taken place, and a dead letter is an end.
+    await publish(5, { key: 'b', begun: 500, ended: 900 })
+    await publish(6, { key: 'b', begun: 600, ended: 700 })
+    for (const n of [6, 5]) await handle(n, { key: 'b' })
+    await publish(7, { outcome: 'none' })
+    await handle(7, { plain: true, gone: null })
+    await handle(7, { plain: true, gone: null, attempt: 2 })
+    await publish(8)
+    await tables.query(
+      `insert into twinbox.dead_letter (id, consumer, topic, attempt, reason, body) values ($1, 'soak', 't', 6, 'r', '')`,
+      [id(8)],
+    )
+    expect(await broken()).toEqual({})
+  })
+
+  const lone = async (): Promise<void> => {
+    await publish(1)
+    await handle(1)
+  }
+  const cases: Record<string, [Partial<Record<CheckName, number>>, () => Promise<unknown>]> = {
+    'a message that was never handled': [{ lost: 1 }, () => publish(2)],
+    'a commit that was acknowledged and is not there': [
+      { lost: 1 },
+      async () => void histories.push('1\tpublish\t9\t1\t1', '2\tcommit\t9\t1', '3\tok\t9\t1\t1'),
+    ],
+    'an effect of nothing': [{ ghosts: 1 }, () => handle(2)],
+    'a message of a transaction that was rolled back': [
+      { ghosts: 1 },
+      async () => {
+        await publish(2, { outcome: 'fail' })
+        await handle(2)
+      },
+    ],
+    'half a transaction': [
+      { ghosts: 1 },
+      async () => {
+        await publish(2, { outcome: 'none' })
+        histories.push('999\tcommit\t2\t2')
+        await handle(2)
+      },
+    ],
+    'a payload that changed on the way': [
+      { altered: 1 },
+      async () => {
+        await publish(2)
+        await handle(2, { hash: 8 })
+      },
+    ],
+    'two effects': [
+      { duplicateEffects: 1 },
+      async () => {
+        await publish(2)
+        await handle(2)
+        await handle(2)
+      },
+    ],
+    'an effect and a dead letter': [
+      { duplicateEffects: 1 },
+      () =>
+        tables.query(
+          `insert into twinbox.dead_letter (id, consumer, topic, attempt, reason, body) values ($1, 'soak', 't', 6, 'r', '')`,
+          [id(1)],
+        ),
+    ],
+    'an order that was turned round between transactions': [
+      { orderViolations: 1 },
+      async () => {
+        for (const n of [2, 3]) await publish(n, { key: 'a' })
+        for (const n of [3, 2]) await handle(n, { key: 'a' })
+      },
+    ],
+    'an order that was turned round under the ordering lock': [
+      { orderViolations: 1 },
+      async () => {
+        // They overlap by their publishers' clocks: only the lock says which was first.
+        for (const n of [2, 3]) await publish(n, { key: 'a', locked: true, begun: 1, ended: 1000 + n })
+        for (const n of [3, 2]) await handle(n, { key: 'a' })
+      },
+    ],
+    'an order that was turned round in one transaction': [
+      { orderViolations: 1 },
+      async () => {
+        await publish(2, { key: 'a', tx: 2, outcome: 'none' })
+        await publish(3, { key: 'a', tx: 2, outcome: 'none' })
+        histories.push('999\tcommit\t2\t2')
+        for (const n of [3, 2]) await handle(n, { key: 'a' })
+      },
+    ],
+    'a row that was completed by somebody who had lost it': [
+      { zombieWrites: 1 },
+      async () => {
+        await publish(2)
+        await handle(2, { worker: 5, gone: { lane: 64, fence: 2, holder: 6 } })
+      },
+    ],
+    'a message of a lane that had long been taken over': [
+      { zombieWrites: 1 },
+      async () => {
+        await publish(2, { key: 'a' })
+        await tables.query(
+          `insert into twinbox.soak_audit (op, lane, fence, holder, previous, at)
+          values ('lane', 3, 2, 6, 5, clock_timestamp() - interval '2 seconds')`,
+        )
+        await handle(2, { key: 'a', gone: { lane: 3, fence: 2, holder: 6 } })
+      },
+    ],
+    'an effect without the end of its message': [
+      { halfDone: 1 },
+      async () => {
+        await publish(2)
+        await handle(2, { gone: null })
+      },
+    ],
+    'a fence that did not rise': [
+      { fenceJumps: 1 },
+      () =>
+        tables.query(
+          `insert into twinbox.soak_audit (op, lane, fence, holder) values ('lane', 3, 4, 6), ('lane', 3, 4, 7)`,
+        ),
+    ],
+    'a dedupe key that was given twice': [
+      { dedupe: 1 },
+      async () => {
+        for (const n of [2, 3]) {
+          await publish(n, { dedupeKey: 'd' })
+          await handle(n)
+        }
+      },
+    ],
+    'too many attempts': [
+      { attempts: 1 },
+      async () => {
+        await publish(2)
+        await handle(2, { attempt: 7 })
+      },
+    ],
+    'an event about what did not happen': [
+      { falseReports: 1 },
+      async () => void histories.push(`5\thandled\t5\t${id(1)},${id(99)}`),
+    ],
+    'a lane that is still held': [
+      { unrest: 1 },
+      () => tables.query('update twinbox.lane set holder = 9 where lane = 3'),
+    ],
+  }
+  test.each(Object.entries(cases))('finds %s', async (_, [expected, plant]) => {
+    await lone()
+    await plant()
+    expect(await broken()).toEqual(expected)
+  })
+
+  test('tells the whole life of a message', async () => {
+    await publish(2, { key: 'a' })
+    await handle(2, { key: 'a' })
+    await handle(2, { key: 'a', attempt: 2, worker: 6 })
+    histories.push(`5\tclaimed\t5\t${id(2)}`, `6\thandle\t5\t${id(2)}\t1\t1`)
+    const { violations } = await found()
+    const [twice] = violations
+    expect(twice).toMatchObject({ rule: 'duplicateEffects', id: id(2), why: '2 effects' })
+    expect(twice!.life.map((line) => / (ledger|effect|audit|seen|a\.1: \w+)/.exec(line)?.[1])).toEqual([
+      'ledger',
+      'effect',
+      'seen',
+      'audit',
+      'effect',
+      'audit',
+      'a.1: publish',
+      'a.1: commit',
+      'a.1: ok',
+      'a.1: claimed',
+      'a.1: handle',
+    ])
+  })
+
+  test('takes a million messages in a moment', async () => {
+    const count = 1_000_000
+    await tables.query('alter table twinbox.soak_ledger set unlogged')
+    await tables.query('alter table twinbox.soak_effect set unlogged')
+    await tables.query('alter table twinbox.soak_audit set unlogged')
+    const uuid = `('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid`
+    const key = `case when n % 2 = 0 then 'k' || n % 10007 end`
+    await tables.query(`
+      insert into twinbox.soak_ledger (n, id, topic, key, hash, tx, locked)
+      select n, ${uuid}, 't', ${key}, n, n / 10, n % 4 = 0 from generate_series(1, ${count}) as n order by n`)
+    await tables.query(`
+      insert into twinbox.soak_effect (n, id, topic, key, hash, attempt, fence, worker, plain, xid)
+      select n, ${uuid}, 't', ${key}, n, 1, 1, 5, false, n from generate_series(1, ${count}) as n order by n`)
+    await tables.query(`
+      insert into twinbox.soak_audit (op, id, lane, seq, fence, holder, xid)
+      select 'gone', ${uuid}, case when n % 2 = 0 then 3 else 64 end, n, 1, 5, n from generate_series(1, ${count}) as n`)
+    await tables.query(
+      `insert into twinbox.seen (consumer, id) select 'soak', ${uuid} from generate_series(1, ${count}) as n`,
+    )
+    // The last but one of its key comes last.
+    await tables.query(`update twinbox.soak_effect set serial = default where n = ${count - 10007 * 2}`)
+    for (let tx = 0; tx <= count / 10; tx++) {
+      histories.push(
+        `${tx * 10}\tpublish\t${tx}\t10\t${tx * 10}`,
+        `${tx * 10 + 5}\tok\t${tx}\t${tx === 0 ? 9 : tx === count / 10 ? 1 : 10}\t${tx * 10}`,
+      )
+    }
+    const { broken: all, seconds } = await found()
+    expect(Object.entries(all).filter(([, violations]) => violations > 0)).toEqual([['orderViolations', 1]])
+    process.stdout.write(`A million messages were checked in ${seconds} s\n`)
+  }, 120_000)
+})
