@@ -283,6 +283,33 @@ describe('under their roles', () => {
     },
   )
 
+  test.each([0, 60_000])(
+    'a frozen COMMIT holds its message for seconds only, even from one who logs in as somebody else (keepHandledMs %i)',
+    async (keepHandledMs) => {
+      const options = { heartbeatMs: 100, deadAfterMs: 1000, keepHandledMs }
+      const receiver = stage.start({ role: 'receiver', database: await user('receiver') })
+      const relay = stage.start({ role: 'relay', database: await user('relay', 'receiver') })
+      const frozen = stage.start({
+        role: 'claimer',
+        database: await user('claimer'),
+        options,
+        dieAt: { point: 'claimer.before_commit', hit: 3, signal: 'SIGSTOP' },
+      })
+      for (const actor of [receiver, relay, frozen]) await actor.started
+      await stage.publish(['a', null, 'b', null, 'a', 'b', null])
+      await stage.until(`select exists (select from twinbox.worker where kind = 'claimer' and ended_at is null
+        and beat_at < clock_timestamp() - interval '500 ms') as done`)
+      const survivor = stage.start({ role: 'claimer', database: await user('claimer'), options })
+      try {
+        await stage.drained(40_000)
+        expect(await stage.faults()).toEqual([])
+        expect(survivor.events.filter(({ type }) => type === 'worker_dead')).toHaveLength(1)
+      } finally {
+        for (const actor of [receiver, relay, frozen, survivor]) await actor.end('SIGKILL')
+      }
+    },
+  )
+
   test('what fails for good is buried and parked, in outbox and inbox', async () => {
     const seen = recordEvents()
     const refuses: Broker = {

@@ -20,7 +20,7 @@ export interface Program {
   readonly topic: string
   readonly broker?: BrokerSpec
   readonly consumer?: string
-  readonly dieAt?: { readonly point: string; readonly hit: number }
+  readonly dieAt?: { readonly point: string; readonly hit: number; readonly signal?: 'SIGKILL' | 'SIGSTOP' }
   readonly options?: Record<string, unknown>
   /** How long the claimer's handler takes. */
   readonly handleMs?: number
@@ -86,7 +86,7 @@ async function main(program: Program): Promise<void> {
   const failpoint: Failpoint = (point) => {
     if (point !== program.dieAt?.point || ++hits < program.dieAt.hit) return undefined
     // Not process.exit: nothing may be tidied up.
-    process.kill(process.pid, 'SIGKILL')
+    process.kill(process.pid, program.dieAt.signal ?? 'SIGKILL')
     // The signal takes a moment, in which nothing may happen.
     return new Promise(() => {})
   }

@@ -1,4 +1,4 @@
-import { identity } from './server.ts'
+import { commitSoon, identity } from './server.ts'
 import { columns, fencedClaim, parted, perSchema } from './statement.ts'
 
 /**
@@ -145,11 +145,11 @@ export const inboxSql = perSchema((s, statement) => {
       `delete from ${s}.inbox as i
       using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[]) as a(lane, seq, fence, id)
       where ${fenced}
-      returning ${identity} as xid`,
+      returning ${identity} as xid, (select ${commitSoon}) as within`,
     ),
     completeOneWithin: statement(
       'complete_one_within',
-      `select c.xid from ${s}.complete($1, $2::smallint, $3::bigint, $4::bigint, $5::uuid) as c(xid)
+      `select c.xid, ${commitSoon} as within from ${s}.complete($1, $2::smallint, $3::bigint, $4::bigint, $5::uuid) as c(xid)
       where c.xid is not null`,
     ),
     // The same, with a history. $6 attempts, $7 the worker.
@@ -166,7 +166,7 @@ export const inboxSql = perSchema((s, statement) => {
         insert into ${s}.handled (consumer, id, topic, key, received_at, published_at, attempt, worker)
         select $1, id, topic, key, received_at, published_at, attempt, $7::int from gone
       )
-      select lane, seq, xid from gone`,
+      select lane, seq, xid, (select ${commitSoon}) as within from gone`,
     ),
 
     // Extends the leases of the rows that are still in hand.

@@ -70,6 +70,13 @@ export const keepaliveSettings = {
 export const connectionCheck = { client_connection_check_interval: '1s' } as const
 export const tryConnectionCheck = "select set_config('client_connection_check_interval', '1s', false)"
 
+/**
+ * After a completion only COMMIT is left to be said. A process that freezes before it holds the message's row, which no
+ * survivor can claim meanwhile; and one that logs in as somebody else may not close the frozen one's connection. So the
+ * server ends what says nothing for this long. For the rest of the transaction only, and behind a pooler, too.
+ */
+export const commitSoon = "set_config('idle_in_transaction_session_timeout', '5s', true)"
+
 /** Whether this is the primary, and not set to be read-only either. */
 export const takesWrites =
   "select not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off' as writable"
