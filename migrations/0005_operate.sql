@@ -107,9 +107,6 @@ create table twinbox.schedule (
 -- Serves whoever looks what is due, several times a second.
 create index schedule_due on twinbox.schedule (next_at) where paused_at is null;
 
--- Beside it, the new one would make calls ambiguous.
-drop function twinbox.publish(text, json, text, json, text, interval, bytea, text);
-
 -- Publishes a message in the current transaction, for triggers, psql and services in other languages.
 --
 -- Exactly one of payload and body is given. With deliver_at or delay it is sent when that time has come; it is not handled

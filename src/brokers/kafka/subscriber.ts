@@ -1,6 +1,7 @@
 import { backoffMs } from '../../loop.ts'
-import { BrokerError, describeError } from '../../errors.ts'
+import { BrokerError } from '../../errors.ts'
 import type { OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
+import { keepConsuming, type ConsumingParts } from '../consuming.ts'
 import { openClient, type Client } from './client.ts'
 import { openConsumption, type Consumption, type Feed } from './consumption.ts'
 import { toTrouble } from './errors.ts'
@@ -27,7 +28,9 @@ export function createSubscriber(settings: Settings): Subscriber {
   async function subscribe(options: SubscribeOptions, onBatch: OnBatch): Promise<Subscription> {
     if (closed) throw new BrokerError('config', 'This Kafka broker has been closed.')
     const groupId = toGroupId(options.consumer, settings)
-    const { triedOnce, stop } = keepConsuming(settings, options, groupId, onBatch)
+    const { triedOnce, stop } = keepConsuming(options, (parts) =>
+      consumeUntilStopped(settings, options, groupId, onBatch, parts),
+    )
     const subscription = {
       stop: async () => {
         await stop()
@@ -47,34 +50,14 @@ export function createSubscriber(settings: Settings): Subscriber {
   return { subscribe, close }
 }
 
-interface Consuming {
-  readonly stop: () => Promise<void>
-  /** Resolves when the first attempt has come to something, be it a failure. */
-  readonly triedOnce: Promise<void>
-}
-
 /** Consumes until stopped, over any number of consumers, one after the other, each with a client of its own. */
-function keepConsuming(
+async function consumeUntilStopped(
   settings: Settings,
-  { batchSize, topics: patterns, onTrouble, onReceiving }: SubscribeOptions,
+  { batchSize, topics: patterns, onReceiving }: SubscribeOptions,
   groupId: string,
   onBatch: OnBatch,
-): Consuming {
-  const stopping = new AbortController()
-  const { signal } = stopping
-  let tried = (): void => {}
-  const triedOnce = new Promise<void>((resolve) => {
-    tried = resolve
-  })
-
-  const report = (trouble: BrokerError): void => {
-    try {
-      onTrouble?.(trouble)
-    } catch (thrown) {
-      process.emitWarning(`An onTrouble observer threw: ${describeError(thrown)}`, 'TwinboxWarning')
-    }
-  }
-
+  { signal, tried, report }: ConsumingParts,
+): Promise<void> {
   const hand = createHand(onBatch, report)
   const feed: Feed = { groupId, batchSize, hand, report }
 
@@ -157,31 +140,19 @@ function keepConsuming(
     }
   }
 
-  async function run(): Promise<void> {
-    let failures = 0
-    while (!signal.aborted) {
-      const startedAt = performance.now()
-      try {
-        await consume()
-        failures = 0
-      } catch (error) {
-        if (signal.aborted) break
-        report(toTrouble('Could not receive from Kafka', error))
-        failures = performance.now() - startedAt > calmMs ? 1 : failures + 1
-        tried()
-        await pause(backoffMs(failures, backoffMsMin, backoffMsMax), signal)
-      }
+  let failures = 0
+  while (!signal.aborted) {
+    const startedAt = performance.now()
+    try {
+      await consume()
+      failures = 0
+    } catch (error) {
+      if (signal.aborted) break
+      report(toTrouble('Could not receive from Kafka', error))
+      failures = performance.now() - startedAt > calmMs ? 1 : failures + 1
+      tried()
+      await pause(backoffMs(failures, backoffMsMin, backoffMsMax), signal)
     }
-    tried()
-  }
-
-  const running = run()
-  return {
-    triedOnce,
-    stop: async () => {
-      stopping.abort()
-      await running
-    },
   }
 }
 

@@ -1,5 +1,6 @@
-import { BrokerError, describeError } from '../../errors.ts'
+import { BrokerError } from '../../errors.ts'
 import type { IncomingMessage, OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
+import { keepConsuming, type ConsumingParts } from '../consuming.ts'
 import { openConsumption, type Consumption, type Source } from './consumption.ts'
 import { openLink } from './connection.ts'
 import { toBrokerError } from './errors.ts'
@@ -27,7 +28,9 @@ export function createSubscriber(settings: Settings): Subscriber {
     if (life.signal.aborted) throw closed()
     const source = toSource(options, settings)
     const open = async (): Promise<Consumption> => openConsumption(await link.get(), settings, source)
-    const { stop, triedOnce } = keepConsuming(open, options, onBatch)
+    const { stop, triedOnce } = keepConsuming(options, (parts) =>
+      consumeUntilStopped(open, options, onBatch, parts),
+    )
     const subscription = {
       stop: async () => {
         await stop()
@@ -50,33 +53,13 @@ export function createSubscriber(settings: Settings): Subscriber {
   return { subscribe, close }
 }
 
-interface Consuming {
-  readonly stop: () => Promise<void>
-  /** Resolves when the first attempt has come to something, be it a failure. */
-  readonly triedOnce: Promise<void>
-}
-
 /** Consumes until stopped, over any number of channels, one after the other. */
-function keepConsuming(
+async function consumeUntilStopped(
   open: () => Promise<Consumption>,
-  { batchSize, onTrouble, onReceiving }: SubscribeOptions,
+  { batchSize, onReceiving }: SubscribeOptions,
   onBatch: OnBatch,
-): Consuming {
-  const stopping = new AbortController()
-  const { signal } = stopping
-  let tried = (): void => {}
-  const triedOnce = new Promise<void>((resolve) => {
-    tried = resolve
-  })
-
-  const report = (error: BrokerError): void => {
-    try {
-      onTrouble?.(error)
-    } catch (thrown) {
-      process.emitWarning(`An onTrouble observer threw: ${describeError(thrown)}`, 'TwinboxWarning')
-    }
-  }
-
+  { signal, tried, report }: ConsumingParts,
+): Promise<void> {
   /**
    * Tries until `onBatch` has taken the batch; false if the consumption ended before. A batch is never given back to
    * the queue: each return counts against the delivery limit of the queue, and while a database is down that would
@@ -114,30 +97,19 @@ function keepConsuming(
     }
   }
 
-  async function run(): Promise<void> {
-    for (let failures = 0; !signal.aborted; failures++) {
-      const startedAt = performance.now()
-      try {
-        const consumption = await within(signal, open(), (late) => late.close())
-        tried()
-        onReceiving?.()
-        await consume(consumption)
-      } catch (error) {
-        if (!signal.aborted) report(toBrokerError('Could not receive from RabbitMQ', error))
-        tried()
-      }
-      if (performance.now() - startedAt > calmMs) failures = 0
-      await pause(backoffMs(failures, 100, 5000), signal)
+  for (let failures = 0; !signal.aborted; failures++) {
+    const startedAt = performance.now()
+    try {
+      const consumption = await within(signal, open(), (late) => late.close())
+      tried()
+      onReceiving?.()
+      await consume(consumption)
+    } catch (error) {
+      if (!signal.aborted) report(toBrokerError('Could not receive from RabbitMQ', error))
+      tried()
     }
-  }
-
-  const running = run()
-  return {
-    triedOnce,
-    stop: async () => {
-      stopping.abort()
-      await running
-    },
+    if (performance.now() - startedAt > calmMs) failures = 0
+    await pause(backoffMs(failures, 100, 5000), signal)
   }
 }
 
