@@ -45,6 +45,8 @@ export async function startProxy(target: { readonly host: string; readonly port:
   const sockets = new Set<Socket>()
   const clients = new Set<Socket>()
   const swallowing = new Set<Direction>()
+  /** Ends of connections that the other side could not be told of. */
+  const unsaid: (() => void)[] = []
   let stalled = false
   let delayMs = 0
   const arrivals = new Set<() => void>()
@@ -99,10 +101,11 @@ export async function startProxy(target: { readonly host: string; readonly port:
       setTimeout(() => deliver(late.shift()!), lastDue - now)
     })
     if (stalled) from.pause()
-    // A half-close is passed on, unless the cable is out.
+    // A half-close is passed on; if the cable is out, then when it is mended, as TCP sends it again. Or else a transaction
+    // whose client has gone would stay open for ever, where in a real network keepalives end it.
     from.on('end', () => {
-      if (swallowing.has(direction)) return
-      if (late.length > 0) setTimeout(() => to.end(), lastDue - performance.now() + 5)
+      if (swallowing.has(direction)) unsaid.push(() => to.end())
+      else if (late.length > 0) setTimeout(() => to.end(), lastDue - performance.now() + 5)
       else to.end()
     })
   }
@@ -151,6 +154,7 @@ export async function startProxy(target: { readonly host: string; readonly port:
     refuse: stopListening,
     heal: async () => {
       swallowing.clear()
+      for (const say of unsaid.splice(0)) say()
       delayMs = 0
       trap = null
       stalled = false

@@ -174,7 +174,8 @@ export const soakSql = perSchema((s, statement) => ({
   reported: statement('soak_reported', `insert into ${s}.soak_reported select unnest($1::uuid[])`),
 
   // Before the checks: a million rows that the planner knows nothing of would be joined in loops.
-  prepare: `set work_mem = '256MB'; set jit = off; set max_parallel_workers_per_gather = 2;
+  // Whoever still writes then has outlived the run: an error, and not a wait without an end.
+  prepare: `set work_mem = '256MB'; set jit = off; set max_parallel_workers_per_gather = 2; set lock_timeout = '60s';
     create index on ${s}.soak_effect (at); create index on ${s}.soak_audit (previous) where previous is not null;
     analyze ${s}.soak_ledger; analyze ${s}.soak_effect; analyze ${s}.soak_audit; analyze ${s}.soak_attempt; analyze ${s}.soak_reported;
     analyze ${s}.seen; analyze ${s}.dead_letter;
