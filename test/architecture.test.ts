@@ -67,7 +67,7 @@ describe('imports run downwards', () => {
       uses: ['words', 'sql', 'database'],
       packages: ['node-cron', 'croner', 'pg'],
     },
-    { name: 'broker', files: /^src\/brokers\/(broker|cloudevent)\.ts$/, uses: ['words'] },
+    { name: 'broker', files: /^src\/brokers\/(broker|cloudevent|consuming)\.ts$/, uses: ['words'] },
     { name: 'rabbitmq', files: /^src\/brokers\/rabbitmq/, uses: ['words', 'broker'], packages: ['amqplib'] },
     { name: 'kafka', files: /^src\/brokers\/kafka/, uses: ['words', 'broker'], packages: ['kafkajs'] },
     {
