@@ -1,28 +1,26 @@
 import { describeError, type BrokerError } from '../errors.ts'
-import type { SubscribeOptions } from './broker.ts'
+import type { SubscribeOptions, Subscription } from './broker.ts'
 
-/** A subscription's work that goes on, over any number of connections, until it is stopped. */
 export interface Consuming {
-  /** Resolves when what was under way has been finished or given up. */
-  readonly stop: () => Promise<void>
-  /** Resolves when the first attempt has come to something, be it a failure. */
-  readonly triedOnce: Promise<void>
-}
-
-export interface ConsumingParts {
-  /** Aborted by `stop`. */
+  /** Aborted when the subscription is stopped. */
   readonly signal: AbortSignal
-  /** To be called when an attempt has come to something. */
+  /** To be called when an attempt has come to something, be it a failure. */
   readonly tried: () => void
   /** Tells the subscriber's observer, whose own errors may not end the work. */
   readonly report: (trouble: BrokerError) => void
 }
 
-/** @param run the work; it resolves once its signal is aborted, and does not reject */
-export function keepConsuming(
+/**
+ * Keeps a subscription going, over any number of connections, and among `subscriptions`, until it is stopped. Resolves
+ * after its first attempt.
+ *
+ * @param run the work; it resolves once its signal is aborted, and does not reject
+ */
+export async function keepConsuming(
+  subscriptions: Set<Subscription>,
   { onTrouble }: Pick<SubscribeOptions, 'onTrouble'>,
-  run: (parts: ConsumingParts) => Promise<void>,
-): Consuming {
+  run: (consuming: Consuming) => Promise<void>,
+): Promise<Subscription> {
   const stopping = new AbortController()
   let tried = (): void => {}
   const triedOnce = new Promise<void>((resolve) => {
@@ -36,11 +34,14 @@ export function keepConsuming(
     }
   }
   const running = run({ signal: stopping.signal, tried, report }).finally(tried)
-  return {
-    triedOnce,
+  const subscription = {
     stop: async () => {
       stopping.abort()
       await running
+      subscriptions.delete(subscription)
     },
   }
+  subscriptions.add(subscription)
+  await triedOnce
+  return subscription
 }

@@ -1,7 +1,7 @@
 import { backoffMs } from '../../loop.ts'
 import { BrokerError } from '../../errors.ts'
 import type { OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
-import { keepConsuming, type ConsumingParts } from '../consuming.ts'
+import { keepConsuming, type Consuming } from '../consuming.ts'
 import { openClient, type Client } from './client.ts'
 import { openConsumption, type Consumption, type Feed } from './consumption.ts'
 import { toTrouble } from './errors.ts'
@@ -28,18 +28,9 @@ export function createSubscriber(settings: Settings): Subscriber {
   async function subscribe(options: SubscribeOptions, onBatch: OnBatch): Promise<Subscription> {
     if (closed) throw new BrokerError('config', 'This Kafka broker has been closed.')
     const groupId = toGroupId(options.consumer, settings)
-    const { triedOnce, stop } = keepConsuming(options, (parts) =>
-      consumeUntilStopped(settings, options, groupId, onBatch, parts),
+    return keepConsuming(subscriptions, options, (consuming) =>
+      consumeUntilStopped(settings, options, groupId, onBatch, consuming),
     )
-    const subscription = {
-      stop: async () => {
-        await stop()
-        subscriptions.delete(subscription)
-      },
-    }
-    subscriptions.add(subscription)
-    await triedOnce
-    return subscription
   }
 
   async function close(): Promise<void> {
@@ -56,7 +47,7 @@ async function consumeUntilStopped(
   { batchSize, topics: patterns, onReceiving }: SubscribeOptions,
   groupId: string,
   onBatch: OnBatch,
-  { signal, tried, report }: ConsumingParts,
+  { signal, tried, report }: Consuming,
 ): Promise<void> {
   const hand = createHand(onBatch, report)
   const feed: Feed = { groupId, batchSize, hand, report }

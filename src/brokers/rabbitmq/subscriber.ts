@@ -1,6 +1,6 @@
 import { BrokerError } from '../../errors.ts'
 import type { IncomingMessage, OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
-import { keepConsuming, type ConsumingParts } from '../consuming.ts'
+import { keepConsuming, type Consuming } from '../consuming.ts'
 import { openConsumption, type Consumption, type Source } from './consumption.ts'
 import { openLink } from './connection.ts'
 import { toBrokerError } from './errors.ts'
@@ -28,18 +28,9 @@ export function createSubscriber(settings: Settings): Subscriber {
     if (life.signal.aborted) throw closed()
     const source = toSource(options, settings)
     const open = async (): Promise<Consumption> => openConsumption(await link.get(), settings, source)
-    const { stop, triedOnce } = keepConsuming(options, (parts) =>
-      consumeUntilStopped(open, options, onBatch, parts),
+    return keepConsuming(subscriptions, options, (consuming) =>
+      consumeUntilStopped(open, options, onBatch, consuming),
     )
-    const subscription = {
-      stop: async () => {
-        await stop()
-        subscriptions.delete(subscription)
-      },
-    }
-    subscriptions.add(subscription)
-    await triedOnce
-    return subscription
   }
 
   async function close(): Promise<void> {
@@ -58,7 +49,7 @@ async function consumeUntilStopped(
   open: () => Promise<Consumption>,
   { batchSize, onReceiving }: SubscribeOptions,
   onBatch: OnBatch,
-  { signal, tried, report }: ConsumingParts,
+  { signal, tried, report }: Consuming,
 ): Promise<void> {
   /**
    * Tries until `onBatch` has taken the batch; false if the consumption ended before. A batch is never given back to
