@@ -85,7 +85,7 @@ const stands = async (table: string, consumer: string): Promise<number[]> =>
 test('a renewal that arrives after messages have come back does not raise the floor over them', async () => {
   const { lane, seqs } = await held('late')
   const parking = new Parking(own, 'late', () => {})
-  await parking.park(lane, { key: 'k', seq: seqs[0]! }, 0, seqs, 'why')
+  await parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
   // The lane is empty, so its floor moves on.
   const renew = (floor: number, lowered: number): Promise<unknown> =>
     own.keep(sql.renew, ['late', 1, 60_000, [lane.lane], [lane.fence], [floor], [lowered], [lane.server]])
@@ -108,10 +108,10 @@ test('whoever has lost the lane moves nothing', async () => {
   const { lane, seqs } = await held('lost')
   const parking = new Parking(own, 'lost', () => {})
   const stale = { ...lane, fence: lane.fence - 1 }
-  await parking.park(stale, { key: 'k', seq: seqs[0]! }, 0, seqs, 'why')
+  await parking.park(stale, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
   await parking.follow(stale, seqs)
   expect(await stands('parked_message', 'lost')).toEqual([])
-  await parking.park(lane, { key: 'k', seq: seqs[0]! }, 0, seqs, 'why')
+  await parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
   expect(await stands('inbox', 'lost')).toEqual([])
   await parking.release(new Map([[lane.lane, stale]]), () => true)
   expect(await stands('inbox', 'lost')).toEqual([])
@@ -122,7 +122,7 @@ test('a key is free again once nothing of it waits, and not before', async () =>
   const { lane, seqs } = await held('free')
   const parking = new Parking(own, 'free', () => {})
   const lanes = new Map([[lane.lane, lane]])
-  await parking.park(lane, { key: 'k', seq: seqs[0]! }, 60_000, seqs.slice(0, 3), 'why')
+  await parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 60_000, seqs.slice(0, 3))
   expect(parking.holdsBack(lane.lane, 'k', seqs[4]!)).toBe(true)
   expect(parking.holdsBack(lane.lane, 'other', seqs[4]!)).toBe(false)
   await parking.release(lanes, () => true)

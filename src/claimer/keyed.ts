@@ -51,11 +51,12 @@ export class KeyedClaims {
   /** Lanes are ours now. What their last holder had in hand when it died has been attempted once more. */
   async take(lanes: readonly Lane[]): Promise<void> {
     const { database, consumer, parking } = this.#context
-    const orphaned = lanes.filter((lane) => lane.orphaned > lane.floor.clean)
+    const orphaned = lanes.filter((lane) => lane.orphaned > 0)
     if (orphaned.length > 0) {
       await database.keep(this.#sql.charge, [
         consumer,
         orphaned.map(({ lane }) => lane),
+        orphaned.map(({ fence }) => fence),
         orphaned.map(({ floor }) => floor.clean),
         orphaned.map((lane) => lane.orphaned),
       ])

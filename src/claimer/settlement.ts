@@ -4,6 +4,7 @@ import { waitingSql } from '../database/sql/waiting.ts'
 import { describeError, errorRecord, HandleTimeoutError, type RetryLaterError } from '../errors.ts'
 import type { TwinboxEvent } from '../events.ts'
 import { backoffMs } from '../loop.ts'
+import type { FailedHead } from '../leases/parking.ts'
 import { completion } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'
@@ -97,7 +98,12 @@ export class Settlement {
     const settle = async (): Promise<boolean> => {
       const place = this.#placesOf([claim])
       if (retryInMs === null) {
-        if (claim.keyed && options.onDead === 'park') await this.#park(claim, null, reason, false)
+        if (claim.keyed && options.onDead === 'park') {
+          return this.#park(claim, null, {
+            reason,
+            dead: { id: claim.id, attempts: claim.attempt, error: record },
+          })
+        }
         const buried = [...place, [claim.attempt], [reason], [record]]
         return (await database.keep(this.#waiting.bury, buried)).length > 0
       }
@@ -134,7 +140,7 @@ export class Settlement {
       claim.attempt++
       this.again(claim, retryInMs)
     } else {
-      await this.#insist([claim], () => this.#park(claim, retryInMs, reason, true))
+      await this.#insist([claim], () => this.#park(claim, retryInMs, { reason }))
     }
   }
 
@@ -173,28 +179,35 @@ export class Settlement {
     else setTimeout(() => hand.proceed(claim), afterMs).unref()
   }
 
-  /** Moves a key's messages out of its lane. A message that is to be buried stays behind for that. */
-  async #park(claim: Claim, forMs: number | null, reason: string, itself: boolean): Promise<void> {
+  /** Moves a key's messages out of its lane, and buries the one that has failed if it is dead: whether it has. */
+  async #park(
+    claim: Claim,
+    forMs: number | null,
+    { reason, dead }: Pick<FailedHead, 'reason' | 'dead'>,
+  ): Promise<boolean> {
     const { hand, lanes, parking } = this.#parts
     const lane = lanes.held.get(claim.lane)
-    if (lane === undefined || lane.fence !== claim.fence) return
-    const moved = hand.ofKey(claim).filter((other) => itself || other !== claim)
-    await parking.park(
+    if (lane === undefined || lane.fence !== claim.fence) return false
+    const moved = hand.ofKey(claim).filter((other) => dead === undefined || other !== claim)
+    const buried = await parking.park(
       lane,
-      { key: claim.key!, seq: claim.seq },
+      { key: claim.key!, seq: claim.seq, reason, dead },
       forMs,
       moved.map(({ seq }) => seq),
-      reason,
     )
     for (const other of moved) hand.remove(other)
     // What has been claimed while the key was being parked would be handled before those. From now on, nothing is.
     const late = hand.ofKey(claim).filter((other) => other !== claim)
-    if (late.length === 0) return
-    await parking.follow(
-      lane,
-      late.map(({ seq }) => seq),
+    if (late.length === 0) return buried
+    // By itself: what is buried cannot be buried again.
+    await this.#insist(late, () =>
+      parking.follow(
+        lane,
+        late.map(({ seq }) => seq),
+      ),
     )
     for (const other of late) hand.remove(other)
+    return buried
   }
 
   /** Goes on trying through an outage of the database, for as long as any of the claims is still ours. */

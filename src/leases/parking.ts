@@ -18,6 +18,15 @@ interface ParkedRow {
   readonly released_to: number
 }
 
+/** A message that has failed, and holds its key back. */
+export interface FailedHead {
+  readonly key: string
+  readonly seq: number
+  readonly reason: string
+  /** If it is a dead letter now; otherwise it is moved like the others, or stays. */
+  readonly dead?: { readonly id: string; readonly attempts: number; readonly error: string } | undefined
+}
+
 interface ParkedKey {
   /** Rows of the key up to here are back in the lane and may go on. */
   releasedTo: number
@@ -87,21 +96,32 @@ export class Parking {
 
   /**
    * Holds the key of a message back, for a time or until redriven (null), and moves what is in hand of it out of its
-   * lane.
+   * lane. Returns whether a message that is dead was buried.
    */
   async park(
     lane: Lane,
-    { key, seq }: { readonly key: string; readonly seq: number },
+    { key, seq, reason, dead }: FailedHead,
     forMs: number | null,
     seqs: readonly number[],
-    reason: string,
-  ): Promise<void> {
-    await this.#exclusively(async () => {
-      const values = [this.#consumer, lane.lane, lane.fence, key, forMs, seqs, reason, seq]
-      const done = await this.#database.keep(this.#sql.park, values)
-      if (done.length === 0) return
+  ): Promise<boolean> {
+    return this.#exclusively(async () => {
+      const [done] = await this.#database.keep<{ buried: boolean }>(this.#sql.park, [
+        this.#consumer,
+        lane.lane,
+        lane.fence,
+        key,
+        forMs,
+        seqs,
+        reason,
+        seq,
+        dead?.id,
+        dead?.attempts,
+        dead?.error,
+      ])
+      if (done === undefined) return false
       this.#of(lane.lane).set(key, { releasedTo: 0, due: false })
       this.#emit({ type: 'parked', key, forMs })
+      return done.buried
     })
   }
 

@@ -195,8 +195,11 @@ export class Strand {
     const delayMs = backoffMs(attempt, settings.backoffMsMin, settings.backoffMsMax)
     const common = { id: row.id, topic: row.topic, key: row.key, attempt, error }
     emit({ type: 'message_failed', ...common, foundBy: 'error', retryInMs: dead ? null : delayMs })
-    const lane = lanesOf.held.get(row.lane)
-    if (row.key !== null && lane !== undefined && (!dead || onDead === 'park')) {
+    let buried = dead
+    if (row.key !== null && (!dead || onDead === 'park')) {
+      const lane = lanesOf.held.get(row.lane)
+      // Its new holder sends it again, and is told the same.
+      if (lane === undefined) return
       // The later ones of the key that this batch has not got rid of.
       const later = batch.filter(
         ({ key, seq }) =>
@@ -204,14 +207,13 @@ export class Strand {
       )
       if (!dead) await database.keep(this.#sql.fail, [row.lane, row.seq, row.id, record])
       const seqs = [...(dead ? [] : [row.seq]), ...later.map(({ seq }) => seq)]
-      await parking.park(lane, { key: row.key, seq: row.seq }, dead ? null : delayMs, seqs, reason)
-    } else if (!dead) {
-      await database.keep(this.#sql.defer, [[row.lane], [row.seq], [row.id], [delayMs], [record]])
-    }
-    if (dead) {
+      const letter = dead ? { id: row.id, attempts: attempt, error: record } : undefined
+      const head = { key: row.key, seq: row.seq, reason, dead: letter }
+      buried = await parking.park(lane, head, dead ? null : delayMs, seqs)
+    } else if (dead)
       await database.keep(this.#sql.bury, [[row.lane], [row.seq], [row.id], [reason], [record]])
-      emit({ type: 'dead_letter', id: row.id, topic: row.topic, attempt, reason })
-    }
+    else await database.keep(this.#sql.defer, [[row.lane], [row.seq], [row.id], [delayMs], [record]])
+    if (buried) emit({ type: 'dead_letter', id: row.id, topic: row.topic, attempt, reason })
   }
 
   /** Nobody wants these any more; their keys go on. */

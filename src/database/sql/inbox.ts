@@ -198,12 +198,17 @@ export const inboxSql = perSchema((s, statement) => {
       returning i.lane, i.seq`,
     ),
 
-    // The messages that a dead holder had in hand have been attempted once more.
+    // The messages that a dead holder had in hand have been attempted once more. That is said once, whoever dies next.
     charge: statement(
       'charge',
-      `update ${s}.inbox as i set attempt = i.attempt + 1
-        from unnest($2::smallint[], $3::bigint[], $4::bigint[]) as l(lane, floor, reach)
-        cross join lateral (
+      `with l as (
+          update ${s}.lane as l set reach = 0
+          from unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[]) as n(lane, fence, floor, reach)
+          where l.consumer = $1 and l.lane = n.lane and l.fence = n.fence
+          returning n.lane, n.floor, n.reach
+        )
+        update ${s}.inbox as i set attempt = i.attempt + 1
+        from l cross join lateral (
           select h.seq from ${s}.inbox as h
           where h.consumer = $1 and h.lane = l.lane and h.seq > l.floor and h.seq <= l.reach
           offset 0

@@ -17,7 +17,8 @@ export const laneSql = perSchema((s, statement) => {
     // Takes lanes: those of dead workers that were dealt to this one ($6, holder and lane as one number), and up to its
     // fair share ($5) those that are free, whose lease has lapsed or whose holder's death has left them to anybody ($4),
     // the longest neglected first. `previous` is null if the lane was given back, so the new holder knows whether
-    // somebody died over it.
+    // somebody died over it. How far the dead one had reached stays written down until that has been charged: the new
+    // holder may die before.
     take: statement(
       'take_lanes',
       `with c as materialized (
@@ -32,7 +33,7 @@ export const laneSql = perSchema((s, statement) => {
     )
     update ${s}.lane as l set
       holder = $2, since = clock_timestamp(), fence = l.fence + 1, lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond',
-      reach = 0
+      reach = case when c.holder is null then 0 else l.reach end
     from c cross join ${durably} as d
     where l.consumer = $1 and l.lane = c.lane and d.durable is not null
     returning l.lane, l.fence, l.floor, l.lowered, c.reach, c.holder as previous, ${serverIdentity} as server`,

@@ -21,13 +21,24 @@ export const waitingSql = perSchema((s, statement) => {
     moved as (
       insert into ${s}.parked_message (consumer, lane, received_at, seq, attempt, errors, ${messageColumns})
       select $1, $2, gone.received_at, ${kept('gone')} from gone
+    ),
+    dead as (
+      delete from ${table} as i
+      where ${where} i.lane = $2 and i.seq = $8 and i.id = $9::uuid and exists (select from held)
+      returning ${receivedAt} as received_at, ${kept('i')}
+    ),
+    buried as (
+      insert into ${s}.dead_letter (consumer, seq, attempt, reason, errors, received_at, ${messageColumns})
+      select $1, dead.seq, $10::int, $7, coalesce(dead.errors, '[]') || $11::jsonb, dead.received_at, ${columns('dead')}
+      from dead
+      returning 1
     )
     insert into ${s}.parked (consumer, lane, key, until, reason, head)
     select $1, $2, $4, coalesce(clock_timestamp() + $5::float8 * interval '1 millisecond', 'infinity'), $7, $8::bigint
     from held
     on conflict (consumer, lane, key) do update
       set until = excluded.until, reason = coalesce(excluded.reason, parked.reason), head = excluded.head, released_to = 0
-    returning key`
+    returning exists (select from buried) as buried`
   const follow = (table: string, where: string, receivedAt: string): string => `
     with ${held},
     gone as (
@@ -85,7 +96,9 @@ export const waitingSql = perSchema((s, statement) => {
     from bound`
 
   return {
-    // $1 consumer, $2 lane, $3 fence, $4 key, $5 for how long (null: until redriven), $6 seqs, $7 reason, $8 the seq behind which.
+    // $1 consumer, $2 lane, $3 fence, $4 key, $5 for how long (null: until redriven), $6 seqs, $7 reason, $8 the seq
+    // behind which. If that message is dead, $9 is its id, $10 its attempts, $11 the last error: in one statement, since a
+    // key that is parked behind a message that is no dead letter waits for nobody knows what.
     park: statement('park', park(`${s}.inbox`, 'i.consumer = $1 and', 'i.received_at')),
     parkOutbox: statement('park_outbox', park(`${s}.outbox`, '', 'null::timestamptz')),
 
