@@ -34,6 +34,18 @@ afterAll(() => database.drop())
 const outbox = createOutbox()
 const hour = 3_600_000
 
+test('what comes due while it is being published goes one way, and not two', async () => {
+  for (let round = 0; round < 5; round++) {
+    const messages = Array.from({ length: 2000 }, (_, n) => ({ topic: 't', payload: n, delayMs: n / 100 }))
+    const published = await database.transaction((client) => outbox.publishMany(client, messages))
+    const rows = await database.query<{ id: string }>(
+      'select id from twinbox.outbox union all select id from twinbox.deferred',
+    )
+    expect(rows.map(({ id }) => id).toSorted()).toEqual(published.map(({ id }) => id).toSorted())
+    await database.query('truncate twinbox.outbox, twinbox.deferred')
+  }
+})
+
 /** A broker over the wire's headers: what is sent is what is received. */
 function wire(): Broker & { readonly sent: string[] } {
   let deliver: OnBatch = async () => {}

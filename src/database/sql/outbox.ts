@@ -70,21 +70,25 @@ export const outboxSql = perSchema((s, statement) => {
       deduped(newMessages(), `inserted as (${insert()} from ${fresh} order by m.nr)`),
     ),
 
-    // With a time at which to send it or to give it up. What is due already goes the usual way.
+    // With a time at which to send it or to give it up. What is due already goes the usual way. Whether it is, is asked
+    // once: asked twice, what comes due in between would go both ways, or neither.
     publishTimed: statement(
       'publish_timed',
       deduped(
-        `select m.*, coalesce(m.deliver_at, clock_timestamp() + m.delay_ms * interval '1 millisecond') as due_at
-        from (${newMessages(', $12::timestamptz[], $13::float8[], $14::timestamptz[]', ', deliver_at, delay_ms, expires_at')}) as m`,
+        `select m.*, (m.due_at <= clock_timestamp()) is not false as ready
+        from (
+          select m.*, coalesce(m.deliver_at, clock_timestamp() + m.delay_ms * interval '1 millisecond') as due_at
+          from (${newMessages(', $12::timestamptz[], $13::float8[], $14::timestamptz[]', ', deliver_at, delay_ms, expires_at')}) as m
+        ) as m`,
         `ready as (
-          ${insert(', m.expires_at')} from ${fresh} and (m.due_at <= clock_timestamp()) is not false order by m.nr
+          ${insert(', m.expires_at')} from ${fresh} and m.ready order by m.nr
         ),
         later as (
           insert into ${s}.deferred (
             consumer, due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at)
           select '', m.due_at, m.due_at, m.dedupe_key, m.id, m.topic, m.key, m.headers, m.payload, m.body,
             m.content_type, m.expires_at
-          from ${fresh} and m.due_at > clock_timestamp() order by m.nr
+          from ${fresh} and not m.ready order by m.nr
         )`,
       ),
     ),
