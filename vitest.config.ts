@@ -26,6 +26,8 @@ export default defineConfig({
     globalSetup: ['test/support/setup.ts'],
     testTimeout: 60_000,
     hookTimeout: 120_000,
+    // Each of these has a database and half a dozen workers.
+    maxConcurrency: 2,
     projects: [
       {
         extends: true,

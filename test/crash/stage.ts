@@ -1,9 +1,13 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import type pg from 'pg'
 import type { TwinboxEvent } from '../../src/events.ts'
+import type { NewMessage } from '../../src/message.ts'
 import { createOutbox } from '../../src/outbox.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
-import type { BrokerSpec, Misbehaviour, Program, Said } from './program.ts'
+import { lastWords } from './dying.ts'
+import type { Said } from './program.ts'
+import type { BrokerSpec, Misbehaviour, Program } from './worker.ts'
 
 /** A child process running `program.ts`, and what it has said. */
 export class Actor {
@@ -11,13 +15,18 @@ export class Actor {
   readonly started: Promise<void>
   /** The signal or code with which it ended. */
   readonly ended: Promise<string | number>
+  /** Where it died, if it was told to. */
+  lastWords = ''
   readonly #child: ChildProcess
   readonly #waiting: { matches: (event: TwinboxEvent) => boolean; resolve: (event: TwinboxEvent) => void }[] =
     []
 
   constructor(program: Program) {
     const path = new URL('../../.build/test/crash/program.js', import.meta.url)
-    this.#child = fork(path, [JSON.stringify(program)], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+    this.#child = fork(path, [JSON.stringify(program)], {
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc', 'pipe'],
+    })
+    this.#child.stdio[lastWords]!.on('data', (words: Buffer) => (this.lastWords += words.toString()))
     let begun = (): void => {}
     let failed: (reason: Error) => void = () => {}
     this.started = new Promise((resolve, reject) => {
@@ -35,7 +44,8 @@ export class Actor {
     // A child that dies before it has started would otherwise be waited for until the test's time is up.
     this.started.catch(() => {})
     this.ended = new Promise((resolve) =>
-      this.#child.once('exit', (code, signal) => {
+      // Not at its exit, when what it has said may not have been read yet.
+      this.#child.once('close', (code, signal) => {
         failed(new Error(`The ${program.role} ended before it had started, with ${signal ?? code}.`))
         resolve(signal ?? code ?? -1)
       }),
@@ -94,48 +104,70 @@ export class Stage {
     const database = given ?? (await createTestDatabase())
     await database.query(`
       create table ledger (at bigserial, id uuid, key text, n int);
+      create table pardon (at timestamptz default now());
       create table touched (key text primary key, times int);
       create table effects (at bigserial, id uuid, key text, n int, attempt int, worker int);`)
     return new Stage(database, broker, url ?? database.url)
   }
 
   start(program: Omit<Program, 'database' | 'topic'> & { readonly database?: string }): Actor {
-    const actor = new Actor({
-      database: this.#url,
-      broker: this.broker,
-      topic: this.topic,
-      ...program,
-    })
+    const actor = new Actor(this.describe(program))
     this.#actors.push(actor)
     return actor
+  }
+
+  /** The whole of a program that runs here. */
+  describe(program: Omit<Program, 'database' | 'topic'> & { readonly database?: string }): Program {
+    return { database: this.#url, broker: this.broker, topic: this.topic, ...program }
   }
 
   /**
    * Publishes messages with these keys, in one transaction, and notes them in the ledger. With `first`, the handler
    * does that at its first attempt at each of them.
    */
-  async publish(keys: readonly (string | null)[], first?: Misbehaviour): Promise<void> {
-    await this.database.transaction(async (client) => {
-      const messages = keys.map((key) => ({ topic: this.topic, key, payload: { n: this.#n++, first } }))
-      const published = await createOutbox().publishMany(client, messages)
-      await client.query(
-        'insert into ledger (id, key, n) select * from unnest($1::uuid[], $2::text[], $3::int[])',
-        [published.map(({ id }) => id), keys, messages.map(({ payload }) => payload.n)],
-      )
-    })
+  async publish(
+    keys: readonly (string | null)[],
+    first?: Misbehaviour,
+    timing: Pick<NewMessage, 'delayMs'> = {},
+  ): Promise<void> {
+    await this.database.transaction((client) => this.#publish(client, keys, first, timing))
   }
 
   /** The same under a lock, as a business row would be: then even concurrent publishers of a key have an order. */
   async publishLocked(keys: readonly string[]): Promise<void> {
     await this.database.transaction(async (client) => {
       await client.query('select pg_advisory_xact_lock(1)')
-      const messages = keys.map((key) => ({ topic: this.topic, key, payload: { n: this.#n++ } }))
-      const published = await createOutbox().publishMany(client, messages)
-      await client.query(
-        'insert into ledger (id, key, n) select * from unnest($1::uuid[], $2::text[], $3::int[])',
-        [published.map(({ id }) => id), keys, messages.map(({ payload }) => payload.n)],
-      )
+      await this.#publish(client, keys)
     })
+  }
+
+  async #publish(
+    client: pg.PoolClient,
+    keys: readonly (string | null)[],
+    first?: Misbehaviour,
+    timing: Pick<NewMessage, 'delayMs'> = {},
+  ): Promise<void> {
+    const numbers = keys.map(() => this.#n++)
+    const published = await createOutbox().publishMany(
+      client,
+      keys.map((key, index) => ({
+        topic: this.topic,
+        key,
+        payload: { n: numbers[index], first },
+        ...timing,
+      })),
+    )
+    await client.query(
+      'insert into ledger (id, key, n) select * from unnest($1::uuid[], $2::text[], $3::int[])',
+      [published.map(({ id }) => id), keys, numbers],
+    )
+  }
+
+  /** Publishes one that shall never be handled. It is not in the ledger. */
+  async publishVain(message: Partial<NewMessage>): Promise<void> {
+    await this.database.transaction((client) =>
+      createOutbox().publish(client, { topic: this.topic, payload: { n: -1 }, ...message }),
+    )
   }
 
   /** Publishes messages whose handler ends the process. They are not in the ledger. */

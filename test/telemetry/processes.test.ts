@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeEach, expect, test } from 'vitest'
-import type { BrokerSpec } from '../crash/program.ts'
+import type { BrokerSpec } from '../crash/worker.ts'
 import { Stage, unique } from '../crash/stage.ts'
 import { findKafka } from '../support/kafka.ts'
 import { startCollector, type Collector, type SeenSpan } from '../support/otlp.ts'
