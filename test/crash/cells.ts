@@ -3,6 +3,7 @@ import type { Program } from './worker.ts'
 /** What the victim is in the middle of, see `scenes.ts`. */
 export type Given =
   | 'plain'
+  | 'idle'
   | 'published'
   | 'outside'
   | 'batch'
@@ -72,8 +73,14 @@ const publisher: Cell[] = [
 ]
 
 const relay: Cell[] = [
-  ...each('relay', [...starting, 'after take_lanes', 'before parked_keys']),
-  ...each('relay', ['after renew_lanes', 'after worker_beat', 'before due_keys', 'before schedules_due']),
+  ...each(
+    'relay',
+    [
+      ...[...starting, 'after take_lanes', 'before parked_keys', 'after renew_lanes', 'after worker_beat'],
+      ...['before due_keys', 'before schedules_due'],
+    ],
+    { given: 'idle' },
+  ),
   ...both('relay', 'after relay_step'),
   ...both('relay', 'relay.before_send'),
   ...both('relay', 'relay.after_send', { dropped: 1 }),
@@ -135,9 +142,15 @@ const receiver: Cell[] = [
 ]
 
 const claimer: Cell[] = [
-  ...each('claimer', [...starting, 'before create_lanes', 'after take_lanes', 'before parked_keys']),
-  ...each('claimer', ['before read_lanes', 'before claim', 'claimer.after_claim', 'after renew_lanes']),
-  ...each('claimer', ['after stripe_heads', 'after stripe_floors', 'before due_keys', 'after worker_beat']),
+  ...each(
+    'claimer',
+    [
+      ...[...starting, 'before create_lanes', 'after take_lanes', 'before parked_keys', 'after renew_lanes'],
+      ...['after worker_beat', 'after stripe_heads', 'after stripe_floors', 'before due_keys'],
+      ...['before read_lanes', 'before claim', 'claimer.after_claim'],
+    ],
+    { given: 'idle' },
+  ),
   // The attempt counts from the claim on, since nobody knows how far it came.
   cell('claimer', 'after read_lanes', { attempt: 2 }),
   cell('claimer', 'after claim', { key: null, attempt: 2 }),

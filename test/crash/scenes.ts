@@ -101,6 +101,13 @@ const published = (more: object): Scene => ({
 
 const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
   plain: {},
+  // With nothing in hand.
+  idle: {
+    async over(stage, { key }, victim) {
+      await victim.ended
+      await stage.publish([key])
+    },
+  },
   published: published({}),
   outside: { program: { handling: 'outside' } },
   batch: {
