@@ -1,0 +1,84 @@
+import * as fc from 'fast-check'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
+import { postgres } from '../../src/brokers/postgres.ts'
+import type { Broker } from '../../src/index.ts'
+import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { consumer, happened, history, publishers, topic, World } from './world.ts'
+
+/**
+ * Leases, fences, lanes and the floor, in random histories: real workers and several publishers on a real Postgres, but
+ * each step of each of them, how long things take, and who stands still meanwhile, is drawn. The time is a clock that
+ * the history moves, for the workers and, by moving the leases, for the database.
+ *
+ * `RUNS=5000 SEED=42 npx vitest run test/model` runs more of them, or those of a seed again.
+ */
+const runs = Number(process.env['RUNS'] ?? 100)
+const seed = Number(process.env['SEED'] ?? Date.now() % 2 ** 31)
+
+vi.mock(import('../../src/loop.ts'), async (original) => {
+  const { startStepped } = await import('./loops.ts')
+  return { ...(await original()), startLoop: startStepped }
+})
+
+let database: TestDatabase
+let broker: Broker
+let other: TestDatabase
+const clients: pg.Client[] = []
+beforeAll(async () => {
+  database = await createTestDatabase()
+  other = await createTestDatabase({ migrated: false })
+  await database.query('create table effects (at bigserial, id uuid, key text)')
+  broker = postgres({ database: database.url })
+  await broker.subscribe({ consumer, topics: [topic] } as never, async () => {})
+  for (const url of [...Array.from({ length: publishers }, () => database.url), other.url]) {
+    const client = new pg.Client({ connectionString: url })
+    await client.connect()
+    clients.push(client)
+  }
+})
+afterAll(async () => {
+  for (const client of clients) await client.end()
+  await broker.close()
+  await database.drop()
+  await other.drop()
+})
+beforeEach(() => void vi.useFakeTimers({ toFake: ['performance'] }))
+afterEach(() => void vi.useRealTimers())
+
+async function clean(): Promise<void> {
+  await database.query(
+    `truncate effects, twinbox.outbox, twinbox.inbox, twinbox.seen, twinbox.deferred, twinbox.parked,
+      twinbox.parked_message, twinbox.dead_letter, twinbox.worker`,
+  )
+  await database.query(`update twinbox.lane set holder = null, lease_until = '-infinity', reach = 0`)
+}
+
+test(
+  `whatever happens in between, each message that was committed is handled once, and in order (seed ${seed})`,
+  async () => {
+    await fc.assert(
+      fc.asyncProperty(history, async (steps) => {
+        await clean()
+        const world = new World(database, broker, clients.slice(0, publishers), clients.at(-1)!)
+        try {
+          await world.join('relay')
+          await world.join('claimer')
+          for (const step of steps) await world.step(step)
+          await world.drain()
+          expect(await world.faults()).toEqual([])
+        } finally {
+          await world.close()
+        }
+      }),
+      // Where it fails is worth more than the shortest way to fail: a history takes a second.
+      { numRuns: runs, seed, endOnFailure: true },
+    )
+    for (const type of ['worker_dead', 'takeover', 'lease_lost', 'message_failed', 'lanes_released'])
+      expect([type, happened.get(type) ?? 0]).toEqual([
+        type,
+        expect.toSatisfy((count: number) => count > runs / 20),
+      ])
+  },
+  runs * 4000,
+)

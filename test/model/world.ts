@@ -1,0 +1,359 @@
+import * as fc from 'fast-check'
+import type pg from 'pg'
+import { vi } from 'vitest'
+import { sqlstate } from '../../src/database/sqlstate.ts'
+import type { TwinboxEvent } from '../../src/events.ts'
+import {
+  createClaimer,
+  createOutbox,
+  createRelay,
+  type Broker,
+  type Message,
+  type Worker,
+} from '../../src/index.ts'
+import type { TestDatabase } from '../support/postgres.ts'
+import { owning, type SteppedLoop } from './loops.ts'
+
+/** One thing that happens. `pick` decides all that is open about it. */
+interface Step {
+  readonly act:
+    | 'publish'
+    | 'savepoint'
+    | 'roll back to'
+    | 'commit'
+    | 'abort'
+    | 'elsewhere'
+    | 'work'
+    | 'handle'
+    | 'fail'
+    | 'wait'
+    | 'freeze'
+    | 'cut'
+    | 'join'
+    | 'leave'
+  readonly pick: number
+}
+
+const weights = {
+  ...{ publish: 16, savepoint: 2, 'roll back to': 2, commit: 8, abort: 1, elsewhere: 2 },
+  ...{ work: 36, handle: 18, fail: 4, wait: 6, freeze: 4, cut: 2, join: 2, leave: 1 },
+} as const satisfies Record<Step['act'], number>
+const entries = Object.entries(weights) as [Step['act'], number][]
+export const history: fc.Arbitrary<readonly Step[]> = fc.array(
+  fc.noBias(
+    fc.record({
+      act: fc.oneof(...entries.map(([act, weight]) => ({ weight, arbitrary: fc.constant(act) }))),
+      pick: fc.nat(1_000_000),
+    }),
+  ),
+  { minLength: 60, maxLength: 160, size: 'max' },
+)
+
+export const topic = 'model'
+export const consumer = 'model'
+export const publishers = 3
+const keys = ['a', 'b', 'c', null]
+
+/** What a publisher has written in its open transaction. */
+interface Published {
+  readonly id: string
+  readonly key: string | null
+  /** When its statement began, and when its transaction was committed, by a counter. */
+  readonly begunAt: number
+  committedAt: number
+}
+
+interface Publisher {
+  readonly client: pg.Client
+  isOpen: boolean
+  written: Published[]
+  /** How much was written at the savepoint. */
+  saved: number | null
+}
+
+interface Member {
+  readonly worker: Worker
+  readonly loops: SteppedLoop[]
+  isFrozen: boolean
+}
+
+interface Handling {
+  readonly by: Member
+  finish(): Promise<void>
+  fail(): void
+}
+
+/** What ends or begins at a time, in the database, does so earlier. */
+const passing = `with ${[
+  ['lane', 'lease_until'],
+  ['inbox', 'lease_until'],
+  ['deferred', 'due_at'],
+  ['parked', 'until'],
+  ['worker', 'reserved_until'],
+]
+  .map(
+    ([table, column]) => `${table} as (
+      update twinbox.${table} set ${column} = ${column} - $1 * interval '1 millisecond' where isfinite(${column}))`,
+  )
+  .join(',')} select`
+
+function isDeadlock(error: unknown): false {
+  if (sqlstate(error) === '40P01') return false
+  throw error
+}
+
+/** How often what is to be survived has happened, in all histories. */
+export const happened = new Map<string, number>()
+
+/** One history's world. */
+export class World {
+  readonly committed: Published[] = []
+  readonly members: Member[] = []
+  readonly #database: TestDatabase
+  readonly #broker: Broker
+  readonly #publishers: readonly Publisher[]
+  readonly #elsewhere: pg.Client
+  #isElsewhere = false
+  readonly #handlings: Handling[] = []
+  #underWay: Promise<unknown>[] = []
+  #tick = 0
+  #n = 0
+
+  constructor(database: TestDatabase, broker: Broker, clients: readonly pg.Client[], elsewhere: pg.Client) {
+    this.#database = database
+    this.#broker = broker
+    this.#elsewhere = elsewhere
+    this.#publishers = clients.map((client) => ({ client, isOpen: false, written: [], saved: null }))
+  }
+
+  async join(kind: 'relay' | 'claimer'): Promise<void> {
+    const options = {
+      database: this.#database.url,
+      leaseMs: 6000,
+      heartbeatMs: 1000,
+      deadAfterMs: 5000,
+      stopTimeoutMs: 0,
+      onEvent: ({ type }: TwinboxEvent) => void happened.set(type, (happened.get(type) ?? 0) + 1),
+    }
+    const loops: SteppedLoop[] = []
+    const member: Member = {
+      loops,
+      isFrozen: false,
+      worker:
+        kind === 'relay'
+          ? createRelay({ ...options, broker: this.#broker, batchSize: 8 })
+          : createClaimer(
+              {
+                ...options,
+                consumer,
+                concurrency: 3,
+                batchSize: 8,
+                maxAttempts: 1000,
+                backoffMsMin: 1,
+                backoffMsMax: 20,
+              },
+              { '#': (message, { client }) => this.#handle(member, message, client) },
+            ),
+    }
+    this.members.push(member)
+    await owning.run(loops, () => member.worker.start())
+  }
+
+  #handle(by: Member, message: Message, client: pg.ClientBase): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#handlings.push({
+        by,
+        finish: () =>
+          client.query('insert into effects (id, key) values ($1, $2)', [message.id, message.key]).then(
+            () => resolve(),
+            (error: unknown) => reject(error as Error),
+          ),
+        fail: () => reject(new Error('on purpose')),
+      })
+    })
+  }
+
+  async step({ act, pick }: Step): Promise<void> {
+    const publisher = this.#publishers[pick % publishers]!
+    const rest = Math.floor(pick / publishers)
+    switch (act) {
+      case 'publish':
+        return this.#publish(publisher, rest)
+      case 'savepoint':
+        if (!publisher.isOpen) return
+        await publisher.client.query('savepoint s')
+        publisher.saved = publisher.written.length
+        return
+      case 'roll back to':
+        if (publisher.saved === null) return
+        await publisher.client.query('rollback to s')
+        publisher.written.length = publisher.saved
+        return
+      case 'commit':
+      case 'abort':
+        return publisher.isOpen ? this.#end(publisher, act) : undefined
+      case 'elsewhere':
+        return this.#toggleElsewhere()
+      case 'work':
+        return this.#work(pick)
+      case 'handle':
+      case 'fail':
+        return this.#settle(act, pick)
+      case 'wait':
+        return this.#waitLong(1 + (pick % 14))
+      case 'freeze':
+      case 'cut':
+      case 'join':
+      case 'leave':
+        return this.#disturb(act, pick)
+      default:
+        throw new Error('There is no such step.')
+    }
+  }
+
+  async #publish(publisher: Publisher, pick: number): Promise<void> {
+    if (!publisher.isOpen) await publisher.client.query('begin')
+    publisher.isOpen = true
+    const begunAt = ++this.#tick
+    const messages = Array.from({ length: 1 + (pick % 3) }, (_, index) => ({
+      ...{ topic, key: keys[(pick + index * 7) % keys.length]!, payload: { n: this.#n++ } },
+    }))
+    const published = await createOutbox().publishMany(publisher.client, messages)
+    for (const [index, { id }] of published.entries())
+      publisher.written.push({ id, key: messages[index]!.key, begunAt, committedAt: 0 })
+  }
+
+  async #end(publisher: Publisher, act: 'commit' | 'abort'): Promise<void> {
+    await publisher.client.query(act === 'commit' ? 'commit' : 'rollback')
+    const committedAt = ++this.#tick
+    if (act === 'commit')
+      for (const message of publisher.written) this.committed.push(Object.assign(message, { committedAt }))
+    Object.assign(publisher, { isOpen: false, written: [], saved: null })
+  }
+
+  /** A writer of another database of the server holds an xid that no transaction here depends on. */
+  async #toggleElsewhere(): Promise<void> {
+    if (this.#isElsewhere) await this.#elsewhere.query('commit')
+    else await this.#elsewhere.query('begin; select pg_current_xact_id()')
+    this.#isElsewhere = !this.#isElsewhere
+  }
+
+  async #work(pick: number): Promise<void> {
+    const able = this.members.filter(({ isFrozen }) => !isFrozen)
+    const member = able[pick % able.length]
+    if (member === undefined) return
+    const rest = Math.floor(pick / able.length)
+    const steps = member.loops.filter((_, index) => (rest >> index) % 2 === 0).map((loop) => loop.step())
+    // Now and then they are not waited for, and what comes next happens in their middle.
+    if (pick % 3 > 0) await Promise.race([Promise.all(steps), this.#quiet()])
+    else this.#underWay.push(...steps)
+  }
+
+  async #settle(act: 'handle' | 'fail', pick: number): Promise<void> {
+    const able = this.#handlings.filter(({ by }) => !by.isFrozen)
+    const handling = able[pick % able.length]
+    if (handling === undefined) return
+    this.#handlings.splice(this.#handlings.indexOf(handling), 1)
+    if (act === 'fail') handling.fail()
+    else await handling.finish()
+    await this.#quiet()
+  }
+
+  /** Long enough for what needs nothing but the database to have happened. */
+  #quiet(): Promise<void> {
+    return new Promise((resolve) => setTimeout(resolve, 3))
+  }
+
+  async #disturb(act: Step['act'], pick: number): Promise<void> {
+    const member = this.members[pick % this.members.length]
+    if (member === undefined || act === 'join') {
+      if (this.members.length < 5) await this.join(pick % 2 === 0 ? 'relay' : 'claimer')
+    } else if (act === 'freeze') member.isFrozen = !member.isFrozen
+    else if (act === 'leave' && !member.isFrozen) {
+      this.members.splice(this.members.indexOf(member), 1)
+      await this.#leave(member)
+    } else if (act === 'cut' && member.worker.id !== null) {
+      await this.#database.query(
+        `select count(pg_terminate_backend(a.pid)) from twinbox.worker as w join pg_stat_activity as a
+          on a.application_name = w.application where w.id = $1 and a.datname = current_database()`,
+        [member.worker.id],
+      )
+      await this.#quiet()
+    }
+  }
+
+  async #leave(member: Member): Promise<void> {
+    const stopped = member.worker.stop()
+    for (const handling of this.#handlings.filter(({ by }) => by === member)) {
+      this.#handlings.splice(this.#handlings.indexOf(handling), 1)
+      handling.fail()
+    }
+    await stopped
+  }
+
+  /** Those who are not frozen go on giving signs of life, and looking for those who are. */
+  async #waitLong(pieces: number): Promise<void> {
+    for (let piece = 0; piece < pieces; piece++) {
+      await this.wait(500)
+      const living = this.members.filter(({ isFrozen }) => !isFrozen)
+      await Promise.all(living.flatMap(({ loops }) => loops.slice(0, 2).map((loop) => loop.step())))
+    }
+  }
+
+  /** Time passes, for the workers and for the database. */
+  async wait(ms: number): Promise<void> {
+    // Deadlocked with what a worker is just writing, it is tried again.
+    while (!(await this.#database.query(passing, [ms]).then(() => true, isDeadlock))) continue
+    // The workers' clock last: if one renews a lease in between, it believes in less than it has.
+    vi.advanceTimersByTime(ms)
+  }
+
+  /** Everybody lives, and all that was committed has to come to its end. */
+  async drain(): Promise<void> {
+    for (const publisher of this.#publishers) if (publisher.isOpen) await this.#end(publisher, 'commit')
+    if (this.#isElsewhere) await this.#toggleElsewhere()
+    for (const member of this.members) member.isFrozen = false
+    for (const kind of ['relay', 'claimer'] as const)
+      if (!this.members.some(({ worker }) => worker.kind === kind)) await this.join(kind)
+    for (let round = 0; ; round++) {
+      const [left] = await this.#database.query<{ messages: number; effects: number }>(
+        `select (select count(*) from twinbox.outbox)::int + (select count(*) from twinbox.inbox)::int
+          + (select count(*) from twinbox.deferred)::int + (select count(*) from twinbox.parked_message)::int as messages,
+          (select count(*) from effects)::int as effects`,
+      )
+      if (left!.messages === 0) return
+      if (round > 400)
+        throw new Error(`Not drained: ${JSON.stringify({ ...left, committed: this.committed.length })}`)
+      await Promise.all(this.members.flatMap(({ loops }) => loops.map((loop) => loop.step())))
+      while (this.#handlings.length > 0) await this.#settle('handle', 0)
+      await this.wait(300)
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const { client, isOpen } of this.#publishers) if (isOpen) await client.query('rollback')
+    if (this.#isElsewhere) await this.#toggleElsewhere()
+    await Promise.allSettled(this.#underWay)
+    await Promise.all(this.members.map((member) => this.#leave(member)))
+  }
+
+  /** What is wrong, in words. */
+  async faults(): Promise<string[]> {
+    const effects = await this.#database.query<{ id: string }>('select id from effects order by at')
+    const at = new Map(effects.map(({ id }, index) => [id, index]))
+    const faults: string[] = []
+    if (at.size < effects.length) faults.push('handled twice')
+    const known = new Set(this.committed.map(({ id }) => id))
+    if (effects.some(({ id }) => !known.has(id))) faults.push('handled, and never committed')
+    if (this.committed.some(({ id }) => !at.has(id))) faults.push('lost')
+    const keyed = this.committed.filter(({ key }) => key !== null)
+    for (const first of keyed) {
+      for (const then of keyed) {
+        // Of two, the one that was committed before the other was begun comes first.
+        if (first.key !== then.key || first.committedAt > then.begunAt) continue
+        if (at.get(first.id)! > at.get(then.id)!) faults.push(`out of order: ${first.key}`)
+      }
+    }
+    return faults
+  }
+}
