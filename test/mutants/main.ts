@@ -49,7 +49,7 @@ async function readMutants(names: readonly string[]): Promise<Mutant[]> {
 
 /** What a line of a patch asks for, as a command. */
 function commandOf(harness: string, seed: number): { args: string[]; env: Record<string, string> } {
-  const [kind, ...rest] = harness.split(' ')
+  const [kind = '', ...rest] = harness.split(' ')
   const vitest = ['node_modules/vitest/vitest.mjs', 'run']
   const wanted = rest.join(' ')
   switch (kind) {
