@@ -10,7 +10,10 @@ import { makeBroker, makeWorker, type Parts, type Program } from './worker.ts'
 
 /** The process that a crash test kills: one worker, which may be told at which point to die. */
 export type Said =
-  { readonly said: 'started' } | { readonly said: 'event'; readonly event: TwinboxEvent; readonly at: number }
+  | { readonly said: 'started' }
+  | { readonly said: 'event'; readonly event: TwinboxEvent; readonly at: number }
+  /** And what would keep its process alive. */
+  | { readonly said: 'stopped'; readonly resources: readonly string[] }
 
 const say = (said: Said): void => void process.send?.(said)
 
@@ -27,7 +30,10 @@ async function main(program: Program): Promise<void> {
     void worker
       .stop()
       .then(() => broker.close())
-      .then(() => process.disconnect?.())
+      .then(() => {
+        say({ said: 'stopped', resources: process.getActiveResourcesInfo() })
+        process.disconnect?.()
+      })
   })
   process.once('disconnect', () => process.exit())
   process.on('unhandledRejection', (error) => {

@@ -17,6 +17,8 @@ export class Actor {
   readonly ended: Promise<string | number>
   /** Where it died, if it was told to. */
   lastWords = ''
+  /** What would have kept it alive when it had stopped. */
+  resources: readonly string[] | null = null
   readonly #child: ChildProcess
   readonly #waiting: { matches: (event: TwinboxEvent) => boolean; resolve: (event: TwinboxEvent) => void }[] =
     []
@@ -35,6 +37,7 @@ export class Actor {
     })
     this.#child.on('message', (said: Said) => {
       if (said.said === 'started') return begun()
+      if (said.said === 'stopped') return void (this.resources = said.resources)
       this.events.push({ ...said.event, at: said.at })
       for (const waiter of this.#waiting.filter(({ matches }) => matches(said.event))) {
         this.#waiting.splice(this.#waiting.indexOf(waiter), 1)

@@ -1,0 +1,48 @@
+import { afterAll, expect, test } from 'vitest'
+import { findKafka } from '../support/kafka.ts'
+import { findRabbitmq } from '../support/rabbitmq.ts'
+import { describeWith, isMissing, type Found } from '../support/require.ts'
+import { Stage, unique } from './stage.ts'
+import type { BrokerSpec } from './worker.ts'
+
+/** A process whose workers have stopped ends by itself: nothing of ours keeps it alive, not for a moment. */
+const rabbit = await findRabbitmq()
+const kafka = await findKafka()
+const roles = ['receiver', 'relay', 'claimer'] as const
+
+function suite(spec: () => BrokerSpec): void {
+  test('what has stopped has left nothing open', async () => {
+    const stage = await Stage.open(spec())
+    try {
+      const actors = []
+      for (const role of roles) {
+        const actor = stage.start({ role })
+        await actor.started
+        actors.push(actor)
+      }
+      await stage.publish(['a', null, 'b'])
+      await stage.drained()
+      for (const actor of actors) {
+        expect(await actor.end()).toBe(0)
+        // Its channel to us, and the pipes that it was given.
+        expect(actor.resources!.filter((resource) => !/Pipe|FSReqCallback|TTY/.test(resource))).toEqual([])
+      }
+    } finally {
+      await stage.close()
+    }
+  })
+}
+
+describeWith('postgres', {}, 'stop', () => suite(() => ({ kind: 'postgres' })))
+describeWith('rabbitmq', rabbit, 'stop', ({ url }) => {
+  suite(() => ({ kind: 'rabbitmq', url, exchange: unique('twinbox.test'), queue: unique('twinbox.test') }))
+})
+describeWith('kafka', kafka, 'stop', ({ brokers }) => {
+  suite(() => ({ kind: 'kafka', brokers, group: unique('twinbox.test') }))
+})
+
+afterAll(async () => {
+  for (const service of [rabbit, kafka] as Found<{ stop?: () => Promise<void> }>[]) {
+    if (!isMissing(service)) await service.stop?.()
+  }
+})
