@@ -50,6 +50,13 @@ interface LaneRow {
   readonly server: string
 }
 
+/** Lanes that this worker holds and does not work on yet. */
+interface Taken {
+  readonly holder: number
+  readonly rows: readonly LaneRow[]
+  readonly lanes: readonly Lane[]
+}
+
 /** A lane as it was when it was left, with what may be written down of its floor. */
 type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server'> & { readonly floor: number }
 
@@ -70,6 +77,7 @@ export class Lanes {
   #loop: Loop | null = null
   #renewedAt = -Infinity
   #left: readonly LeftLane[] = []
+  #taken: Taken | null = null
 
   constructor(options: LanesOptions) {
     this.#options = options
@@ -130,6 +138,7 @@ export class Lanes {
     const { membership, count, leaseMs } = this.#options
     if (membership.id === null) return lookMs
     if (performance.now() - this.#renewedAt >= Math.min(leaseMs / 3, renewMsMax)) await this.#renew()
+    await this.#begin()
     const { free, lanes: dealt } = membership.orphans
     if (dealt.length > 0) await this.#take(0, [], dealt)
     const share = Math.ceil(count / membership.living)
@@ -143,7 +152,7 @@ export class Lanes {
   }
 
   async #take(limit: number, free: readonly number[], dealt: readonly number[]): Promise<void> {
-    const { database, membership, consumer, leaseMs, failover, failoverGraceMs, emit } = this.#options
+    const { database, membership, consumer, leaseMs, failoverGraceMs } = this.#options
     const { id } = membership
     if (id === null) return
     const rows = await database.keep<LaneRow>(this.#sql.take, [consumer, id, leaseMs, free, limit, dealt])
@@ -166,12 +175,22 @@ export class Lanes {
         'The lease had lapsed.',
       )
     }
-    await this.#options.onTaken(lanes)
+    this.#taken = { holder: id, rows, lanes }
+    await this.#begin()
+  }
+
+  /** Begins the work on lanes that were taken. If that fails it is tried again: nobody else may work on them either. */
+  async #begin(): Promise<void> {
+    if (this.#taken === null) return
+    const { membership, failover, emit } = this.#options
+    const { holder, rows, lanes } = this.#taken
+    if (membership.id === holder) await this.#options.onTaken(lanes)
+    this.#taken = null
     // Given up on meanwhile: these lanes have a holder that has ended, and whoever finds them takes them.
-    if (membership.id !== id) return
+    if (membership.id !== holder) return
     for (const lane of lanes) this.held.set(lane.lane, lane)
     emit({ type: 'lanes_taken', lanes: lanes.map(({ lane }) => lane) })
-    for (const { of, ...from } of membership.orphans.takenOver(rows, id)) {
+    for (const { of, ...from } of membership.orphans.takenOver(rows, holder)) {
       emit({ type: 'takeover', ...from, strategy: failover, lanes: of.map(({ lane }) => lane), rows: 0 })
     }
   }

@@ -199,19 +199,21 @@ export const inboxSql = perSchema((s, statement) => {
     ),
 
     // The messages that a dead holder had in hand have been attempted once more. That is said once, whoever dies next.
+    // One that is locked is not waited for: a frozen process may have completed it, and not said COMMIT; all the others of
+    // the lane would wait as well.
     charge: statement(
       'charge',
       `with l as (
           update ${s}.lane as l set reach = 0
           from unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[]) as n(lane, fence, floor, reach)
-          where l.consumer = $1 and l.lane = n.lane and l.fence = n.fence
+          where l.consumer = $1 and l.lane = n.lane and l.fence = n.fence and l.reach = n.reach
           returning n.lane, n.floor, n.reach
         )
         update ${s}.inbox as i set attempt = i.attempt + 1
         from l cross join lateral (
           select h.seq from ${s}.inbox as h
           where h.consumer = $1 and h.lane = l.lane and h.seq > l.floor and h.seq <= l.reach
-          offset 0
+          for no key update skip locked
         ) as h
         where i.consumer = $1 and i.lane = l.lane and i.seq = h.seq`,
     ),
