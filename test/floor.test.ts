@@ -614,7 +614,8 @@ describe('in Postgres', () => {
 
   test('of three sessions that wait for one row, each is sent after the one that it waited for', async () => {
     await database.query(
-      'create table account (id int primary key, balance int); insert into account values (1, 0)',
+      `drop table if exists account;
+      create table account (id int primary key, balance int); insert into account values (1, 0)`,
     )
     const relayed = recorder()
     const stop = await start(relayed.broker)

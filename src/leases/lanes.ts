@@ -3,24 +3,10 @@ import { laneSql } from '../database/sql/lane.ts'
 import type { Emit, FailoverStrategy } from '../events.ts'
 import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
 import { Floor } from './floor.ts'
+import { asColumns, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
 import { sureShare, type Membership } from './workers.ts'
 
-/** A lane that this worker holds. */
-export interface Lane {
-  readonly lane: number
-  readonly fence: number
-  readonly floor: Floor
-  /** On which the floor was found, and nowhere else does it count. */
-  readonly server: string
-  /** The table's count of how often the floor was lowered, as far as this holder knows. */
-  lowered: number
-  /** How far the former holder had reached, if it died over this lane; otherwise 0. */
-  readonly orphaned: number
-  /** To be given back as soon as nothing of it is in hand: others are short of lanes. */
-  draining: boolean
-  /** By the monotonic clock, until when it stays although others are short: it was dealt to this worker. */
-  readonly keptUntil: number
-}
+export type { Lane } from './lane.ts'
 
 export interface LanesOptions {
   readonly database: Database
@@ -39,26 +25,6 @@ export interface LanesOptions {
   /** Lanes have been lost to others; what is in hand of them must not be settled. */
   readonly onLost: (lanes: readonly Lane[], reason: string) => void
 }
-
-interface LaneRow {
-  readonly lane: number
-  readonly fence: number
-  readonly floor: number
-  readonly lowered: number
-  readonly reach: number
-  readonly previous: number | null
-  readonly server: string
-}
-
-/** Lanes that this worker holds and does not work on yet. */
-interface Taken {
-  readonly holder: number
-  readonly rows: readonly LaneRow[]
-  readonly lanes: readonly Lane[]
-}
-
-/** A lane as it was when it was left, with what may be written down of its floor. */
-type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server'> & { readonly floor: number }
 
 const lookMs = 100
 const renewMsMax = 1000
@@ -255,11 +221,3 @@ export class Lanes {
     this.#options.onLost(lanes, reason)
   }
 }
-
-const asColumns = (lanes: readonly LeftLane[]): unknown[][] => [
-  lanes.map(({ lane }) => lane),
-  lanes.map(({ fence }) => fence),
-  lanes.map(({ floor }) => floor),
-  lanes.map(({ lowered }) => lowered),
-  lanes.map(({ server }) => server),
-]

@@ -10,10 +10,7 @@ import { makeBroker, makeWorker, type Parts, type Program } from './worker.ts'
 
 /** The process that a crash test kills: one worker, which may be told at which point to die. */
 export type Said =
-  | { readonly said: 'started' }
-  | { readonly said: 'event'; readonly event: TwinboxEvent; readonly at: number }
-  /** And what would keep its process alive. */
-  | { readonly said: 'stopped'; readonly resources: readonly string[] }
+  { readonly said: 'started' } | { readonly said: 'event'; readonly event: TwinboxEvent; readonly at: number }
 
 const say = (said: Said): void => void process.send?.(said)
 
@@ -26,15 +23,12 @@ async function main(program: Program): Promise<void> {
   const onEvent = (event: TwinboxEvent): void =>
     say({ said: 'event', at: Date.now(), event: JSON.parse(JSON.stringify(event)) as TwinboxEvent })
   const worker = makeWorker(program, broker, { onEvent, failpoint, telemetry })
-  process.once('SIGTERM', () => {
-    void worker
-      .stop()
-      .then(() => broker.close())
-      .then(() => {
-        say({ said: 'stopped', resources: process.getActiveResourcesInfo() })
-        process.disconnect?.()
-      })
-  })
+  const stop = async (): Promise<void> => {
+    await worker.stop()
+    await broker.close()
+    endByItself()
+  }
+  process.once('SIGTERM', () => void stop())
   process.once('disconnect', () => process.exit())
   process.on('unhandledRejection', (error) => {
     writeSync(2, `unhandledRejection: ${String(error)}\n`)
@@ -42,6 +36,16 @@ async function main(program: Program): Promise<void> {
   })
   await worker.start()
   say({ said: 'started' })
+}
+
+/** Nothing of ours may keep a process alive that has stopped. */
+function endByItself(): void {
+  process.removeAllListeners('disconnect')
+  process.disconnect?.()
+  setTimeout(() => {
+    writeSync(2, `Still alive 2 s after it had stopped: ${process.getActiveResourcesInfo().join(', ')}\n`)
+    process.exit(70)
+  }, 2000).unref()
 }
 
 async function telemetryOf({ otlp, role }: Program): Promise<Parts['telemetry']> {

@@ -5,6 +5,7 @@ import type { TwinboxEvent } from '../../src/events.ts'
 import type { NewMessage } from '../../src/message.ts'
 import { createOutbox } from '../../src/outbox.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { removeTopology } from '../support/rabbitmq.ts'
 import { lastWords } from './dying.ts'
 import type { Said } from './program.ts'
 import type { BrokerSpec, Misbehaviour, Program } from './worker.ts'
@@ -17,8 +18,6 @@ export class Actor {
   readonly ended: Promise<string | number>
   /** Where it died, if it was told to. */
   lastWords = ''
-  /** What would have kept it alive when it had stopped. */
-  resources: readonly string[] | null = null
   readonly #child: ChildProcess
   readonly #waiting: { matches: (event: TwinboxEvent) => boolean; resolve: (event: TwinboxEvent) => void }[] =
     []
@@ -37,7 +36,6 @@ export class Actor {
     })
     this.#child.on('message', (said: Said) => {
       if (said.said === 'started') return begun()
-      if (said.said === 'stopped') return void (this.resources = said.resources)
       this.events.push({ ...said.event, at: said.at })
       for (const waiter of this.#waiting.filter(({ matches }) => matches(said.event))) {
         this.#waiting.splice(this.#waiting.indexOf(waiter), 1)
@@ -244,6 +242,10 @@ export class Stage {
 
   async close(): Promise<void> {
     await Promise.all(this.#actors.map((actor) => actor.end('SIGKILL')))
+    const { broker } = this
+    // A server that a test has stopped has nothing left to take away.
+    if (broker.kind === 'rabbitmq')
+      await removeTopology(broker.url, broker.exchange, broker.queue).catch(() => {})
     await this.database.drop()
   }
 }

@@ -18,7 +18,7 @@ const run = promisify(execFile)
 /** A RabbitMQ to test against. `stop` ends only what was started for it. */
 export interface Rabbitmq {
   readonly url: string
-  stop(): Promise<void>
+  readonly stop: () => Promise<void>
 }
 
 /** A RabbitMQ node of our own, that tests may hurt. */
@@ -126,6 +126,17 @@ export async function startRabbitmq(tls?: Certificate): Promise<Found<OwnRabbitm
 
 /** The largest message that a node of our own takes. */
 export const ownMaxMessageBytes = 1024 * 1024
+
+/** Takes away what a test has declared on a server that others use: a thousand quorum queues bring it down. */
+export async function removeTopology(url: string, exchange: string, queue: string): Promise<void> {
+  const connection = await connect(url, { timeout: 10_000 })
+  connection.on('error', () => {})
+  const channel = await connection.createChannel()
+  channel.on('error', () => {})
+  await channel.deleteQueue(queue)
+  await channel.deleteExchange(exchange)
+  await connection.close()
+}
 
 async function answers(url: string): Promise<boolean> {
   try {

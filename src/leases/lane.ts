@@ -1,0 +1,48 @@
+import type { Floor } from './floor.ts'
+
+/** A lane that this worker holds. */
+export interface Lane {
+  readonly lane: number
+  readonly fence: number
+  readonly floor: Floor
+  /** On which the floor was found, and nowhere else does it count. */
+  readonly server: string
+  /** The table's count of how often the floor was lowered, as far as this holder knows. */
+  lowered: number
+  /** How far the former holder had reached, if it died over this lane; otherwise 0. */
+  readonly orphaned: number
+  /** To be given back as soon as nothing of it is in hand: others are short of lanes. */
+  draining: boolean
+  /** By the monotonic clock, until when it stays although others are short: it was dealt to this worker. */
+  readonly keptUntil: number
+}
+
+/** A lane as it is taken. */
+export interface LaneRow {
+  readonly lane: number
+  readonly fence: number
+  readonly floor: number
+  readonly lowered: number
+  readonly reach: number
+  readonly previous: number | null
+  readonly server: string
+}
+
+/** Lanes that this worker holds and does not work on yet. */
+export interface Taken {
+  readonly holder: number
+  readonly rows: readonly LaneRow[]
+  readonly lanes: readonly Lane[]
+}
+
+/** A lane as it was when it was left, with what may be written down of its floor. */
+export type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server'> & { readonly floor: number }
+
+/** As the statements that renew and release take them. */
+export const asColumns = (lanes: readonly LeftLane[]): unknown[][] => [
+  lanes.map(({ lane }) => lane),
+  lanes.map(({ fence }) => fence),
+  lanes.map(({ floor }) => floor),
+  lanes.map(({ lowered }) => lowered),
+  lanes.map(({ server }) => server),
+]
