@@ -99,16 +99,14 @@ const relay: Cell[] = [
       letter: 2,
     }),
   ),
-  ...each('relay', ['before outbox_fail', 'after outbox_fail'], {
-    given: 'refused',
-    attempt: null,
-    letter: 2,
-  }),
-  ...each('relay', ['before release_parked_outbox', 'after release_parked_outbox'], {
-    given: 'refused',
-    attempt: null,
-    letter: 2,
-  }),
+  ...each(
+    'relay',
+    [
+      ...['before outbox_fail', 'after outbox_fail'],
+      ...['before release_parked_outbox', 'after release_parked_outbox'],
+    ],
+    { given: 'refused', attempt: null, letter: 2 },
+  ),
   ...each('relay', ['before follow_outbox', 'after follow_outbox'], {
     given: 'refused and followed',
     attempt: null,

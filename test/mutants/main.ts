@@ -3,7 +3,8 @@ import { mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
+import { whole } from '../../src/cli/parse.ts'
 import { table } from '../../src/cli/table.ts'
 
 /**
@@ -142,17 +143,10 @@ async function hunt(
   return verdicts
 }
 
-const seedsOf = (text: string): number => {
-  const seeds = Number(text)
-  if (!Number.isInteger(seeds) || seeds < 1)
-    throw new InvalidArgumentError('It must be a whole number from 1.')
-  return seeds
-}
-
 const command = new Command('mutants')
   .description('Plants bugs of our own, one at a time, and sees whether the proofs find them.')
   .argument('[names...]', 'which (default: all of test/mutants)')
-  .option('--seeds <number>', 'with how many seeds a harness may try', seedsOf, 3)
+  .option('--seeds <number>', 'with how many seeds a harness may try', (text) => whole(text, 1, 100), 3)
   .option('--json', 'end standard output with the result as one JSON object')
   .addHelpText(
     'after',

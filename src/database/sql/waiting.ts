@@ -11,6 +11,11 @@ export const waitingSql = perSchema((s, statement) => {
       select from ${s}.lane as l where l.consumer = $1 and l.lane = $2 and l.fence = $3 for no key update
     )`
   const kept = (from: string): string => `${from}.seq, ${from}.attempt, ${from}.errors, ${columns(from)}`
+  const buried = (from: string, last: { attempts: string; reason: string; error: string }): string => `
+      insert into ${s}.dead_letter (consumer, seq, attempt, reason, errors, received_at, ${messageColumns})
+      select $1, ${from}.seq, ${last.attempts}, ${last.reason}, coalesce(${from}.errors, '[]') || ${last.error},
+        ${from}.received_at, ${columns(from)}
+      from ${from}`
   const park = (table: string, where: string, receivedAt: string): string => `
     with ${held},
     gone as (
@@ -27,12 +32,7 @@ export const waitingSql = perSchema((s, statement) => {
       where ${where} i.lane = $2 and i.seq = $8 and i.id = $9::uuid and exists (select from held)
       returning ${receivedAt} as received_at, ${kept('i')}
     ),
-    buried as (
-      insert into ${s}.dead_letter (consumer, seq, attempt, reason, errors, received_at, ${messageColumns})
-      select $1, dead.seq, $10::int, $7, coalesce(dead.errors, '[]') || $11::jsonb, dead.received_at, ${columns('dead')}
-      from dead
-      returning 1
-    )
+    buried as (${buried('dead', { attempts: '$10::int', reason: '$7', error: '$11::jsonb' })} returning 1)
     insert into ${s}.parked (consumer, lane, key, until, reason, head)
     select $1, $2, $4, coalesce(clock_timestamp() + $5::float8 * interval '1 millisecond', 'infinity'), $7, $8::bigint
     from held
@@ -160,12 +160,7 @@ export const waitingSql = perSchema((s, statement) => {
         where ${fencedClaim(s)}
         returning a.attempt as attempts, a.reason, a.error, i.lane, i.received_at, ${kept('i')}
       ),
-      moved as (
-        insert into ${s}.dead_letter (consumer, seq, attempt, reason, errors, received_at, ${messageColumns})
-        select $1, gone.seq, gone.attempts, gone.reason, coalesce(gone.errors, '[]') || gone.error,
-          gone.received_at, ${columns('gone')}
-        from gone
-      )
+      moved as (${buried('gone', { attempts: 'gone.attempts', reason: 'gone.reason', error: 'gone.error' })})
       select lane, seq from gone`,
     ),
 
