@@ -1,28 +1,47 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
-import { expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
+import { findKafka } from '../support/kafka.ts'
+import { findRabbitmq } from '../support/rabbitmq.ts'
+import { describeWith, isMissing, type Found } from '../support/require.ts'
 
 /** The command, short: some seconds of load with a handful of faults on a Postgres of its own, and everything holds. */
 const main = new URL('../../.build/src/cli/main.js', import.meta.url).pathname
+const rabbit = await findRabbitmq()
+const kafka = await findKafka()
 
-test('nothing is lost, doubled, out of order or ended by itself', async () => {
-  const load = ['--minutes', '0.2', '--rate', '200', '--faults', '5', '--keys', '50', '--seed', '7']
-  const { stdout } = await promisify(execFile)(process.execPath, [main, 'soak', '--json', ...load], {
-    timeout: 110_000,
+function suite(broker: string, url: readonly string[]): void {
+  test('nothing is lost, doubled, out of order or ended by itself', async () => {
+    const load = ['--minutes', '0.2', '--rate', '200', '--faults', '5', '--keys', '50', '--seed', '7']
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      [main, 'soak', '--json', '--broker', broker, ...url, ...load],
+      { timeout: 110_000 },
+    )
+    const report = JSON.parse(stdout.trimEnd().split('\n').at(-1)!) as Record<string, unknown>
+    expect(report).toMatchObject({
+      ok: true,
+      broker,
+      seed: 7,
+      faults: 5,
+      lost: 0,
+      ghosts: 0,
+      duplicateEffects: 0,
+      orderViolations: 0,
+      zombieWrites: 0,
+      unexpectedExits: 0,
+    })
+    expect(report['kills']).toBeGreaterThan(0)
+    expect(report['published']).toBeGreaterThan(1000)
   })
-  const report = JSON.parse(stdout.trimEnd().split('\n').at(-1)!) as Record<string, unknown>
-  expect(report).toMatchObject({
-    ok: true,
-    broker: 'postgres',
-    seed: 7,
-    faults: 5,
-    lost: 0,
-    ghosts: 0,
-    duplicateEffects: 0,
-    orderViolations: 0,
-    zombieWrites: 0,
-    unexpectedExits: 0,
-  })
-  expect(report['kills']).toBeGreaterThan(0)
-  expect(report['published']).toBeGreaterThan(1000)
+}
+
+describeWith('postgres', {}, 'soak', () => suite('postgres', []))
+describeWith('rabbitmq', rabbit, 'soak', ({ url }) => suite('rabbitmq', ['--url', url]))
+describeWith('kafka', kafka, 'soak', ({ brokers }) => suite('kafka', ['--url', brokers.join(',')]))
+
+afterAll(async () => {
+  for (const service of [rabbit, kafka] as Found<{ stop?: () => Promise<void> }>[]) {
+    if (!isMissing(service)) await service.stop?.()
+  }
 })

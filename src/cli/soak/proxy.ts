@@ -4,7 +4,11 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 /** Which way bytes go: from the client to the server, or back. */
 export type Direction = 'toServer' | 'toClient'
 
-/** A network between a client and a server that breaks on command. It starts out healthy. */
+/**
+ * A network between a client and a server that breaks on command. It starts out healthy.
+ *
+ * However broken, it does only what TCP may do: bytes come late or not at all, but never with a gap before them.
+ */
 export interface Proxy {
   readonly port: number
   /** How many connections clients have open through it, and how many there have been. */
@@ -19,7 +23,7 @@ export interface Proxy {
   delay(ms: number): void
   /** Cuts what is open, and refuses new connections, as a server that is down does. */
   refuse(): Promise<void>
-  /** Healthy again. What was swallowed stays lost. */
+  /** Healthy again, but for connections of which something was swallowed: they stay silent until they are closed. */
   heal(): Promise<void>
   /**
    * Once: cuts every connection when these bytes come along, and resolves then. With `deliver` they still arrive, and
@@ -32,6 +36,11 @@ export interface Proxy {
   /** Resolves when the next connection has been made through it. */
   nextConnection(): Promise<void>
   close(): Promise<void>
+}
+
+interface Connection {
+  /** Bytes of it were swallowed. Were others let through after them, its ends would talk past each other for ever. */
+  broken: boolean
 }
 
 interface Trap {
@@ -67,7 +76,7 @@ export async function startProxy(target: { readonly host: string; readonly port:
     })
   }
 
-  const pass = (from: Socket, to: Socket, direction: Direction): void => {
+  const pass = (connection: Connection, from: Socket, to: Socket, direction: Direction): void => {
     // The pattern may lie across two chunks.
     let tail = Buffer.alloc(0)
     // Those on their way. A timer delivers the oldest, whichever it was set for: this network is slow, but it keeps order.
@@ -80,7 +89,8 @@ export async function startProxy(target: { readonly host: string; readonly port:
       }
     }
     from.on('data', (chunk: Buffer) => {
-      if (swallowing.has(direction)) return
+      connection.broken ||= swallowing.has(direction)
+      if (connection.broken) return
       if (trap?.direction === direction) {
         const { pattern, deliver: arrives, sprung } = trap
         const seen = Buffer.concat([tail, chunk])
@@ -117,8 +127,9 @@ export async function startProxy(target: { readonly host: string; readonly port:
     client.on('end', () => clients.delete(client)).on('close', () => clients.delete(client))
     keep(client, upstream)
     keep(upstream, client)
-    pass(client, upstream, 'toServer')
-    pass(upstream, client, 'toClient')
+    const connection = { broken: false }
+    pass(connection, client, upstream, 'toServer')
+    pass(connection, upstream, client, 'toClient')
     for (const arrival of arrivals) arrival()
     arrivals.clear()
   })

@@ -241,6 +241,25 @@ describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker on a bad net
   )
 
   it(
+    'receives what was swallowed, though the network was away for less than a heartbeat',
+    { timeout: 20_000 },
+    async () => {
+      const topic = newTopic()
+      const { broker: cutOff, proxy } = await makeBehindProxy({ heartbeatSeconds: 1 })
+      const inbox = collector()
+      await subscribe(cutOff, 'billing', [topic], inbox.onBatch)
+      const broker = make()
+      const sent = Array.from({ length: 20 }, () => outgoing(topic, { key: 'one' }))
+      proxy.blackHole()
+      expect(statuses(await broker.send(sent, { signal: never }))).not.toContain('failed')
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      await proxy.heal()
+      await inbox.until((received) => received.length === sent.length)
+      expect(inbox.ids()).toEqual(sent.map((message) => message.id))
+    },
+  )
+
+  it(
     'hands the turn to the next receiver, in order, when the active one goes silent',
     { timeout: 20_000 },
     async () => {
