@@ -15,7 +15,8 @@ create table twinbox.inbox (
   -- an index or a predicate of one: a claim is a HOT update only as long as they do not.
   lease_until timestamptz not null default '-infinity',
   holder integer,
-  fence integer not null default 0,
+  -- How often it was claimed, times 2^31, plus the worker that did.
+  fence bigint not null default 0,
   -- The worker that failed with it, if somebody else shall have it next.
   avoid integer,
   -- How often the message has been claimed before; the running attempt is one more.

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { EventEmitter, once } from 'node:events'
 import type { Generated } from 'kysely'
 import type pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
@@ -375,6 +376,44 @@ test.each([true, false])(
     expect(events.of('message_failed')).toEqual([])
   },
 )
+
+test('a claim that a crash of the server took back is not the next one, though both count from the same number', async () => {
+  await deliver([null, null])
+  const fences: number[] = []
+  const turns = new EventEmitter()
+  const handlers: Handlers<Tables> = {
+    '#': async (_message, { trx, fence }) => {
+      const turn = fences.push(fence)
+      turns.emit(`begin ${turn}`)
+      await once(turns, turn > 2 ? 'end second' : 'end first')
+      await trx.insertInto('effects').values({ n: turn, key: null, attempt: 1 }).execute()
+    },
+  }
+  // With two in hand it is full, and cannot claim again what was taken back.
+  const options = { batchSize: 1, concurrency: 2 }
+  const first = once(turns, 'begin 2')
+  await start(handlers, options)
+  await first
+  // What such a crash leaves: the rows as they were before the claim.
+  await database.query(
+    `update twinbox.inbox set fence = 0, holder = null, lease_until = '-infinity', attempt = 0 where consumer = $1`,
+    [consumer],
+  )
+  const second = once(turns, 'begin 4')
+  const other = createClaimer<Tables>({ database: database.url, consumer, ...options }, handlers)
+  await other.start()
+  try {
+    await second
+    turns.emit('end first')
+    await events.next('lease_lost', () => true, 2)
+    expect(await effects()).toEqual([])
+    turns.emit('end second')
+    await until(`select count(*) = 0 as done from twinbox.inbox where consumer = '${consumer}'`)
+    expect((await effects()).toSorted((a, b) => a - b)).toEqual([3, 4])
+  } finally {
+    await other.stop()
+  }
+})
 
 test('a batch that runs too long has failed as a whole, and its messages get their time one by one', async () => {
   await deliver([null, null, 'a', 'a'])

@@ -15,7 +15,10 @@ export interface HandlerContext {
    * transaction, so that they can drop the second call. Of a batch, that of the first message.
    */
   readonly idempotencyKey: string
-  /** Rises with every claim. A system that remembers the highest one it saw can refuse a worker that was given up on. */
+  /**
+   * Rises with every claim. A system that remembers the highest one it saw can refuse a worker that was given up on;
+   * except that a crash of the server may take back the last claims of messages without a key, and with them the rise.
+   */
   readonly fence: number
 }
 

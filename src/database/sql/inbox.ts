@@ -55,6 +55,8 @@ export const inboxSql = perSchema((s, statement) => {
     // $8, $9 room for suspects, and whether none is in hand; $10 the parts of dead workers' rows that were dealt to this
     // one; $11, $12 who leaves what it failed with to somebody else, and for how long; $13 whether to take only what
     // others have held, which stands first in its stripe.
+    // A claim does not wait for the disk, so a crash of the server may take it back, and who claims next counts from the
+    // same number. The fence therefore ends in the worker's id, which is never given out twice.
     claim: statement(
       'claim',
       `with locked as materialized (
@@ -80,7 +82,7 @@ export const inboxSql = perSchema((s, statement) => {
       )
       update ${s}.inbox as i set
         holder = $5, lease_until = clock_timestamp() + $6::float8 * interval '1 millisecond',
-        fence = i.fence + 1, attempt = i.attempt + 1
+        fence = (((i.fence >> 31) + 1) << 31) | $5::int, attempt = i.attempt + 1
       from c
       where i.consumer = $1 and i.lane = c.lane and i.seq = c.seq
       returning ${claimed}, i.fence, c.crashes, c.holder as previous,
