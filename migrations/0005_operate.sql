@@ -202,6 +202,9 @@ begin
   -- The transaction's id is assigned before the row's seq is drawn. The relay's lower bound depends on it: see
   -- src/leases/floor.ts.
   perform pg_current_xact_id();
+  -- Relays that sleep are woken, and none falls asleep before this is committed: see src/database/sql/sleep.ts.
+  perform pg_notify(current_schema(), '')
+  where not pg_try_advisory_xact_lock_shared('migration'::regclass::oid::int, hashtext(''));
 
   id := new_id;
   duplicate := false;

@@ -7,7 +7,7 @@ import { Settlement } from './claimer/settlement.ts'
 import { Suspects } from './claimer/suspects.ts'
 import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './claimer/context.ts'
 import type { Database } from './database/database.ts'
-import { waitingSql } from './database/sql/waiting.ts'
+import { waitingSql, type Promoted } from './database/sql/waiting.ts'
 import { LeaseLostError, OptionError } from './errors.ts'
 import { emitter, type Emit, type FailoverStrategy } from './events.ts'
 import { noFailpoint, type Failpoint } from './failpoint.ts'
@@ -203,6 +203,7 @@ class Claimer {
         this.#lanes.wake()
         this.#wake()
       },
+      onWoken: () => this.#hurry(),
       onVoid: (reason) => {
         this.#left = [...this.#hand.all()].filter(({ keyed }) => !keyed)
         this.#lanes.forget(reason)
@@ -276,9 +277,8 @@ class Claimer {
     this.#claimLoop = startLoop(() => this.#unkeyed.claim(), loopReports(this.#emit, 'claiming rows'))
     this.#houseLoop = startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping'))
     this.#unlisten = onReceived(this.#database.schema, this.#consumer, () => {
-      this.#keyed.hurry()
-      this.#unkeyed.hurry()
-      this.#wake()
+      this.membership.sleep.stir()
+      this.#hurry()
     })
     const { keepHandledMs, keepDeadMs } = this.#settings
     const consumer = this.#consumer
@@ -309,6 +309,12 @@ class Claimer {
     this.#emit({ type: 'stopped', released: left.length })
   }
 
+  #hurry(): void {
+    this.#keyed.hurry()
+    this.#unkeyed.hurry()
+    this.#wake()
+  }
+
   #wake(): void {
     this.#readLoop?.wake()
     this.#claimLoop?.wake()
@@ -317,10 +323,10 @@ class Claimer {
   /** What comes due, and what has to be renewed. */
   async #keepHouse(): Promise<number> {
     const { batchSize, leaseMs } = this.#settings
-    const [promoted] = await this.#database.keep<{ count: number }>(
-      waitingSql(this.#database.schema).promote,
-      [this.#consumer, batchSize],
-    )
+    const [promoted] = await this.#database.keep<Promoted>(waitingSql(this.#database.schema).promote, [
+      this.#consumer,
+      batchSize,
+    ])
     const released = await this.#parking.release(
       this.#lanes.held,
       (lane, key) => !this.#hand.hasKey(lane, key),
@@ -332,7 +338,12 @@ class Claimer {
     await this.#unkeyed.keepHouse()
     // Keys whose backoff has ended.
     this.#dispatcher.dispatch()
-    return promoted!.count > 0 || released.length > 0 ? 0 : Math.min(housekeepingMs, leaseMs / 8)
+    if (promoted!.count > 0 || released.length > 0) return 0
+    // What is in hand may have to be renewed, or may wait for its next attempt.
+    const { sleep } = this.membership
+    return this.#hand.size > 0
+      ? Math.min(housekeepingMs, leaseMs / 8)
+      : sleep.rest(housekeepingMs, promoted!.due_in_ms)
   }
 
   /** Looks for more without waiting for the next poll, where the last look has left something behind. */

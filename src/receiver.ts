@@ -152,6 +152,7 @@ class Receiver {
       failoverGraceMs: 0,
       sureUntil: () => Infinity,
       onOrphans: () => {},
+      onWoken: () => {},
       onVoid: () => {},
       onReturn: async () => {},
     })

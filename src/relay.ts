@@ -1,5 +1,5 @@
 import type { Database } from './database/database.ts'
-import { waitingSql } from './database/sql/waiting.ts'
+import { waitingSql, type Promoted } from './database/sql/waiting.ts'
 import { OptionError, type BrokerError } from './errors.ts'
 import { emitter, type Emit, type FailoverStrategy } from './events.ts'
 import { noFailpoint, type Failpoint } from './failpoint.ts'
@@ -104,6 +104,7 @@ class Relay {
       inHand: () => this.#strands.reduce((sum, strand) => sum + strand.inHand, 0),
       sureUntil: () => this.#lanes.sureUntil,
       onOrphans: () => this.#lanes.wake(),
+      onWoken: () => this.#hurry(),
       onVoid: (reason) => {
         this.#lanes.forget(reason)
         for (const strand of this.#strands) strand.forget()
@@ -141,6 +142,7 @@ class Relay {
             ),
           lanesOf: this.#lanes,
           parking: this.#parking,
+          sleep: this.membership.sleep,
           emit: this.#emit,
           telemetry: options.telemetry,
           failpoint,
@@ -158,14 +160,19 @@ class Relay {
     )
     this.#loops.push(startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping')))
     this.#unlisten = onPublished(this.#database.schema, () => {
-      for (const strand of this.#strands) strand.hurry()
-      this.#loops.forEach((loop) => loop.wake())
+      this.membership.sleep.stir()
+      this.#hurry()
     })
     const { keepDeadMs } = this.#settings
     const dead: PruneTask[] = keepDeadMs > 0 ? [{ kind: 'dead', consumer: '', olderThanMs: keepDeadMs }] : []
     this.#pruning = startPruning(this.#database, [...relayTasks, ...dead], this.#emit)
     const { onError } = loopReports(this.#emit, 'publishing schedules')
-    this.#stopRecurring = startRecurring(this.#database, this.#emit, onError)
+    this.#stopRecurring = startRecurring(
+      this.#database,
+      this.#emit,
+      (ms) => this.membership.sleep.rest(ms),
+      onError,
+    )
     this.#emit({ type: 'started' })
   }
 
@@ -190,18 +197,23 @@ class Relay {
     this.#emit({ type: 'stopped', released })
   }
 
+  #hurry(): void {
+    for (const strand of this.#strands) strand.hurry()
+    this.#loops.forEach((loop) => loop.wake())
+  }
+
   /** What comes due: deferred messages, and parked keys of our lanes. */
   async #keepHouse(): Promise<number> {
     const sql = waitingSql(this.#database.schema)
-    const [promoted] = await this.#database.keep<{ count: number }>(sql.promoteOutbox, [
-      this.#settings.batchSize,
-    ])
+    const [promoted] = await this.#database.keep<Promoted>(sql.promoteOutbox, [this.#settings.batchSize])
     const released = await this.#parking.release(
       this.#lanes.held,
       (lane, key) => !this.#strands[lane % strandCount]!.hasKey(lane, key),
     )
     if (promoted!.count > 0 || released.length > 0) this.#loops.forEach((loop) => loop.wake())
-    return promoted!.count > 0 || released.length > 0 ? 0 : housekeepingMs
+    return promoted!.count > 0 || released.length > 0
+      ? 0
+      : this.membership.sleep.rest(housekeepingMs, promoted!.due_in_ms)
   }
 
   #report(error: BrokerError | null, retryInMs: number): void {

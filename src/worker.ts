@@ -55,9 +55,12 @@ export interface WorkerOptions {
   readonly deadAfterMs?: number | undefined
   /** How long a stop waits for what is under way. In milliseconds. @default 25_000 */
   readonly stopTimeoutMs?: number | undefined
-  /** The shortest pause between two looks at an empty table. In milliseconds. @default 5 */
+  /** The shortest pause between two looks at an empty table, of a worker that is awake. In milliseconds. @default 5 */
   readonly pollMs?: number | undefined
-  /** The longest pause between two looks at an empty table. In milliseconds. @default 100 */
+  /**
+   * The longest pause between two looks at an empty table. After some looks in vain a worker sleeps: it looks
+   * once a second and is woken by NOTIFY, except behind a pooler. In milliseconds. @default 100
+   */
   readonly pollMsMax?: number | undefined
   /** Told of everything that happens; see `TwinboxEvent`. */
   readonly onEvent?: OnEvent | undefined

@@ -24,7 +24,7 @@ export const latency: Scenario<RaceOptions> = {
         notAbove(laps, 'p99'),
       ],
       bound:
-        'polling. Between processes Twinbox looks every 5 to 100 ms, and sends no NOTIFY, which would make commits wait for each other; graphile-worker sends one in every transaction that adds a job. In one process a hint takes its place.',
+        'two hops. A message goes through the outbox and the inbox, woken for at each and committed to the disk at each, where graphile-worker wakes whoever works on the one table.',
       remarks: [
         'The time runs from right before the transaction is begun, so that its commit is in it; the pauses between two ' +
           'messages are 50 to 150 ms.',

@@ -1,6 +1,7 @@
 import { inboxSql } from '../database/sql/inbox.ts'
 import { arrayText } from '../database/sql/statement.ts'
 import { Marks, parseSnapshot } from '../leases/floor.ts'
+import { Polling } from '../leases/polling.ts'
 import type { Lane } from '../leases/lanes.ts'
 import { limits } from '../options.ts'
 import { isFull, type ClaimerContext } from './context.ts'
@@ -30,17 +31,17 @@ export class KeyedClaims {
   readonly #quota = new Map<number, number>()
   /** Lanes whose last read was cut short by its quota. */
   readonly #more = new Set<number>()
-  #pauseMs: number
+  readonly #polling: Polling
 
   constructor(context: ClaimerContext) {
     this.#context = context
     this.#sql = inboxSql(context.database.schema)
-    this.#pauseMs = context.settings.pollMs
+    this.#polling = new Polling(context.settings, context.membership.sleep)
   }
 
   /** Something is about to come: look often again. */
   hurry(): void {
-    this.#pauseMs = this.#context.settings.pollMs
+    this.#polling.hurry()
   }
 
   /** The lanes are gone, perhaps with the server: of another one, no mark says anything. */
@@ -108,8 +109,7 @@ export class KeyedClaims {
       this.#context.emit({ type: 'claimed', ids: taken })
       this.#context.onClaimed()
     }
-    this.#pauseMs = found.length > 0 ? settings.pollMs : Math.min(this.#pauseMs * 2, settings.pollMsMax)
-    return this.#pauseMs
+    return this.#polling.next(found.length > 0)
   }
 
   /** Takes in hand what a read brought of a lane. */

@@ -1,6 +1,7 @@
 import { inboxSql } from '../database/sql/inbox.ts'
 import { laneSql } from '../database/sql/lane.ts'
 import { Marks, parseSnapshot } from '../leases/floor.ts'
+import { Polling } from '../leases/polling.ts'
 import { sureShare } from '../leases/workers.ts'
 import { limits } from '../options.ts'
 import { isFull, type ClaimerContext } from './context.ts'
@@ -26,7 +27,7 @@ export class UnkeyedClaims {
   readonly #reached = new Map<number, number>()
   /** Whether the last claim was cut short by its limit. */
   #more = false
-  #pauseMs: number
+  readonly #polling: Polling
   #sweepAt = 0
   /** Whether the last sweep has found orphans, or somebody says that there are. */
   #orphans = false
@@ -37,12 +38,12 @@ export class UnkeyedClaims {
   constructor(context: ClaimerContext) {
     this.#context = context
     this.#sql = inboxSql(context.database.schema)
-    this.#pauseMs = context.settings.pollMs
+    this.#polling = new Polling(context.settings, context.membership.sleep)
   }
 
   /** Something is about to come: look often again. */
   hurry(): void {
-    this.#pauseMs = this.#context.settings.pollMs
+    this.#polling.hurry()
   }
 
   /** Something has become free below where claims start: perhaps rows that a dead claimer has left. */
@@ -77,7 +78,7 @@ export class UnkeyedClaims {
     const { database, consumer, settings, hand, membership, suspects, emit, failpoint } = this.#context
     const { avoidLastHolder } = this.#context
     const { id: workerId } = membership
-    const { batchSize, concurrency, pollMs, pollMsMax, leaseMs } = settings
+    const { batchSize, concurrency, pollMsMax, leaseMs } = settings
     const ahead = Math.min(batchSize, Math.max(concurrency * 2, this.#pace))
     // Orphans do not wait until what is in hand has been worked off: with a deep inbox they would be the last.
     const adopts = this.#orphans && suspects.room > 0
@@ -116,8 +117,8 @@ export class UnkeyedClaims {
       return 0
     }
     this.#more = rows.length === want
-    this.#pauseMs = rows.length > 0 ? pollMs : Math.min(this.#pauseMs * 2, pollMsMax)
-    if (rows.length === 0) return this.#pauseMs
+    const pauseMs = this.#polling.next(rows.length > 0)
+    if (rows.length === 0) return pauseMs
     this.#reportTakeover(rows)
     const inOrder = rows.toSorted((a, b) => a.seq - b.seq)
     for (const row of inOrder) {
@@ -134,7 +135,7 @@ export class UnkeyedClaims {
     emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
     this.#context.onClaimed()
     // Handlers that do not wait for anything have had it all by now.
-    return this.wanted ? 0 : this.#pauseMs
+    return this.wanted ? 0 : pauseMs
   }
 
   /** Once in a while: moves the floors of the stripes that are ours to move, and renews what is in hand. */

@@ -1,6 +1,16 @@
 import type pg from 'pg'
 import type { Database, Statement } from '../database/database.ts'
 
+export interface SessionOptions {
+  readonly lock: Statement
+  readonly listen: Statement
+  /** The connection has ended by itself. */
+  readonly onEnd: () => void
+  /** Whatever has ended it, it is gone, with all that it held. */
+  readonly onGone: () => void
+  readonly onNotified: (payload: string) => void
+}
+
 /**
  * A worker's own connection, apart from the work: a full pool must not look like death. It holds the advisory lock that
  * Postgres frees within milliseconds after the process was killed.
@@ -9,14 +19,12 @@ export class Session {
   /** Whether the lock is held. */
   locked = false
   readonly #database: Database
-  readonly #lockStatement: Statement
-  readonly #onEnd: () => void
+  readonly #options: SessionOptions
   #client: pg.Client | null = null
 
-  constructor(database: Database, lockStatement: Statement, onEnd: () => void) {
+  constructor(database: Database, options: SessionOptions) {
     this.#database = database
-    this.#lockStatement = lockStatement
-    this.#onEnd = onEnd
+    this.#options = options
   }
 
   get isOpen(): boolean {
@@ -27,11 +35,13 @@ export class Session {
     const client = await this.#database.openSession()
     client.on('end', () => {
       if (this.#client !== client) return
-      this.#client = null
-      this.locked = false
-      this.#onEnd()
+      this.#forget()
+      this.#options.onEnd()
     })
     this.#client = client
+    if (!this.#database.sessions) return
+    client.on('notification', ({ payload }) => this.#options.onNotified(payload ?? ''))
+    await this.run(this.#options.listen)
   }
 
   async run<Row>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
@@ -43,21 +53,26 @@ export class Session {
   /** Behind a pooler a session lock would belong to whoever uses the server connection next: then there is none. */
   async lock(workerId: number): Promise<void> {
     if (!this.#database.sessions) return
-    const [lock] = await this.run<{ locked: boolean }>(this.#lockStatement, [workerId])
+    const [lock] = await this.run<{ locked: boolean }>(this.#options.lock, [workerId])
     this.locked = lock!.locked
   }
 
   /** At once: a connection that swallows bytes would wait for its own end for ever, and with it whoever waits for it. */
   drop(): void {
     const client = this.#client as unknown as { connection: { stream: { destroy(): void } } } | null
-    this.#client = null
-    this.locked = false
+    this.#forget()
     client?.connection.stream.destroy()
   }
 
   async end(): Promise<void> {
     const client = this.#client
-    this.#client = null
+    this.#forget()
     await client?.end().catch(() => {})
+  }
+
+  #forget(): void {
+    this.#client = null
+    this.locked = false
+    this.#options.onGone()
   }
 }

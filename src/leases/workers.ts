@@ -1,13 +1,15 @@
 import { hostname } from 'node:os'
 import type { Database } from '../database/database.ts'
+import { sleepSql } from '../database/sql/sleep.ts'
 import { workerSql } from '../database/sql/worker.ts'
 import type { Emit, FailoverStrategy, WorkerKind } from '../events.ts'
 import { startLoop, type Loop } from '../loop.ts'
 import { version } from '../version.ts'
-import { dealOut } from './failover.ts'
 import { Orphans } from './orphans.ts'
 import { Session } from './session.ts'
+import { Sleep } from './sleep.ts'
 import { Sightings, type Peer } from './sightings.ts'
+import { declareDead } from './verdict.ts'
 import { Watchdog } from './watchdog.ts'
 
 export interface MembershipOptions {
@@ -27,6 +29,8 @@ export interface MembershipOptions {
   readonly sureUntil: () => number
   /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
   readonly onOrphans: () => void
+  /** Somebody has written something that this worker may have waited for. */
+  readonly onWoken: () => void
   /** This worker has been given up on, or must fear it. All that it held is void; it comes back under a new id. */
   readonly onVoid: (reason: string) => void
   /** Contact again, before it is registered anew: what nobody has taken over may be given back. */
@@ -54,6 +58,7 @@ export const sureShare = 0.8
 export class Membership {
   id: number | null = null
   readonly orphans = new Orphans()
+  readonly sleep: Sleep
   /** How many share the work, this one included. */
   living = 1
   readonly #options: MembershipOptions
@@ -70,7 +75,14 @@ export class Membership {
   constructor(options: MembershipOptions) {
     this.#options = options
     this.#sql = workerSql(options.database.schema)
-    this.#session = new Session(options.database, this.#sql.lock, () => this.#loop?.wake())
+    this.#session = new Session(options.database, {
+      lock: this.#sql.lock,
+      listen: sleepSql(options.database.schema).listen,
+      onEnd: () => this.#loop?.wake(),
+      onGone: () => this.sleep.forget(),
+      onNotified: (consumer) => this.sleep.wake(consumer),
+    })
+    this.sleep = new Sleep(options.database, this.#session, options.consumer, options.onWoken)
     this.#sightings = new Sightings({ deadAfterMs: options.deadAfterMs, confirmMs })
     this.#watchdog = new Watchdog({
       isSure: () => this.id === null || (this.sure && performance.now() < options.sureUntil()),
@@ -104,6 +116,8 @@ export class Membership {
     this.#watchdog.stop()
     await this.#loop?.stop()
     this.#loop = null
+    // Others may rely on this one to watch.
+    this.sleep.stir()
     const id = this.id ?? this.#formerId
     if (id !== null) {
       await this.#options.database.keep(this.#sql.end, [id]).catch((error: unknown) => {
@@ -196,7 +210,13 @@ export class Membership {
     const peers = await this.#peers()
     const living = peers.filter((peer) => peer.ended_by === null && peer.id !== this.id)
     const suspects = this.#sightings.look(living)
-    for (const { peer, foundBy } of suspects) await this.#declareDead(peer, foundBy, living)
+    for (const { peer, foundBy } of suspects) {
+      const fresh = living.filter((other) => other !== peer && this.#sightings.isFresh(other))
+      await declareDead(this.#options, this.#session, peer, foundBy, [
+        ...(this.id === null ? [] : [{ id: this.id, inHand: this.#options.inHand() }]),
+        ...fresh.map(({ id, in_hand: inHand }) => ({ id, inHand })),
+      ])
+    }
     this.living = 1 + living.length - suspects.length
     const known = suspects.length === 0 ? peers : await this.#peers()
     if (this.orphans.update(known, this.id)) this.#options.onOrphans()
@@ -205,41 +225,5 @@ export class Membership {
   #peers(): Promise<Peer[]> {
     const { kind, consumer, leaseMs } = this.#options
     return this.#session.run<Peer>(this.#sql.peers, [kind, consumer, leaseMs * 2])
-  }
-
-  async #declareDead(peer: Peer, foundBy: 'lock' | 'heartbeat', others: readonly Peer[]): Promise<void> {
-    const { consumer, failover, failoverGraceMs, emit, inHand } = this.#options
-    const session = this.#session
-    const heirs = others.filter((other) => other !== peer && this.#sightings.isFresh(other))
-    const lanes =
-      failover === 'first-free'
-        ? []
-        : await session.run<{ lane: number }>(this.#sql.lanesOf, [consumer, peer.id])
-    const inheritance = dealOut(
-      failover,
-      { id: peer.id, lanes: lanes.map(({ lane }) => lane), inHand: peer.in_hand },
-      [
-        ...(this.id === null ? [] : [{ id: this.id, inHand: inHand() }]),
-        ...heirs.map((heir) => ({ id: heir.id, inHand: heir.in_hand })),
-      ],
-    )
-    const [dead] = await session.run<{ application: string; silent_ms: number }>(this.#sql.declareDead, [
-      peer.id,
-      foundBy,
-      peer.beat,
-      inheritance?.lanes,
-      inheritance?.rows,
-      inheritance === null ? null : failoverGraceMs,
-    ])
-    // Somebody else was faster, or it has beaten meanwhile.
-    if (dead === undefined) return
-    emit({
-      type: 'worker_dead',
-      deadWorkerId: peer.id,
-      foundBy,
-      silentMs: dead.silent_ms,
-      strategy: failover,
-    })
-    await session.run(this.#sql.disconnect, [dead.application])
   }
 }

@@ -5,6 +5,8 @@ import { describeError, errorRecord, type BrokerError } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Failpoint } from '../failpoint.ts'
 import type { Lane, Lanes } from '../leases/lanes.ts'
+import { Polling } from '../leases/polling.ts'
+import type { Sleep } from '../leases/sleep.ts'
 import type { Parking } from '../leases/parking.ts'
 import { backoffMs } from '../loop.ts'
 import type { Telemetry } from '../telemetry.ts'
@@ -21,6 +23,7 @@ export interface StrandParts {
   readonly lanes: () => readonly Lane[]
   readonly lanesOf: Lanes
   readonly parking: Parking
+  readonly sleep: Sleep
   readonly emit: Emit
   readonly telemetry: Telemetry | undefined
   readonly failpoint: Failpoint
@@ -39,14 +42,14 @@ export class Strand {
   #confirmed: Confirmed[] = []
   #batch: readonly Head[] = []
   #abort = new AbortController()
-  #pauseMs: number
+  readonly #polling: Polling
   #failures = 0
 
   constructor(parts: StrandParts) {
     this.#parts = parts
     this.#sql = outboxSql(parts.database.schema)
     this.#heads = new HeadReader({ ...parts, batchSize: parts.settings.batchSize, lanes: parts.lanesOf })
-    this.#pauseMs = parts.settings.pollMs
+    this.#polling = new Polling(parts.settings, parts.sleep)
   }
 
   get inHand(): number {
@@ -83,7 +86,7 @@ export class Strand {
 
   /** Something is about to be committed: look often again. */
   hurry(): void {
-    this.#pauseMs = this.#parts.settings.pollMs
+    this.#polling.hurry()
   }
 
   /** Deletes what was confirmed, and reads nothing. */
@@ -112,11 +115,9 @@ export class Strand {
     this.#batch = batch
     if (heads.batch.length === 0) {
       this.#heads.advance(lanes, heads, new Set())
-      const pauseMs = this.#pauseMs
-      this.#pauseMs = Math.min(pauseMs * 2, settings.pollMsMax)
-      return pauseMs
+      return this.#polling.next(false)
     }
-    this.#pauseMs = settings.pollMs
+    this.#polling.next(true)
     if (batch.length === 0) return 0
     if (!lanesOf.trusted) {
       // Frozen or cut off for most of a lease: others may believe us dead by now, and may be sending already.

@@ -77,17 +77,18 @@ async function publishLocked(
   return published!.count
 }
 
-/** Looks four times a second what is due. Returns the function that ends it. */
+/** Looks four times a second what is due, or as `pause` says. Returns the function that ends it. */
 export function startRecurring(
   database: Database,
   emit: Emit,
+  pause: (ms: number) => number,
   onError: Parameters<typeof startLoop>[1]['onError'],
 ): () => Promise<void> {
   const loop = startLoop(
     async () => {
       const published = await publishDue(database, emit)
       if (published > 0) hintPublished(database.schema)
-      return published > 0 ? 0 : lookMs
+      return published > 0 ? 0 : pause(lookMs)
     },
     { onError },
   )

@@ -1,4 +1,5 @@
 import { commitSoon, identity } from './server.ts'
+import { waking } from './sleep.ts'
 import { columns, fencedClaim, parted, perSchema } from './statement.ts'
 
 /**
@@ -46,7 +47,10 @@ export const inboxSql = perSchema((s, statement) => {
         from m join fresh using (consumer, id)
         order by m.nr
       )
-      select count(*) as fresh from fresh`,
+      select count(*) as fresh, (
+        select count(${waking(s, 'c.consumer')}) from (select distinct m.consumer from m) as c
+      ) as woken
+      from fresh`,
     ),
 
     // A claim of rows: the first that nobody holds, of the first stripe that has any. MATERIALIZED, since a nested

@@ -1,3 +1,4 @@
+import { waking } from './sleep.ts'
 import { columns, messageColumns, parted, perSchema } from './statement.ts'
 
 /**
@@ -15,7 +16,7 @@ export const outboxSql = perSchema((s, statement) => {
       select pg_current_xact_id() as xid, case when $10::boolean then (
         select count(pg_advisory_xact_lock('${s}.outbox'::regclass::oid::int, hashtext(k.key)))
         from (select distinct key from unnest($3::text[]) as k(key) where key is not null order by key) as k
-      ) end as locks
+      ) end as locks, ${waking(s, "''")} as woken
       offset 0
     ) as x
     cross join unnest(
@@ -59,7 +60,7 @@ export const outboxSql = perSchema((s, statement) => {
       from (
         select pg_current_xact_id() as xid, case when $9::boolean then (
           select count(pg_advisory_xact_lock('${s}.outbox'::regclass::oid::int, hashtext($3)))
-        ) end as locks
+        ) end as locks, ${waking(s, "''")} as woken
         offset 0
       ) as x
       where x.xid is not null`,

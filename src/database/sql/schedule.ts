@@ -1,3 +1,4 @@
+import { waking } from './sleep.ts'
 import { perSchema } from './statement.ts'
 
 /**
@@ -41,7 +42,7 @@ export const scheduleSql = perSchema((s, statement) => {
       `with t as materialized (
         select t.*, c.topic, c.key, c.headers, c.payload, c.body, c.content_type,
           t.tick + c.expires_ms * interval '1 millisecond' as expires_at
-        from (select pg_current_xact_id() as xid offset 0) as x
+        from (select pg_current_xact_id() as xid, ${waking(s, "''")} as woken offset 0) as x
         cross join unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::text[])
           with ordinality as t(name, tick, id, dedupe_key, nr)
         join ${s}.schedule as c using (name)

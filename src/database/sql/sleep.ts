@@ -1,0 +1,39 @@
+import { perSchema } from './statement.ts'
+
+/** Of the first of our tables: a publisher may be newer than the database that it publishes to. */
+const key = (schema: string, consumer: string): string =>
+  `'${schema}.migration'::regclass::oid::int, hashtext(${consumer})`
+const channel = (schema: string): string => `'${schema.slice(1, -1)}'`
+
+/**
+ * Wakes the workers of a consumer ('' for the relays) if they sleep; for a statement that writes what they work on.
+ *
+ * Whoever notifies waits at its commit for all others that do, so no one does while the workers look by themselves. The
+ * shared lock says so: it is granted unless a sleeper holds it alone, and is kept to the end of the transaction, so no
+ * one falls asleep between this and what it tells of.
+ */
+export const waking = (schema: string, consumer: string): string =>
+  `case when not pg_try_advisory_xact_lock_shared(${key(schema, consumer)})
+    then pg_notify(${channel(schema)}, ${consumer}) end`
+
+/** Workers that have nothing to do, $1 of which consumer. */
+export const sleepSql = perSchema((s, statement) => ({
+  listen: { text: `listen ${s}` },
+
+  // Somebody else may watch over all of them: one that holds it alone, and not a publisher, who shares it.
+  fallAsleep: statement(
+    'fall_asleep',
+    `select pg_try_advisory_lock(${key(s, '$1::text')}) as ours, exists (
+      select from pg_locks
+      where locktype = 'advisory' and objsubid = 2 and mode = 'ExclusiveLock' and granted and pid <> pg_backend_pid()
+        and database = (select oid from pg_database where datname = current_database())
+        and classid = '${s}.migration'::regclass and objid = (hashtext($1::text)::bigint & 4294967295)::oid
+    ) as watched`,
+  ),
+
+  // $2 whether the others have to hear of it, since nobody watches for them any more.
+  getUp: statement(
+    'get_up',
+    `select pg_advisory_unlock(${key(s, '$1::text')}), case when $2::boolean then pg_notify(${channel(s)}, $1::text) end`,
+  ),
+}))

@@ -1,0 +1,50 @@
+import { workerSql } from '../database/sql/worker.ts'
+import { dealOut } from './failover.ts'
+import type { Session } from './session.ts'
+import type { Peer } from './sightings.ts'
+import type { MembershipOptions } from './workers.ts'
+
+/** Who may get what a dead worker has left, as the strategies weigh them. */
+interface Heir {
+  readonly id: number
+  readonly inHand: number
+}
+
+/**
+ * Declares a worker dead, decides who shall have what it held, and closes what it has left open. Nothing is done if
+ * somebody else was faster, or if it has beaten meanwhile.
+ */
+export async function declareDead(
+  options: MembershipOptions,
+  session: Session,
+  peer: Peer,
+  foundBy: 'lock' | 'heartbeat',
+  heirs: readonly Heir[],
+): Promise<void> {
+  const { database, consumer, failover, failoverGraceMs, emit } = options
+  const sql = workerSql(database.schema)
+  const lanes =
+    failover === 'first-free' ? [] : await session.run<{ lane: number }>(sql.lanesOf, [consumer, peer.id])
+  const inheritance = dealOut(
+    failover,
+    { id: peer.id, lanes: lanes.map(({ lane }) => lane), inHand: peer.in_hand },
+    heirs,
+  )
+  const [dead] = await session.run<{ application: string; silent_ms: number }>(sql.declareDead, [
+    peer.id,
+    foundBy,
+    peer.beat,
+    inheritance?.lanes,
+    inheritance?.rows,
+    inheritance === null ? null : failoverGraceMs,
+  ])
+  if (dead === undefined) return
+  emit({
+    type: 'worker_dead',
+    deadWorkerId: peer.id,
+    foundBy,
+    silentMs: dead.silent_ms,
+    strategy: failover,
+  })
+  await session.run(sql.disconnect, [dead.application])
+}

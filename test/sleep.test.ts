@@ -1,0 +1,111 @@
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { postgres } from '../src/brokers/postgres.ts'
+import { createClaimer, createReceiver, createRelay, type Broker, type Worker } from '../src/index.ts'
+import { recordEvents, type Recorder } from './support/events.ts'
+import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+
+/** Workers that find nothing to do are woken by whoever writes something for them, and nobody is woken in vain. */
+let database: TestDatabase
+let broker: Broker
+let events: Recorder
+let workers: Worker[] = []
+let listener: pg.Client
+const heard: string[] = []
+beforeAll(async () => {
+  database = await createTestDatabase()
+  listener = new pg.Client({ connectionString: database.url })
+  await listener.connect()
+  listener.on('notification', ({ payload }) => void heard.push(payload ?? ''))
+  await listener.query('listen twinbox')
+})
+beforeEach(() => {
+  heard.length = 0
+  events = recordEvents()
+  broker = postgres({ database: database.url })
+})
+afterEach(async () => {
+  await Promise.all(workers.splice(0).map((worker) => worker.stop()))
+  await broker.close()
+})
+afterAll(async () => {
+  await listener.end()
+  await database.drop()
+})
+
+async function start(worker: Worker): Promise<Worker> {
+  workers.push(worker)
+  await worker.start()
+  return worker
+}
+const relay = (): Promise<Worker> =>
+  start(createRelay({ database: database.url, broker, onEvent: events.onEvent }))
+
+/** Not from this process's outbox, whose hints its relays would hear. */
+const publish = `select twinbox.publish('t', '{}'::json)`
+
+/** Whether somebody watches for those that sleep. */
+async function watched(consumer: string): Promise<number> {
+  const rows = await database.query(
+    `select from pg_locks where locktype = 'advisory' and classid = 'twinbox.migration'::regclass and mode = 'ExclusiveLock'
+      and objid = (hashtext($1)::bigint & 4294967295)::oid and granted`,
+    [consumer],
+  )
+  return rows.length
+}
+async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
+  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 20))
+}
+const asleep = (consumer: string): Promise<void> => until(async () => (await watched(consumer)) === 1)
+
+test('a relay that sleeps is woken by what is published, and the claimers by what arrives', async () => {
+  await start(createReceiver({ database: database.url, broker, consumer: 'c', topics: ['#'] }))
+  await relay()
+  await start(
+    createClaimer({ database: database.url, consumer: 'c', onEvent: events.onEvent }, { '#': () => {} }),
+  )
+  await Promise.all([asleep(''), asleep('c')])
+  await database.query(publish)
+  await events.next('sent')
+  await events.next('handled')
+  await until(() => heard.includes('') && heard.includes('c'))
+  // Awake again, they look by themselves, and nobody waits for anybody at the commit.
+  expect(await watched('')).toBe(0)
+  const before = heard.filter((consumer) => consumer === '').length
+  await database.query(publish)
+  await events.next('handled', undefined, 2)
+  expect(heard.filter((consumer) => consumer === '')).toHaveLength(before)
+})
+
+test('nobody falls asleep over a transaction that has published', async () => {
+  const client = await database.pool.connect()
+  await client.query('begin')
+  await client.query(publish)
+  await relay()
+  // What shall not happen gives no sign.
+  await new Promise((resolve) => setTimeout(resolve, 1500))
+  expect(await watched('')).toBe(0)
+  await client.query('commit')
+  client.release()
+  await asleep('')
+  expect(await watched('')).toBe(1)
+})
+
+test('of several that sleep one watches, and when it leaves, another one does', async () => {
+  await Promise.all([relay(), relay(), relay()])
+  await asleep('')
+  for (let left = 3; left > 1; left--) {
+    const [holder] = await database.query<{ id: number }>(
+      `select w.id from pg_locks as l join pg_stat_activity as a using (pid)
+        join twinbox.worker as w on w.application = a.application_name
+      where l.locktype = 'advisory' and l.classid = 'twinbox.migration'::regclass and l.mode = 'ExclusiveLock' and l.granted`,
+    )
+    const watcher = workers.find(({ id }) => id === holder!.id)!
+    await watcher.stop()
+    workers = workers.filter((worker) => worker !== watcher)
+    await asleep('')
+  }
+  await database.query(publish)
+  await until(() => heard.length > 0)
+  expect(heard).toContain('')
+})
