@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { findKafka } from './support/kafka.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { findRabbitmq } from './support/rabbitmq.ts'
-import { describeWith, isMissing } from './support/require.ts'
+import { describeWith } from './support/require.ts'
 
 const main = resolve('.build/src/cli/main.js')
 const rabbitmq = await findRabbitmq()
@@ -16,7 +16,6 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await database.drop()
-  for (const service of [rabbitmq, kafka]) if (!isMissing(service)) await service.stop()
 })
 
 interface Ended {

@@ -123,7 +123,6 @@ describeWith('openssl', certificate, 'TLS', (tls) => {
 
   describe('to RabbitMQ', async () => {
     const server = await startRabbitmq(tls)
-    if (!isMissing(server)) afterAll(() => server.stop())
     describeWith('rabbitmq', server, 'with a certificate', ({ tlsPort, url }) => {
       const send = async (host: string, port: number, ca: string): Promise<SendOutcome> => {
         const broker = rabbitmq({
@@ -158,7 +157,6 @@ describeWith('openssl', certificate, 'TLS', (tls) => {
 
   describe('to Kafka', async () => {
     const server = await startTlsKafka(tls)
-    if (!isMissing(server)) afterAll(() => server.stop())
     describeWith('kafka', server, 'with a certificate', ({ tlsAddress, brokers }) => {
       const send = async (address: string, ca: string): Promise<SendOutcome> => {
         const broker = kafka({

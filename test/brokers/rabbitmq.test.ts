@@ -1,5 +1,5 @@
 import { CloudEvent } from 'cloudevents'
-import { afterAll, expect, it } from 'vitest'
+import { expect, it } from 'vitest'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
 import type { OutgoingMessage } from '../../src/message.ts'
 import { findRabbitmq } from '../support/rabbitmq.ts'
@@ -9,8 +9,7 @@ import { brokerContract } from './contract.ts'
 import { never, useFixture } from './rabbitmq/fixture.ts'
 
 /** How it behaves with a server in good health. What may break stands in `rabbitmq/`. */
-describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker', ({ url, stop }) => {
-  afterAll(stop)
+describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker', ({ url }) => {
   const fixture = useFixture(() => url)
   const { make, newTopic, queueOf, admin, exchange } = fixture
 

@@ -1,8 +1,8 @@
-import { afterAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { Broker } from '../../src/brokers/broker.ts'
 import type { TwinboxEvent } from '../../src/events.ts'
 import type { Worker } from '../../src/worker.ts'
-import { describeWith, isMissing, type Found } from '../support/require.ts'
+import { describeWith } from '../support/require.ts'
 import { findKafka } from '../support/kafka.ts'
 import { findRabbitmq } from '../support/rabbitmq.ts'
 import { cells, type Cell } from './cells.ts'
@@ -138,10 +138,4 @@ describeWith('rabbitmq', rabbit, 'kill matrix', ({ url }) => {
 
 describeWith('kafka', kafka, 'kill matrix', ({ brokers }) => {
   suite('kafka', () => ({ kind: 'kafka', brokers, group: unique('twinbox.test') }))
-})
-
-afterAll(async () => {
-  for (const service of [rabbit, kafka] as Found<{ stop?: () => Promise<void> }>[]) {
-    if (!isMissing(service)) await service.stop?.()
-  }
 })

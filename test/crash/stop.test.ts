@@ -1,7 +1,7 @@
-import { afterAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { findKafka } from '../support/kafka.ts'
 import { findRabbitmq } from '../support/rabbitmq.ts'
-import { describeWith, isMissing, type Found } from '../support/require.ts'
+import { describeWith } from '../support/require.ts'
 import { Stage, unique } from './stage.ts'
 import type { BrokerSpec } from './worker.ts'
 
@@ -35,10 +35,4 @@ describeWith('rabbitmq', rabbit, 'stop', ({ url }) => {
 })
 describeWith('kafka', kafka, 'stop', ({ brokers }) => {
   suite(() => ({ kind: 'kafka', brokers, group: unique('twinbox.test') }))
-})
-
-afterAll(async () => {
-  for (const service of [rabbit, kafka] as Found<{ stop?: () => Promise<void> }>[]) {
-    if (!isMissing(service)) await service.stop?.()
-  }
 })

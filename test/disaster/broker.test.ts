@@ -1,4 +1,4 @@
-import { afterAll, afterEach, expect, test } from 'vitest'
+import { afterEach, expect, test } from 'vitest'
 import { Stage, unique } from '../crash/stage.ts'
 import { describeWith } from '../support/require.ts'
 import { startRabbitmq } from '../support/rabbitmq.ts'
@@ -9,7 +9,6 @@ describeWith('rabbitmq', await startRabbitmq(), 'broker restart', (node) => {
   const { url } = node
   let stage: Stage | undefined
   afterEach(() => stage?.close())
-  afterAll(() => node.stop())
 
   test('publishing goes on while it is down, nothing is held against a message, and all workers resume', async () => {
     const exchange = unique('twinbox.test')

@@ -74,7 +74,8 @@ test(
       // Where it fails is worth more than the shortest way to fail: a history takes a second.
       { numRuns: runs, seed, endOnFailure: true },
     )
-    for (const type of ['worker_dead', 'takeover', 'lease_lost', 'message_failed', 'lanes_released'])
+    const survived = ['worker_dead', 'takeover', 'lease_lost', 'message_failed', 'parked', 'lanes_released']
+    for (const type of survived)
       expect([type, happened.get(type) ?? 0]).toEqual([
         type,
         expect.toSatisfy((count: number) => count > runs / 20),

@@ -10,6 +10,7 @@ import {
   type Broker,
   type Message,
   type Worker,
+  RetryLaterError,
 } from '../../src/index.ts'
 import type { TestDatabase } from '../support/postgres.ts'
 import { owning, type SteppedLoop } from './loops.ts'
@@ -53,6 +54,8 @@ export const topic = 'model'
 export const consumer = 'model'
 export const publishers = 3
 const keys = ['a', 'b', 'c', null]
+/** A retry that is so far off parks its key, instead of keeping it in hand. */
+const parkedMs = 8000
 
 /** What a publisher has written in its open transaction. */
 interface Published {
@@ -80,7 +83,7 @@ interface Member {
 interface Handling {
   readonly by: Member
   finish(): Promise<void>
-  fail(): void
+  fail(isPatient: boolean): void
 }
 
 /** What ends or begins at a time, in the database, does so earlier. */
@@ -168,7 +171,8 @@ export class World {
             () => resolve(),
             (error: unknown) => reject(error as Error),
           ),
-        fail: () => reject(new Error('on purpose')),
+        fail: (isPatient) =>
+          reject(isPatient ? new RetryLaterError({ afterMs: parkedMs }) : new Error('on purpose')),
       })
     })
   }
@@ -253,8 +257,9 @@ export class World {
     const able = this.#handlings.filter(({ by }) => !by.isFrozen)
     const handling = able[pick % able.length]
     if (handling === undefined) return
+    const rest = Math.floor(pick / able.length)
     this.#handlings.splice(this.#handlings.indexOf(handling), 1)
-    if (act === 'fail') handling.fail()
+    if (act === 'fail') handling.fail(rest % 2 === 0)
     else await handling.finish()
     await this.#quiet()
   }
@@ -286,7 +291,7 @@ export class World {
     const stopped = member.worker.stop()
     for (const handling of this.#handlings.filter(({ by }) => by === member)) {
       this.#handlings.splice(this.#handlings.indexOf(handling), 1)
-      handling.fail()
+      handling.fail(false)
     }
     await stopped
   }

@@ -1,9 +1,9 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
-import { afterAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { findKafka } from '../support/kafka.ts'
 import { findRabbitmq } from '../support/rabbitmq.ts'
-import { describeWith, isMissing, type Found } from '../support/require.ts'
+import { describeWith } from '../support/require.ts'
 
 /** The command, short: some seconds of load with a handful of faults on a Postgres of its own, and everything holds. */
 const main = new URL('../../.build/src/cli/main.js', import.meta.url).pathname
@@ -39,9 +39,3 @@ function suite(broker: string, url: readonly string[]): void {
 describeWith('postgres', {}, 'soak', () => suite('postgres', []))
 describeWith('rabbitmq', rabbit, 'soak', ({ url }) => suite('rabbitmq', ['--url', url]))
 describeWith('kafka', kafka, 'soak', ({ brokers }) => suite('kafka', ['--url', brokers.join(',')]))
-
-afterAll(async () => {
-  for (const service of [rabbit, kafka] as Found<{ stop?: () => Promise<void> }>[]) {
-    if (!isMissing(service)) await service.stop?.()
-  }
-})

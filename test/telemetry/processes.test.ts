@@ -1,10 +1,10 @@
-import { afterAll, afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { BrokerSpec } from '../crash/worker.ts'
 import { Stage, unique } from '../crash/stage.ts'
 import { findKafka } from '../support/kafka.ts'
 import { startCollector, type Collector, type SeenSpan } from '../support/otlp.ts'
 import { findRabbitmq } from '../support/rabbitmq.ts'
-import { describeWith, isMissing } from '../support/require.ts'
+import { describeWith } from '../support/require.ts'
 
 /**
  * A message's way over four processes, each with an OpenTelemetry SDK of its own that exports to one collector, is one
@@ -12,10 +12,6 @@ import { describeWith, isMissing } from '../support/require.ts'
  */
 const rabbit = await findRabbitmq()
 const kafka = await findKafka()
-afterAll(async () => {
-  if (!isMissing(rabbit)) await rabbit.stop()
-  if (!isMissing(kafka)) await kafka.stop()
-})
 
 const [internal, client, producer, consumer] = [1, 3, 4, 5]
 

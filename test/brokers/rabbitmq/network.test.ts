@@ -1,4 +1,4 @@
-import { afterAll, expect, it } from 'vitest'
+import { expect, it } from 'vitest'
 import type { Broker, IncomingMessage } from '../../../src/brokers/broker.ts'
 import type { BrokerError } from '../../../src/errors.ts'
 import { findRabbitmq } from '../../support/rabbitmq.ts'
@@ -10,8 +10,7 @@ import { never, useFixture } from './fixture.ts'
 const confirmation = Uint8Array.of(0, 60, 0, 80)
 
 /** What a network can do. */
-describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker on a bad network', ({ url, stop }) => {
-  afterAll(stop)
+describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker on a bad network', ({ url }) => {
   const { make, makeBehindProxy, newTopic, admin, exchange } = useFixture(() => url)
   const send = (broker: Broker, topic: string, count = 1) =>
     broker.send(

@@ -1,4 +1,4 @@
-import { afterAll, expect, it } from 'vitest'
+import { expect, it } from 'vitest'
 import type { Broker, SendOutcome } from '../../../src/brokers/broker.ts'
 import type { BrokerError } from '../../../src/errors.ts'
 import { findRabbitmq } from '../../support/rabbitmq.ts'
@@ -7,8 +7,7 @@ import { collector, errorOf, outgoing, statuses, subscribe } from '../collector.
 import { never, useFixture } from './fixture.ts'
 
 /** What a careless operator can do. */
-describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker and its operators', ({ url, stop }) => {
-  afterAll(stop)
+describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker and its operators', ({ url }) => {
   const { make, newTopic, queueOf, admin, exchange } = useFixture(() => url)
   const send = (broker: Broker, topic: string, count = 1): Promise<readonly SendOutcome[]> =>
     broker.send(

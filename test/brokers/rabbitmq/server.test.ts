@@ -1,4 +1,4 @@
-import { afterAll, expect, it } from 'vitest'
+import { expect, it } from 'vitest'
 import type { BrokerError } from '../../../src/errors.ts'
 import { ownMaxMessageBytes, startRabbitmq } from '../../support/rabbitmq.ts'
 import { describeWith } from '../../support/require.ts'
@@ -15,8 +15,6 @@ describeWith(
   await startRabbitmq(),
   'The RabbitMQ broker and a server of its own',
   (server) => {
-    // Hooks that clean up run in reverse: this one last.
-    afterAll(() => server.stop())
     const { make, newTopic, exchange } = useFixture(() => server.url)
 
     brokerContract('rabbitmq with a low limit', {
