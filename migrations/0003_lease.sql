@@ -58,35 +58,4 @@ create table twinbox.lane (
 
 insert into twinbox.lane (consumer, lane) select '', generate_series(0, 63);
 
--- Completes one message inside its handler's transaction, if the fence is still the holder's. Returns which transaction
--- that is, as in src/database/sql/server.ts, or null if the claim was lost.
---
--- A function, since a handler's connection is not ours to set: the plan is made once per session and is an index scan
--- even if the table was empty then, with the handler's own planner settings as they were.
-create function twinbox.complete(consumer text, lane smallint, seq bigint, fence bigint, id uuid) returns text
-  language plpgsql volatile
-  set enable_seqscan = off
-  set enable_bitmapscan = off
-as $$
-begin
-  if complete.lane < 64 then
-    delete from twinbox.inbox as i
-    where i.consumer = complete.consumer and i.lane = complete.lane and i.seq = complete.seq and i.id = complete.id
-      and exists (
-        select from twinbox.lane as l
-        where l.consumer = complete.consumer and l.lane = complete.lane and l.fence = complete.fence
-      );
-  else
-    delete from twinbox.inbox as i
-    where i.consumer = complete.consumer and i.lane = complete.lane and i.seq = complete.seq and i.id = complete.id
-      and i.fence = complete.fence;
-  end if;
-  if not found then
-    return null;
-  end if;
-  return pg_current_xact_id_if_assigned()::text || ' ' || extract(epoch from pg_postmaster_start_time()) || ' ' ||
-    extract(epoch from now());
-end
-$$;
-
 insert into twinbox.migration (version, name) values (3, 'lease');

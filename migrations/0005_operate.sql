@@ -80,6 +80,63 @@ create index handled_id on twinbox.handled (id);
 -- Serves pruning; BRIN for the reason given at dedupe_expires_at.
 create index handled_at on twinbox.handled using brin (handled_at) with (autosummarize = on);
 
+-- Completes messages at the end of their handler's transaction, all of them or none: if the fence of one is no longer
+-- the holder's, it raises TWX01, and what the handler wrote is rolled back. With a worker, a history is kept.
+--
+-- A function, since a handler's connection is not ours to set: the plan is made once per session, or planning would cost
+-- more than completing, and is an index scan even if the table was empty then.
+create function twinbox.complete(
+  consumer text, lanes smallint[], seqs bigint[], fences bigint[], ids uuid[], attempts smallint[], worker integer
+) returns void
+  language plpgsql volatile
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  completed bigint;
+begin
+  -- By far the most frequent case, at half the cost.
+  if cardinality(complete.seqs) = 1 and complete.worker is null then
+    delete from twinbox.inbox as i
+    where i.consumer = complete.consumer and i.lane = complete.lanes[1] and i.seq = complete.seqs[1]
+      and i.id = complete.ids[1] and case
+        when complete.lanes[1] < 64 then exists (
+          select from twinbox.lane as l
+          where l.consumer = complete.consumer and l.lane = complete.lanes[1] and l.fence = complete.fences[1])
+        else i.fence = complete.fences[1] end;
+    if not found then
+      raise exception using errcode = 'TWX01', message = 'The message is held by somebody else.';
+    end if;
+    return;
+  end if;
+  with gone as (
+    delete from twinbox.inbox as i
+    using unnest(complete.lanes, complete.seqs, complete.fences, complete.ids, complete.attempts)
+      as a(lane, seq, fence, id, attempt)
+    where i.consumer = complete.consumer and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
+      when a.lane < 64 then exists (
+        select from twinbox.lane as l
+        where l.consumer = complete.consumer and l.lane = a.lane and l.fence = a.fence)
+      else i.fence = a.fence end
+    returning i.id, i.topic, i.key, i.received_at, i.published_at, a.attempt
+  ),
+  kept as (
+    insert into twinbox.handled (consumer, id, topic, key, received_at, published_at, attempt, worker)
+    select complete.consumer, id, topic, key, received_at, published_at, attempt, complete.worker
+    from gone where complete.worker is not null
+  )
+  select count(*) into completed from gone;
+  if completed < cardinality(complete.seqs) then
+    raise exception using errcode = 'TWX01',
+      message = format('%s of %s messages are held by somebody else.',
+        cardinality(complete.seqs) - completed, cardinality(complete.seqs));
+  end if;
+end
+$$;
+
 -- A recurring message.
 create table twinbox.schedule (
   name text collate "C" primary key,

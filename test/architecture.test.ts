@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -406,4 +407,8 @@ describe('documentation', () => {
     expect(silent.filter((option) => !plain.includes(option))).toEqual([])
     expect(exported.length).toBeGreaterThan(20)
   })
+})
+
+test.each(filesOf('test/mutants', /\.patch$/))('the planted bug %s can still be planted', (patch) => {
+  expect(() => execFileSync('git', ['apply', '--check', patch], { cwd: root, stdio: 'pipe' })).not.toThrow()
 })

@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bookkeepingSettings } from '../src/database/sql/server.ts'
+import { completionSql } from '../src/database/sql/completion.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { outboxSql } from '../src/database/sql/outbox.ts'
@@ -54,14 +55,22 @@ const batch = 100
 const lanes = Array.from({ length: 64 }, (_, lane) => lane)
 const stripes = Array.from({ length: 8 }, (_, index) => 64 + index)
 
+interface Row {
+  readonly lane: number
+  readonly seq: number
+  readonly id: string
+}
+
 /** The statements as the workers run them, with reads that start at `floor`, over the messages right above it. */
 function statements(
   floor: number,
-  first: { lane: number; seq: number; id: string }[],
-  stripe: { lane: number; seq: number; id: string }[],
+  first: readonly Row[],
+  inLanes: readonly Row[],
+  stripe: readonly Row[],
 ): [string, Statement, unknown[]][] {
   const outbox = outboxSql('twinbox')
   const inbox = inboxSql('twinbox')
+  const completion = completionSql('twinbox')
   const waiting = waitingSql('twinbox')
   const laneStatements = laneSql('twinbox')
   const each = <Value>(value: Value, count = batch): Value[] => Array.from({ length: count }, () => value)
@@ -109,7 +118,7 @@ function statements(
     ],
     [
       'complete rows',
-      inbox.complete,
+      completion.complete,
       [
         'c',
         stripe.map(({ lane }) => lane),
@@ -120,9 +129,20 @@ function statements(
     ],
     [
       'complete in lanes',
-      inbox.complete,
-      ['c', first.map(({ lane }) => lane), first.map(({ seq }) => seq), each(0), first.map(({ id }) => id)],
+      completion.complete,
+      [
+        'c',
+        inLanes.map(({ lane }) => lane),
+        inLanes.map(({ seq }) => seq),
+        each(0),
+        inLanes.map(({ id }) => id),
+      ],
     ],
+    ...(['rows', 'in lanes'] as const).map((where): [string, Statement, unknown[]] => {
+      const claims = (where === 'rows' ? stripe : inLanes).map((row) => ({ ...row, fence: 0, attempt: 1 }))
+      const text = completion.completeAndCommit('c', claims, null).replace('; commit', '')
+      return [`complete ${where} in a transaction`, { text }, []]
+    }),
     [
       'renew rows',
       inbox.renew,
@@ -160,7 +180,7 @@ function statements(
     ['parked keys', waiting.parkedKeys, ['c', lanes]],
     [
       'fence unused',
-      inbox.complete,
+      completion.complete,
       ['c', stripe.map(({ lane }) => lane), stripe.map(({ seq }) => seq), fence, stripe.map(({ id }) => id)],
     ],
   ]
@@ -231,30 +251,19 @@ describe.each([
   })
 
   test('every hot statement is an index scan over few pages', async () => {
-    const first = await database.query<{ lane: number; seq: number; id: string }>(
+    const first = await database.query<Row>(
       `select lane, seq::int, id from twinbox.outbox where seq > ${floor} order by seq limit ${batch}`,
     )
-    const inbox = await database.query<{ lane: number; seq: number; id: string }>(
+    const inbox = await database.query<Row>(
       `select lane, seq::int, id from twinbox.inbox where seq > ${floor} and lane < 64 order by seq limit ${batch}`,
     )
-    const stripe = await database.query<{ lane: number; seq: number; id: string }>(
+    const stripe = await database.query<Row>(
       `select lane, seq::int, id from twinbox.inbox where seq > ${floor} and lane >= 64 order by seq limit ${batch}`,
     )
     const faults: string[] = []
     const figures: Record<string, number> = {}
-    for (const [name, statement, values] of statements(floor, first, stripe)) {
-      const usesInbox = name.includes('in lanes') || name === 'read lanes'
-      const patched =
-        usesInbox && name !== 'read lanes'
-          ? [
-              values[0],
-              inbox.map(({ lane }) => lane),
-              inbox.map(({ seq }) => seq),
-              values[3],
-              inbox.map(({ id }) => id),
-            ]
-          : values
-      const plan = await explain(client, statement, patched)
+    for (const [name, statement, values] of statements(floor, first, inbox, stripe)) {
+      const plan = await explain(client, statement, values)
       figures[name] = plan.buffers
       // A hundred rows by primary key take some pages each, 64 lanes about ten each; passing over the dead takes thousands.
       // What waits for a time is not looked at before it.
@@ -268,9 +277,9 @@ describe.each([
 
   test('without the floor the same read visits the dead', async () => {
     if (holder === null) return
-    const [, statement, values] = statements(0, [], [])[0]!
+    const [, statement, values] = statements(0, [], [], [])[0]!
     const without = await explain(client, statement, values)
-    const [, , bounded] = statements(floor, [], [])[0]!
+    const [, , bounded] = statements(floor, [], [], [])[0]!
     const withFloor = await explain(client, statement, bounded)
     // Proof that the situation is the one that was meant: the dead rows are there and cost something.
     expect(without.buffers).toBeGreaterThan(withFloor.buffers * 1.5)

@@ -284,7 +284,7 @@ describe('under their roles', () => {
   )
 
   test.each([0, 60_000])(
-    'a frozen COMMIT holds its message for seconds only, even from one who logs in as somebody else (keepHandledMs %i)',
+    'a frozen transaction does not hold its message, even from one who logs in as somebody else (keepHandledMs %i)',
     async (keepHandledMs) => {
       const options = { heartbeatMs: 100, deadAfterMs: 1000, keepHandledMs }
       const receiver = stage.start({ role: 'receiver', database: await user('receiver') })
@@ -293,7 +293,7 @@ describe('under their roles', () => {
         role: 'claimer',
         database: await user('claimer'),
         options,
-        dieAt: { point: 'claimer.before_commit', hit: 3, signal: 'SIGSTOP' },
+        dieAt: { point: 'claimer.before_settle', hit: 3, signal: 'SIGSTOP' },
       })
       for (const actor of [receiver, relay, frozen]) await actor.started
       await stage.publish(['a', null, 'b', null, 'a', 'b', null])

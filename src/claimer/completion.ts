@@ -1,29 +1,17 @@
 import type { Statement } from '../database/database.ts'
-import { inboxSql } from '../database/sql/inbox.ts'
+import { completionSql } from '../database/sql/completion.ts'
 import { plainArray } from '../database/sql/statement.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './hand.ts'
 
-/**
- * How claims are completed: deleted, and if the claimer keeps a history, written down there in the same statement.
- * @param within whether it is a statement of the handler's transaction, whose outcome may have to be asked for
- */
+type Parts = Pick<ClaimerContext, 'database' | 'consumer' | 'settings' | 'lanes'>
+
+/** How claims are completed: deleted, and if the claimer keeps a history, written down there in the same statement. */
 export function completion(
-  {
-    database,
-    consumer,
-    settings,
-    lanes,
-  }: Pick<ClaimerContext, 'database' | 'consumer' | 'settings' | 'lanes'>,
+  { database, consumer, settings, lanes }: Parts,
   claims: readonly Claim[],
-  within = false,
 ): [Statement, unknown[]] {
-  const { complete, completeWithin, completeOneWithin, completeAndKeep } = inboxSql(database.schema)
-  const keeps = settings.keepHandledMs > 0
-  if (within && !keeps && claims.length === 1) {
-    const { lane, seq, fence, id } = claims[0]!
-    return [completeOneWithin, [consumer, lane, seq, fence, id]]
-  }
+  const { complete, completeAndKeep } = completionSql(database.schema)
   const values = [
     consumer,
     claims.map(({ lane }) => lane),
@@ -31,6 +19,15 @@ export function completion(
     claims.map(({ fence }) => fence),
     plainArray(claims.map(({ id }) => id)),
   ]
-  if (!keeps) return [within ? completeWithin : complete, values]
+  if (settings.keepHandledMs === 0) return [complete, values]
   return [completeAndKeep, [...values, claims.map(({ attempt }) => attempt), lanes.workerId]]
+}
+
+/** The same as the end of their handler's transaction, all of them or none. */
+export function completionAndCommit(
+  { database, consumer, settings, lanes }: Parts,
+  claims: readonly Claim[],
+): string {
+  const worker = settings.keepHandledMs > 0 ? lanes.workerId : null
+  return completionSql(database.schema).completeAndCommit(consumer, claims, worker)
 }

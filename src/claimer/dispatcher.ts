@@ -1,5 +1,5 @@
 import { LeaseLostError, OptionError } from '../errors.ts'
-import { completion } from './completion.ts'
+import { completionAndCommit } from './completion.ts'
 import { noFailpoint } from '../failpoint.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './hand.ts'
@@ -199,9 +199,8 @@ export class Dispatcher {
         for (const claim of completed) hand.done(claim)
         return completed
       }
-      const ofThese = (done: readonly Claim[]): ReturnType<typeof completion> =>
-        completion(this.#parts.context, done, true)
-      const parts = { database, consumer, failpoint, complete, completion: ofThese, trace }
+      const ending = (): string => completionAndCommit(this.#parts.context, claims)
+      const parts = { database, consumer, failpoint, complete, ending, trace }
       await handle(parts, handler, claims, work)
       trace?.end()
       for (const claim of claims) hand.done(claim)

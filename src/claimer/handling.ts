@@ -1,8 +1,9 @@
 import type pg from 'pg'
-import type { Database, Statement } from '../database/database.ts'
-import { bounded, commit, useClient } from '../database/database.ts'
+import type { Database } from '../database/database.ts'
+import { bounded, useClient } from '../database/database.ts'
 import { kyselyTransaction } from '../database/kysely.ts'
-import { begin, commit as commitSql, rollback } from '../database/sql/server.ts'
+import { claimLost } from '../database/sql/completion.ts'
+import { begin, rollback } from '../database/sql/server.ts'
 import { isConnectionLost, sqlstate } from '../database/sqlstate.ts'
 import { HandleTimeoutError, LeaseLostError, TransactionError, TwinboxError } from '../errors.ts'
 import type { Failpoint } from '../failpoint.ts'
@@ -30,8 +31,8 @@ export interface HandlingParts {
   readonly consumer: string
   readonly failpoint: Failpoint
   readonly complete: Complete
-  /** The statement that completes claims, for the handler's transaction. */
-  readonly completion: (claims: readonly Claim[]) => [Statement, unknown[]]
+  /** What ends the handler's transaction: it completes the claims and commits, or raises. */
+  readonly ending: () => string
   /** What the handler does belongs to it. */
   readonly trace: Trace | null
 }
@@ -40,7 +41,7 @@ export interface HandlingParts {
  * Runs one handler over one message, or over a batch of them, and completes them.
  *
  * With a transaction, the completion is a statement of that transaction and names the fence: if the claim has been
- * lost, it touches no row, and everything that the handler wrote is rolled back. Without one, the completion comes
+ * lost, it raises, and everything that the handler wrote is rolled back. Without one, the completion comes
  * after the handler has returned, so that a crash in between repeats the message.
  *
  * @param begun what the handler has given, if it has been called already; only without a transaction
@@ -128,6 +129,7 @@ async function inTransaction(
   // Under the handler's feet the connection may go; what the handler makes of that error says nothing about it.
   let broken: unknown = null
   const onError = (error: unknown): void => void (broken ??= error)
+  let isEnding = false
   client.on('error', onError)
   try {
     await useClient(client, async () => {
@@ -143,14 +145,9 @@ async function inTransaction(
           )
         }
         await failpoint('claimer.before_settle')
-        // Not a named statement, whose plan would be kept: for several it must fit the table as it is now, and a handler's
-        // connection keeps its own planner settings. For one there is a function, which looks after its plan by itself.
-        const [{ text }, values] = parts.completion(claims)
         for (const claim of claims) claim.settling = true
-        const completed = await abort.unless(database.run<{ xid: string }>(client, { text }, values))
-        if (completed.length < claims.length) throw lost(claims)
-        await failpoint('claimer.before_commit')
-        await abort.unless(commit(client, database.pool, completed[0]!.xid, bounded(commitSql)))
+        isEnding = true
+        await abort.unless(client.query(bounded(parts.ending())))
         await failpoint('claimer.after_commit')
       } catch (error) {
         if (abort.aborted) {
@@ -163,6 +160,7 @@ async function inTransaction(
     })
   } catch (error) {
     if (error instanceof DestroyConnection) throw error.cause
+    if (sqlstate(error) === claimLost) throw lost(claims)
     if (sqlstate(error) === '25P02') {
       throw new TransactionError(
         'TRANSACTION_ABORTED',
@@ -170,10 +168,9 @@ async function inTransaction(
         { cause: error },
       )
     }
-    if (error instanceof TransactionError && error.code === 'COMMIT_UNKNOWN')
-      throw new Interrupted(error, true)
+    // If it may have been committed, what is still in the inbox tells.
     if (broken !== null || isConnectionLost(error) || isConnectionLost(causeOf(error))) {
-      throw new Interrupted(error, false)
+      throw new Interrupted(error, isEnding)
     }
     throw error
   } finally {

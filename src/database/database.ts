@@ -275,15 +275,10 @@ export const bounded = (text: string): pg.QueryConfig =>
   ({ text, query_timeout: queryTimeoutMs }) as pg.QueryConfig
 
 /** COMMIT, and the truth about it. */
-export async function commit(
-  client: pg.ClientBase,
-  pool: pg.Pool,
-  xid: string | null,
-  statement: pg.QueryConfig = { text: sql.commit },
-): Promise<void> {
+async function commit(client: pg.ClientBase, pool: pg.Pool, xid: string | null): Promise<void> {
   let command: string
   try {
-    command = (await client.query(statement)).command
+    command = (await client.query(sql.commit)).command
   } catch (error) {
     if (!isConnectionLost(error)) throw error
     const status = xid === null ? 'aborted' : await transactionStatus(pool, xid)

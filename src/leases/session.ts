@@ -21,6 +21,7 @@ export class Session {
   readonly #database: Database
   readonly #options: SessionOptions
   #client: pg.Client | null = null
+  #turn: Promise<unknown> = Promise.resolve()
 
   constructor(database: Database, options: SessionOptions) {
     this.#database = database
@@ -45,9 +46,13 @@ export class Session {
   }
 
   async run<Row>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
+    const client = this.#client
     // Dropped by the watchdog, between two statements of a round.
-    if (this.#client === null) throw new Error('Connection terminated: the worker gave its session up.')
-    return this.#database.run<Row>(this.#client, statement, values)
+    if (client === null) throw new Error('Connection terminated: the worker gave its session up.')
+    // One after the other: a client of pg has no queue that it would stand by.
+    const turn = this.#turn.then(() => this.#database.run<Row>(client, statement, values))
+    this.#turn = turn.catch(() => {})
+    return turn
   }
 
   /** Behind a pooler a session lock would belong to whoever uses the server connection next: then there is none. */

@@ -1,6 +1,6 @@
 import { writeSync } from 'node:fs'
 import pg from 'pg'
-import { inboxSql } from '../../src/database/sql/inbox.ts'
+import { completionSql } from '../../src/database/sql/completion.ts'
 import { noFailpoint, type Failpoint } from '../../src/failpoint.ts'
 
 /**
@@ -49,8 +49,8 @@ function watchStatements(reach: (at: string) => Promise<void> | undefined): void
     const name = nameOf(args[0] as string | pg.QueryConfig, last.get(this))
     if (name !== undefined && !name.startsWith('commit')) last.set(this, name)
     await reach(`before ${name}`)
-    const result = (await original.apply(this, args)) as pg.QueryResult<Row>
-    const { rows, rowCount } = result
+    const result = (await original.apply(this, args)) as pg.QueryResult<Row> | pg.QueryResult<Row>[]
+    const { rows, rowCount } = [result].flat()[0]!
     if (rows.length === 0 ? rowCount !== 0 : rows.some(isFound)) await reach(`after ${name}`)
     return result
   }
@@ -62,14 +62,14 @@ function watchStatements(reach: (at: string) => Promise<void> | undefined): void
   } as typeof pg.Client.prototype.query
 }
 
-const names = new Map(Object.values(inboxSql('twinbox')).map(({ name, text }) => [text, name]))
+const [completing] = completionSql('twinbox').completeAndCommit('', [], null).split('(')
 
 function nameOf(query: string | pg.QueryConfig, last: string | undefined): string | undefined {
   const { name, text } = typeof query === 'string' ? { name: undefined, text: query } : query
   if (text === 'commit') return `commit ${last}`
-  // Where each run needs a plan of its own, the statement goes without its name; what is pruned has none at all.
-  const known =
-    name ?? names.get(text) ?? /delete from "\w+"\.(\w+) as t\s/.exec(text)?.[1]?.replace(/^/, 'prune_')
+  if (text.startsWith(completing!)) return 'complete_and_commit'
+  // What is pruned has no name, as each table has a plan of its own.
+  const known = name ?? /delete from "\w+"\.(\w+) as t\s/.exec(text)?.[1]?.replace(/^/, 'prune_')
   return known?.split('.').at(-1)
 }
 

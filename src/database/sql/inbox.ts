@@ -1,4 +1,3 @@
-import { commitSoon, identity } from './server.ts'
 import { waking } from './sleep.ts'
 import { columns, fencedClaim, parted, perSchema } from './statement.ts'
 
@@ -135,44 +134,6 @@ export const inboxSql = perSchema((s, statement) => {
         offset 0
       ) as at
       left join (select head.* from head join held using (lane)) as m on true`,
-    ),
-
-    complete: statement(
-      'complete',
-      `delete from ${s}.inbox as i
-      using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[]) as a(lane, seq, fence, id)
-      where ${fenced}
-      returning i.lane, i.seq`,
-    ),
-
-    // The same inside a handler's transaction, whose outcome may have to be asked for.
-    completeWithin: statement(
-      'complete_within',
-      `delete from ${s}.inbox as i
-      using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[]) as a(lane, seq, fence, id)
-      where ${fenced}
-      returning ${identity} as xid, (select ${commitSoon}) as within`,
-    ),
-    completeOneWithin: statement(
-      'complete_one_within',
-      `select c.xid, ${commitSoon} as within from ${s}.complete($1, $2::smallint, $3::bigint, $4::bigint, $5::uuid) as c(xid)
-      where c.xid is not null`,
-    ),
-    // The same, with a history. $6 attempts, $7 the worker.
-    completeAndKeep: statement(
-      'complete_and_keep',
-      `with gone as (
-        delete from ${s}.inbox as i
-        using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[], $6::int[])
-          as a(lane, seq, fence, id, attempt)
-        where ${fenced}
-        returning i.lane, i.seq, i.id, i.topic, i.key, i.received_at, i.published_at, a.attempt, ${identity} as xid
-      ),
-      kept as (
-        insert into ${s}.handled (consumer, id, topic, key, received_at, published_at, attempt, worker)
-        select $1, id, topic, key, received_at, published_at, attempt, $7::int from gone
-      )
-      select lane, seq, xid, (select ${commitSoon}) as within from gone`,
     ),
 
     // Extends the leases of the rows that are still in hand.

@@ -12,9 +12,8 @@ export const serverIdentity = `(pg_postmaster_start_time()::text || ' ' ||
  * Which transaction this is: its id, the server's start and its own. An id alone is not enough to ask for its outcome
  * later: what a crash or a failover has swept away unwritten, its id included, is given out again.
  */
-export const identity = `pg_current_xact_id_if_assigned()::text || ' ' ||
-  extract(epoch from pg_postmaster_start_time()) || ' ' || extract(epoch from now())`
-export const currentXid = `select ${identity} as xid`
+export const currentXid = `select pg_current_xact_id_if_assigned()::text || ' ' ||
+  extract(epoch from pg_postmaster_start_time()) || ' ' || extract(epoch from now()) as xid`
 /**
  * What became of a transaction. That it was committed is believed only of the very server that began it, and if that
  * server has not crashed since, which throws its statistics away: otherwise another one may have been given the id.
@@ -69,13 +68,6 @@ export const keepaliveSettings = {
  */
 export const connectionCheck = { client_connection_check_interval: '1s' } as const
 export const tryConnectionCheck = "select set_config('client_connection_check_interval', '1s', false)"
-
-/**
- * After a completion only COMMIT is left to be said. A process that freezes before it holds the message's row, which no
- * survivor can claim meanwhile; and one that logs in as somebody else may not close the frozen one's connection. So the
- * server ends what says nothing for this long. For the rest of the transaction only, and behind a pooler, too.
- */
-export const commitSoon = "set_config('idle_in_transaction_session_timeout', '5s', true)"
 
 /** Whether this is the primary, and not set to be read-only either. */
 export const takesWrites =

@@ -66,6 +66,9 @@ export const parted = (parameter: string): string => `string_to_array(${paramete
 /** An array of texts that need no escaping, such as ids. */
 export const plainArray = (texts: readonly string[]): string => `{"${texts.join('","')}"}`
 
+/** A text as a literal, whatever `standard_conforming_strings` says. For a message of several statements, which has no parameters. */
+export const quoted = (text: string): string => `E'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
+
 /** Null for a column in which nothing is: `unnest` fills it up. */
 export const unlessEmpty = <Value>(values: readonly (Value | null)[]): readonly (Value | null)[] | null =>
   values.every((value) => value === null) ? null : values

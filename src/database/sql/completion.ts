@@ -1,0 +1,63 @@
+import { commit } from './server.ts'
+import { arrayText, fencedClaim, perSchema, plainArray, quoted } from './statement.ts'
+
+/** The SQLSTATE with which `complete` refuses what is no longer held. */
+export const claimLost = 'TWX01'
+
+/** A claim as its completion names it. */
+export interface Completed {
+  readonly lane: number
+  readonly seq: number
+  readonly fence: number
+  readonly id: string
+  readonly attempt: number
+}
+
+/** How messages that were handled leave the inbox. */
+export const completionSql = perSchema((s, statement) => {
+  const fenced = fencedClaim(s)
+  return {
+    complete: statement(
+      'complete',
+      `delete from ${s}.inbox as i
+      using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[]) as a(lane, seq, fence, id)
+      where ${fenced}
+      returning i.lane, i.seq`,
+    ),
+
+    // The same, with a history. $6 attempts, $7 the worker.
+    completeAndKeep: statement(
+      'complete_and_keep',
+      `with gone as (
+        delete from ${s}.inbox as i
+        using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[], $6::int[])
+          as a(lane, seq, fence, id, attempt)
+        where ${fenced}
+        returning i.lane, i.seq, i.id, i.topic, i.key, i.received_at, i.published_at, a.attempt
+      ),
+      kept as (
+        insert into ${s}.handled (consumer, id, topic, key, received_at, published_at, attempt, worker)
+        select $1, id, topic, key, received_at, published_at, attempt, $7::int from gone
+      )
+      select lane, seq from gone`,
+    ),
+
+    // The end of a handler's transaction: completion and COMMIT in one message, so that nothing comes between them, no
+    // freeze and no cut. If a claim was lost, the completion raises, and what follows it is not carried out. A message of
+    // several statements has no parameters.
+    completeAndCommit: (consumer: string, claims: readonly Completed[], worker: number | null): string => {
+      const values = [
+        quoted(consumer),
+        ...[
+          arrayText(claims.map(({ lane }) => lane)),
+          arrayText(claims.map(({ seq }) => seq)),
+          arrayText(claims.map(({ fence }) => fence)),
+          plainArray(claims.map(({ id }) => id)),
+          arrayText(claims.map(({ attempt }) => attempt)),
+        ].map((array) => `'${array}'`),
+        worker ?? 'null',
+      ]
+      return `select ${s}.complete(${values.join(', ')}); ${commit}`
+    },
+  }
+})
