@@ -1,7 +1,8 @@
 import pg from 'pg'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { postgres } from '../src/brokers/postgres.ts'
 import { createClaimer, createReceiver, createRelay, type Broker, type Worker } from '../src/index.ts'
+import { Sleep } from '../src/leases/sleep.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
@@ -68,13 +69,24 @@ test('a relay that sleeps is woken by what is published, and the claimers by wha
   await database.query(publish)
   await events.next('sent')
   await events.next('handled')
-  await until(() => heard.includes('') && heard.includes('c'))
-  // Awake again, they look by themselves, and nobody waits for anybody at the commit.
-  expect(await watched('')).toBe(0)
-  const before = heard.filter((consumer) => consumer === '').length
-  await database.query(publish)
-  await events.next('handled', undefined, 2)
-  expect(heard.filter((consumer) => consumer === '')).toHaveLength(before)
+  await expect.poll(() => heard).toEqual(expect.arrayContaining(['', 'c']))
+})
+
+test('while they are awake, nobody is told, and nobody waits for anybody at the commit', async () => {
+  const client = await database.pool.connect()
+  try {
+    // As long as this is open, no relay falls asleep.
+    await client.query('begin')
+    await client.query(publish)
+    await relay()
+    const before = heard.length
+    await database.query(publish)
+    await events.next('sent')
+    expect(heard).toHaveLength(before)
+  } finally {
+    await client.query('commit')
+    client.release()
+  }
 })
 
 test('nobody falls asleep over a transaction that has published', async () => {
@@ -108,4 +120,32 @@ test('of several that sleep one watches, and when it leaves, another one does', 
   await database.query(publish)
   await until(() => heard.length > 0)
   expect(heard).toContain('')
+})
+
+test('whoever is about to fall asleep hears of what is published meanwhile', async () => {
+  // Without their looks, only a NOTIFY can wake them: one that is missed is missed for good.
+  const looks = 1000
+  // oxlint-disable-next-line typescript/unbound-method
+  const { rest } = Sleep.prototype
+  const spy = vi.spyOn(Sleep.prototype, 'rest').mockImplementation(function (
+    this: Sleep,
+    ms: number,
+    dueInMs?: number | null,
+  ) {
+    const pauseMs = rest.call(this, ms, dueInMs)
+    return pauseMs >= looks ? 3_600_000 : pauseMs
+  })
+  try {
+    await Promise.all([relay(), relay()])
+    await asleep('')
+    for (let sent = 0; sent < 100; sent++) {
+      await database.query(publish)
+      await events.next('sent', undefined, sent + 1)
+      // Around the moment at which they fall asleep.
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 60))
+    }
+    await expect.poll(() => database.query('select from twinbox.outbox')).toEqual([])
+  } finally {
+    spy.mockRestore()
+  }
 })
