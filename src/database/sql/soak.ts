@@ -204,14 +204,15 @@ export const soakSql = perSchema((s, statement) => ({
       (select count(*)::int from ${s}.soak_attempt where outcome = 'info') as "openCommits"`,
   ),
 
-  // From a fault until the last that its victims had held was somebody else's; and for what hits no worker, or none
-  // that anything was taken from, from its end until something was handled again.
+  // From a fault until the last that its victims had held was somebody else's, if it was the death of them; or else from
+  // its end until something was handled again. A worker that lives also loses lanes to others that join.
   recovery: statement(
     'soak_recovery',
     `select f.kind, coalesce(
         extract(epoch from (
-          select max(a.at) from ${s}.soak_audit as a
+          select max(a.at) from ${s}.soak_audit as a join ${s}.worker as w on w.id = a.previous
           where a.previous = any (f.workers) and a.holder <> a.previous and a.at between f.at and f.at + interval '2 minutes'
+            and w.ended_by in ('lock', 'heartbeat') and w.ended_at between f.at and f.healed_at + interval '30 seconds'
         ) - f.at),
         extract(epoch from (select min(e.at) from ${s}.soak_effect as e where e.at > f.healed_at) - f.healed_at)
       )::float8 * 1000 as ms
