@@ -24,7 +24,8 @@ export type { Cancellable, Outbox, OutboxOptions, PublishOptions, Published } fr
 export type { TransactionInput } from './outbox/transaction.ts'
 export type { Config, ConsumerConfig } from './config.ts'
 export type { RelayOptions } from './relay/options.ts'
-export type { Identity, ReceiverOptions } from './receiver.ts'
+export type { ReceiverOptions } from './receiver.ts'
+export type { Identity } from './receiver/delivery.ts'
 export type { ClaimerOptions } from './claimer.ts'
 export type {
   BatchHandler,

@@ -1,14 +1,5 @@
 import { randomFillSync, createHash } from 'node:crypto'
-import { limits } from './options.ts'
-import { MessageError, TwinboxError, type MessageErrorCode } from './errors.ts'
-import { asBytes, isPlain, toJson } from './payload.ts'
-
-/**
- * What travels, and the checks on it.
- *
- * Everything that Postgres or a broker could refuse is refused here, in `publish`, before any SQL: an error inside
- * the caller's transaction would abort the caller's work, and an error in the relay would come too late to be heard.
- */
+import { MessageError } from './errors.ts'
 
 /** A message as an application publishes it. */
 export interface NewMessage {
@@ -94,198 +85,6 @@ export interface Message<Payload = unknown> {
 
 export const jsonContentType = 'application/json'
 
-const topicPattern = /^[A-Za-z0-9._-]{1,249}$/
-const headerNamePattern = /^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$/
-const reservedHeaders = /^(ce_|cloudevents|twinbox|x-twinbox)/i
-const contentTypePattern = /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[^\s\p{C};]+)*$/u
-const knownFields = new Set([
-  ...['topic', 'key', 'payload', 'headers', 'contentType', 'dedupeKey'],
-  ...['deliverAt', 'delayMs', 'expiresAt'],
-])
-
-/** Checks a message and gives it an id. @throws MessageError naming the path, the limit and what was found. */
-export function checkMessage(message: NewMessage, maxPayloadBytes: number, at = ''): CheckedMessage {
-  try {
-    return check(message, maxPayloadBytes, at)
-  } catch (error) {
-    if (error instanceof TwinboxError) throw error
-    const path = at.slice(0, -1) || 'message'
-    throw new MessageError('INVALID_MESSAGE', path, `${path} could not be read: a getter or a proxy threw.`, {
-      cause: error,
-    })
-  }
-}
-
-function check(message: NewMessage, maxPayloadBytes: number, at: string): CheckedMessage {
-  const fail = (code: MessageErrorCode, path: string, text: string): never => {
-    throw new MessageError(code, at + path, `${at}${path} ${text}`)
-  }
-  if (typeof message !== 'object' || message === null) {
-    const path = at.slice(0, -1) || 'message'
-    throw new MessageError('INVALID_MESSAGE', path, `${path} must be an object with a topic and a payload.`)
-  }
-  for (const field in message) {
-    if (!knownFields.has(field)) {
-      fail(
-        'UNKNOWN_OPTION',
-        field.slice(0, 100),
-        `is not an option of publish. Known are: ${[...knownFields].join(', ')}.`,
-      )
-    }
-  }
-  const { topic, key, payload, headers, contentType, dedupeKey } = message
-  checkTopic(topic, fail)
-  if (key !== undefined && key !== null) checkText('key', key, limits.keyBytes, 'INVALID_KEY', fail)
-  if (dedupeKey !== undefined) {
-    checkText('dedupeKey', dedupeKey, limits.dedupeKeyBytes, 'INVALID_DEDUPE_KEY', fail)
-  }
-  const bytes = asBytes(payload)
-  if (bytes !== null) {
-    if (contentType !== undefined) checkContentType(contentType, fail)
-  } else if (contentType !== undefined && contentType !== jsonContentType) {
-    fail(
-      'PAYLOAD_TYPE',
-      'contentType',
-      'goes with a Uint8Array payload; anything else is sent as application/json.',
-    )
-  }
-  const content = bytes ?? toJson(payload, maxPayloadBytes, at)
-  const size = typeof content === 'string' ? Buffer.byteLength(content) : content.byteLength
-  if (size > maxPayloadBytes) {
-    fail(
-      'PAYLOAD_TOO_LARGE',
-      'payload',
-      `has ${size} bytes, but the limit is ${maxPayloadBytes} (maxPayloadBytes).`,
-    )
-  }
-  return {
-    id: newMessageId(),
-    topic,
-    key: key ?? null,
-    headers: headers === undefined ? null : checkHeaders(headers, fail),
-    content,
-    contentType: bytes === null ? null : (contentType ?? 'application/octet-stream'),
-    dedupeKey: dedupeKey ?? null,
-    ...checkTimes(message, fail),
-  }
-}
-
-/** When it is to be sent, and until when to be handled. */
-function checkTimes(
-  { deliverAt, delayMs, expiresAt }: NewMessage,
-  fail: Fail,
-): Pick<CheckedMessage, 'deliverAt' | 'delayMs' | 'expiresAt'> {
-  if (deliverAt !== undefined) checkDate('deliverAt', deliverAt, fail)
-  if (delayMs !== undefined) {
-    if (deliverAt !== undefined) fail('INVALID_DURATION', 'delayMs', 'excludes deliverAt: give one of them.')
-    if (typeof delayMs !== 'number' || !(delayMs >= 0 && delayMs <= limits.aheadMs)) {
-      const found = typeof delayMs === 'number' ? String(delayMs) : `of type ${typeof delayMs}`
-      fail('INVALID_DURATION', 'delayMs', `is ${found}, but must be a number from 0 to ${limits.aheadMs}.`)
-    }
-  }
-  if (expiresAt !== undefined) {
-    checkDate('expiresAt', expiresAt, fail)
-    const sentFrom = Math.max(Date.now(), deliverAt?.getTime() ?? Date.now() + (delayMs ?? 0))
-    if (expiresAt.getTime() <= sentFrom)
-      fail('INVALID_DATE', 'expiresAt', 'is not after the time from which it can be sent.')
-  }
-  return { deliverAt: deliverAt ?? null, delayMs: delayMs ?? null, expiresAt: expiresAt ?? null }
-}
-
-function checkDate(path: string, value: unknown, fail: Fail): void {
-  if (!(value instanceof Date) || Number.isNaN(value.getTime()))
-    fail('INVALID_DATE', path, 'must be a valid Date.')
-  else if (value.getTime() > Date.now() + limits.aheadMs)
-    fail('INVALID_DATE', path, `is more than ${limits.aheadMs} ms ahead, the limit.`)
-}
-
-type Fail = (code: MessageErrorCode, path: string, text: string) => never
-
-function checkTopic(topic: unknown, fail: Fail): void {
-  if (typeof topic !== 'string' || !topicPattern.test(topic)) {
-    const found =
-      typeof topic === 'string' ? `has ${topic.length} characters, or others` : `is of type ${typeof topic}`
-    fail('INVALID_TOPIC', 'topic', `must be 1 to 249 characters of A-Z a-z 0-9 . _ - and ${found}.`)
-  }
-  if (topic === '.' || topic === '..')
-    fail('INVALID_TOPIC', 'topic', 'may not be "." or "..": Kafka forbids both.')
-}
-
-function checkText(path: string, value: unknown, maxBytes: number, code: MessageErrorCode, fail: Fail): void {
-  if (typeof value !== 'string') {
-    // String({}) would give every message the same key, and drop all but one as duplicates.
-    return fail(code, path, `must be a string, but is of type ${typeof value}.`)
-  }
-  if (value === '') fail(code, path, 'may not be empty; leave it out instead.')
-  const size = Buffer.byteLength(value)
-  if (size > maxBytes) fail(code, path, `has ${size} bytes, but the limit is ${maxBytes}.`)
-  checkStorable(path, value, fail)
-}
-
-function checkStorable(path: string, value: string, fail: Fail): void {
-  if (value.includes('\0'))
-    fail('INVALID_TEXT', path, 'contains a NUL character, which Postgres cannot store.')
-  // Buffer.from would quietly replace a lone surrogate by U+FFFD: two different keys would become one.
-  if (!value.isWellFormed())
-    fail('INVALID_TEXT', path, 'contains a lone surrogate, so it is not valid Unicode text.')
-}
-
-function checkContentType(contentType: unknown, fail: Fail): void {
-  if (typeof contentType !== 'string' || contentType.length > 100 || !contentTypePattern.test(contentType)) {
-    const found =
-      typeof contentType === 'string' ? `has ${contentType.length}` : `is of type ${typeof contentType}`
-    fail(
-      'INVALID_TEXT',
-      'contentType',
-      `must be a media type such as application/avro, of at most 100 characters; it ${found}.`,
-    )
-  }
-}
-
-function checkHeaders(headers: Readonly<Record<string, string>>, fail: Fail): string | null {
-  // A Map or a Headers has no properties of its own: its entries would vanish without a word.
-  if (typeof headers !== 'object' || headers === null || !isPlain(headers)) {
-    return fail('INVALID_HEADERS', 'headers', 'must be a plain object of strings.')
-  }
-  const entries = Object.entries(headers)
-  if (entries.length === 0) return null
-  if (entries.length > limits.headerCount) {
-    fail(
-      'HEADERS_TOO_LARGE',
-      'headers',
-      `has ${entries.length} entries, but the limit is ${limits.headerCount}.`,
-    )
-  }
-  let size = 0
-  for (const [name, value] of entries) {
-    const path = `headers[${JSON.stringify(name.slice(0, 100))}]`
-    if (!headerNamePattern.test(name) || name === '__proto__') {
-      fail(
-        'INVALID_HEADERS',
-        path,
-        'needs a name of 1 to 100 characters that HTTP, AMQP and Kafka all carry.',
-      )
-    }
-    if (reservedHeaders.test(name))
-      fail('HEADER_RESERVED', path, 'has a name that Twinbox or CloudEvents uses itself.')
-    if (typeof value !== 'string') {
-      fail(
-        'INVALID_HEADERS',
-        path,
-        `must be a string, since brokers differ in what else they carry; it is of type ${typeof value}.`,
-      )
-    }
-    checkStorable(path, value, fail)
-    if (/[\r\n]/.test(value))
-      fail('INVALID_TEXT', path, 'contains a line break, which would forge headers further on.')
-    size += Buffer.byteLength(name) + Buffer.byteLength(value)
-  }
-  if (size > limits.headersBytes) {
-    fail('HEADERS_TOO_LARGE', 'headers', `has ${size} bytes in all, but the limit is ${limits.headersBytes}.`)
-  }
-  return JSON.stringify(Object.fromEntries(entries))
-}
-
 let randomPool = Buffer.alloc(0)
 let randomUsed = 0
 
@@ -305,7 +104,7 @@ export function newMessageId(): string {
   return `${time.slice(0, 8)}-${time.slice(8)}-7${random.slice(0, 3)}-${variant}${random.slice(4, 7)}-${random.slice(7, 19)}`
 }
 
-const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
+export const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
 /**
  * The id of a message of another system as a UUID: itself if it is one, else a UUID version 8 made from its SHA-256,
@@ -316,27 +115,6 @@ export function toMessageId(identity: string): string {
   const hex = createHash('sha256').update(identity).digest('hex')
   const variant = '89ab'[Number.parseInt(hex[16]!, 16) & 3]!
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-${variant}${hex.slice(17, 20)}-${hex.slice(20, 32)}`
-}
-
-/** What names a delayed message. @throws MessageError */
-export function checkCancellable(which: {
-  readonly id?: string
-  readonly topic?: string
-  readonly dedupeKey?: string
-}): { id: string | null; topic: string | null; dedupeKey: string | null } {
-  const fail: Fail = (code, path, text) => {
-    throw new MessageError(code, path, `${path} ${text}`)
-  }
-  const { id, topic, dedupeKey } = which ?? {}
-  if (id !== undefined) {
-    if (topic !== undefined || dedupeKey !== undefined)
-      fail('UNKNOWN_OPTION', 'id', 'excludes topic and dedupeKey.')
-    if (typeof id !== 'string' || !uuidPattern.test(id)) fail('INVALID_MESSAGE', 'id', 'must be a UUID.')
-    return { id, topic: null, dedupeKey: null }
-  }
-  checkTopic(topic, fail)
-  checkText('dedupeKey', dedupeKey, limits.dedupeKeyBytes, 'INVALID_DEDUPE_KEY', fail)
-  return { id: null, topic: topic!, dedupeKey: dedupeKey! }
 }
 
 /** AMQP topic patterns: words parted by dots, `*` for one word, `#` for any number, none included. */

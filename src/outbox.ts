@@ -1,6 +1,7 @@
 import { outboxSql } from './database/sql/outbox.ts'
 import { MessageError } from './errors.ts'
-import { checkCancellable, checkMessage, type CheckedMessage, type NewMessage } from './message.ts'
+import { checkCancellable, checkMessage } from './check.ts'
+import type { CheckedMessage, NewMessage } from './message.ts'
 import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from './options.ts'
 import { hintPublished } from './hints.ts'
 import { columnsOf, fieldsOf } from './outbox/columns.ts'

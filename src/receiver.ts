@@ -1,18 +1,18 @@
 import type { Broker, IncomingMessage, Subscription } from './brokers/broker.ts'
-import { fromWireHeaders } from './brokers/cloudevent.ts'
 import type { Database } from './database/database.ts'
 import { laneSql } from './database/sql/lane.ts'
 import { receive, type InboxMessage } from './database/inbox.ts'
 import { waitingSql } from './database/sql/waiting.ts'
 import { isPassing } from './database/sqlstate.ts'
-import { OptionError, describeError, type BrokerError } from './errors.ts'
+import { OptionError, type BrokerError } from './errors.ts'
 import { emitter, type Emit } from './events.ts'
 import { noFailpoint, type Failpoint } from './failpoint.ts'
 import { hintReceived } from './hints.ts'
 import { Membership } from './leases/workers.ts'
 import { backoffMs } from './loop.ts'
-import { checkTopicPattern, jsonContentType, toMessageId } from './message.ts'
+import { checkTopicPattern, toMessageId } from './message.ts'
 import { checkHeartbeat, checkConsumer, limits, readNumbers, refuseUnknown } from './options.ts'
+import { readDelivery, type Identity } from './receiver/delivery.ts'
 import { startPruning, type Pruning } from './upkeep/prune.ts'
 import {
   createWorker,
@@ -23,16 +23,6 @@ import {
   type Worker,
   type WorkerOptions,
 } from './worker.ts'
-
-/** What makes a message of another system a message: above all an identity that is the same for every redelivery. */
-export interface Identity {
-  /** A UUID is taken as it is; of any other text a UUID is made, the same for the same text. */
-  readonly id: string
-  /** @default what the broker says */
-  readonly topic?: string | undefined
-  /** Ordering key. @default what the broker says */
-  readonly key?: string | null | undefined
-}
 
 export interface ReceiverOptions extends WorkerOptions {
   readonly broker: Broker
@@ -216,7 +206,7 @@ class Receiver {
     const messages = new Map<string, InboxMessage>()
     const refused: { incoming: IncomingMessage; reason: string }[] = []
     for (const incoming of batch) {
-      const read = this.#read(incoming)
+      const read = readDelivery(incoming, this.#options)
       if (typeof read === 'string') refused.push({ incoming, reason: read })
       // The same message twice in a batch: the first counts.
       else if (!messages.has(read.id)) messages.set(read.id, read)
@@ -262,60 +252,6 @@ class Receiver {
     return fresh
   }
 
-  /** The message that a delivery is, or why it is none. */
-  #read(incoming: IncomingMessage): InboxMessage | string {
-    const event = fromWireHeaders(incoming)
-    let identity: Identity | null
-    try {
-      identity = this.#identify(incoming, event)
-    } catch (error) {
-      return `identify threw: ${describeError(error)}`
-    }
-    if (identity === null || typeof identity.id !== 'string' || identity.id === '') {
-      return 'It has no identity: it is no CloudEvent, and identify gave none.'
-    }
-    const key = identity.key === undefined ? incoming.key : identity.key
-    if (key !== null && Buffer.byteLength(key) > limits.keyBytes)
-      return `Its key has more than ${limits.keyBytes} bytes.`
-    const topic = identity.topic ?? event?.attributes.get('type') ?? incoming.topic
-    const headers = event?.headers ?? incoming.headers
-    const texts = [topic, key ?? '', ...Object.entries(headers).flat()]
-    if (texts.some((text) => text.includes('\0') || !text.isWellFormed())) {
-      return 'Its topic, key or headers contain what is no valid text.'
-    }
-    const json = jsonText(incoming)
-    const timeOf = (name: string): Date | null => {
-      const time = Date.parse(event?.attributes.get(name) ?? '')
-      return Number.isNaN(time) ? null : new Date(time)
-    }
-    return {
-      consumer: this.#options.consumer,
-      id: toMessageId(identity.id),
-      topic,
-      key: key === '' ? null : key,
-      headers: Object.keys(headers).length === 0 ? null : JSON.stringify(headers),
-      payload: json,
-      body: json === null ? Buffer.from(incoming.body) : null,
-      contentType: json === null ? (incoming.contentType ?? 'application/octet-stream') : null,
-      publishedAt: timeOf('time'),
-      expiresAt: timeOf('expirytime'),
-    }
-  }
-
-  #identify(incoming: IncomingMessage, event: ReturnType<typeof fromWireHeaders>): Identity | null {
-    const { identify } = this.#options
-    if (event !== null) {
-      const id = event.attributes.get('id')!
-      // Of other senders, only source and id together are an identity.
-      const source = event.attributes.get('source') ?? ''
-      const own = toMessageId(id) === id.toLowerCase()
-      return { id: own ? id : `${source} ${id}`, key: event.attributes.get('partitionkey') ?? incoming.key }
-    }
-    if (identify !== undefined) return identify(incoming)
-    const id = incoming.headers['message-id'] ?? incoming.position
-    return id === null || id === undefined ? null : { id: `${incoming.topic} ${id}` }
-  }
-
   async #refuse(incoming: IncomingMessage, reason: string): Promise<void> {
     const clean = (text: string): string => text.replaceAll('\0', '').toWellFormed()
     const body = Buffer.from(incoming.body)
@@ -336,19 +272,5 @@ class Receiver {
       reason,
     ])
     this.#emit({ type: 'refused', topic: incoming.topic, reason })
-  }
-}
-
-/** The body as JSON text if it says that it is JSON and is: Postgres would refuse the whole batch for one that is not. */
-function jsonText(incoming: IncomingMessage): string | null {
-  const type = (incoming.contentType ?? '').split(';')[0]!.trim().toLowerCase()
-  if (type !== jsonContentType) return null
-  try {
-    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(incoming.body)
-    if (text.includes('\0')) return null
-    JSON.parse(text)
-    return text
-  } catch {
-    return null
   }
 }

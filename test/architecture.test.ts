@@ -56,7 +56,7 @@ describe('imports run downwards', () => {
     {
       name: 'words',
       files:
-        /^src\/(message|payload|options|errors|events|version|hints|loop|waiting|failpoint|telemetry|metrics)\.ts$/,
+        /^src\/(message|check|payload|options|errors|events|version|hints|loop|waiting|failpoint|telemetry|metrics)\.ts$/,
       uses: [],
     },
     { name: 'sql', files: /^src\/database\/sql\//, uses: ['words', 'database'] },
@@ -274,7 +274,6 @@ describe('files', () => {
   const long: Readonly<Record<string, string>> = {
     'src/claimer.ts': 'Its options with their docstrings, and the wiring of its parts.',
     'src/receiver.ts': 'The receiver: half of it turns deliveries of others into messages.',
-    'src/message.ts': 'What travels in, through and out: the types of a message and every check on it.',
     'src/database/database.ts': 'The hardened pool and the transaction over it know each other.',
     'src/cli/soak/child.ts':
       'The processes of a soak: one program with four roles, and the history that each leaves.',
