@@ -36,6 +36,8 @@ export interface Cell {
   readonly key: string | null
   /** The attempt at which it is handled in the end; null if it never is. */
   readonly attempt: number | null
+  /** Or at this one, where two statements of it were under way and nobody can say which came first. */
+  readonly or?: number
   /** How often it is handled; only outside of a transaction may that be more than once. */
   readonly effects?: number
   /** How many copies of it the receivers drop. */
@@ -168,11 +170,9 @@ const claimer: Cell[] = [
   cell('claimer', 'before inbox_fail', { given: 'throws', attempt: 2 }),
   // In hand, and waiting for its next attempt: that counts as one, since nobody knows whether it had begun.
   cell('claimer', 'after inbox_fail', { given: 'throws', attempt: 3 }),
-  ...each('claimer', ['before inbox_defer', 'after inbox_defer', 'after promote'], {
-    given: 'throws',
-    key: null,
-    attempt: 2,
-  }),
+  ...each('claimer', ['before inbox_defer', 'after inbox_defer'], { given: 'throws', key: null, attempt: 2 }),
+  // Its own claim of what it promotes may be under way on another connection.
+  cell('claimer', 'after promote', { given: 'throws', key: null, attempt: 2, or: 3 }),
   cell('claimer', 'before park', { given: 'later', attempt: 3 }),
   cell('claimer', 'after park', { given: 'later', attempt: 2 }),
   ...each('claimer', ['before follow', 'after follow'], { given: 'followed', attempt: 2 }),
