@@ -57,9 +57,12 @@ export async function createTestDatabase(options: { migrated?: boolean } = {}): 
   const serverUrl = process.env.TWINBOX_TEST_SERVER
   if (serverUrl === undefined) throw new Error('The global set-up of the tests has not run.')
   const name = `twinbox_test_${randomBytes(6).toString('hex')}`
-  await administer(serverUrl, `create database ${name}`)
+  const { migrated = true } = options
+  const template = migrated ? process.env.TWINBOX_TEST_TEMPLATE : undefined
+  // Not from template1, to which somebody may just be connected.
+  await administer(serverUrl, `create database ${name} template ${template ?? 'template0'}`)
   const url = Object.assign(new URL(serverUrl), { pathname: `/${name}` }).toString()
-  if (options.migrated ?? true) await migrate(url)
+  if (migrated && template === undefined) await migrate(url)
   const pool = new pg.Pool({ connectionString: url, max: 10 })
   pool.on('error', () => {})
   pool.on('connect', (client) => client.on('error', () => {}))
@@ -82,7 +85,7 @@ export async function createTestDatabase(options: { migrated?: boolean } = {}): 
       }
     },
     async drop() {
-      await pool.end()
+      if (!pool.ended) await pool.end()
       await administer(serverUrl, `drop database if exists ${name} with (force)`)
     },
   }
