@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import type { Generated } from 'kysely'
-import type pg from 'pg'
+import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
@@ -597,4 +597,61 @@ test('a key whose handler is not async goes on as soon as its message is complet
   await events.next('handled', () => true, count)
   expect(seen).toEqual(Array.from({ length: count }, (_, n) => n))
   expect(await left()).toEqual([])
+})
+
+test('a transaction that the end of another one has begun knows nothing of it, and none is left open', async () => {
+  await deliver(Array<string>(20).fill('k'))
+  const seen: object[] = []
+  await start(
+    {
+      'order.*': async ({ payload }, { client }) => {
+        const isolation = await client.query('show transaction_isolation')
+        await client.query('set transaction isolation level serializable')
+        const { rows } = await client.query<object>(
+          "select pg_backend_pid() as pid, current_setting('application_name') as name, now() as began",
+        )
+        seen.push({
+          ...rows[0]!,
+          isolation: (isolation.rows[0] as { transaction_isolation: string }).transaction_isolation,
+        })
+        await client.query("set local application_name = 'handler'")
+        await client.query('insert into effects (n) values ($1)', [number(payload)])
+      },
+    },
+    { concurrency: 2 },
+  )
+  await events.next('handled', () => true, 20)
+  expect(seen).toEqual(
+    Array.from({ length: 20 }, () => expect.objectContaining({ isolation: 'read committed' }) as object),
+  )
+  const [first, ...later] = seen as { pid: number; name: string; began: Date }[]
+  for (const { pid, name } of later) expect({ pid, name }).toEqual({ pid: first!.pid, name: first!.name })
+  const began = (seen as { began: Date }[]).map((transaction) => transaction.began.getTime())
+  expect(began).toEqual(began.toSorted((a, b) => a - b))
+  expect(await effects()).toHaveLength(20)
+  await until(`select count(*) = 0 as done from pg_stat_activity
+    where datname = current_database() and state like 'idle in transaction%'`)
+})
+
+test('handlers do not keep a connection from others who wait for it', async () => {
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 })
+  await deliver(Array<string>(50).fill('k'))
+  let others = Promise.resolve(0)
+  await start(
+    {
+      'order.*': async ({ payload }, { client }) => {
+        await client.query('insert into effects (n) values ($1)', [number(payload)])
+        if (number(payload) === 5)
+          others = pool
+            .query<{ n: number }>('select count(*)::int as n from effects')
+            .then(({ rows }) => rows[0]!.n)
+      },
+    },
+    { database: pool, concurrency: 1 },
+  )
+  await events.next('handled', () => true, 50)
+  // Right after the handler that was under way.
+  expect(await others).toBe(6)
+  await claimer!.stop()
+  await pool.end()
 })

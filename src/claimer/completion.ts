@@ -23,11 +23,12 @@ export function completion(
   return [completeAndKeep, [...values, claims.map(({ attempt }) => attempt), lanes.workerId]]
 }
 
-/** The same as the end of their handler's transaction, all of them or none. */
+/** The same as the end of their handler's transaction, all of them or none, which may begin the next one. */
 export function completionAndCommit(
   { database, consumer, settings, lanes }: Parts,
   claims: readonly Claim[],
+  goOn: boolean,
 ): string {
   const worker = settings.keepHandledMs > 0 ? lanes.workerId : null
-  return completionSql(database.schema).completeAndCommit(consumer, claims, worker)
+  return completionSql(database.schema).completeAndCommit(consumer, claims, worker, goOn)
 }

@@ -1,11 +1,11 @@
 import { LeaseLostError, OptionError } from '../errors.ts'
 import { completionAndCommit } from './completion.ts'
-import { noFailpoint } from '../failpoint.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './hand.ts'
-import { call, contextOf, handle, Interrupted, isThenable, lost } from './handling.ts'
+import { handle, handleAtOnce, handledAtOnce, Interrupted, lost } from './handling.ts'
 import type { ResolvedHandler } from './handlers.ts'
 import type { FailureOptions, Settlement } from './settlement.ts'
+import { Transactions } from './transactions.ts'
 import { begin } from '../telemetry.ts'
 
 export interface DispatcherParts {
@@ -18,14 +18,13 @@ export interface DispatcherParts {
   readonly release: (claims: readonly Claim[]) => Promise<void>
 }
 
-const handledAtOnce = Symbol('handled')
-
 /** Handlers that are not async keep the event loop for no longer than this: sockets and heartbeats must come round. */
 const turnMs = 5
 
 /** Gives what is in hand to its handlers, as many at a time as `concurrency` allows, and sees to what becomes of it. */
 export class Dispatcher {
   readonly #parts: DispatcherParts
+  readonly #transactions: Transactions
   /** Handlers that run now. What they have done may still be on its way to the database. */
   #handling = 0
   readonly #running = new Set<Promise<void>>()
@@ -34,6 +33,7 @@ export class Dispatcher {
 
   constructor(parts: DispatcherParts) {
     this.#parts = parts
+    this.#transactions = new Transactions(parts.context.database)
   }
 
   get isStopping(): boolean {
@@ -83,7 +83,7 @@ export class Dispatcher {
         handler?.batch === true && !claim.alone
           ? [claim, ...hand.more(claim, handler.batchSize - 1)]
           : [claim]
-      const work = this.#tryAtOnce(handler, claims)
+      const work = handleAtOnce(this.#parts.context, handler, claims)
       if (work === handledAtOnce) handled.push(claim)
       else this.#track(this.#run(handler, claims, work))
     }
@@ -93,28 +93,6 @@ export class Dispatcher {
   #track(run: Promise<void>): void {
     this.#running.add(run)
     void run.then(() => this.#running.delete(run))
-  }
-
-  /**
-   * A message whose handler has no transaction and is not async is handled here and now, without a promise: they would
-   * cost more than all the rest. What a handler gives that is async is handed on.
-   */
-  #tryAtOnce(
-    handler: ResolvedHandler | undefined,
-    [claim, ...more]: readonly Claim[],
-  ): typeof handledAtOnce | PromiseLike<unknown> | undefined {
-    const { failpoint, consumer, telemetry } = this.#parts.context
-    const simple = handler?.transaction === false && !handler.batch && handler.handleTimeoutMs === 0
-    const late = performance.now() >= claim!.expiresAt
-    const watched = failpoint !== noFailpoint || telemetry !== undefined
-    if (!simple || late || watched || more.length > 0 || claim!.attempt > handler.maxAttempts)
-      return undefined
-    try {
-      const work = call(handler, [claim!], contextOf(consumer, [claim!], claim!.abort))
-      return isThenable(work) ? work : handledAtOnce
-    } catch (error) {
-      return Promise.reject(error)
-    }
   }
 
   /** Completes what was handled at once. */
@@ -161,6 +139,7 @@ export class Dispatcher {
     free()
     this.dispatch()
     this.#parts.onDone(claims)
+    await this.#transactions.end()
   }
 
   /** Handles them; `onHandled` is told as soon as somebody else may have this handler's place. */
@@ -170,7 +149,7 @@ export class Dispatcher {
     work: PromiseLike<unknown> | undefined,
     onHandled: () => void,
   ): Promise<void> {
-    const { database, consumer, settings, failpoint, hand, emit, membership, telemetry } = this.#parts.context
+    const { consumer, settings, failpoint, hand, emit, membership, telemetry } = this.#parts.context
     const { settlement } = this.#parts
     const startedAt = performance.now()
     const options = handler ?? { ...settings, onDead: 'park' as const }
@@ -199,8 +178,15 @@ export class Dispatcher {
         for (const claim of completed) hand.done(claim)
         return completed
       }
-      const ending = (): string => completionAndCommit(this.#parts.context, claims)
-      const parts = { database, consumer, failpoint, complete, ending, trace }
+      const parts = {
+        transactions: this.#transactions,
+        consumer,
+        failpoint,
+        complete,
+        ending: (goOn: boolean) => completionAndCommit(this.#parts.context, claims, goOn),
+        hasNext: () => !this.#stopping && hand.hasNext(claims),
+        trace,
+      }
       await handle(parts, handler, claims, work)
       trace?.end()
       for (const claim of claims) hand.done(claim)

@@ -201,6 +201,15 @@ export class Hand {
     return this.#turn ? (this.#nextRow() ?? this.#nextOfKey()) : (this.#nextOfKey() ?? this.#nextRow())
   }
 
+  /** Whether there is likely to be another one to handle as soon as these are done. */
+  hasNext(running: readonly Claim[]): boolean {
+    if (this.#free.length > 0 || this.#ready.length > 0) return true
+    return running.some((claim) => {
+      const last = claim.keyed ? this.#keys.get(queueId(claim))?.claims.at(-1) : undefined
+      return last !== undefined && !running.includes(last)
+    })
+  }
+
   /**
    * More messages that may be handled together with one that `next` gave: of the same topic, of its key as long as
    * they follow it without a gap, of other keys their first ones, and any without a key.

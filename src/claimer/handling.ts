@@ -1,16 +1,17 @@
 import type pg from 'pg'
-import type { Database } from '../database/database.ts'
-import { bounded, useClient } from '../database/database.ts'
+import { bounded } from '../database/database.ts'
 import { kyselyTransaction } from '../database/kysely.ts'
 import { claimLost } from '../database/sql/completion.ts'
-import { begin, rollback } from '../database/sql/server.ts'
+import { rollback } from '../database/sql/server.ts'
 import { isConnectionLost, sqlstate } from '../database/sqlstate.ts'
 import { HandleTimeoutError, LeaseLostError, TransactionError, TwinboxError } from '../errors.ts'
-import type { Failpoint } from '../failpoint.ts'
+import { noFailpoint, type Failpoint } from '../failpoint.ts'
 import type { Trace } from '../telemetry.ts'
 import { Abort } from './abort.ts'
+import type { ClaimerContext } from './context.ts'
 import type { Claim } from './hand.ts'
 import type { HandlerContext, ResolvedHandler, TransactionContext } from './handlers.ts'
+import type { Transactions } from './transactions.ts'
 
 /** The interruption is not the handler's: the database went away, or the outcome of a commit is open. */
 export class Interrupted extends Error {
@@ -27,12 +28,14 @@ export class Interrupted extends Error {
 export type Complete = (claims: readonly Claim[]) => Promise<readonly Claim[]>
 
 export interface HandlingParts {
-  readonly database: Database
+  readonly transactions: Transactions
   readonly consumer: string
   readonly failpoint: Failpoint
   readonly complete: Complete
-  /** What ends the handler's transaction: it completes the claims and commits, or raises. */
-  readonly ending: () => string
+  /** Whether there will be something to handle after this. */
+  readonly hasNext: () => boolean
+  /** What ends the handler's transaction: it completes the claims and commits, or raises. It may begin the next one. */
+  readonly ending: (goOn: boolean) => string
   /** What the handler does belongs to it. */
   readonly trace: Trace | null
 }
@@ -103,8 +106,31 @@ export async function handle(
   }
 }
 
+export const handledAtOnce = Symbol('handled')
+
+/**
+ * A message whose handler has no transaction and is not async is handled here and now, without a promise: they would
+ * cost more than all the rest. What a handler gives that is async is handed on.
+ */
+export function handleAtOnce(
+  { failpoint, consumer, telemetry }: Pick<ClaimerContext, 'failpoint' | 'consumer' | 'telemetry'>,
+  handler: ResolvedHandler | undefined,
+  [claim, ...more]: readonly Claim[],
+): typeof handledAtOnce | PromiseLike<unknown> | undefined {
+  const simple = handler?.transaction === false && !handler.batch && handler.handleTimeoutMs === 0
+  const late = performance.now() >= claim!.expiresAt
+  const watched = failpoint !== noFailpoint || telemetry !== undefined
+  if (!simple || late || watched || more.length > 0 || claim!.attempt > handler.maxAttempts) return undefined
+  try {
+    const work = call(handler, [claim!], contextOf(consumer, [claim!], claim!.abort))
+    return isThenable(work) ? work : handledAtOnce
+  } catch (error) {
+    return Promise.reject(error)
+  }
+}
+
 /** A signal is made only for a handler that asks for it. */
-export function contextOf(consumer: string, claims: readonly Claim[], abort: Abort): HandlerContext {
+function contextOf(consumer: string, claims: readonly Claim[], abort: Abort): HandlerContext {
   const first = claims[0]!
   return {
     attempt: claims.length === 1 ? first.attempt : Math.max(...claims.map(({ attempt }) => attempt)),
@@ -122,44 +148,42 @@ async function inTransaction(
   claims: readonly Claim[],
   abort: Abort,
 ): Promise<void> {
-  const { database, failpoint } = parts
-  const client = await database.pool.connect().catch((error: unknown) => {
+  const { transactions, failpoint, hasNext } = parts
+  const seat = await Promise.resolve(transactions.take()).catch((error: unknown) => {
     throw new Interrupted(error, false)
   })
+  const { client } = seat
   // Under the handler's feet the connection may go; what the handler makes of that error says nothing about it.
   let broken: unknown = null
   const onError = (error: unknown): void => void (broken ??= error)
   let isEnding = false
   client.on('error', onError)
   try {
-    await useClient(client, async () => {
-      try {
-        // Every statement can be given up: on a connection that swallows bytes it would never end.
-        await abort.unless(client.query(bounded(begin)))
-        await failpoint('claimer.before_handle')
-        await abort.unless(run(client))
-        if (client.getTransactionStatus?.() === 'I' && broken === null) {
-          throw new TwinboxError(
-            'TRANSACTION_ENDED',
-            `The handler of "${claims[0]!.topic}" ended the transaction itself. Let it return instead, or set transaction: false.`,
-          )
-        }
-        await failpoint('claimer.before_settle')
-        for (const claim of claims) claim.settling = true
-        isEnding = true
-        await abort.unless(client.query(bounded(parts.ending())))
-        await failpoint('claimer.after_commit')
-      } catch (error) {
-        if (abort.aborted) {
-          // The handler may still be running: it must find its connection gone, not in somebody else's transaction.
-          throw Object.assign(new DestroyConnection(), { cause: error })
-        }
-        if (!isConnectionLost(error) && broken === null) await client.query(rollback)
-        throw error
-      }
-    })
-  } catch (error) {
-    if (error instanceof DestroyConnection) throw error.cause
+    // Every statement can be given up: on a connection that swallows bytes it would never end.
+    await abort.unless(transactions.begin(seat))
+    await failpoint('claimer.before_handle')
+    await abort.unless(run(client))
+    if (client.getTransactionStatus?.() === 'I' && broken === null) {
+      throw new TwinboxError(
+        'TRANSACTION_ENDED',
+        `The handler of "${claims[0]!.topic}" ended the transaction itself. Let it return instead, or set transaction: false.`,
+      )
+    }
+    await failpoint('claimer.before_settle')
+    for (const claim of claims) claim.settling = true
+    isEnding = true
+    const goOn = hasNext() && transactions.mayStay(seat)
+    await abort.unless(client.query(bounded(parts.ending(goOn))))
+    await failpoint('claimer.after_commit')
+    transactions.leave(seat, goOn)
+  } catch (caught) {
+    let error: unknown = caught
+    if (!abort.aborted && broken === null && !isConnectionLost(error)) {
+      await client.query(bounded(rollback)).catch((failure: unknown) => (error = failure))
+    }
+    // The handler may still be running: it must find its connection gone, not in somebody else's transaction.
+    transactions.giveUp(seat, error, abort.aborted)
+    if (abort.aborted) throw error
     if (sqlstate(error) === claimLost) throw lost(claims)
     if (sqlstate(error) === '25P02') {
       throw new TransactionError(
@@ -178,11 +202,8 @@ async function inTransaction(
   }
 }
 
-/** Tells `useClient` to throw the connection away: it is in a transaction, and it is lost on purpose. */
-class DestroyConnection extends Error {}
-
 /** A handler that is not async may throw at once. */
-export function call(
+function call(
   handler: ResolvedHandler,
   claims: readonly Claim[],
   context: HandlerContext | TransactionContext<unknown>,
@@ -191,7 +212,7 @@ export function call(
   return handler.handle(input as never, context as never)
 }
 
-export function isThenable(value: unknown): value is PromiseLike<unknown> {
+function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && 'then' in value
 }
 

@@ -332,11 +332,16 @@ export async function useClient<Result>(client: pg.PoolClient, work: () => Promi
     client.release()
     return result
   } catch (error) {
-    // Its own error may be wrapped in one of the user's: a server that has become read-only would be kept for ever.
-    const lost = [error, error instanceof Error ? error.cause : null].some(isConnectionLost)
-    client.release(lost || client.getTransactionStatus?.() !== 'I')
+    giveBack(client, error)
     throw error
   }
+}
+
+/** What `useClient` does with a client after an error. */
+export function giveBack(client: pg.PoolClient, error: unknown): void {
+  // Its own error may be wrapped in one of the user's: a server that has become read-only would be kept for ever.
+  const lost = [error, error instanceof Error ? error.cause : null].some(isConnectionLost)
+  client.release(lost || client.getTransactionStatus?.() !== 'I')
 }
 
 function isPool(input: unknown): input is pg.Pool {
@@ -346,7 +351,7 @@ function isPool(input: unknown): input is pg.Pool {
 const surviving = new WeakSet<EventEmitter>()
 
 /** An `error` event without a listener ends the process: a restart of Postgres would take every worker with it. */
-function surviveErrors(emitter: EventEmitter): void {
+export function surviveErrors(emitter: EventEmitter): void {
   if (surviving.has(emitter)) return
   surviving.add(emitter)
   emitter.on('error', () => {})

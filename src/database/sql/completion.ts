@@ -1,4 +1,4 @@
-import { commit } from './server.ts'
+import { begin, commit } from './server.ts'
 import { arrayText, fencedClaim, perSchema, plainArray, quoted } from './statement.ts'
 
 /** The SQLSTATE with which `complete` refuses what is no longer held. */
@@ -44,8 +44,14 @@ export const completionSql = perSchema((s, statement) => {
 
     // The end of a handler's transaction: completion and COMMIT in one message, so that nothing comes between them, no
     // freeze and no cut. If a claim was lost, the completion raises, and what follows it is not carried out. A message of
-    // several statements has no parameters.
-    completeAndCommit: (consumer: string, claims: readonly Completed[], worker: number | null): string => {
+    // several statements has no parameters. Where the next transaction is begun with it, now() is there the time at which
+    // this message arrived. Not COMMIT AND CHAIN, which would hand on the isolation level that a handler has set.
+    completeAndCommit: (
+      consumer: string,
+      claims: readonly Completed[],
+      worker: number | null,
+      goOn = false,
+    ): string => {
       const values = [
         quoted(consumer),
         ...[
@@ -57,7 +63,7 @@ export const completionSql = perSchema((s, statement) => {
         ].map((array) => `'${array}'`),
         worker ?? 'null',
       ]
-      return `select ${s}.complete(${values.join(', ')}); ${commit}`
+      return `select ${s}.complete(${values.join(', ')}); ${commit}${goOn ? `; ${begin}` : ''}`
     },
   }
 })
