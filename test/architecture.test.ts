@@ -274,7 +274,6 @@ describe('files', () => {
   const long: Readonly<Record<string, string>> = {
     'src/claimer.ts': 'Its options with their docstrings, and the wiring of its parts.',
     'src/receiver.ts': 'The receiver: half of it turns deliveries of others into messages.',
-    'src/database/database.ts': 'The hardened pool and the transaction over it know each other.',
     'src/cli/soak/child.ts':
       'The processes of a soak: one program with four roles, and the history that each leaves.',
     'src/cli/soak/company.ts':

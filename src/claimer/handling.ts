@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { bounded } from '../database/database.ts'
+import { bounded } from '../database/client.ts'
 import { kyselyTransaction } from '../database/kysely.ts'
 import { claimLost } from '../database/sql/completion.ts'
 import { rollback } from '../database/sql/server.ts'

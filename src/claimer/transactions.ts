@@ -1,5 +1,6 @@
 import type pg from 'pg'
-import { bounded, giveBack, surviveErrors, useClient, type Database } from '../database/database.ts'
+import { bounded, giveBack, surviveErrors, useClient } from '../database/client.ts'
+import type { Database } from '../database/database.ts'
 import { begin, commit } from '../database/sql/server.ts'
 
 /** A pool's own rules, how old a connection may become or who is next, have to come round. */

@@ -1,13 +1,14 @@
 import { randomBytes } from 'node:crypto'
-import type { EventEmitter } from 'node:events'
 import { inspect } from 'node:util'
 import type pg from 'pg'
-import { OptionError, TransactionError } from '../errors.ts'
+import { OptionError } from '../errors.ts'
 import { checkSchema } from '../options.ts'
+import { isPool, queryTimeoutMs, surviveErrors, useClient } from './client.ts'
 import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
 import { rowTypes } from './types.ts'
 import * as sql from './sql/server.ts'
-import { isConnectionLost, sqlstate } from './sqlstate.ts'
+import { sqlstate } from './sqlstate.ts'
+import { withTransaction } from './transaction.ts'
 
 /**
  * A database by its connection string, by `pg` options, or as a pool of your own (`max` at least concurrency + 3).
@@ -35,9 +36,6 @@ export interface DatabaseOptions {
    */
   readonly preparedStatements?: boolean | undefined
 }
-
-/** No statement of ours takes this long unless the network swallows its answer: `pg` itself would wait for ever. */
-const queryTimeoutMs = 15_000
 
 /**
  * A `pg` pool that survives what a pool meets in production.
@@ -228,132 +226,4 @@ export function openDatabase(
     return { database: input, owned: false }
   }
   return { database: new Database(input, options), owned: true }
-}
-
-/**
- * Runs `work` in a transaction on a client of `pool`, and resolves only if it was committed.
- *
- * Two things that a plain BEGIN … COMMIT gets wrong: a COMMIT in a failed transaction is answered with ROLLBACK, which
- * neither pg nor Kysely takes for an error; and a connection that breaks at COMMIT leaves the outcome open, which is
- * looked up here by the transaction's id.
- *
- * @throws TransactionError `TRANSACTION_ROLLED_BACK` if a statement had failed and `work` swallowed its error: nothing
- *   was written. `COMMIT_UNKNOWN` if the outcome could not be looked up. Otherwise what `work` threw; nothing was
- *   written.
- */
-export async function withTransaction<Result>(
-  pool: pg.Pool | Database,
-  work: (client: pg.PoolClient) => Promise<Result>,
-): Promise<Result> {
-  const source = pool instanceof Database ? pool.pool : pool
-  surviveErrors(source)
-  const client = await source.connect()
-  return useClient(client, async () => {
-    await client.query(sql.begin)
-    let result: Result
-    let xid: string | null = null
-    try {
-      result = await work(client)
-      const assigned = await client.query<{ xid: string | null }>(sql.currentXid).catch((error: unknown) => {
-        // 25P02: a statement has failed, and the rollback below will say so better.
-        if (isConnectionLost(error)) throw error
-        return null
-      })
-      xid = assigned?.rows[0]?.xid ?? null
-    } catch (error) {
-      // What went wrong first is what the caller has to know; a client that cannot roll back is thrown away.
-      await client.query(sql.rollback).catch(() => {})
-      throw error
-    }
-    await commit(client, source, xid)
-    return result
-  })
-}
-
-/** A statement whose answer is overdue after 15 s. On a connection that has silently died it would never come. */
-export const bounded = (text: string): pg.QueryConfig =>
-  ({ text, query_timeout: queryTimeoutMs }) as pg.QueryConfig
-
-/** COMMIT, and the truth about it. */
-async function commit(client: pg.ClientBase, pool: pg.Pool, xid: string | null): Promise<void> {
-  let command: string
-  try {
-    command = (await client.query(sql.commit)).command
-  } catch (error) {
-    if (!isConnectionLost(error)) throw error
-    const status = xid === null ? 'aborted' : await transactionStatus(pool, xid)
-    if (status === 'committed') return
-    if (status === 'aborted') {
-      throw new TransactionError(
-        'TRANSACTION_ROLLED_BACK',
-        'The connection broke before the commit; nothing was written.',
-        { cause: error },
-      )
-    }
-    throw new TransactionError(
-      'COMMIT_UNKNOWN',
-      'The connection broke at the commit, and whether it took place could not be found out. Publish again with the same dedupe key.',
-      { cause: error },
-    )
-  }
-  if (command !== 'COMMIT') {
-    throw new TransactionError(
-      'TRANSACTION_ROLLED_BACK',
-      'The server answered COMMIT with ROLLBACK: a statement of this transaction had failed and its error was swallowed. Nothing was written.',
-    )
-  }
-}
-
-async function transactionStatus(pool: pg.Pool, xid: string): Promise<'committed' | 'aborted' | 'unknown'> {
-  for (let round = 0; round < 10; round++) {
-    try {
-      const { rows } = await pool.query<{ status: string | null }>(sql.transactionStatus, [xid])
-      const status = rows[0]?.status
-      if (status === 'committed' || status === 'aborted') return status
-      if (status !== 'in progress') return 'unknown'
-    } catch {
-      // The server may be restarting; it is asked again.
-    }
-    await new Promise((resolve) => setTimeout(resolve, 50 * 2 ** Math.min(round, 5)))
-  }
-  return 'unknown'
-}
-
-/**
- * Gives the client back to its pool after `work`, or throws it away: after a time-out or a broken connection its next
- * user would wait for an answer that belongs to somebody else, and in an open transaction that user's writes would
- * become part of it.
- */
-export async function useClient<Result>(client: pg.PoolClient, work: () => Promise<Result>): Promise<Result> {
-  // A pool of the user's may have made this connection before we listened to the pool.
-  surviveErrors(client)
-  try {
-    const result = await work()
-    client.release()
-    return result
-  } catch (error) {
-    giveBack(client, error)
-    throw error
-  }
-}
-
-/** What `useClient` does with a client after an error. */
-export function giveBack(client: pg.PoolClient, error: unknown): void {
-  // Its own error may be wrapped in one of the user's: a server that has become read-only would be kept for ever.
-  const lost = [error, error instanceof Error ? error.cause : null].some(isConnectionLost)
-  client.release(lost || client.getTransactionStatus?.() !== 'I')
-}
-
-function isPool(input: unknown): input is pg.Pool {
-  return typeof input === 'object' && input !== null && 'connect' in input && 'totalCount' in input
-}
-
-const surviving = new WeakSet<EventEmitter>()
-
-/** An `error` event without a listener ends the process: a restart of Postgres would take every worker with it. */
-export function surviveErrors(emitter: EventEmitter): void {
-  if (surviving.has(emitter)) return
-  surviving.add(emitter)
-  emitter.on('error', () => {})
-  if (isPool(emitter)) emitter.on('connect', surviveErrors)
 }

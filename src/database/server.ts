@@ -1,5 +1,6 @@
 import { SchemaError } from '../errors.ts'
-import { useClient, type Database } from './database.ts'
+import { useClient } from './client.ts'
+import type { Database } from './database.ts'
 import { serverFacts } from './sql/server.ts'
 
 /** What the server must be, asked once at start. @throws SchemaError */

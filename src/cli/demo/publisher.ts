@@ -1,4 +1,5 @@
-import { withTransaction, type Database } from '../../database/database.ts'
+import type { Database } from '../../database/database.ts'
+import { withTransaction } from '../../database/transaction.ts'
 import { demoSql } from '../../database/sql/demo.ts'
 import { createOutbox } from '../../outbox.ts'
 import { hashOf, readWebhooks, type Webhook } from './webhooks.ts'

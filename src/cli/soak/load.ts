@@ -1,4 +1,5 @@
-import { withTransaction, type Database } from '../../database/database.ts'
+import type { Database } from '../../database/database.ts'
+import { withTransaction } from '../../database/transaction.ts'
 import { soakSql } from '../../database/sql/soak.ts'
 import { isConnectionLost, isPassing } from '../../database/sqlstate.ts'
 import { TransactionError } from '../../errors.ts'
