@@ -7,6 +7,7 @@ import { Settlement } from './claimer/settlement.ts'
 import { Suspects } from './claimer/suspects.ts'
 import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './claimer/context.ts'
 import type { Database } from './database/database.ts'
+import { loadKysely } from './database/kysely.ts'
 import { waitingSql, type Promoted } from './database/sql/waiting.ts'
 import { LeaseLostError, OptionError } from './errors.ts'
 import { emitter, type Emit, type FailoverStrategy } from './events.ts'
@@ -271,7 +272,7 @@ class Claimer {
   }
 
   async start(): Promise<void> {
-    await this.membership.join()
+    await Promise.all([this.membership.join(), loadKysely()])
     await this.#lanes.start(loopReports(this.#emit, 'keeping lanes').onError)
     this.#readLoop = startLoop(() => this.#keyed.read(), loopReports(this.#emit, 'reading lanes'))
     this.#claimLoop = startLoop(() => this.#unkeyed.claim(), loopReports(this.#emit, 'claiming rows'))

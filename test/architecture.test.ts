@@ -165,13 +165,22 @@ describe('imports run downwards', () => {
     }
   })
 
+  test('kysely is loaded by those only who handle messages', () => {
+    for (const file of sources) {
+      expect([file, read(file).match(/^(?:import|export) (?!type\b)[^'(]* from 'kysely'/gm)]).toEqual([
+        file,
+        null,
+      ])
+    }
+  })
+
   test('the reader of imports sees them all', () => {
     expect(importsOf('src/relay.ts')).toEqual(
       expect.arrayContaining(['src/relay/options.ts', 'src/leases/lanes.ts']),
     )
     expect(importsOf('src/brokers/kafka/client.ts')).toContain('kafkajs')
     expect(importsOf('src/index.ts')).toContain('src/outbox.ts')
-    expect(importsOf('src/database/kysely.ts')).toEqual(['kysely', 'pg'])
+    expect(importsOf('src/database/kysely.ts')).toEqual(['kysely', 'pg', 'kysely'])
     expect(new Set(sources.map(layerOf)).size).toBeGreaterThan(12)
   })
 })

@@ -1,16 +1,14 @@
-import {
-  DefaultQueryExecutor,
-  PostgresAdapter,
-  PostgresDialect,
-  PostgresQueryCompiler,
-  Transaction,
-  type DatabaseConnection,
-  type Driver,
-} from 'kysely'
+import type * as kysely from 'kysely'
 import type pg from 'pg'
 
-const adapter = new PostgresAdapter()
-const compiler = new PostgresQueryCompiler()
+/** Its 280 modules take longer to load than all of ours and `pg`: only who handles messages waits for them. */
+let loaded: typeof kysely | null = null
+
+/** To be called before the first `kyselyTransaction`. */
+export async function loadKysely(): Promise<void> {
+  loaded ??= await import('kysely')
+}
+
 const refuse = (): never => {
   throw new Error(
     'The transaction belongs to Twinbox: it commits when the handler returns and rolls back when it throws.',
@@ -21,8 +19,8 @@ const refuse = (): never => {
  * A Kysely transaction over a client on which BEGIN has been run. Whoever ran it also ends it: the transaction itself
  * can neither commit nor roll back.
  */
-export function kyselyTransaction<Tables>(client: pg.ClientBase): Transaction<Tables> {
-  const connection: DatabaseConnection = {
+export function kyselyTransaction<Tables>(client: pg.ClientBase): kysely.Transaction<Tables> {
+  const connection: kysely.DatabaseConnection = {
     async executeQuery<Row>({
       sql,
       parameters,
@@ -38,7 +36,7 @@ export function kyselyTransaction<Tables>(client: pg.ClientBase): Transaction<Ta
       throw new Error('Streaming is not available in a handler; use the pg client with a cursor.')
     },
   }
-  const driver: Driver = {
+  const driver: kysely.Driver = {
     init: async () => {},
     acquireConnection: async () => connection,
     releaseConnection: async () => {},
@@ -47,13 +45,12 @@ export function kyselyTransaction<Tables>(client: pg.ClientBase): Transaction<Ta
     rollbackTransaction: refuse,
     destroy: async () => {},
   }
-  const executor = new DefaultQueryExecutor(compiler, adapter, {
+  if (loaded === null) throw new Error('Kysely has not been loaded.')
+  const { DefaultQueryExecutor, PostgresAdapter, PostgresDialect, PostgresQueryCompiler, Transaction } =
+    loaded
+  const executor = new DefaultQueryExecutor(new PostgresQueryCompiler(), new PostgresAdapter(), {
     provideConnection: (consumer) => consumer(connection),
   })
-  return new Transaction<Tables>({
-    config: { dialect: new PostgresDialect({ pool: null as never }) },
-    driver,
-    executor,
-    dialect: new PostgresDialect({ pool: null as never }),
-  })
+  const dialect = new PostgresDialect({ pool: null as never })
+  return new Transaction<Tables>({ config: { dialect }, driver, executor, dialect })
 }

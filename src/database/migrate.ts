@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { CompiledQuery, type Kysely, type Migration, type MigrationProvider } from 'kysely'
+import type { Kysely, Migration, MigrationProvider } from 'kysely'
 import { SchemaError } from '../errors.ts'
 import { checkSchema } from '../options.ts'
 import { openDatabase, type DatabaseInput, type DatabaseOptions } from './database.ts'
@@ -67,8 +67,9 @@ export async function migrate(input: DatabaseInput, options: DatabaseOptions = {
 export function twinboxMigrations(schema = 'twinbox'): MigrationProvider {
   const sql = migrationSql(checkSchema(schema))
   return {
-    getMigrations: async () =>
-      Object.fromEntries(
+    getMigrations: async () => {
+      const { CompiledQuery } = await import('kysely')
+      return Object.fromEntries(
         migrationFiles(schema).map((file): [string, Migration] => [
           `twinbox_${file.name}`,
           {
@@ -84,7 +85,8 @@ export function twinboxMigrations(schema = 'twinbox'): MigrationProvider {
             },
           },
         ]),
-      ),
+      )
+    },
   }
 }
 
