@@ -61,7 +61,7 @@ export const cost: Scenario<RaceOptions> = {
         ]
       },
       bound:
-        'about 40 short statements a second: heartbeat, lanes, what is due, and the polls that stand in for NOTIFY.',
+        'the statements of an idle worker: its heartbeat, its lanes, what is due, and once a second a look of each loop.',
       remarks: [
         'The life of a message: published, sent or handled, gone. Of pg-boss it does not end there: finished jobs are kept, ' +
           'and moved and deleted later.',

@@ -18,7 +18,7 @@ export const handleTx: Scenario<RaceOptions> = {
         { name: 'bare in batches', entrant: 'bare handle', task: many },
       ],
       bound:
-        'the claim. Of round trips there are as many as in the bare transaction, since the completion goes in one message with COMMIT; but each message is also claimed, looked for in its table and deleted there, checked against its fence and handed to a handler, in the client and in the server.',
+        'the claim. Of round trips there are two where the bare transaction has three, since completion, COMMIT and the next BEGIN go in one message; but each message is also claimed, looked for in its table and deleted there, checked against its fence and handed to a handler, in the client and in the server.',
       goals: (laps) => [
         atLeast('one by one, a bare transaction', ratio(laps, 'twinbox', 'bare'), 0.7),
         atLeast('in batches, one by one', ratio(laps, 'twinbox in batches', 'twinbox'), 1),
