@@ -159,16 +159,17 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
   const tally = new Tally()
   let working: Promise<Stop> | null = null
   let told = 0
+  const tell = (): void => {
+    if (tally.count === told) return
+    told = tally.count
+    say({ type: 'progress', count: told })
+  }
   let usage = process.cpuUsage()
   go = async () => {
     usage = process.cpuUsage()
     working = entrant.work({ url, process: place }, task, tally)
-    const timer = setInterval(() => {
-      if (tally.count === told) return
-      told = tally.count
-      say({ type: 'progress', count: told })
-    }, 5)
-    timer.unref()
+    // Beside a worker that has nothing to do, this would cost more than the worker.
+    if (task.messages > 0) setInterval(tell, 5).unref()
     await working
   }
   account = () => {
