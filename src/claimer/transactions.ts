@@ -29,7 +29,8 @@ export class Transactions {
 
   /** One with a transaction that another handler's end has begun, or one of the pool's. */
   take(): Seat | Promise<Seat> {
-    return this.#begun.pop() ?? this.#connect()
+    const begun = this.#isWanted() ? undefined : this.#begun.pop()
+    return begun ?? this.#connect()
   }
 
   async #connect(): Promise<Seat> {
@@ -44,9 +45,14 @@ export class Transactions {
     if (!begun) await client.query(bounded(begin))
   }
 
-  /** Whether the next transaction may begin on it: not if somebody waits for a connection of this pool. */
+  /** Whether the next transaction may begin on it. */
   mayStay({ since }: Seat): boolean {
-    return this.#database.pool.waitingCount === 0 && performance.now() < since + heldMsMax
+    return !this.#isWanted() && performance.now() < since + heldMsMax
+  }
+
+  /** Whether somebody waits for a connection of the pool. */
+  #isWanted(): boolean {
+    return this.#database.pool.waitingCount > 0
   }
 
   /** Its transaction has been committed, and the next one begun if `begun`. */
