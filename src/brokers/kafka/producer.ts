@@ -5,7 +5,7 @@ import { atMost, within } from '../../waiting.ts'
 import { groupBy, type Outgoing } from './outgoing.ts'
 import type { Settings } from './options.ts'
 
-/** A producer that makes one attempt at a time and none of its own accord. */
+/** A producer that makes no attempt of its own accord. */
 export interface Attempts {
   /** Finds out which topics cannot be had. Asks the broker only about those that it has not seen. */
   ensure(topics: readonly string[]): Promise<Missing>
@@ -31,7 +31,6 @@ export async function openProducer(settings: Settings, signal: AbortSignal): Pro
     createPartitioner: await pinnedPartitioner(),
     allowAutoTopicCreation: false,
     idempotent: false,
-    maxInFlightRequests: 1,
     // Its own retries would hide whether an earlier one may have arrived, and go on after we have given up.
     retry: { retries: 0 },
   })

@@ -16,37 +16,23 @@ export interface Sender {
 /** Partitions change leaders within a moment; what takes longer is for the relay to wait out. */
 const maxRetries = 4
 
-/**
- * One producer, one batch at a time, in the order of the calls. A batch that was not sent takes those with it that
- * already wait behind it: sent after all, they would overtake it.
- */
+/** One producer for all batches. Those that are under way at a time have no key in common: whoever calls sees to that. */
 export function createSender(settings: Settings): Sender {
   const life = new AbortController()
-  let producer: Attempts | null = null
-  let line: Promise<unknown> = Promise.resolve()
-  let breaks = 0
+  let producer: Promise<Attempts> | null = null
+  const underWay = new Set<Promise<unknown>>()
 
   async function send(batch: readonly OutgoingMessage[], { signal }: SendContext): Promise<SendOutcome[]> {
     const outgoing = batch.map((message) => toOutgoing(message, settings))
     const deadline = startDeadline(signal)
-    const seen = breaks
-    const turn = line.then(async () => {
-      const reason = breaks === seen ? await deliver(unfinished(outgoing), deadline.signal) : overtaken()
-      if (reason !== null) breaks++
-      return reason
-    })
-    line = turn
-    let reason: BrokerError | null
-    try {
-      // A batch that is given up while it waits its turn does not wait for it.
-      reason = await within(deadline.signal, turn)
-    } catch {
-      breaks++
-      reason = givenUp(deadline.signal)
-    } finally {
-      deadline.end()
-    }
-    return outgoing.map((message) => message.outcome ?? unsettled(message, reason ?? overtaken()))
+    const delivery = deliver(unfinished(outgoing), deadline.signal)
+    underWay.add(delivery)
+    const reason = await delivery
+    underWay.delete(delivery)
+    deadline.end()
+    return outgoing.map(
+      (message) => message.outcome ?? unsettled(message, reason ?? givenUp(deadline.signal)),
+    )
   }
 
   /** Gives every message an outcome if it can; else returns why not. Never rejects, and ends with the signal. */
@@ -63,23 +49,25 @@ export function createSender(settings: Settings): Sender {
     for (let failures = 1; ; failures++) {
       if (signal.aborted) return givenUp(signal)
       let inFlight = unfinished(chunk)
+      const shared = currentProducer()
+      let attempts: Attempts | null = null
       try {
-        producer ??= await openProducer(settings, signal)
-        settleMissing(inFlight, await within(signal, producer.ensure(topicsOf(inFlight))))
+        attempts = await within(signal, shared)
+        settleMissing(inFlight, await within(signal, attempts.ensure(topicsOf(inFlight))))
         inFlight = unfinished(chunk)
-        if (inFlight.length > 0) await attempt(producer, inFlight, signal)
+        if (inFlight.length > 0) await attempt(attempts, inFlight, signal)
         return null
       } catch (error) {
         const kind = signal.aborted ? 'unknown' : classify(error)
         if (kind === 'poison' || isAboutTopic(error)) return isolate(inFlight, error, signal)
         // Also for a topic that has just been created: not every broker has heard of it.
         const gone = typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION'
-        if (gone) producer?.forget(topicsOf(inFlight))
+        if (gone) attempts?.forget(topicsOf(inFlight))
         if ((gone || kind === 'retry') && failures <= maxRetries) {
           await pause(backoffMs(failures, 100, 1000), signal)
           continue
         }
-        dropProducer()
+        drop(shared)
         if (signal.aborted) return givenUp(signal)
         const describe = inFlight.some(({ doubtful }) => doubtful) ? toBrokerError : toTrouble
         return describe('Could not send to Kafka', error)
@@ -139,9 +127,22 @@ export function createSender(settings: Settings): Sender {
     }
   }
 
-  function dropProducer(): void {
-    producer?.retire()
-    producer = null
+  /** Whoever asks while it is being opened shares the attempt. One that failed is not remembered. */
+  function currentProducer(): Promise<Attempts> {
+    if (producer !== null) return producer
+    const opening = openProducer(settings, life.signal)
+    producer = opening
+    opening.catch(() => drop(opening))
+    return opening
+  }
+
+  /** With it ends what other batches have under way: after a doubt, nothing on these connections can be told apart. */
+  function drop(shared: Promise<Attempts>): void {
+    if (producer === shared) producer = null
+    shared.then(
+      (opened) => opened.retire(),
+      () => {},
+    )
   }
 
   function startDeadline(parent: AbortSignal): { readonly signal: AbortSignal; end(): void } {
@@ -163,10 +164,13 @@ export function createSender(settings: Settings): Sender {
   async function close(): Promise<void> {
     if (life.signal.aborted) return
     life.abort(new BrokerError('config', 'This Kafka broker has been closed.'))
-    await line
+    await Promise.all(underWay)
     const last = producer
     producer = null
-    await last?.close()
+    await last?.then(
+      (opened) => opened.close(),
+      () => {},
+    )
   }
 
   return { send, close }
@@ -178,9 +182,6 @@ const topicsOf = (batch: readonly Outgoing[]): string[] => [...new Set(batch.map
 
 const late = (ms: number): BrokerError =>
   new BrokerError('reconnect', `Kafka did not answer within ${ms} ms (sendTimeoutMs).`)
-
-const overtaken = (): BrokerError =>
-  new BrokerError('retry', 'An earlier batch was not sent; this one would have overtaken it.')
 
 const givenUp = ({ reason }: AbortSignal): BrokerError =>
   reason instanceof BrokerError
