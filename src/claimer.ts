@@ -197,6 +197,7 @@ class Claimer {
       consumer,
       emit: this.#emit,
       inHand: () => this.#hand.size,
+      hasBacklog: () => this.#hand.waitingRows > 0,
       sureUntil: () => Math.min(this.#lanes.sureUntil, this.#unkeyed.sureUntil),
       onOrphans: () => {
         suspects.reset()

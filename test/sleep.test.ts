@@ -1,6 +1,9 @@
+import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { postgres } from '../src/brokers/postgres.ts'
+import { Database } from '../src/database/database.ts'
+import { receive } from '../src/database/inbox.ts'
 import { createClaimer, createReceiver, createRelay, type Broker, type Worker } from '../src/index.ts'
 import { Sleep } from '../src/leases/sleep.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
@@ -148,4 +151,44 @@ test('whoever is about to fall asleep hears of what is published meanwhile', asy
   } finally {
     spy.mockRestore()
   }
+})
+
+test('with a backlog, a claimer neither sleeps nor tells others that it has got up', async () => {
+  const inbox = new Database(database.url)
+  const count = 200
+  await receive(
+    inbox,
+    Array.from({ length: count }, () => ({
+      consumer: 'busy',
+      id: randomUUID(),
+      topic: 't',
+      key: null,
+      headers: null,
+      payload: '{}',
+      body: null,
+      contentType: null,
+      publishedAt: new Date(),
+    })),
+  )
+  await inbox.close()
+  // Longer than it takes to become drowsy, so that it is the backlog that keeps it awake.
+  const handle = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 40))
+  let left = count
+  let toldOf: string[] = []
+  await start(
+    createClaimer(
+      { database: database.url, consumer: 'busy', concurrency: 8, onEvent: events.onEvent },
+      {
+        '#': {
+          transaction: false,
+          handle: async () => {
+            await handle()
+            if (--left === 40) toldOf = [...heard]
+          },
+        },
+      },
+    ),
+  )
+  await events.next('handled', () => true, count)
+  expect(toldOf).not.toContain('busy')
 })

@@ -1,6 +1,7 @@
 import type { Database } from '../database/database.ts'
 import { sleepSql } from '../database/sql/sleep.ts'
 import type { Session } from './session.ts'
+import type { MembershipOptions } from './workers.ts'
 
 /** So long without work, a worker falls asleep: sooner than the pauses between its looks would become long. */
 const drowsyMs = 20
@@ -19,16 +20,22 @@ export class Sleep {
   readonly #database: Database
   readonly #session: Session
   readonly #consumer: string
+  readonly #hasBacklog: MembershipOptions['hasBacklog']
   readonly #onWoken: () => void
   #state: 'awake' | 'dozing' | 'asleep' = 'awake'
   /** Whether the lock is ours. */
   #watches = false
   #busyAt = performance.now()
 
-  constructor(database: Database, session: Session, consumer: string, onWoken: () => void) {
+  constructor(
+    database: Database,
+    session: Session,
+    { consumer, hasBacklog, onWoken }: Pick<MembershipOptions, 'consumer' | 'hasBacklog' | 'onWoken'>,
+  ) {
     this.#database = database
     this.#session = session
     this.#consumer = consumer
+    this.#hasBacklog = hasBacklog
     this.#onWoken = onWoken
   }
 
@@ -55,7 +62,8 @@ export class Sleep {
 
   /** How long to wait before looking again, where a look that has found nothing would wait for so long. */
   pause(ms: number): number {
-    const drowsy = performance.now() - this.#busyAt >= drowsyMs
+    // With a backlog it would get up again at once, and each time tell the others.
+    const drowsy = performance.now() - this.#busyAt >= drowsyMs && this.#hasBacklog?.() !== true
     if (
       drowsy &&
       this.#database.sessions &&

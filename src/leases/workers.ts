@@ -25,6 +25,8 @@ export interface MembershipOptions {
   readonly emit: Emit
   /** How much the worker has in hand, for others to see. */
   readonly inHand: () => number
+  /** Whether it has more in hand than it can work on at once. Some never have. */
+  readonly hasBacklog?: () => boolean
   /** By the monotonic clock, until when the worker is sure of all its leases. */
   readonly sureUntil: () => number
   /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
@@ -82,7 +84,7 @@ export class Membership {
       onGone: () => this.sleep.forget(),
       onNotified: (consumer) => this.sleep.wake(consumer),
     })
-    this.sleep = new Sleep(options.database, this.#session, options.consumer, options.onWoken)
+    this.sleep = new Sleep(options.database, this.#session, options)
     this.#sightings = new Sightings({ deadAfterMs: options.deadAfterMs, confirmMs })
     this.#watchdog = new Watchdog({
       isSure: () => this.id === null || (this.sure && performance.now() < options.sureUntil()),
