@@ -12,7 +12,7 @@ export interface Seat {
   /** By the monotonic clock, since when it has been away from its pool. */
   readonly since: number
   /** A transaction has been begun on it, and nothing done in it. */
-  begun: boolean
+  readonly begun: boolean
 }
 
 /**
@@ -45,9 +45,9 @@ export class Transactions {
     if (!begun) await client.query(bounded(begin))
   }
 
-  /** Whether the next transaction may begin on it. */
+  /** Whether the next transaction may begin on it. Who waits for a connection of a pooler, only the pooler knows. */
   mayStay({ since }: Seat): boolean {
-    return !this.#isWanted() && performance.now() < since + heldMsMax
+    return this.#database.sessions && !this.#isWanted() && performance.now() < since + heldMsMax
   }
 
   /** Whether somebody waits for a connection of the pool. */
