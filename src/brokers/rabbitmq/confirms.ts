@@ -7,9 +7,6 @@ import { failed, rejected, type Sending } from './outgoing.ts'
 import { ensureExchange } from './topology.ts'
 import { onAbort } from '../../waiting.ts'
 
-/** amqplib calls its buffer full at 16 KiB. To let each of those be written first takes longer than to confirm them. */
-const bufferedBytesMax = 256 * 1024
-
 /** A channel on which the server confirms every message, with a bound on what waits for its confirmation. */
 export interface Confirms {
   /** Resolves when the channel is closed. Never rejects. */
@@ -42,8 +39,7 @@ function watch(link: Link, channel: ConfirmChannel, settings: Settings): Confirm
   const returned = new Map<string, number>()
   const waiters = new Set<() => void>()
   let open = true
-  /** Given to amqplib since it called its buffer full. It takes everything, without an end. */
-  let bufferedBytes = 0
+  let draining = false
   let unconfirmed = 0
   let unconfirmedBytes = 0
   let fault: unknown = null
@@ -78,13 +74,13 @@ function watch(link: Link, channel: ConfirmChannel, settings: Settings): Confirm
     returned.set(id, (returned.get(id) ?? 0) + 1)
   })
   channel.on('drain', () => {
-    bufferedBytes = 0
+    draining = false
     wake()
   })
   swallowHandlerErrors(channel)
 
   const hasRoomFor = (bytes: number): boolean =>
-    bufferedBytes < bufferedBytesMax &&
+    !draining &&
     unconfirmed < maxUnconfirmed &&
     (unconfirmed === 0 || unconfirmedBytes + bytes <= maxUnconfirmedBytes)
 
@@ -111,7 +107,8 @@ function watch(link: Link, channel: ConfirmChannel, settings: Settings): Confirm
     const more = channel.publish(exchange, routingKey, body, properties, (nack: unknown) =>
       answer(sending, nack, onAnswer),
     )
-    if (!more) bufferedBytes += body.length
+    // `false` means that amqplib has buffered the message all the same, and would do so without an end.
+    draining = !more
     sending.written = true
     unconfirmed++
     unconfirmedBytes += body.length
