@@ -1,12 +1,20 @@
 import type * as kysely from 'kysely'
 import type pg from 'pg'
 
+async function load() {
+  const { DefaultQueryExecutor, PostgresAdapter, PostgresDialect, PostgresQueryCompiler, Transaction } =
+    await import('kysely')
+  const [adapter, compiler] = [new PostgresAdapter(), new PostgresQueryCompiler()]
+  const dialect = new PostgresDialect({ pool: null as never })
+  return { DefaultQueryExecutor, Transaction, adapter, compiler, dialect }
+}
+
 /** Its 280 modules take longer to load than all of ours and `pg`: only who handles messages waits for them. */
-let loaded: typeof kysely | null = null
+let loaded: Awaited<ReturnType<typeof load>> | null = null
 
 /** To be called before the first `kyselyTransaction`. */
 export async function loadKysely(): Promise<void> {
-  loaded ??= await import('kysely')
+  loaded ??= await load()
 }
 
 const refuse = (): never => {
@@ -46,11 +54,9 @@ export function kyselyTransaction<Tables>(client: pg.ClientBase): kysely.Transac
     destroy: async () => {},
   }
   if (loaded === null) throw new Error('Kysely has not been loaded.')
-  const { DefaultQueryExecutor, PostgresAdapter, PostgresDialect, PostgresQueryCompiler, Transaction } =
-    loaded
-  const executor = new DefaultQueryExecutor(new PostgresQueryCompiler(), new PostgresAdapter(), {
+  const { DefaultQueryExecutor, Transaction, adapter, compiler, dialect } = loaded
+  const executor = new DefaultQueryExecutor(compiler, adapter, {
     provideConnection: (consumer) => consumer(connection),
   })
-  const dialect = new PostgresDialect({ pool: null as never })
   return new Transaction<Tables>({ config: { dialect }, driver, executor, dialect })
 }
