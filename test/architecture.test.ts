@@ -290,7 +290,6 @@ describe('files', () => {
     'src/cli/soak/nemesis.ts': 'Every fault that a soak knows, each as long as it takes to say what it does.',
     'src/cli/soak/soak.ts': 'The phases of a soak, from the empty schema to the report.',
     'src/database/sql/soak.ts': 'Twelve rules, each a query of its own.',
-    'src/claimer/hand.ts': 'What a claimer has in hand, as one structure with several views.',
   }
   const linesOf = (file: string): number => read(file).split('\n').length - 1
 

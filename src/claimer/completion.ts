@@ -2,7 +2,7 @@ import type { Statement } from '../database/database.ts'
 import { completionSql } from '../database/sql/completion.ts'
 import { plainArray } from '../database/sql/statement.ts'
 import type { ClaimerContext } from './context.ts'
-import type { Claim } from './hand.ts'
+import type { Claim } from './claim.ts'
 
 type Parts = Pick<ClaimerContext, 'database' | 'consumer' | 'settings' | 'lanes'>
 

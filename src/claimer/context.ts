@@ -6,7 +6,8 @@ import type { Parking } from '../leases/parking.ts'
 import type { Membership } from '../leases/workers.ts'
 import type { Telemetry } from '../telemetry.ts'
 import { workerNumbers } from '../worker.ts'
-import type { Claim, Hand } from './hand.ts'
+import type { Claim } from './claim.ts'
+import type { Hand } from './hand.ts'
 import type { Suspects } from './suspects.ts'
 
 /** The claimer's options that are numbers. */

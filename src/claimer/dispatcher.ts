@@ -1,7 +1,7 @@
 import { LeaseLostError, OptionError } from '../errors.ts'
 import { completionAndCommit } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
-import type { Claim } from './hand.ts'
+import type { Claim } from './claim.ts'
 import { handle, handleAtOnce, handledAtOnce, Interrupted, lost } from './handling.ts'
 import type { ResolvedHandler } from './handlers.ts'
 import type { FailureOptions, Settlement } from './settlement.ts'

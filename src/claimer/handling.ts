@@ -9,7 +9,7 @@ import { noFailpoint, type Failpoint } from '../failpoint.ts'
 import type { Trace } from '../telemetry.ts'
 import { Abort } from './abort.ts'
 import type { ClaimerContext } from './context.ts'
-import type { Claim } from './hand.ts'
+import type { Claim } from './claim.ts'
 import type { HandlerContext, ResolvedHandler, TransactionContext } from './handlers.ts'
 import type { Transactions } from './transactions.ts'
 

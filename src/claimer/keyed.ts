@@ -5,7 +5,7 @@ import { Polling } from '../leases/polling.ts'
 import type { Lane } from '../leases/lanes.ts'
 import { limits } from '../options.ts'
 import { isFull, type ClaimerContext } from './context.ts'
-import { Claim, type ClaimedRow } from './hand.ts'
+import { Claim, type ClaimedRow } from './claim.ts'
 
 interface At {
   readonly snapshot: string

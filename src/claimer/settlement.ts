@@ -8,7 +8,7 @@ import type { FailedHead } from '../leases/parking.ts'
 import { completion } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'
-import type { Claim } from './hand.ts'
+import type { Claim } from './claim.ts'
 import type { ResolvedHandler } from './handlers.ts'
 
 /** A key that is held back no longer than this waits in memory; for longer, its messages leave the lane. */

@@ -5,7 +5,7 @@ import { Polling } from '../leases/polling.ts'
 import { sureShare } from '../leases/workers.ts'
 import { limits } from '../options.ts'
 import { isFull, type ClaimerContext } from './context.ts'
-import { Claim, type ClaimedRow } from './hand.ts'
+import { Claim, type ClaimedRow } from './claim.ts'
 import { isKeyed } from './keyed.ts'
 
 const stripes = Array.from({ length: limits.stripes }, (_, index) => limits.keyedLanes + index)

@@ -1,0 +1,108 @@
+import { Abort } from './abort.ts'
+import { jsonContentType, type Message } from '../message.ts'
+import { parseHeaders, type TracedMessage } from '../telemetry.ts'
+
+/** A row of the inbox as a claim brings it. */
+export interface ClaimedRow {
+  readonly lane: number
+  readonly seq: number
+  /** In lanes the attempts before this one; in stripes this one included. */
+  readonly attempt: number
+  /** Of the lane, or of the row. */
+  readonly fence: number
+  /** How many claims of it have ended with the death of their claimer. */
+  readonly crashes: number
+  readonly received_at: Date
+  readonly id: string
+  readonly topic: string
+  readonly key: string | null
+  readonly headers: string | null
+  readonly payload: string | null
+  readonly body: Buffer | null
+  readonly content_type: string | null
+  readonly published_at: Date | null
+  readonly expires_at: Date | null
+  readonly expires_in_ms: number | null
+}
+
+/** A message that this claimer holds, from the claim to the settlement. */
+export class Claim {
+  readonly lane: number
+  readonly seq: number
+  readonly fence: number
+  readonly keyed: boolean
+  readonly bytes: number
+  /** A dead claimer had it in hand, and it may be why. */
+  readonly suspect: boolean
+  attempt: number
+  /** By the monotonic clock, until when the lease on the row is sure to run. Lanes keep their own. */
+  leasedUntil = Infinity
+  /** By the monotonic clock, until when it may be handled. */
+  readonly expiresAt: number
+  /** Its completion is on the way to the database. */
+  settling = false
+  /** Not to be handled in a batch: the last batch that it was in has failed. */
+  alone = false
+  /** Aborted when the claim is lost, when its handler runs too long, and when the claimer stops. */
+  abort = new Abort()
+  /** It waits for a handler, and has no key. */
+  waiting = false
+  readonly id: string
+  readonly topic: string
+  readonly key: string | null
+  #row: ClaimedRow | null
+  #message: Message | null = null
+
+  constructor(row: ClaimedRow, keyed: boolean) {
+    this.#row = row
+    this.id = row.id
+    this.topic = row.topic
+    this.key = row.key
+    this.lane = row.lane
+    this.seq = row.seq
+    this.fence = row.fence
+    this.keyed = keyed
+    this.suspect = row.crashes > 0
+    this.expiresAt = row.expires_in_ms === null ? Infinity : performance.now() + row.expires_in_ms
+    this.attempt = keyed ? row.attempt + 1 : row.attempt
+    this.bytes = (row.payload?.length ?? row.body?.length ?? 0) + 500
+  }
+
+  /** For the next attempt under the same claim. */
+  renewAbort(): void {
+    this.abort = new Abort()
+  }
+
+  /** It was handled and will not be again: its content need not wait for the completion, among what is long-lived. */
+  forgetContent(): void {
+    this.#row = null
+    this.#message = null
+  }
+
+  get #content(): ClaimedRow {
+    if (this.#row === null) throw new Error('The message was handled before.')
+    return this.#row
+  }
+
+  /** As a tracer sees it. */
+  traced(consumer: string): TracedMessage {
+    const { id, topic, headers, payload, body } = this.#content
+    return { consumer, id, topic, headers: parseHeaders(headers), bytes: (payload ?? body)?.length ?? 0 }
+  }
+
+  /** Parsed only when a handler is to have it. */
+  get message(): Message {
+    const row = this.#content
+    return (this.#message ??= {
+      id: row.id,
+      topic: row.topic,
+      key: row.key,
+      headers: parseHeaders(row.headers) ?? {},
+      payload: row.payload === null ? row.body : (JSON.parse(row.payload) as unknown),
+      contentType: row.content_type ?? jsonContentType,
+      publishedAt: row.published_at,
+      receivedAt: row.received_at,
+      expiresAt: row.expires_at,
+    })
+  }
+}
