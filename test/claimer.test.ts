@@ -453,6 +453,24 @@ test('a handler that runs too long is told, has failed, and its late write chang
   expect(events.of('message_failed')[0]!.error).toMatchObject({ code: 'HANDLE_TIMEOUT' })
 })
 
+test('the time of a handler begins when it is called, and not while it waits for a connection', async () => {
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 })
+  try {
+    await start({ '#': () => {} }, { database: pool, handleTimeoutMs: 100 })
+    const only = await pool.connect()
+    await deliver(['a', null])
+    await events.next('claimed')
+    // What shall not happen gives no sign.
+    await new Promise((resolve) => setTimeout(resolve, 400))
+    only.release()
+    await events.next('handled', () => true, 2)
+    expect(events.of('message_failed')).toEqual([])
+    await claimer!.stop()
+  } finally {
+    await pool.end()
+  }
+})
+
 test('a swallowed error of a statement is not taken for success', async () => {
   await deliver([null])
   await start({ '#': (_, { client }) => client.query('select 1 / 0').catch(() => {}) }, { maxAttempts: 1 })

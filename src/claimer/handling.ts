@@ -60,40 +60,40 @@ export async function handle(
   const abort = claims.length === 1 ? first.abort : new Abort()
   const passOn = (reason: Error): void => abort.abort(reason)
   if (claims.length > 1) for (const claim of claims) claim.abort.listen(passOn)
-  const timeout =
-    handler.handleTimeoutMs === 0
-      ? undefined
-      : setTimeout(() => {
-          const error = new HandleTimeoutError(
-            `The handler of "${first.topic}" ran longer than handleTimeoutMs, ${handler.handleTimeoutMs} ms.`,
-          )
-          for (const claim of claims) claim.abort.abort(error)
-        }, handler.handleTimeoutMs)
-  try {
-    const traced = (work: () => unknown): unknown => (parts.trace === null ? work() : parts.trace.run(work))
-    if (handler.transaction) {
-      const run = async (client: pg.ClientBase): Promise<unknown> => {
-        const context: TransactionContext<unknown> = Object.defineProperty(
-          Object.assign(contextOf(parts.consumer, claims, abort), { client }) as never,
-          'trx',
-          { get: () => kyselyTransaction<unknown>(client), enumerable: true },
+  let timeout: NodeJS.Timeout | undefined
+  const run = async (context: HandlerContext | TransactionContext<unknown>): Promise<unknown> => {
+    // Its time begins here and ends with it. If the wait for a connection were part of it, a server that is slow to give
+    // one would fail every attempt of messages that no handler has seen, and each failure would cost it a connection.
+    if (handler.handleTimeoutMs > 0) {
+      timeout = setTimeout(() => {
+        const error = new HandleTimeoutError(
+          `The handler of "${first.topic}" ran longer than handleTimeoutMs, ${handler.handleTimeoutMs} ms.`,
         )
-        // The time that a handler may take ends with it; what comes then is ours.
-        try {
-          return await traced(() => call(handler, claims, context))
-        } finally {
-          clearTimeout(timeout)
-        }
-      }
-      await inTransaction(parts, run, claims, abort)
+        for (const claim of claims) claim.abort.abort(error)
+      }, handler.handleTimeoutMs)
+    }
+    const work = (): unknown => call(handler, claims, context)
+    try {
+      return await (parts.trace === null ? work() : parts.trace.run(work))
+    } finally {
+      clearTimeout(timeout)
+    }
+  }
+  try {
+    const context = contextOf(parts.consumer, claims, abort)
+    if (handler.transaction) {
+      const runOn = (client: pg.ClientBase): Promise<unknown> =>
+        run(
+          Object.defineProperty(Object.assign(context, { client }) as never, 'trx', {
+            get: () => kyselyTransaction<unknown>(client),
+            enumerable: true,
+          }),
+        )
+      await inTransaction(parts, runOn, claims, abort)
     } else {
       const before = begun === undefined ? parts.failpoint('claimer.before_handle') : undefined
       if (before !== undefined) await before
-      const context = contextOf(parts.consumer, claims, abort)
-      const work = begun ?? traced(() => call(handler, claims, context))
-      // What is no promise is there: nothing can have been aborted meanwhile.
-      if (isThenable(work)) await abort.unless(Promise.resolve(work))
-      clearTimeout(timeout)
+      await abort.unless(Promise.resolve(begun ?? run(context)))
       const after = parts.failpoint('claimer.before_settle')
       if (after !== undefined) await after
       const completed = await parts.complete(claims)
