@@ -54,7 +54,7 @@ export interface ClaimerOptions extends WorkerOptions {
   readonly backoffMsMin?: number | undefined
   /** Longest pause after a failure. In milliseconds. @default 300_000 */
   readonly backoffMsMax?: number | undefined
-  /** How long a handler may run; 0 for ever. In milliseconds. @default 0 */
+  /** How long a handler may run, from when it is called; 0 for ever. In milliseconds. @default 0 */
   readonly handleTimeoutMs?: number | undefined
   /**
    * What becomes of a key whose message became a dead letter: `park` holds its later messages back until an operator
@@ -206,6 +206,7 @@ class Claimer {
         this.#lanes.wake()
         this.#wake()
       },
+      onPeers: () => this.#lanes.wake(),
       onWoken: () => this.#hurry(),
       onVoid: (reason) => {
         this.#left = [...this.#hand.all()].filter(({ keyed }) => !keyed)

@@ -92,7 +92,7 @@ export async function readWorkers(
 /**
  * Takes the work of these workers away from them, whether they live or not.
  *
- * Each is marked as ended, all in one statement. The others see it within 200 ms, and take its lanes and its messages
+ * Each is marked as ended, all in one statement. The others see it within half a second, and take its lanes and its messages
  * as they take those of a dead worker: nothing is lost, and what it writes after they have taken over changes nothing.
  * If its process lives, it notices at its next heartbeat, aborts what it has in hand, and comes back under a new id: to
  * end a worker, stop its process. Handlers' effects outside of their transactions may be repeated, as after any death.

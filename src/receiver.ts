@@ -142,6 +142,7 @@ class Receiver {
       failoverGraceMs: 0,
       sureUntil: () => Infinity,
       onOrphans: () => {},
+      onPeers: () => {},
       onWoken: () => {},
       onVoid: () => {},
       onReturn: async () => {},

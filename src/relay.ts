@@ -104,6 +104,7 @@ class Relay {
       inHand: () => this.#strands.reduce((sum, strand) => sum + strand.inHand, 0),
       sureUntil: () => this.#lanes.sureUntil,
       onOrphans: () => this.#lanes.wake(),
+      onPeers: () => this.#lanes.wake(),
       onWoken: () => this.#hurry(),
       onVoid: (reason) => {
         this.#lanes.forget(reason)

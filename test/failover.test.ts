@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { dealOut, failoverStrategies, share } from '../src/leases/failover.ts'
 import { Orphans } from '../src/leases/orphans.ts'
-import { Sightings, type Peer } from '../src/leases/sightings.ts'
+import { Sightings, type Peer, type Verdict } from '../src/leases/sightings.ts'
 
 const peer = (id: number, changes: Partial<Peer> = {}): Peer => ({
   id,
@@ -170,9 +170,35 @@ describe('sightings', () => {
     expect(sightings.look([peer(1)])).toEqual([])
     at(200)
     expect(sightings.look([peer(1, { unlocked: true })])).toEqual([])
-    expect(sightings.suspicious).toBe(true)
+    expect(sightings.pauseMs(true)).toBe(100)
     at(300)
     expect(sightings.look([peer(1, { unlocked: true })]).map(({ foundBy }) => foundBy)).toEqual(['lock'])
+  })
+
+  test('each of a fleet looks more seldom, and often enough to find whoever is silent', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 100 }), (others) => {
+        const { at, sightings } = watch()
+        const look = (beat: string): Verdict[] =>
+          sightings.look(Array.from({ length: others }, (_, id) => peer(id, { beat })))
+        look('1')
+        const pauseMs = sightings.pauseMs(true)
+        expect(pauseMs).toBe(others <= 5 ? 200 : Math.min(others * 40, deadAfterMs / 10))
+        // On a busy machine it takes twice as long. That must not count as a break of the watch.
+        let now = 0
+        for (; now <= deadAfterMs; now += pauseMs * 2) {
+          at(now)
+          expect(look('2')).toEqual([])
+        }
+        at(now)
+        expect(look('2')).toHaveLength(others)
+      }),
+    )
+  })
+
+  test('alone it looks seldom, unless somebody has come or gone lately', () => {
+    const { sightings } = watch()
+    expect([sightings.pauseMs(true), sightings.pauseMs(false)]).toEqual([1000, 200])
   })
 
   test('a connection that is opened again at once is no death', () => {

@@ -54,6 +54,7 @@ async function held(consumer: string): Promise<{ lane: Lane; seqs: number[] }> {
     lane: {
       lane,
       fence,
+      written: 0,
       floor: new Floor(floor),
       server,
       lowered,

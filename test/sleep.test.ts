@@ -4,7 +4,10 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vi
 import { postgres } from '../src/brokers/postgres.ts'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
+import { sleepSql } from '../src/database/sql/sleep.ts'
+import { workerSql } from '../src/database/sql/worker.ts'
 import { createClaimer, createReceiver, createRelay, type Broker, type Worker } from '../src/index.ts'
+import { Session } from '../src/leases/session.ts'
 import { Sleep } from '../src/leases/sleep.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
@@ -48,19 +51,19 @@ const relay = (): Promise<Worker> =>
 /** Not from this process's outbox, whose hints its relays would hear. */
 const publish = `select twinbox.publish('t', '{}'::json)`
 
-/** Whether somebody watches for those that sleep. */
-async function watched(consumer: string): Promise<number> {
-  const rows = await database.query(
-    `select from pg_locks where locktype = 'advisory' and classid = 'twinbox.migration'::regclass and mode = 'ExclusiveLock'
+/** The backends that watch for those that sleep: one, or none. */
+async function watchers(consumer: string): Promise<number[]> {
+  const rows = await database.query<{ pid: number }>(
+    `select pid from pg_locks where locktype = 'advisory' and classid = 'twinbox.migration'::regclass and mode = 'ExclusiveLock'
       and objid = (hashtext($1)::bigint & 4294967295)::oid and granted`,
     [consumer],
   )
-  return rows.length
+  return rows.map(({ pid }) => pid)
 }
 async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
   while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 20))
 }
-const asleep = (consumer: string): Promise<void> => until(async () => (await watched(consumer)) === 1)
+const asleep = (consumer: string): Promise<void> => until(async () => (await watchers(consumer)).length === 1)
 
 test('a relay that sleeps is woken by what is published, and the claimers by what arrives', async () => {
   await start(createReceiver({ database: database.url, broker, consumer: 'c', topics: ['#'] }))
@@ -99,11 +102,11 @@ test('nobody falls asleep over a transaction that has published', async () => {
   await relay()
   // What shall not happen gives no sign.
   await new Promise((resolve) => setTimeout(resolve, 1500))
-  expect(await watched('')).toBe(0)
+  expect(await watchers('')).toHaveLength(0)
   await client.query('commit')
   client.release()
   await asleep('')
-  expect(await watched('')).toBe(1)
+  expect(await watchers('')).toHaveLength(1)
 })
 
 test('of several that sleep one watches, and when it leaves, another one does', async () => {
@@ -191,4 +194,44 @@ test('with a backlog, a claimer neither sleeps nor tells others that it has got 
   )
   await events.next('handled', () => true, count)
   expect(toldOf).not.toContain('busy')
+})
+
+test('whoever sleeps while another one watches goes on sleeping when it asks whether that is still so', async () => {
+  const own = new Database(database.url)
+  await own.probe()
+  const idle = async (): Promise<{ sleep: Sleep; session: Session; asked: () => number }> => {
+    const session = new Session(own, {
+      lock: workerSql(own.schema).lock,
+      listen: sleepSql(own.schema).listen,
+      onEnd: () => {},
+      onGone: () => {},
+      onNotified: () => {},
+    })
+    await session.open()
+    const asks = vi.spyOn(session, 'run')
+    const sleep = new Sleep(own, session, { consumer: 'idle', onWoken: () => {} })
+    await until(() => sleep.pause(100) >= 1000)
+    return { sleep, session, asked: () => asks.mock.calls.length }
+  }
+  const watcher = await idle()
+  const sleeper = await idle()
+  const before = sleeper.asked()
+  const deadline = performance.now() + 1500
+  const pauses = new Set<number>()
+  while (performance.now() < deadline) {
+    pauses.add(sleeper.sleep.pause(100))
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  expect([...pauses]).toEqual([1000])
+  expect(sleeper.asked() - before).toBeLessThanOrEqual(2)
+  // The watcher dies: the other one takes its place.
+  const [first] = await watchers('idle')
+  watcher.session.drop()
+  await until(async () => {
+    sleeper.sleep.pause(100)
+    const [now] = await watchers('idle')
+    return now !== undefined && now !== first
+  })
+  await sleeper.session.end()
+  await own.close()
 })

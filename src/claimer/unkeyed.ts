@@ -10,6 +10,7 @@ import { isKeyed } from './keyed.ts'
 
 const stripes = Array.from({ length: limits.stripes }, (_, index) => limits.keyedLanes + index)
 const sweepMs = 1000
+const floorsMsAsleep = 5000
 
 /**
  * Claims of messages without a key: leases on the rows themselves, taken by whoever is free, renewed while they are in
@@ -32,6 +33,7 @@ export class UnkeyedClaims {
   /** Whether the last sweep has found orphans, or somebody says that there are. */
   #orphans = false
   #renewedAt = performance.now()
+  #floorsAt = 0
   #handledSince = 0
   #pace = 0
 
@@ -187,7 +189,11 @@ export class UnkeyedClaims {
   }
 
   async #moveFloors(): Promise<void> {
-    const { database, consumer, lanes } = this.#context
+    const { database, consumer, lanes, membership } = this.#context
+    const now = performance.now()
+    // What nobody works on does not move.
+    if (membership.sleep.isAsleep && now < this.#floorsAt) return
+    this.#floorsAt = now + floorsMsAsleep
     const held = [...lanes.held.values()].filter((lane) => !isKeyed(lane))
     if (held.length === 0) return
     const lowered = new Map(held.map(({ lane, floor }) => [lane, floor.lowered]))

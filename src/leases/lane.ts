@@ -5,6 +5,8 @@ export interface Lane {
   readonly lane: number
   readonly fence: number
   readonly floor: Floor
+  /** The floor as it was last written down. */
+  written: number
   /** On which the floor was found, and nowhere else does it count. */
   readonly server: string
   /** The table's count of how often the floor was lowered, as far as this holder knows. */

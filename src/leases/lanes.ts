@@ -27,7 +27,12 @@ export interface LanesOptions {
 }
 
 const lookMs = 100
-const renewMsMax = 1000
+/** When nobody comes or goes. */
+const lookMsCalm = 500
+/** Where there are more workers than lanes, somebody has too few for good. */
+const takeMsCalm = 1000
+/** So often at most is it written down where the floors are: how much a successor need not look through. */
+const writeMs = 1000
 
 /**
  * The lanes of one worker: takes a fair share, renews, gives back what is too much.
@@ -42,6 +47,8 @@ export class Lanes {
   readonly #sql: ReturnType<typeof laneSql>
   #loop: Loop | null = null
   #renewedAt = -Infinity
+  #wroteAt = -Infinity
+  #takeAt = 0
   #left: readonly LeftLane[] = []
   #taken: Taken | null = null
 
@@ -58,6 +65,7 @@ export class Lanes {
 
   /** Looks for lanes now: somebody died, or a drained lane can be given back. */
   wake(): void {
+    this.#takeAt = 0
     this.#loop?.wake()
   }
 
@@ -103,18 +111,25 @@ export class Lanes {
   async #tick(): Promise<number> {
     const { membership, count, leaseMs } = this.#options
     if (membership.id === null) return lookMs
-    if (performance.now() - this.#renewedAt >= Math.min(leaseMs / 3, renewMsMax)) await this.#renew()
+    const now = performance.now()
+    if (now - this.#renewedAt >= leaseMs / 3) await this.#renew()
+    else if (now - this.#wroteAt >= writeMs) await this.#writeFloors()
     await this.#begin()
     const { free, lanes: dealt } = membership.orphans
     if (dealt.length > 0) await this.#take(0, [], dealt)
     const share = Math.ceil(count / membership.living)
-    if (this.held.size < share) await this.#take(share - this.held.size, free, [])
-    this.#drain(this.held.size - share)
+    if (this.held.size < share && (!membership.settled || now >= this.#takeAt)) {
+      this.#takeAt = now + takeMsCalm
+      await this.#take(share - this.held.size, free, [])
+    }
+    const surplus = this.held.size - share
+    this.#drain(surplus)
     const drained = [...this.held.values()].filter(
       (lane) => lane.draining && this.#options.lowestInHand(lane.lane) === null,
     )
     await this.#leave(drained)
-    return lookMs
+    const calm = membership.settled && surplus <= 0 && dealt.length === 0
+    return calm ? Math.min(lookMsCalm, leaseMs / 6) : lookMs
   }
 
   async #take(limit: number, free: readonly number[], dealt: readonly number[]): Promise<void> {
@@ -128,6 +143,7 @@ export class Lanes {
       lane: row.lane,
       fence: row.fence,
       floor: new Floor(row.floor),
+      written: row.floor,
       server: row.server,
       lowered: row.lowered,
       orphaned: row.previous === null ? 0 : row.reach,
@@ -162,22 +178,32 @@ export class Lanes {
   }
 
   async #renew(): Promise<void> {
-    const { database, membership, consumer, leaseMs } = this.#options
-    const lanes = [...this.held.values()]
     const at = performance.now()
-    if (lanes.length > 0) {
-      const renewed = await database.keep<{ lane: number }>(this.#sql.renew, [
-        consumer,
-        membership.id,
-        leaseMs,
-        ...asColumns(this.#asLeft(lanes)),
-      ])
-      const kept = new Set(renewed.map(({ lane }) => lane))
-      const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
-      for (const { lane } of lost) this.held.delete(lane)
-      if (lost.length > 0) this.#lose(lost, 'Another worker has taken the lane.')
-    }
+    await this.#write([...this.held.values()])
     this.#renewedAt = at
+  }
+
+  /** Writes down the floors that have moved, which renews the leases of their lanes. */
+  async #writeFloors(): Promise<void> {
+    await this.#write([...this.held.values()].filter((lane) => this.#floorOf(lane) !== lane.written))
+  }
+
+  async #write(lanes: readonly Lane[]): Promise<void> {
+    const { database, membership, consumer, leaseMs } = this.#options
+    this.#wroteAt = performance.now()
+    if (lanes.length === 0) return
+    const left = this.#asLeft(lanes)
+    const renewed = await database.keep<{ lane: number }>(this.#sql.renew, [
+      consumer,
+      membership.id,
+      leaseMs,
+      ...asColumns(left),
+    ])
+    for (const [index, lane] of lanes.entries()) lane.written = left[index]!.floor
+    const kept = new Set(renewed.map(({ lane }) => lane))
+    const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
+    for (const { lane } of lost) this.held.delete(lane)
+    if (lost.length > 0) this.#lose(lost, 'Another worker has taken the lane.')
   }
 
   /** Marks the surplus for giving back, or unmarks it if somebody else has left meanwhile. */

@@ -11,6 +11,8 @@ export class Orphans {
   /** Lanes, and parts of rows, that were dealt to this worker for a while; see `share`. */
   lanes: readonly number[] = []
   rows: readonly number[] = []
+  /** Whether something of the dead is kept for somebody, and will be anybody's soon. */
+  areReserved = false
   #causes = new Map<number, Cause>()
 
   /** What was taken, by the former holder that it was taken over from, and how that one was found to have failed. */
@@ -51,6 +53,7 @@ export class Orphans {
     this.free = free
     this.lanes = lanes
     this.rows = rows
+    this.areReserved = reserved.length > 0
     this.#causes = new Map(ended.map(({ id, ended_by: cause }) => [id, cause!]))
     return news
   }

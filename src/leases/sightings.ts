@@ -26,7 +26,14 @@ interface Sighting {
   lockCounts: boolean
 }
 
-/** Looks are a fifth of a second apart, on a busy machine twice that: only more than this is a break. */
+/**
+ * How often the living look for the dead. Each look reads all of them, so a fleet takes turns: the more there are, the
+ * more seldom each one looks, and the first of them looks as soon as ever. Alone, there is nobody to watch.
+ */
+const lookMs = 200
+const lookMsPerPeer = 40
+const lookMsAlone = 1000
+/** Looks are a fifth of a second apart or a tenth of `deadAfterMs`, on a busy machine twice that: more than this is a break. */
 const breakMsMin = 600
 
 /**
@@ -38,7 +45,7 @@ const breakMsMin = 600
  */
 export class Sightings {
   /** Whether somebody's lock is missing and it is too early to judge. */
-  suspicious = false
+  #suspicious = false
   readonly #deadAfterMs: number
   readonly #confirmMs: number
   readonly #now: () => number
@@ -51,6 +58,15 @@ export class Sightings {
     this.#confirmMs = options.confirmMs
     this.#now = options.now ?? (() => performance.now())
     this.#lookedAt = this.#now()
+  }
+
+  /** How long to wait before the next look. `expectsNobody`: nobody has come or gone lately. */
+  pauseMs(expectsNobody: boolean): number {
+    if (this.#suspicious) return this.#confirmMs
+    if (this.#seen.size === 0 && expectsNobody) return lookMsAlone
+    // More seldom, the silence of others would count as our own blindness.
+    const most = Math.max(lookMs, this.#deadAfterMs / 10)
+    return Math.min(Math.max(lookMs, lookMsPerPeer * this.#seen.size), most)
   }
 
   /** Our own view was interrupted. */
@@ -69,7 +85,7 @@ export class Sightings {
     this.#lookedAt = now
     const verdicts: Verdict[] = []
     const seen = new Map<number, Sighting>()
-    this.suspicious = false
+    this.#suspicious = false
     for (const peer of peers) {
       const sighting = this.#sight(peer, now)
       seen.set(peer.id, sighting)
@@ -77,7 +93,7 @@ export class Sightings {
       if (unlockedSince !== null && now - unlockedSince >= this.#confirmMs) {
         verdicts.push({ peer, foundBy: 'lock' })
       } else if (now - sighting.since > this.#deadAfterMs) verdicts.push({ peer, foundBy: 'heartbeat' })
-      else if (unlockedSince !== null) this.suspicious = true
+      else if (unlockedSince !== null) this.#suspicious = true
     }
     this.#seen = seen
     this.#interrupted = false

@@ -22,9 +22,12 @@ export class Sleep {
   readonly #consumer: string
   readonly #hasBacklog: MembershipOptions['hasBacklog']
   readonly #onWoken: () => void
-  #state: 'awake' | 'dozing' | 'asleep' = 'awake'
+  #asleep = false
   /** Whether the lock is ours. */
   #watches = false
+  /** Whether it is just being asked who watches, and when that may be asked next. */
+  #asking = false
+  #askAt = 0
   #busyAt = performance.now()
 
   constructor(
@@ -39,71 +42,74 @@ export class Sleep {
     this.#onWoken = onWoken
   }
 
+  get isAsleep(): boolean {
+    return this.#asleep
+  }
+
   /** There is work, found by looking. */
   stir(): void {
     this.#busyAt = performance.now()
-    if (this.#state !== 'awake') this.#getUp(true)
+    if (this.#asleep) this.#getUp(true)
   }
 
   /** Somebody has written something for this consumer. */
   wake(consumer: string): void {
     if (consumer !== this.#consumer) return
     this.#busyAt = performance.now()
-    if (this.#state !== 'awake') this.#getUp(false)
+    if (this.#asleep) this.#getUp(false)
     this.#onWoken()
   }
 
   /** The session is gone, and with it the lock and the notifications. */
   forget(): void {
-    this.#state = 'awake'
+    this.#asleep = false
     this.#watches = false
     this.#busyAt = performance.now()
   }
 
   /** How long to wait before looking again, where a look that has found nothing would wait for so long. */
   pause(ms: number): number {
+    const now = performance.now()
     // With a backlog it would get up again at once, and each time tell the others.
-    const drowsy = performance.now() - this.#busyAt >= drowsyMs && this.#hasBacklog?.() !== true
-    if (
-      drowsy &&
-      this.#database.sessions &&
-      this.#session.isOpen &&
-      this.#state !== 'dozing' &&
-      !this.#watches
-    )
-      void this.#fallAsleep()
+    const drowsy = now >= this.#busyAt + drowsyMs && this.#hasBacklog?.() !== true
+    const asks = !this.#watches && !this.#asking && now >= this.#askAt
+    if (drowsy && asks && this.#database.sessions && this.#session.isOpen) void this.#fallAsleep()
     return this.rest(ms)
   }
 
   /** The same for what has to be done now and then, and of which the next is due in so long, if there is any. */
   rest(ms: number, dueInMs: number | null = null): number {
-    const pauseMs = this.#state === 'asleep' ? Math.max(asleepMs, ms) : ms
+    const pauseMs = this.#asleep ? Math.max(asleepMs, ms) : ms
     return Math.min(pauseMs, Math.max(1, dueInMs ?? Infinity))
   }
 
+  /** Or, of one that sleeps while somebody else watches, looks whether that is still so. */
   async #fallAsleep(): Promise<void> {
-    const before = this.#state
-    this.#state = 'dozing'
+    this.#asking = true
     const busyAt = this.#busyAt
     const sql = sleepSql(this.#database.schema)
     try {
       const [found] = await this.#session.run<{ ours: boolean; watched: boolean }>(sql.fallAsleep, [
         this.#consumer,
       ])
-      this.#watches = found!.ours
+      const { ours, watched } = found!
+      this.#watches = ours
       // Woken meanwhile.
       if (this.#busyAt !== busyAt) return this.#getUp(true)
-      this.#busyAt = performance.now() - (found!.ours ? drowsyMs : 0)
-      this.#state = found!.ours || found!.watched ? 'asleep' : 'awake'
-      if (this.#state === 'asleep' && before !== 'asleep') this.#onWoken()
+      this.#askAt = performance.now() + (watched ? asleepMs : drowsyMs)
+      const before = this.#asleep
+      this.#asleep = ours || watched
+      if (ours || (this.#asleep && !before)) this.#onWoken()
     } catch {
       this.forget()
+    } finally {
+      this.#asking = false
     }
   }
 
   #getUp(tell: boolean): void {
     const watched = this.#watches
-    this.#state = 'awake'
+    this.#asleep = false
     this.#watches = false
     if (!watched) return
     const { getUp } = sleepSql(this.#database.schema)

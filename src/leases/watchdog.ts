@@ -7,7 +7,7 @@ export interface WatchdogOptions {
   readonly onStall: (forMs: number) => void
 }
 
-const lookMs = 50
+const lookMs = 100
 
 /**
  * A worker's eye on itself: whether it has shown in time that it lives, and whether its event loop turns.

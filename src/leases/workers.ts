@@ -31,6 +31,8 @@ export interface MembershipOptions {
   readonly sureUntil: () => number
   /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
   readonly onOrphans: () => void
+  /** Somebody who shares the work has come or gone. */
+  readonly onPeers: () => void
   /** Somebody has written something that this worker may have waited for. */
   readonly onWoken: () => void
   /** This worker has been given up on, or must fear it. All that it held is void; it comes back under a new id. */
@@ -39,8 +41,8 @@ export interface MembershipOptions {
   readonly onReturn: (formerId: number) => Promise<void>
 }
 
-/** How often the living look for the dead. */
-const watchMs = 200
+/** Workers are often started together: for so long after one has come or gone, more of that is expected. */
+const settlingMs = 5000
 /** A lock that is missing is looked at again after this, since a lost connection alone is no death. */
 const confirmMs = 150
 const givenUp = 'Another worker took this one for dead, or an operator evicted it.'
@@ -63,6 +65,7 @@ export class Membership {
   readonly sleep: Sleep
   /** How many share the work, this one included. */
   living = 1
+  #changedAt = performance.now()
   readonly #options: MembershipOptions
   readonly #sql: ReturnType<typeof workerSql>
   readonly #sightings: Sightings
@@ -97,6 +100,11 @@ export class Membership {
   /** Whether it has shown so lately that it lives that nobody can believe it dead. */
   get sure(): boolean {
     return this.id !== null && performance.now() < this.#beatAt + sureShare * this.#options.deadAfterMs
+  }
+
+  /** Whether nobody has come or gone for a while. */
+  get settled(): boolean {
+    return performance.now() >= this.#changedAt + settlingMs
   }
 
   /** Registers, and gives signs of life from then on. */
@@ -135,7 +143,15 @@ export class Membership {
     if (this.id === null) await this.#comeBack()
     if (performance.now() - this.#beatAt >= heartbeatMs) await this.#beat()
     await this.#watch()
-    return Math.min(this.#sightings.suspicious ? confirmMs : watchMs, heartbeatMs)
+    const expectsNobody = this.settled && !this.orphans.areReserved
+    return Math.min(this.#sightings.pauseMs(expectsNobody), heartbeatMs)
+  }
+
+  #count(living: number): void {
+    if (living === this.living) return
+    this.living = living
+    this.#changedAt = performance.now()
+    this.#options.onPeers()
   }
 
   async #beat(): Promise<void> {
@@ -195,6 +211,7 @@ export class Membership {
     this.id = next!.id
     this.#server = registered!.server
     this.#beatAt = at
+    this.#changedAt = at
     if (!this.#session.locked) emit({ type: 'lock_unavailable' })
   }
 
@@ -219,7 +236,7 @@ export class Membership {
         ...fresh.map(({ id, in_hand: inHand }) => ({ id, inHand })),
       ])
     }
-    this.living = 1 + living.length - suspects.length
+    this.#count(1 + living.length - suspects.length)
     const known = suspects.length === 0 ? peers : await this.#peers()
     if (this.orphans.update(known, this.id)) this.#options.onOrphans()
   }

@@ -34,12 +34,13 @@ export const workerSql = perSchema((s, statement) => ({
     'worker_peers',
     `select w.id, w.ended_by, w.beat_at::text as beat, w.in_hand, w.lane_heirs, w.row_heirs,
       coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
-      coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked
+      coalesce(w.locked_on = pg_postmaster_start_time(), false) and w.ended_at is null and w.id::oid not in (
+        select lock.objid from pg_locks as lock
+        where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted
+          and lock.database = (select oid from pg_database where datname = current_database())
+          and lock.classid = '${s}.worker'::regclass
+      ) as unlocked
     from ${s}.worker as w
-    left join pg_locks as lock
-      on w.ended_at is null and lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted
-      and lock.database = (select oid from pg_database where datname = current_database())
-      and lock.classid = '${s}.worker'::regclass and lock.objid = w.id::oid
     where w.kind = $1 and w.consumer = $2
       and (w.ended_at is null or w.ended_at > clock_timestamp() - $3::float8 * interval '1 millisecond')`,
   ),
