@@ -485,6 +485,48 @@ test('a handler that ends the transaction itself is found out', async () => {
   expect((await events.next('message_failed')).error).toMatchObject({ code: 'TRANSACTION_ENDED' })
 })
 
+test('what is tried again soon waits in hand with that attempt counted, and what is not, outside of the inbox', async () => {
+  await deliver([null, null])
+  const waiting: unknown[] = []
+  await start(
+    {
+      '#': async ({ payload }, { attempt }) => {
+        if (attempt === 1)
+          throw number(payload) === 0 ? new Error('soon') : new RetryLaterError({ afterMs: 60_000 })
+        waiting.push(
+          ...(await database.query(
+            `select 'inbox' as "table", attempt, jsonb_array_length(errors) as errors, holder = $1 as held
+            from twinbox.inbox where consumer = $2
+            union all select 'deferred', attempt, jsonb_array_length(errors), false from twinbox.deferred where consumer = $2`,
+            [claimer!.id, consumer],
+          )),
+        )
+      },
+    },
+    { backoffMsMin: 300, backoffMsMax: 300 },
+  )
+  await events.next('handled')
+  expect(waiting).toEqual([
+    { table: 'inbox', attempt: 2, errors: 1, held: true },
+    { table: 'deferred', attempt: 1, errors: 1, held: false },
+  ])
+  await claimer!.stop()
+  expect(await left()).toEqual([{ table: 'deferred', key: null }])
+})
+
+test('what waits in hand for its next attempt when a claimer stops is given back, and that attempt not counted', async () => {
+  await deliver([null])
+  await start({ '#': () => Promise.reject(new Error('soon')) }, { backoffMsMin: 1000, backoffMsMax: 1000 })
+  await events.next('message_failed')
+  await claimer!.stop()
+  expect(
+    await database.query(
+      'select attempt, jsonb_array_length(errors) as errors, holder from twinbox.inbox where consumer = $1',
+      [consumer],
+    ),
+  ).toEqual([{ attempt: 1, errors: 1, holder: null }])
+})
+
 test('a topic without a handler is retried, not lost', async () => {
   await deliver(['a'], 'unknown.topic')
   await start({ 'order.*': insert }, { maxAttempts: 2 })

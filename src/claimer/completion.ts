@@ -6,19 +6,30 @@ import type { Claim } from './claim.ts'
 
 type Parts = Pick<ClaimerContext, 'database' | 'consumer' | 'settings' | 'lanes'>
 
+/** Where a row of the inbox stands. */
+export interface Place {
+  readonly lane: number
+  readonly seq: number
+}
+
+export const placeOf = ({ lane, seq }: Place): string => `${lane} ${seq}`
+
+/** Claims as the first parameters of each statement that ends them. */
+export const placesOf = (consumer: string, claims: readonly Claim[]): unknown[] => [
+  consumer,
+  claims.map(({ lane }) => lane),
+  claims.map(({ seq }) => seq),
+  claims.map(({ fence }) => fence),
+  plainArray(claims.map(({ id }) => id)),
+]
+
 /** How claims are completed: deleted, and if the claimer keeps a history, written down there in the same statement. */
 export function completion(
   { database, consumer, settings, lanes }: Parts,
   claims: readonly Claim[],
 ): [Statement, unknown[]] {
   const { complete, completeAndKeep } = completionSql(database.schema)
-  const values = [
-    consumer,
-    claims.map(({ lane }) => lane),
-    claims.map(({ seq }) => seq),
-    claims.map(({ fence }) => fence),
-    plainArray(claims.map(({ id }) => id)),
-  ]
+  const values = placesOf(consumer, claims)
   if (settings.keepHandledMs === 0) return [complete, values]
   return [completeAndKeep, [...values, claims.map(({ attempt }) => attempt), lanes.workerId]]
 }

@@ -1,15 +1,14 @@
-import { inboxSql } from '../database/sql/inbox.ts'
-import { plainArray } from '../database/sql/statement.ts'
 import { waitingSql } from '../database/sql/waiting.ts'
 import { describeError, errorRecord, HandleTimeoutError, type RetryLaterError } from '../errors.ts'
 import type { TwinboxEvent } from '../events.ts'
 import { backoffMs } from '../loop.ts'
 import type { FailedHead } from '../leases/parking.ts'
-import { completion } from './completion.ts'
+import { completion, placeOf, placesOf, type Place } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'
 import type { Claim } from './claim.ts'
 import type { ResolvedHandler } from './handlers.ts'
+import { Retries } from './retries.ts'
 
 /** A key that is held back no longer than this waits in memory; for longer, its messages leave the lane. */
 const holdMsMax = 5000
@@ -24,16 +23,15 @@ export type FailureOptions = Pick<ResolvedHandler, 'maxAttempts' | 'backoffMsMin
 export class Settlement {
   readonly #parts: ClaimerContext
   readonly #isStopping: () => boolean
-  readonly #inbox: ReturnType<typeof inboxSql>
   readonly #waiting: ReturnType<typeof waitingSql>
   readonly #completing = new Gathering((groups: readonly (readonly Claim[])[]) => this.#completeAll(groups))
-  readonly #deferring = new Gathering((failures: readonly Failure[]) => this.#deferAll(failures))
+  readonly #retries: Retries
 
   constructor(parts: ClaimerContext, isStopping: () => boolean) {
     this.#parts = parts
     this.#isStopping = isStopping
-    this.#inbox = inboxSql(parts.database.schema)
     this.#waiting = waitingSql(parts.database.schema)
+    this.#retries = new Retries(parts, (claims, write) => this.#insist(claims, write))
   }
 
   /** Completes claims whose handlers had no transaction. What ends in the same moment goes in one statement. */
@@ -53,32 +51,6 @@ export class Settlement {
     return groups.map((group) => group.filter((claim) => done.has(placeOf(claim))))
   }
 
-  /** Puts messages without a key off, and tells of which that could be done. */
-  async #deferAll(failures: readonly Failure[]): Promise<readonly boolean[]> {
-    const { database, lanes, avoidLastHolder } = this.#parts
-    const claims = failures.map(({ claim }) => claim)
-    const rows = await this.#insist(claims, () =>
-      database.keep<Place>(this.#waiting.defer, [
-        ...this.#placesOf(claims),
-        failures.map(({ retryInMs }) => retryInMs),
-        failures.map(({ record }) => record),
-        avoidLastHolder ? lanes.workerId : null,
-      ]),
-    )
-    const done = new Set(rows.map(placeOf))
-    return claims.map((claim) => done.has(placeOf(claim)))
-  }
-
-  #placesOf(claims: readonly Claim[]): unknown[] {
-    return [
-      this.#parts.consumer,
-      claims.map(({ lane }) => lane),
-      claims.map(({ seq }) => seq),
-      claims.map(({ fence }) => fence),
-      plainArray(claims.map(({ id }) => id)),
-    ]
-  }
-
   /** An attempt has failed: the message is tried again later, or not at all. */
   async fail(
     claim: Claim,
@@ -95,24 +67,20 @@ export class Settlement {
       : asksFor(error, 'RETRY_LATER')
         ? (error as RetryLaterError).afterMs
         : backoffMs(claim.attempt, options.backoffMsMin, options.backoffMsMax)
-    const settle = async (): Promise<boolean> => {
-      const place = this.#placesOf([claim])
-      if (retryInMs === null) {
-        if (claim.keyed && options.onDead === 'park') {
-          return this.#park(claim, null, {
-            reason,
-            dead: { id: claim.id, attempts: claim.attempt, error: record },
-          })
-        }
-        const buried = [...place, [claim.attempt], [reason], [record]]
-        return (await database.keep(this.#waiting.bury, buried)).length > 0
+    claim.settling = true
+    const stays = retryInMs !== null && this.#retries.stays(claim, retryInMs)
+    const bury = async (): Promise<boolean> => {
+      if (claim.keyed && options.onDead === 'park') {
+        const letter = { id: claim.id, attempts: claim.attempt, error: record }
+        return this.#park(claim, null, { reason, dead: letter })
       }
-      return (await database.keep(this.#inbox.fail, [...place, [claim.attempt], [record]])).length > 0
+      const buried = [...placesOf(this.#parts.consumer, [claim]), [claim.attempt], [reason], [record]]
+      return (await database.keep(this.#waiting.bury, buried)).length > 0
     }
     const settled =
-      retryInMs === null || claim.keyed
-        ? await this.#insist([claim], settle)
-        : await this.#deferring.add({ claim, retryInMs, record })
+      retryInMs === null
+        ? await this.#insist([claim], bury)
+        : await this.#retries.write({ claim, retryInMs, record }, stays)
     if (!hand.has(claim)) return
     if (!settled) {
       reread([claim])
@@ -135,8 +103,8 @@ export class Settlement {
       retryInMs,
     })
     if (retryInMs === null) this.#buried(claim, claim.attempt, reason)
-    else if (!claim.keyed) hand.remove(claim)
-    else if (retryInMs <= holdMsMax && hand.ofKey(claim).length <= holdCountMax) {
+    else if (!stays) hand.remove(claim)
+    else if (!claim.keyed || (retryInMs <= holdMsMax && hand.ofKey(claim).length <= holdCountMax)) {
       claim.attempt++
       this.again(claim, retryInMs)
     } else {
@@ -173,10 +141,7 @@ export class Settlement {
 
   /** Handles it again after a pause, as the same claim. */
   again(claim: Claim, afterMs: number): void {
-    const { hand } = this.#parts
-    if (claim.abort.aborted) claim.renewAbort()
-    if (claim.keyed || afterMs === 0) hand.proceed(claim, afterMs)
-    else setTimeout(() => hand.proceed(claim), afterMs).unref()
+    this.#retries.again(claim, afterMs)
   }
 
   /** Moves a key's messages out of its lane, and buries the one that has failed if it is dead: whether it has. */
@@ -224,21 +189,6 @@ export class Settlement {
       }
     }
   }
-}
-
-interface Place {
-  readonly lane: number
-  readonly seq: number
-}
-
-const placeOf = ({ lane, seq }: Place): string => `${lane} ${seq}`
-
-/** A message without a key that is tried again. */
-interface Failure {
-  readonly claim: Claim
-  readonly retryInMs: number
-  /** What its history says. */
-  readonly record: string
 }
 
 /** By code and not by class: a handler may have loaded another copy of this package than the command that runs it. */

@@ -1,0 +1,105 @@
+import type { Statement } from '../database/database.ts'
+import { inboxSql } from '../database/sql/inbox.ts'
+import { waitingSql } from '../database/sql/waiting.ts'
+import type { Claim } from './claim.ts'
+import { placeOf, placesOf, type Place } from './completion.ts'
+import type { ClaimerContext } from './context.ts'
+import { Gathering } from './gathering.ts'
+
+/** A failed attempt, after which the message is tried again. */
+interface Failure {
+  readonly claim: Claim
+  readonly retryInMs: number
+  /** What its history says. */
+  readonly record: string
+}
+
+type Insist = <Result>(claims: readonly Claim[], write: () => Promise<Result>) => Promise<Result>
+
+/** A message without a key waits in hand no longer than this: another claimer may have more luck with it. */
+const holdMsMax = 1000
+
+/**
+ * Messages that are tried again: each failure is written down before the next attempt, and what fails in the same moment
+ * goes in one statement.
+ *
+ * One with a key stays in hand, since its key waits for it. So does one without a key if its pause is short: moving it to
+ * `deferred`, back, and claiming it again takes five writes of rows where one tells of the failure.
+ */
+export class Retries {
+  readonly #parts: ClaimerContext
+  readonly #insist: Insist
+  readonly #fail: Statement
+  readonly #defer: Statement
+  readonly #failing = new Gathering((failures: readonly Failure[]) => this.#failAll(failures))
+  readonly #deferring = new Gathering((failures: readonly Failure[]) => this.#deferAll(failures))
+  /** How many without a key wait in hand. */
+  #waiting = 0
+
+  constructor(parts: ClaimerContext, insist: Insist) {
+    this.#parts = parts
+    this.#insist = insist
+    this.#fail = inboxSql(parts.database.schema).fail
+    this.#defer = waitingSql(parts.database.schema).defer
+  }
+
+  /**
+   * Whether the message stays in hand until then. Of those without a key only a few, so that there is room for others;
+   * and none that somebody else shall have, or that a dead claimer had in hand: the next suspects wait for that.
+   */
+  stays(claim: Claim, forMs: number): boolean {
+    const { avoidLastHolder, membership, settings } = this.#parts
+    if (claim.keyed) return true
+    if (claim.suspect || forMs > holdMsMax || (avoidLastHolder && membership.living > 1)) return false
+    return forMs === 0 || this.#waiting < settings.batchSize / 2
+  }
+
+  /** Writes the failure down, of a message that stays in hand or goes to `deferred`. False if it was lost. */
+  write(failure: Failure, stays: boolean): Promise<boolean> {
+    return (stays ? this.#failing : this.#deferring).add(failure)
+  }
+
+  /** Handles it again after a pause, as the same claim. */
+  again(claim: Claim, afterMs: number): void {
+    const { hand } = this.#parts
+    claim.settling = false
+    if (claim.abort.aborted) claim.renewAbort()
+    if (claim.keyed || afterMs === 0) return hand.proceed(claim, afterMs)
+    this.#waiting++
+    setTimeout(() => {
+      this.#waiting--
+      hand.proceed(claim)
+    }, afterMs).unref()
+  }
+
+  #failAll(failures: readonly Failure[]): Promise<readonly boolean[]> {
+    return this.#writeAll(failures, this.#fail, [
+      // The next attempt of a row is counted with its claim, so that a death counts: here as well.
+      failures.map(({ claim }) => (claim.keyed ? claim.attempt : claim.attempt + 1)),
+      failures.map(({ record }) => record),
+    ])
+  }
+
+  #deferAll(failures: readonly Failure[]): Promise<readonly boolean[]> {
+    const { lanes, avoidLastHolder } = this.#parts
+    return this.#writeAll(failures, this.#defer, [
+      failures.map(({ retryInMs }) => retryInMs),
+      failures.map(({ record }) => record),
+      avoidLastHolder ? lanes.workerId : null,
+    ])
+  }
+
+  async #writeAll(
+    failures: readonly Failure[],
+    statement: Statement,
+    values: readonly unknown[],
+  ): Promise<readonly boolean[]> {
+    const { database, consumer } = this.#parts
+    const claims = failures.map(({ claim }) => claim)
+    const rows = await this.#insist(claims, () =>
+      database.keep<Place>(statement, [...placesOf(consumer, claims), ...values]),
+    )
+    const done = new Set(rows.map(placeOf))
+    return claims.map((claim) => done.has(placeOf(claim)))
+  }
+}
