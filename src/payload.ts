@@ -129,13 +129,48 @@ export function toJson(payload: unknown, maxBytes: number, at: string): string {
   }
 
   try {
-    walk(payload, 0)
+    if (!isSurelyFine(payload, maxBytes)) walk(payload, 0)
     const text = JSON.stringify(payload) as string | undefined
     return text ?? fail('PAYLOAD_TYPE', 'payload', 'has no JSON form: its toJSON gave undefined.')
   } catch (error) {
     if (error instanceof MessageError) throw error
     return fail('PAYLOAD_SERIALIZE', where().slice(0, 200), 'could not be turned into JSON.', error)
   }
+}
+
+/**
+ * Nearly every payload is made of literals, and nothing can be said against it: that is found out here, without an object
+ * per message. What is not, and what throws when it is read, has to be looked at closely.
+ */
+function isSurelyFine(payload: unknown, maxBytes: number): boolean {
+  try {
+    return plainBytes(payload, maxBytes, limits.payloadDepth) <= maxBytes
+  } catch {
+    return false
+  }
+}
+
+/** At least so many bytes, or NaN if it is not made of literals only. */
+function plainBytes(value: unknown, most: number, depth: number): number {
+  if (typeof value === 'string') return value.length + 2
+  if (typeof value === 'number') return Number.isFinite(value) ? 1 : NaN
+  if (typeof value === 'boolean' || value === null) return 1
+  if (typeof value !== 'object' || depth === 0 || !isLiteral(value) || 'toJSON' in value) return NaN
+  let bytes = 1
+  if (Array.isArray(value)) {
+    for (const element of value as unknown[]) {
+      bytes += plainBytes(element, most - bytes, depth - 1)
+      if (!(bytes <= most)) return NaN
+    }
+    return bytes
+  }
+  for (const name in value) {
+    const property = (value as Record<string, unknown>)[name]
+    if (property === undefined) continue
+    bytes += name.length + 3 + plainBytes(property, most - bytes, depth - 1)
+    if (!(bytes <= most)) return NaN
+  }
+  return bytes
 }
 
 /** Their content is not in properties, so JSON makes {} of them. Of an Error it drops at least the message. */
