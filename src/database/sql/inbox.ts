@@ -8,11 +8,22 @@ export const inboxSql = perSchema((s, statement) => {
   const fenced = fencedClaim(s)
   // Each failure leaves an error behind; an attempt without one ended with the death of its claimer.
   const crashes = `i.attempt - coalesce(jsonb_array_length(i.errors), 0)`
-  // Of suspects, as many as there is room for; of those with two deaths behind them, one without any other.
-  const cautious = (rows: string): string => `
-        select r.*, sum(case when r.crashes > 1 then 1000000 else greatest(r.crashes, 0) end) over (order by r.seq)
-          as load, case when r.crashes > 1 then 1000000 else greatest(r.crashes, 0) end as weight
-        from ${rows} as r`
+  // Of suspects, as many as there is room for; of those with two deaths behind them, one without any other. `over` is the
+  // first that is too many: by order of seq, what stands behind it is left as well, since it may be of the same key.
+  // Only suspects are counted, of which there are mostly none.
+  const over = (rows: string, room: string): string => `over as materialized (
+        select r.seq, r.load = r.weight as first
+        from (
+          select r.seq, r.weight, sum(r.weight) over (order by r.seq) as load
+          from (
+            select r.seq, case when r.crashes > 1 then 1000000 else 1 end as weight from ${rows} as r where r.crashes > 0
+          ) as r
+        ) as r
+        where r.load > ${room} order by r.seq limit 1
+      )`
+  const allowed = (row: string, noneInHand: string): string => `coalesce(
+      ${row}.seq < (select seq from over)
+        or (${row}.seq = (select seq from over) and (select first from over) and ${noneInHand}), true)`
   // How long it may still be handled, by the clock of the database.
   const claimed = `i.lane, i.seq, i.attempt, i.received_at, ${columns('i')},
     extract(epoch from i.expires_at - clock_timestamp())::float8 * 1000 as expires_in_ms`
@@ -80,8 +91,9 @@ export const inboxSql = perSchema((s, statement) => {
         where i.holder is not null or not $13::boolean
         limit $4
       ),
+      ${over('locked', '$8::int')},
       c as materialized (
-        select * from (${cautious('locked')}) as r where r.load <= $8::int or ($9::boolean and r.load = r.weight)
+        select r.* from locked as r where ${allowed('r', '$9::boolean')}
       )
       update ${s}.inbox as i set
         holder = $5, lease_until = clock_timestamp() + $6::float8 * interval '1 millisecond',
@@ -116,13 +128,14 @@ export const inboxSql = perSchema((s, statement) => {
           limit l.quota
         ) as head
       ),
-      weighed as materialized (${cautious('found')}),
-      head as materialized (
-        select * from weighed as r where r.load <= $9::int or ($10::boolean and r.load = r.weight)
-      ),
+      ${over('found', '$9::int')},
       held as (
         update ${s}.lane as l set reach = greatest(h.reach, h.last)
-        from (select lane, fence, reach, max(seq) as last from head group by lane, fence, reach) as h
+        from (
+          select r.lane, r.fence, r.reach, max(r.seq) as last from found as r
+          where ${allowed('r', '$10::boolean')}
+          group by r.lane, r.fence, r.reach
+        ) as h
         where l.consumer = $1 and l.lane = h.lane and l.fence = h.fence
         returning l.lane
       )
@@ -130,10 +143,12 @@ export const inboxSql = perSchema((s, statement) => {
       from (
         select pg_current_snapshot()::text as snapshot,
           case when $8::boolean then pg_current_xact_id() end as xid,
-          (select count(*) from found) > (select count(*) from head) as left_out
+          exists (select from found as r where not ${allowed('r', '$10::boolean')}) as left_out
         offset 0
       ) as at
-      left join (select head.* from head join held using (lane)) as m on true`,
+      left join (
+        select r.* from found as r join held using (lane) where ${allowed('r', '$10::boolean')}
+      ) as m on true`,
     ),
 
     // Extends the leases of the rows that are still in hand.

@@ -1,0 +1,109 @@
+import { randomUUID } from 'node:crypto'
+import fc from 'fast-check'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Database } from '../src/database/database.ts'
+import { inboxSql } from '../src/database/sql/inbox.ts'
+import { laneSql } from '../src/database/sql/lane.ts'
+import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+
+/** What a dead claimer had in hand may be why it died: claims take of it only so much at a time, and nothing behind it. */
+let database: TestDatabase
+let own: Database
+beforeAll(async () => {
+  database = await createTestDatabase()
+  own = new Database(database.url)
+})
+afterAll(async () => {
+  await own.close()
+  await database.drop()
+})
+
+const worker = 1
+const stripe = 64
+
+/** In order of seq, by how many claims of each have ended with a death; `room` for suspects, and whether none is in hand. */
+const cases = fc.record({
+  crashes: fc.array(fc.oneof({ weight: 2, arbitrary: fc.constant(0) }, fc.integer({ min: 1, max: 3 })), {
+    minLength: 1,
+    maxLength: 12,
+  }),
+  room: fc.integer({ min: 0, max: 6 }),
+  noneInHand: fc.boolean(),
+})
+
+/** The rule in words: one that has outlived two claimers counts as a great many, and comes only as the first of all. */
+function expected({
+  crashes,
+  room,
+  noneInHand,
+}: {
+  crashes: number[]
+  room: number
+  noneInHand: boolean
+}): boolean[] {
+  let load = 0
+  return crashes.map((deaths) => {
+    const weight = deaths > 1 ? 1_000_000 : deaths
+    load += weight
+    return load <= room || (noneInHand && load === weight)
+  })
+}
+
+async function fill(consumer: string, crashes: readonly number[], lane: number): Promise<number[]> {
+  const rows = await database.query<{ seq: string }>(
+    `insert into twinbox.inbox (consumer, lane, id, topic, key, payload, attempt)
+    select $1, $2, gen_random_uuid(), 't', 'k', '{}', n from unnest($3::int[]) with ordinality as c(n, nr) order by nr
+    returning seq`,
+    [consumer, lane, crashes],
+  )
+  return rows.map(({ seq }) => Number(seq))
+}
+
+test('a claim of rows takes the suspects that there is room for, and nothing behind the first that is too many', async () => {
+  await fc.assert(
+    fc.asyncProperty(cases, async (given) => {
+      const consumer = randomUUID()
+      const seqs = await fill(consumer, given.crashes, stripe)
+      const { room, noneInHand } = given
+      const values = [consumer, [stripe], [0], 100, worker, 1000, [], room, noneInHand, [], -1, 0, false]
+      const rows = await own.keep<{ seq: number }>(inboxSql(own.schema).claim, values)
+      const taken = new Set(rows.map(({ seq }) => seq))
+      expect(seqs.map((seq) => taken.has(seq))).toEqual(expected(given))
+    }),
+    { numRuns: 60 },
+  )
+})
+
+test('so does a read of lanes, which says whether it has left something', async () => {
+  await fc.assert(
+    fc.asyncProperty(cases, async (given) => {
+      const consumer = randomUUID()
+      await own.query(laneSql(own.schema).create, [consumer, 1])
+      const [lane] = await own.keep<{ fence: number }>(laneSql(own.schema).take, [
+        consumer,
+        worker,
+        60_000,
+        [],
+        1,
+        [],
+      ])
+      const seqs = await fill(consumer, given.crashes, 0)
+      const { room, noneInHand } = given
+      const values = [consumer, [0], [lane!.fence], [0], [100], [0], ['{}'], false, room, noneInHand]
+      const rows = await own.keep<{ seq: number | null; left_out: boolean }>(
+        inboxSql(own.schema).read,
+        values,
+      )
+      const taken = new Set(rows.map(({ seq }) => seq))
+      const takes = expected(given)
+      expect(seqs.map((seq) => taken.has(seq))).toEqual(takes)
+      expect(rows[0]!.left_out).toBe(takes.includes(false))
+      const [reach] = await database.query<{ reach: string }>(
+        'select reach from twinbox.lane where consumer = $1',
+        [consumer],
+      )
+      expect(Number(reach!.reach)).toBe(seqs.filter((_, index) => takes[index]).at(-1) ?? 0)
+    }),
+    { numRuns: 60 },
+  )
+})
