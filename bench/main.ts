@@ -18,7 +18,7 @@ import { orphans } from './scenarios/orphans.ts'
 import { strategies } from './scenarios/strategies.ts'
 import { takeover } from './scenarios/takeover.ts'
 import type { RaceOptions } from './race/options.ts'
-import { writeReport, type LeftOut, type Reported } from './report.ts'
+import { writeReport, writeResults, type LeftOut, type Reported } from './report.ts'
 import { count, within, type Common, type Scenario, type Stage } from './scenario.ts'
 
 const say = (text: string): void => void process.stderr.write(`${text}\n`)
@@ -141,6 +141,7 @@ program
   .action(async ({ database, rounds, scale, only, quick }: ReportOptions) => {
     const reported: Reported[] = []
     const leftOut: LeftOut[] = []
+    const writes = quick !== true && only === undefined
     for (const race of races.filter(({ name }) => only === undefined || only.includes(name))) {
       const usual = new Command()
       race.addOptions(usual)
@@ -161,9 +162,10 @@ program
         leftOut.push({ scenario: race.name, leftOut: sentence(error) })
         say(`${race.name} is left out: ${sentence(error)}`)
       }
+      if (writes) await writeResults(reported, leftOut)
     }
     const shown = `npm run bench -- report --rounds ${rounds}${scale === 1 ? '' : ` --scale ${scale}`}`
-    if (quick !== true && only === undefined) await writeReport(reported, leftOut, shown)
+    if (writes) await writeReport(reported, leftOut, shown)
     else say('Nothing is written with --quick or --only.')
     code = leftOut.length === 0 && reported.every(({ valid }) => valid) ? 0 : 1
   })

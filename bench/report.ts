@@ -38,13 +38,22 @@ const compared = [
 ]
 const peers = ['graphile-worker', 'pg-boss', 'pg-transactional-outbox']
 
-/** Writes the results, the chart, and the README's section between its two marks. */
+/** Writes down what there is so far: an hour of measuring should not be lost with its last minute. */
+export async function writeResults(
+  reported: readonly Reported[],
+  leftOut: readonly LeftOut[],
+): Promise<void> {
+  const results = JSON.stringify([...reported, ...leftOut])
+  const config = await resolveConfig('README.md')
+  writeFileSync('bench/results.json', await format(results, { ...config, parser: 'json' }))
+}
+
+/** Writes the chart, and the README's section between its two marks. */
 export async function writeReport(
   reported: readonly Reported[],
   leftOut: readonly LeftOut[],
   command: string,
 ): Promise<void> {
-  writeFileSync('bench/results.json', `${JSON.stringify([...reported, ...leftOut], null, 2)}\n`)
   writeFileSync('bench/chart.svg', chart(reported))
   const section = markdown(reported, leftOut, command)
   if (!existsSync('README.md')) return
@@ -55,8 +64,6 @@ export async function writeReport(
   const text = `${before}${begin}\n\n${section}\n\n${end}${after}`
   const config = await resolveConfig('README.md')
   writeFileSync('README.md', await format(text, { ...config, parser: 'markdown' }))
-  const results = readFileSync('bench/results.json', 'utf8')
-  writeFileSync('bench/results.json', await format(results, { ...config, parser: 'json' }))
 }
 
 const number = (value: number): string => Math.round(value).toLocaleString('en-US')

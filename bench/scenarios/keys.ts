@@ -16,22 +16,22 @@ export const claimKeyed: Scenario<RaceOptions> = {
   run(stage, options) {
     const keyed = taskOf(options, { keys: 'many' })
     const few = (share: number): number => Math.max(100, Math.round(keyed.messages * share))
-    const cold = { ...keyed, messages: few(hotShare) }
+    const beside = { ...keyed, messages: few(hotShare) }
     return runRace(stage, {
       ...options,
       runners: [
         { name: 'twinbox', entrant: 'twinbox claim', task: keyed },
         { name: 'without keys', entrant: 'twinbox claim', task: { ...keyed, keys: 'none' } },
-        { name: 'with a hot key', entrant: 'twinbox claim', task: { ...cold, keys: 'hot' } },
-        { name: 'without a hot key', entrant: 'twinbox claim', task: cold },
+        { name: 'with a hot key', entrant: 'twinbox claim', task: { ...beside, keys: 'hot' } },
+        { name: 'without a hot key', entrant: 'twinbox claim', task: beside },
         {
           name: 'graphile-worker',
           entrant: 'graphile-worker claim',
           task: { ...keyed, messages: few(graphileShare) },
         },
       ],
-      hooks: (): LapHooks => ({ extra: (sheets, goAt) => ({ 'cold p99 ms': coldP99(sheets, goAt) }) }),
-      extras: ['cold p99 ms'],
+      hooks: (): LapHooks => ({ extra: cold }),
+      extras: ['cold p95 ms', 'cold p99 ms'],
       goals: (laps) => [
         atLeast('the same without keys', ratio(laps, 'twinbox', 'without keys'), 1),
         atMost(
@@ -41,9 +41,9 @@ export const claimKeyed: Scenario<RaceOptions> = {
         ),
       ],
       bound:
-        "the write-down of how far a lane was read, and that a key's next message waits until the one before is completed.",
+        "that a key's next message waits until the one before is completed, a round trip each, and that a lane is read in its order: of the cold keys one in 64 shares the lane of the hot one and waits behind it, which is what their p99 shows. Their p95 is not above that without a hot key.",
       remarks: [
-        `Beside a hot key ${cold.messages} messages were drained, ${few(graphileShare)} by graphile-worker, whose queues ` +
+        `Beside a hot key ${beside.messages} messages were drained, ${few(graphileShare)} by graphile-worker, whose queues ` +
           'are its order per key.',
         'Cold: every tenth message, which has a key of 10,000 in all laps; how long after the start it was handled.',
       ],
@@ -51,9 +51,10 @@ export const claimKeyed: Scenario<RaceOptions> = {
   },
 }
 
-function coldP99(sheets: readonly Sheet[], goAt: number): number {
+function cold(sheets: readonly Sheet[], goAt: number): Record<string, number> {
   const waits = sheets.flatMap(({ ns, ats }) =>
     [...ns].flatMap((n, index) => (n % 10 === 0 ? [ats[index]! - goAt] : [])),
   )
-  return rounded(spread(waits).p99 ?? 0)
+  const { p95, p99 } = spread(waits)
+  return { 'cold p95 ms': rounded(p95 ?? 0), 'cold p99 ms': rounded(p99 ?? 0) }
 }
