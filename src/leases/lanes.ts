@@ -113,7 +113,9 @@ export class Lanes {
     if (membership.id === null) return lookMs
     const now = performance.now()
     if (now - this.#renewedAt >= leaseMs / 3) await this.#renew()
-    else if (now - this.#wroteAt >= writeMs) await this.#writeFloors()
+    else if (now - this.#wroteAt >= writeMs) {
+      await this.#write([...this.held.values()].filter((lane) => this.#floorOf(lane) !== lane.written))
+    }
     await this.#begin()
     const { free, lanes: dealt } = membership.orphans
     if (dealt.length > 0) await this.#take(0, [], dealt)
@@ -183,22 +185,14 @@ export class Lanes {
     this.#renewedAt = at
   }
 
-  /** Writes down the floors that have moved, which renews the leases of their lanes. */
-  async #writeFloors(): Promise<void> {
-    await this.#write([...this.held.values()].filter((lane) => this.#floorOf(lane) !== lane.written))
-  }
-
+  /** Writes down the floors of lanes, which renews their leases. */
   async #write(lanes: readonly Lane[]): Promise<void> {
     const { database, membership, consumer, leaseMs } = this.#options
     this.#wroteAt = performance.now()
     if (lanes.length === 0) return
     const left = this.#asLeft(lanes)
-    const renewed = await database.keep<{ lane: number }>(this.#sql.renew, [
-      consumer,
-      membership.id,
-      leaseMs,
-      ...asColumns(left),
-    ])
+    const values = [consumer, membership.id, leaseMs, ...asColumns(left)]
+    const renewed = await database.keep<{ lane: number }>(this.#sql.renew, values)
     for (const [index, lane] of lanes.entries()) lane.written = left[index]!.floor
     const kept = new Set(renewed.map(({ lane }) => lane))
     const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
@@ -218,18 +212,21 @@ export class Lanes {
   async #leave(lanes: readonly Lane[]): Promise<number> {
     const { id } = this.#options.membership
     for (const { lane } of lanes) this.held.delete(lane)
-    if (id !== null) await this.#release(this.#asLeft(lanes), id)
+    try {
+      if (id !== null) await this.#release(this.#asLeft(lanes), id)
+    } catch (error) {
+      // Still ours, as far as is known. Forgotten, nobody would work on them before their leases have run out.
+      if (this.#options.membership.id === id) for (const lane of lanes) this.held.set(lane.lane, lane)
+      throw error
+    }
     return lanes.length
   }
 
   async #release(lanes: readonly LeftLane[], holder: number): Promise<void> {
     const { database, consumer, emit } = this.#options
     if (lanes.length === 0) return
-    const released = await database.keep<{ lane: number }>(this.#sql.release, [
-      consumer,
-      holder,
-      ...asColumns(lanes),
-    ])
+    const values = [consumer, holder, ...asColumns(lanes)]
+    const released = await database.keep<{ lane: number }>(this.#sql.release, values)
     if (released.length > 0) emit({ type: 'lanes_released', lanes: released.map(({ lane }) => lane) })
   }
 

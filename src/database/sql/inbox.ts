@@ -129,15 +129,20 @@ export const inboxSql = perSchema((s, statement) => {
         ) as head
       ),
       ${over('found', '$9::int')},
-      held as (
-        update ${s}.lane as l set reach = greatest(h.reach, h.last)
-        from (
+      held as materialized (
+        select l.lane, greatest(h.reach, h.last) as reach
+        from ${s}.lane as l join (
           select r.lane, r.fence, r.reach, max(r.seq) as last from found as r
           where ${allowed('r', '$10::boolean')}
           group by r.lane, r.fence, r.reach
-        ) as h
-        where l.consumer = $1 and l.lane = h.lane and l.fence = h.fence
-        returning l.lane
+        ) as h using (lane, fence)
+        where l.consumer = $1
+        -- In the order in which they are renewed and given back, see lane.ts.
+        order by l.lane
+        for no key update of l
+      ),
+      moved as (
+        update ${s}.lane as l set reach = held.reach from held where l.consumer = $1 and l.lane = held.lane
       )
       select at.*, m.*
       from (

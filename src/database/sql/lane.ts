@@ -6,6 +6,14 @@ export const laneSql = perSchema((s, statement) => {
   // A floor counts only on the server on which it was found: what a crash or a failover has taken back may stand below.
   const floor = `case when l.lowered = n.lowered and n.server = ${serverIdentity} then greatest(l.floor, n.floor)
     else l.floor end`
+  // A worker writes its lanes from several connections: it renews them, gives them back and reads on in them. Locked one
+  // after the other in different orders, they would wait for each other until Postgres ends one of them with an error.
+  const inTurn = (given: string): string => `ours as materialized (
+      select l.lane from ${s}.lane as l join ${given} as n(lane, fence) using (lane)
+      where l.consumer = $1 and l.holder = $2 and l.fence = n.fence
+      order by l.lane
+      for no key update of l
+    )`
   return {
     create: statement(
       'create_lanes',
@@ -41,23 +49,25 @@ export const laneSql = perSchema((s, statement) => {
 
     renew: statement(
       'renew_lanes',
-      `update ${s}.lane as l set
+      `with ${inTurn('unnest($4::smallint[], $5::bigint[])')}
+    update ${s}.lane as l set
       lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond',
       floor = ${floor}
-    from unnest($4::smallint[], $5::bigint[], $6::bigint[], $7::int[], $8::text[])
-      as n(lane, fence, floor, lowered, server)
-    where l.consumer = $1 and l.holder = $2 and l.lane = n.lane and l.fence = n.fence
+    from ours join unnest($4::smallint[], $6::bigint[], $7::int[], $8::text[]) as n(lane, floor, lowered, server)
+      using (lane)
+    where l.consumer = $1 and l.lane = ours.lane
     returning l.lane`,
     ),
 
     // Gives lanes back. The fence rises with the next holder; holder null says that nobody died.
     release: statement(
       'release_lanes',
-      `update ${s}.lane as l set holder = null, since = null, lease_until = '-infinity',
+      `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
+    update ${s}.lane as l set holder = null, since = null, lease_until = '-infinity',
       floor = ${floor}
-    from unnest($3::smallint[], $4::bigint[], $5::bigint[], $6::int[], $7::text[])
-      as n(lane, fence, floor, lowered, server)
-    where l.consumer = $1 and l.holder = $2 and l.lane = n.lane and l.fence = n.fence
+    from ours join unnest($3::smallint[], $5::bigint[], $6::int[], $7::text[]) as n(lane, floor, lowered, server)
+      using (lane)
+    where l.consumer = $1 and l.lane = ours.lane
     returning l.lane`,
     ),
 
