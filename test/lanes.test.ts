@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto'
-
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Database, type Statement } from '../src/database/database.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'

@@ -39,7 +39,7 @@ export class Claim {
   leasedUntil = Infinity
   /** By the monotonic clock, until when it may be handled. */
   readonly expiresAt: number
-  /** Its completion is on the way to the database. */
+  /** Its completion, or that it has failed, is on the way to the database. */
   settling = false
   /** Not to be handled in a batch: the last batch that it was in has failed. */
   alone = false

@@ -116,7 +116,7 @@ export class Settlement {
   async expire(claim: Claim): Promise<void> {
     const { database, consumer, hand, emit, reread } = this.#parts
     const attempts = claim.attempt - 1
-    const place = [consumer, [claim.lane], [claim.seq], [claim.fence], [claim.id]]
+    const place = placesOf(consumer, [claim])
     const settled = await this.#insist([claim], () =>
       database.keep(this.#waiting.bury, [...place, [attempts], ['expired'], ['[]']]),
     )

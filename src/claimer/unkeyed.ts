@@ -4,6 +4,7 @@ import { Marks, parseSnapshot } from '../leases/floor.ts'
 import { Polling } from '../leases/polling.ts'
 import { sureShare } from '../leases/workers.ts'
 import { limits } from '../options.ts'
+import { placeOf, type Place } from './completion.ts'
 import { isFull, type ClaimerContext } from './context.ts'
 import { Claim, type ClaimedRow } from './claim.ts'
 import { isKeyed } from './keyed.ts'
@@ -215,19 +216,17 @@ export class UnkeyedClaims {
     const claims = [...hand.all()].filter(({ keyed, settling }) => !keyed && !settling)
     const at = performance.now()
     if (claims.length > 0) {
-      const renewed = await database.keep<{ lane: number; seq: number }>(this.#sql.renew, [
+      const renewed = await database.keep<Place>(this.#sql.renew, [
         consumer,
         claims.map(({ lane }) => lane),
         claims.map(({ seq }) => seq),
         claims.map(({ fence }) => fence),
         settings.leaseMs,
       ])
-      const kept = new Set(renewed.map(({ lane, seq }) => `${lane} ${seq}`))
+      const kept = new Set(renewed.map(placeOf))
       for (const claim of claims) claim.leasedUntil = at + settings.leaseMs * sureShare
       // What is being completed meanwhile is gone and not lost.
-      const lost = claims.filter(
-        (claim) => !kept.has(`${claim.lane} ${claim.seq}`) && hand.has(claim) && !claim.settling,
-      )
+      const lost = claims.filter((claim) => !kept.has(placeOf(claim)) && hand.has(claim) && !claim.settling)
       lose(lost, 'The lease on the row had lapsed.')
     }
     this.#renewedAt = at
