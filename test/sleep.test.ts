@@ -51,11 +51,17 @@ const relay = (): Promise<Worker> =>
 /** Not from this process's outbox, whose hints its relays would hear. */
 const publish = `select twinbox.publish('t', '{}'::json)`
 
+/**
+ * Databases that were made of one template have the same object identifiers: without the database, workers of the test
+ * files beside this one would count.
+ */
+const watching = `locktype = 'advisory' and classid = 'twinbox.migration'::regclass and mode = 'ExclusiveLock' and granted
+  and database = (select oid from pg_database where datname = current_database())`
+
 /** The backends that watch for those that sleep: one, or none. */
 async function watchers(consumer: string): Promise<number[]> {
   const rows = await database.query<{ pid: number }>(
-    `select pid from pg_locks where locktype = 'advisory' and classid = 'twinbox.migration'::regclass and mode = 'ExclusiveLock'
-      and objid = (hashtext($1)::bigint & 4294967295)::oid and granted`,
+    `select pid from pg_locks where ${watching} and objid = (hashtext($1)::bigint & 4294967295)::oid`,
     [consumer],
   )
   return rows.map(({ pid }) => pid)
@@ -114,9 +120,9 @@ test('of several that sleep one watches, and when it leaves, another one does', 
   await asleep('')
   for (let left = 3; left > 1; left--) {
     const [holder] = await database.query<{ id: number }>(
-      `select w.id from pg_locks as l join pg_stat_activity as a using (pid)
-        join twinbox.worker as w on w.application = a.application_name
-      where l.locktype = 'advisory' and l.classid = 'twinbox.migration'::regclass and l.mode = 'ExclusiveLock' and l.granted`,
+      `select w.id from pg_stat_activity as a join twinbox.worker as w on w.application = a.application_name
+      where a.pid = any ($1)`,
+      [await watchers('')],
     )
     const watcher = workers.find(({ id }) => id === holder!.id)!
     await watcher.stop()

@@ -78,7 +78,7 @@ test(
     for (const type of survived)
       expect([type, happened.get(type) ?? 0]).toEqual([
         type,
-        expect.toSatisfy((count: number) => count > runs / 20),
+        expect.toSatisfy((count: number) => count > runs / 50),
       ])
   },
   runs * 4000,

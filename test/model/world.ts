@@ -37,7 +37,7 @@ interface Step {
 
 const weights = {
   ...{ publish: 16, savepoint: 2, 'roll back to': 2, commit: 8, abort: 1, elsewhere: 2 },
-  ...{ work: 36, handle: 18, fail: 4, wait: 6, freeze: 4, cut: 2, join: 2, leave: 1 },
+  ...{ work: 36, handle: 16, fail: 14, wait: 6, freeze: 4, cut: 2, join: 2, leave: 1 },
 } as const satisfies Record<Step['act'], number>
 const entries = Object.entries(weights) as [Step['act'], number][]
 export const history: fc.Arbitrary<readonly Step[]> = fc.array(
