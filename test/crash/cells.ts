@@ -9,6 +9,7 @@ export type Given =
   | 'batch'
   | 'kept'
   | 'throws'
+  | 'throws and waits'
   | 'later'
   | 'followed'
   | 'released'
@@ -167,12 +168,16 @@ const claimer: Cell[] = [
   ...both('claimer', 'after complete', { given: 'outside' }),
   ...each('claimer', ['after renew_lanes'], { given: 'held', hit: 2, attempt: 2 }),
   ...each('claimer', ['after renew_rows'], { given: 'held', key: null, attempt: 2 }),
-  cell('claimer', 'before inbox_fail', { given: 'throws', attempt: 2 }),
+  ...both('claimer', 'before inbox_fail', { given: 'throws', attempt: 2 }),
   // In hand, and waiting for its next attempt: that counts as one, since nobody knows whether it had begun.
-  cell('claimer', 'after inbox_fail', { given: 'throws', attempt: 3 }),
-  ...each('claimer', ['before inbox_defer', 'after inbox_defer'], { given: 'throws', key: null, attempt: 2 }),
+  ...both('claimer', 'after inbox_fail', { given: 'throws', attempt: 3 }),
+  ...each('claimer', ['before inbox_defer', 'after inbox_defer'], {
+    given: 'throws and waits',
+    key: null,
+    attempt: 2,
+  }),
   // Its own claim of what it promotes may be under way on another connection.
-  cell('claimer', 'after promote', { given: 'throws', key: null, attempt: 2, or: 3 }),
+  cell('claimer', 'after promote', { given: 'throws and waits', key: null, attempt: 2, or: 3 }),
   cell('claimer', 'before park', { given: 'later', attempt: 3 }),
   cell('claimer', 'after park', { given: 'later', attempt: 2 }),
   ...each('claimer', ['before follow', 'after follow'], { given: 'followed', attempt: 2 }),

@@ -68,6 +68,8 @@ async function play(cell: Cell, stage: Stage, crew: Crew): Promise<Outcome> {
   if (role !== 'upkeep') await startOthers()
   await scene.before?.(stage, cell)
   const victim = stage.start({ ...described, ...scene.victim, dieAt: { point: at, hit } })
+  // One that never gets there would keep its workers, and their connections, from all tests after it.
+  setTimeout(() => victim.kill('SIGKILL'), 80_000).unref()
   await Promise.race([victim.started.catch(() => {}), victim.ended])
   if (scene.over !== undefined) await scene.over(stage, cell, victim)
   else if (role !== 'publisher') await stage.publish([key])

@@ -80,8 +80,8 @@ function pruning(kind: PruneKind): Scene {
   }
 }
 
-const retried = (first: 'throw' | 'later' | 'dead'): Scene => ({
-  program: { options: soon },
+const retried = (first: 'throw' | 'later' | 'dead', options: Program['options'] = soon): Scene => ({
+  program: { options },
   over: (stage, { key }) => stage.publish([key], first),
 })
 
@@ -130,6 +130,8 @@ const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
     },
   },
   throws: retried('throw'),
+  // Too long for a message without a key to stay in hand.
+  'throws and waits': retried('throw', { backoffMsMin: 1100, backoffMsMax: 1200 }),
   later: { ...retried('later'), after: (stage) => hasten(stage, handled) },
   followed: {
     async over(stage) {
