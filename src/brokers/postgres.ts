@@ -1,11 +1,12 @@
 import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
-import { receive, type InboxMessage } from '../database/inbox.ts'
+import { deliver, type InboxMessage } from '../database/inbox.ts'
 import { subscriptionSql } from '../database/sql/subscription.ts'
 import { isConnectionLost, sqlstate } from '../database/sqlstate.ts'
 import { BrokerError, OptionError, type BrokerErrorKind } from '../errors.ts'
 import { hintReceived } from '../hints.ts'
 import { checkConsumer, refuseUnknown } from '../options.ts'
 import { checkTopicPattern, topicMatches, type OutgoingMessage } from '../message.ts'
+import type { Telemetry } from '../telemetry.ts'
 import type { Broker, SendOutcome } from './broker.ts'
 
 export interface PostgresOptions {
@@ -34,17 +35,27 @@ export function postgres(options: PostgresOptions): Broker {
   const sql = subscriptionSql(database.schema)
   let closed = false
 
-  /** Who takes which topic, as it is now: whoever has subscribed before a message was published must get it. */
-  const routing = async (): Promise<(topic: string) => readonly string[]> => {
-    const subscriptions = await database.query<{ consumer: string; pattern: string }>(sql.all)
-    const known = new Map<string, readonly string[]>()
-    return (topic) => {
-      let consumers = known.get(topic)
-      if (consumers === undefined) {
-        const taking = subscriptions.filter(({ pattern }) => topicMatches(pattern, topic))
-        known.set(topic, (consumers = [...new Set(taking.map(({ consumer }) => consumer))]))
+  /** As it was when it was last looked up. */
+  let known: Routing | null = null
+
+  /** Writes them to whoever has subscribed to them by now: whoever has before a message was published must get it. */
+  const route = async (batch: readonly OutgoingMessage[], telemetry: Telemetry | undefined) => {
+    for (;;) {
+      // Only of those who are known to take something it is told below whether they are all.
+      if (known === null || batch.some(({ topic }) => known!.consumersOf(topic).length === 0))
+        known = toRouting(await database.query<Subscription>(sql.all))
+      const { version, consumersOf } = known
+      const deliveries = batch.flatMap((message) =>
+        consumersOf(message.topic).map((consumer) => toInbox(message, consumer)),
+      )
+      const receiving = { telemetry, broker: 'postgres', workerId: null }
+      if (deliveries.length > 0 && (await deliver(database, deliveries, version, receiving)) === null) {
+        known = null
+        continue
       }
-      return consumers
+      for (const consumer of new Set(deliveries.map((delivery) => delivery.consumer)))
+        hintReceived(database.schema, consumer)
+      return consumersOf
     }
   }
 
@@ -57,16 +68,7 @@ export function postgres(options: PostgresOptions): Broker {
         return batch.map(() => ({ status: 'failed', error }))
       }
       try {
-        const consumersOf = await routing()
-        const deliveries = batch.flatMap((message) =>
-          consumersOf(message.topic).map((consumer) => toInbox(message, consumer)),
-        )
-        if (deliveries.length > 0) {
-          await receive(database, deliveries, { telemetry, broker: 'postgres', workerId: null })
-        }
-        for (const consumer of new Set(deliveries.map((delivery) => delivery.consumer))) {
-          hintReceived(database.schema, consumer)
-        }
+        const consumersOf = await route(batch, telemetry)
         return batch.map(({ topic }): SendOutcome => {
           if (consumersOf(topic).length > 0 || options.unroutable === 'drop') return { status: 'sent' }
           return {
@@ -98,6 +100,38 @@ export function postgres(options: PostgresOptions): Broker {
       if (closed) return
       closed = true
       if (owned) await (database satisfies Database).close()
+    },
+  }
+}
+
+interface Subscription {
+  readonly consumer: string
+  readonly pattern: string
+  /** Of all subscriptions. */
+  readonly version: string
+}
+
+/** Who takes which topic, by all that is subscribed to. */
+interface Routing {
+  readonly version: string
+  consumersOf(this: void, topic: string): readonly string[]
+}
+
+/** A topic for each customer, say, must not fill the memory. */
+const topicsKnownMax = 10_000
+
+function toRouting(subscriptions: readonly Subscription[]): Routing {
+  const known = new Map<string, readonly string[]>()
+  return {
+    version: subscriptions[0]?.version ?? '0',
+    consumersOf(topic) {
+      let consumers = known.get(topic)
+      if (consumers === undefined) {
+        if (known.size >= topicsKnownMax) known.clear()
+        const taking = subscriptions.filter(({ pattern }) => topicMatches(pattern, topic))
+        known.set(topic, (consumers = [...new Set(taking.map(({ consumer }) => consumer))]))
+      }
+      return consumers
     },
   }
 }

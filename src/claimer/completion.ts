@@ -1,6 +1,6 @@
 import type { Statement } from '../database/database.ts'
 import { completionSql } from '../database/sql/completion.ts'
-import { plainArray } from '../database/sql/statement.ts'
+import { arrayText } from '../database/sql/statement.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './claim.ts'
 
@@ -17,10 +17,10 @@ export const placeOf = ({ lane, seq }: Place): string => `${lane} ${seq}`
 /** Claims as the first parameters of each statement that ends them. */
 export const placesOf = (consumer: string, claims: readonly Claim[]): unknown[] => [
   consumer,
-  claims.map(({ lane }) => lane),
-  claims.map(({ seq }) => seq),
-  claims.map(({ fence }) => fence),
-  plainArray(claims.map(({ id }) => id)),
+  arrayText(claims.map(({ lane }) => lane)),
+  arrayText(claims.map(({ seq }) => seq)),
+  arrayText(claims.map(({ fence }) => fence)),
+  arrayText(claims.map(({ id }) => id)),
 ]
 
 /** How claims are completed: deleted, and if the claimer keeps a history, written down there in the same statement. */

@@ -1,7 +1,7 @@
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../telemetry.ts'
 import type { Database } from './database.ts'
 import { inboxSql } from './sql/inbox.ts'
-import { joined, plainArray, unlessEmpty } from './sql/statement.ts'
+import { arrayText, joined, plainArray, unlessEmpty } from './sql/statement.ts'
 
 /** A message as it goes into the inbox of one consumer. */
 export interface InboxMessage {
@@ -35,42 +35,47 @@ const untraced: Receiving = { telemetry: undefined, broker: '', workerId: null }
 export async function receive(
   database: Database,
   messages: readonly InboxMessage[],
-  { telemetry, broker, workerId }: Receiving = untraced,
+  receiving: Receiving = untraced,
 ): Promise<number> {
+  return (await deliver(database, messages, null, receiving))!
+}
+
+/**
+ * The same, if all that is subscribed to is still what the consumers were chosen by (`version`, see
+ * `sql/subscription.ts`); null if not, and then nothing was written.
+ */
+export async function deliver(
+  database: Database,
+  messages: readonly InboxMessage[],
+  version: string | null,
+  { telemetry, broker, workerId }: Receiving,
+): Promise<number | null> {
   const trace = begin(telemetry, { name: 'receive', system: broker, workerId }, () => messages.map(toTraced))
   try {
-    const fresh = await store(
-      database,
-      messages,
-      messages.map(({ headers }, index) => carryOn(headers, trace?.carried[index])),
+    const carried = messages.map(({ headers }, index) => carryOn(headers, trace?.carried[index]))
+    const [result] = await database.query<{ fresh: number; routed: boolean }>(
+      inboxSql(database.schema).receive,
+      [
+        plainArray(messages.map(({ consumer }) => consumer)),
+        arrayText(messages.map(({ id }) => id)),
+        messages.map(({ topic }) => topic),
+        unlessEmpty(messages.map(({ key }) => key)),
+        joined(carried),
+        joined(messages.map(({ payload }) => payload)),
+        unlessEmpty(messages.map(({ body }) => body)),
+        unlessEmpty(messages.map(({ contentType }) => contentType)),
+        messages.map(({ publishedAt }) => publishedAt),
+        Math.floor(Math.random() * 8),
+        unlessEmpty(messages.map(({ expiresAt }) => expiresAt ?? null)),
+        version,
+      ],
     )
     trace?.end()
-    return fresh
+    return result!.routed ? result!.fresh : null
   } catch (error) {
     trace?.end(() => error)
     throw error
   }
-}
-
-async function store(
-  database: Database,
-  messages: readonly InboxMessage[],
-  headers: readonly (string | null)[],
-): Promise<number> {
-  const [result] = await database.query<{ fresh: number }>(inboxSql(database.schema).receive, [
-    plainArray(messages.map(({ consumer }) => consumer)),
-    plainArray(messages.map(({ id }) => id)),
-    messages.map(({ topic }) => topic),
-    unlessEmpty(messages.map(({ key }) => key)),
-    joined(headers),
-    joined(messages.map(({ payload }) => payload)),
-    unlessEmpty(messages.map(({ body }) => body)),
-    unlessEmpty(messages.map(({ contentType }) => contentType)),
-    messages.map(({ publishedAt }) => publishedAt),
-    Math.floor(Math.random() * 8),
-    unlessEmpty(messages.map(({ expiresAt }) => expiresAt ?? null)),
-  ])
-  return result!.fresh
 }
 
 const toTraced = ({ consumer, id, topic, headers, payload, body }: InboxMessage): TracedMessage => ({

@@ -1,4 +1,4 @@
-import { joined, plainArray, unlessEmpty } from '../database/sql/statement.ts'
+import { arrayText, joined, plainArray, unlessEmpty } from '../database/sql/statement.ts'
 import type { CheckedMessage } from '../message.ts'
 
 /** For messages that have no key, where their lanes begin. */
@@ -11,7 +11,7 @@ const bodyOf = ({ content }: CheckedMessage): Buffer | null =>
 /** The parameters of a statement that publishes several. */
 export function columnsOf(messages: readonly CheckedMessage[], orderingLock: boolean): unknown[] {
   return [
-    plainArray(messages.map(({ id }) => id)),
+    arrayText(messages.map(({ id }) => id)),
     plainArray(messages.map(({ topic }) => topic)),
     unlessEmpty(messages.map(({ key }) => key)),
     joined(messages.map(({ headers }) => headers)),

@@ -39,12 +39,16 @@ test('each consumer gets what its patterns take, once', async () => {
   expect(await inbox('audit')).toHaveLength(3)
 })
 
-test('who has subscribed before a message is sent gets it, also a moment before', async () => {
+test('who has subscribed before a message is sent gets it, also a moment before, and nobody else', async () => {
   await subscribe('first', ['t'])
   await broker.send([outgoing('t')], { signal })
   await subscribe('second', ['t'])
   await broker.send([outgoing('t')], { signal })
   expect(await inbox('second')).toHaveLength(1)
+  expect(await inbox('first')).toHaveLength(2)
+  await database.query(`delete from twinbox.subscription where consumer = 'first'`)
+  await broker.send([outgoing('t')], { signal })
+  expect(await inbox('second')).toHaveLength(2)
   expect(await inbox('first')).toHaveLength(2)
 })
 

@@ -1,5 +1,5 @@
 import { begin, commit } from './server.ts'
-import { arrayText, fencedClaim, perSchema, plainArray, quoted } from './statement.ts'
+import { arrayText, fencedClaim, perSchema, quoted } from './statement.ts'
 
 /** The SQLSTATE with which `complete` refuses what is no longer held. */
 export const claimLost = 'TWX01'
@@ -58,7 +58,7 @@ export const completionSql = perSchema((s, statement) => {
           arrayText(claims.map(({ lane }) => lane)),
           arrayText(claims.map(({ seq }) => seq)),
           arrayText(claims.map(({ fence }) => fence)),
-          plainArray(claims.map(({ id }) => id)),
+          arrayText(claims.map(({ id }) => id)),
           arrayText(claims.map(({ attempt }) => attempt)),
         ].map((array) => `'${array}'`),
         worker ?? 'null',

@@ -1,5 +1,6 @@
 import { waking } from './sleep.ts'
 import { columns, fencedClaim, parted, perSchema } from './statement.ts'
+import { subscribed } from './subscription.ts'
 
 /**
  * The inbox: received once per consumer, claimed by lane (with a key) or by row (without), deleted when handled.
@@ -30,18 +31,22 @@ export const inboxSql = perSchema((s, statement) => {
 
   return {
     // Insert-first: whoever writes the id to seen owns the message. Sorted, or two batches that overlap could deadlock.
+    // $12 what was subscribed to when the consumers were chosen: nothing is written if that has changed. Null if it does
+    // not matter.
     receive: statement(
       'receive',
       `with m as materialized (
         select m.consumer, m.id, m.topic, m.key, nullif(m.headers, '')::json as headers,
           nullif(m.payload, '')::json as payload, m.body, m.content_type, m.published_at, m.expires_at, m.nr
-        from (select pg_current_xact_id() as xid offset 0) as x
+        from (
+          select pg_current_xact_id() as xid, $12::text is null or $12 = ${subscribed(s)} as routed offset 0
+        ) as x
         cross join unnest(
           $1::text[], $2::uuid[], $3::text[], $4::text[], ${parted('$5')}, ${parted('$6')}, $7::bytea[], $8::text[],
           $9::timestamptz[], $11::timestamptz[]
         ) with ordinality
           as m(consumer, id, topic, key, headers, payload, body, content_type, published_at, expires_at, nr)
-        where x.xid is not null
+        where x.xid is not null and x.routed
       ),
       fresh as (
         insert into ${s}.seen (consumer, id)
@@ -57,7 +62,7 @@ export const inboxSql = perSchema((s, statement) => {
         from m join fresh using (consumer, id)
         order by m.nr
       )
-      select count(*) as fresh, (
+      select count(*) as fresh, exists (select from m) as routed, (
         select count(${waking(s, 'c.consumer')}) from (select distinct m.consumer from m) as c
       ) as woken
       from fresh`,

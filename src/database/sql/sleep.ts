@@ -16,6 +16,9 @@ export const waking = (schema: string, consumer: string): string =>
   `case when not pg_try_advisory_xact_lock_shared(${key(schema, consumer)})
     then pg_notify(${channel(schema)}, ${consumer}) end`
 
+/** What those who sleep are told when whoever has watched for them got up. No consumer has such a name. */
+export const gotUp = (consumer: string): string => `${consumer}!`
+
 /** Workers that have nothing to do, $1 of which consumer. */
 export const sleepSql = perSchema((s, statement) => ({
   listen: { text: `listen ${s}` },
@@ -31,9 +34,9 @@ export const sleepSql = perSchema((s, statement) => ({
     ) as watched`,
   ),
 
-  // $2 whether the others have to hear of it, since nobody watches for them any more.
+  // $2 what the others hear of it, since nobody watches for them any more.
   getUp: statement(
     'get_up',
-    `select pg_advisory_unlock(${key(s, '$1::text')}), case when $2::boolean then pg_notify(${channel(s)}, $1::text) end`,
+    `select pg_advisory_unlock(${key(s, '$1::text')}), pg_notify(${channel(s)}, $2::text)`,
   ),
 }))

@@ -49,8 +49,11 @@ export const fencedClaim = (
       select from ${schema}.lane as l where l.consumer = $1 and l.lane = a.lane and l.fence = a.fence)
     else i.fence = a.fence end`
 
-/** An array of numbers as Postgres reads it from text: for an array of arrays, which may not differ in length. */
-export const arrayText = (numbers: readonly number[]): string => `{${numbers.join(',')}}`
+/**
+ * Numbers or ids as Postgres reads an array from text. The driver would look in each for what has to be escaped; and of
+ * arrays in an array, it would want all to have one length.
+ */
+export const arrayText = (values: readonly (number | string)[]): string => `{${values.join(',')}}`
 
 /**
  * JSON texts as one text, which costs a fraction of an array: in that, each quotation mark is escaped, and JSON has
@@ -63,7 +66,7 @@ export function joined(texts: readonly (string | null)[]): string | null {
 /** What `joined` has made, as an array; what was null is the empty text. */
 export const parted = (parameter: string): string => `string_to_array(${parameter}::text, E'\\x1e')`
 
-/** An array of texts that need no escaping, such as ids. */
+/** The same of texts in which nothing has to be escaped but a comma or a brace. */
 export const plainArray = (texts: readonly string[]): string => `{"${texts.join('","')}"}`
 
 /** A text as a literal, whatever `standard_conforming_strings` says. For a message of several statements, which has no parameters. */

@@ -1,5 +1,9 @@
 import { perSchema } from './statement.ts'
 
+/** All that is subscribed to, as one number: whoever knows it sees by it whether that has changed. */
+export const subscribed = (schema: string): string =>
+  `(select coalesce(sum(hashtextextended(consumer || ' ' || pattern, 0)), 0)::text from ${schema}.subscription)`
+
 /** Who gets what, for the Postgres broker. */
 export const subscriptionSql = perSchema((s, statement) => ({
   subscribe: statement(
@@ -8,6 +12,6 @@ export const subscriptionSql = perSchema((s, statement) => ({
   ),
   all: statement(
     'subscriptions',
-    `select consumer, pattern from ${s}.subscription order by consumer, pattern`,
+    `select consumer, pattern, ${subscribed(s)} as version from ${s}.subscription order by consumer, pattern`,
   ),
 }))
