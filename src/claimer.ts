@@ -261,7 +261,7 @@ class Claimer {
           this.#lanes.held.get(lane)?.floor.lower(seq)
         }
       },
-      onClaimed: () => this.#dispatcher.dispatch(),
+      dispatch: () => this.#dispatcher.dispatch(),
     }
     this.#keyed = new KeyedClaims(context)
     this.#unkeyed = new UnkeyedClaims(context)
@@ -280,10 +280,7 @@ class Claimer {
     this.#readLoop = startLoop(() => this.#keyed.read(), loopReports(this.#emit, 'reading lanes'))
     this.#claimLoop = startLoop(() => this.#unkeyed.claim(), loopReports(this.#emit, 'claiming rows'))
     this.#houseLoop = startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping'))
-    this.#unlisten = onReceived(this.#database.schema, this.#consumer, () => {
-      this.membership.sleep.stir()
-      this.#hurry()
-    })
+    this.#unlisten = onReceived(this.#database.schema, this.#consumer, () => this.membership.sleep.expect())
     const { keepHandledMs, keepDeadMs } = this.#settings
     const consumer = this.#consumer
     const tasks: PruneTask[] = [

@@ -65,6 +65,8 @@ export function createRelay(options: RelayOptions, failpoint: Failpoint = noFail
 
 const strandCount = 2
 const housekeepingMs = 200
+/** So long after a hint, what comes due is looked for. */
+const houseHurryMs = 10
 
 class Relay {
   readonly membership: Membership
@@ -75,6 +77,8 @@ class Relay {
   readonly #strands: Strand[]
   readonly #emit: Emit
   #loops: Loop[] = []
+  #house: Loop | null = null
+  #hurried = false
   #unlisten = (): void => {}
   #pruning: Pruning | null = null
   #stopRecurring = async (): Promise<void> => {}
@@ -123,7 +127,7 @@ class Relay {
       lowestInHand: (lane) => this.#strands[lane % strandCount]!.lowestInHand(lane),
       onTaken: async (lanes) => {
         await this.#parking.load(lanes)
-        setImmediate(() => this.#loops.forEach((loop) => loop.wake()))
+        setImmediate(() => this.#hurry())
       },
       onLost: (lanes) => this.#strands.forEach((strand) => strand.drop(lanes)),
     })
@@ -159,11 +163,8 @@ class Relay {
     this.#loops = this.#strands.map((strand) =>
       startLoop(() => strand.run(), loopReports(this.#emit, 'relaying')),
     )
-    this.#loops.push(startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping')))
-    this.#unlisten = onPublished(this.#database.schema, () => {
-      this.membership.sleep.stir()
-      this.#hurry()
-    })
+    this.#house = startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping'))
+    this.#unlisten = onPublished(this.#database.schema, () => this.membership.sleep.expect())
     const { keepDeadMs } = this.#settings
     const dead: PruneTask[] = keepDeadMs > 0 ? [{ kind: 'dead', consumer: '', olderThanMs: keepDeadMs }] : []
     this.#pruning = startPruning(this.#database, [...relayTasks, ...dead], this.#emit)
@@ -180,7 +181,11 @@ class Relay {
   async stop(): Promise<void> {
     this.#unlisten()
     await this.#pruning?.stop()
-    const ended = Promise.all([this.#stopRecurring(), ...this.#loops.map((loop) => loop.stop())])
+    const ended = Promise.all([
+      this.#stopRecurring(),
+      this.#house?.stop(),
+      ...this.#loops.map((loop) => loop.stop()),
+    ])
     if (!(await settledWithin(ended, this.#settings.stopTimeoutMs))) {
       for (const strand of this.#strands) strand.abort('The relay is stopping.')
       await settledWithin(ended, 2000)
@@ -201,6 +206,13 @@ class Relay {
   #hurry(): void {
     for (const strand of this.#strands) strand.hurry()
     this.#loops.forEach((loop) => loop.wake())
+    if (this.#hurried) return
+    // It may be something that comes due later. What is due now goes first, and one look does for many hints.
+    this.#hurried = true
+    setTimeout(() => {
+      this.#hurried = false
+      this.#house?.wake()
+    }, houseHurryMs).unref()
   }
 
   /** What comes due: deferred messages, and parked keys of our lanes. */

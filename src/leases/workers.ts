@@ -85,7 +85,7 @@ export class Membership {
       listen: sleepSql(options.database.schema).listen,
       onEnd: () => this.#loop?.wake(),
       onGone: () => this.sleep.forget(),
-      onNotified: (consumer) => this.sleep.wake(consumer),
+      onNotified: (news) => this.sleep.hear(news),
     })
     this.sleep = new Sleep(options.database, this.#session, options)
     this.#sightings = new Sightings({ deadAfterMs: options.deadAfterMs, confirmMs })
@@ -127,7 +127,7 @@ export class Membership {
     await this.#loop?.stop()
     this.#loop = null
     // Others may rely on this one to watch.
-    this.sleep.stir()
+    this.sleep.getUp()
     const id = this.id ?? this.#formerId
     if (id !== null) {
       await this.#options.database.keep(this.#sql.end, [id]).catch((error: unknown) => {
