@@ -48,7 +48,7 @@ export interface ClaimerContext {
    */
   readonly reread: (claims: readonly Claim[]) => void
   /** Something has come in hand that can be handled. */
-  readonly onClaimed: () => void
+  readonly dispatch: () => void
 }
 
 /** Handlers are few beside this; what is claimed ahead may not fill the memory with large payloads. */

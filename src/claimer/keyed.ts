@@ -3,6 +3,7 @@ import { arrayText } from '../database/sql/statement.ts'
 import { Marks, parseSnapshot } from '../leases/floor.ts'
 import { Polling } from '../leases/polling.ts'
 import type { Lane } from '../leases/lanes.ts'
+import { byLane } from '../leases/rows.ts'
 import { limits } from '../options.ts'
 import { isFull, type ClaimerContext } from './context.ts'
 import { Claim, type ClaimedRow } from './claim.ts'
@@ -77,7 +78,7 @@ export class KeyedClaims {
   }
 
   async #read(): Promise<number> {
-    const { database, consumer, settings, lanes: held, hand, suspects, failpoint } = this.#context
+    const { database, consumer, settings, lanes: held, hand, suspects, parking, failpoint } = this.#context
     const lanes = [...held.held.values()].filter(
       (lane) => isKeyed(lane) && !lane.draining && this.#isLow(lane.lane),
     )
@@ -86,11 +87,11 @@ export class KeyedClaims {
     const marks = this.#marks
     const rows = await database.keep<ReadRow | (At & { lane: null })>(this.#sql.read, [
       consumer,
-      lanes.map(({ lane }) => lane),
-      lanes.map(({ fence }) => fence),
-      lanes.map(({ floor }) => floor.bound),
-      lanes.map(({ lane }) => this.#quotaOf(lane)),
-      lanes.map(({ lane }) => hand.highest(lane)),
+      arrayText(lanes.map(({ lane }) => lane)),
+      arrayText(lanes.map(({ fence }) => fence)),
+      arrayText(lanes.map(({ floor }) => floor.bound)),
+      arrayText(lanes.map(({ lane }) => this.#quotaOf(lane))),
+      arrayText(lanes.map(({ lane }) => hand.highest(lane))),
       lanes.map(({ lane, floor }) => arrayText([...hand.seqsOf(lane)].filter((seq) => seq > floor.bound))),
       marks.wanted,
       suspects.room,
@@ -98,38 +99,36 @@ export class KeyedClaims {
     ])
     await failpoint('claimer.after_claim')
     const found = rows.filter((row): row is ReadRow => row.lane !== null).toSorted((a, b) => a.seq - b.seq)
+    const { snapshot: text, left_out: leftOut, xid } = rows[0]!
+    const snapshot = parseSnapshot(text)
+    const rowsOf = byLane(found)
     const taken: string[] = []
     for (const [index, lane] of lanes.entries()) {
-      const own = found.filter((row) => row.lane === lane.lane)
-      taken.push(...(await this.#add(lane, own, { ...rows[0]!, marks, lowered: lowered[index]! })))
+      const { floor } = lane
+      if (floor.mustReread(snapshot) || !held.holds(lane.lane, lane.fence)) continue
+      // Meanwhile something has come back below: what this read has brought of its key must not go before it.
+      if (floor.lowered !== lowered[index]) continue
+      const own = rowsOf.get(lane.lane) ?? []
+      const cut = this.#adapt(lane.lane, own.length)
+      const following = this.#takeInHand(own, taken)
+      if (following.length > 0) await parking.follow(lane, following)
+      // What was left out for caution is still to be read.
+      const known = leftOut ? floor.clean : cut ? own.at(-1)!.seq : Infinity
+      floor.advance(marks, snapshot, known, lowered[index])
     }
     const last = found.at(-1)?.seq
-    if (rows[0]!.xid !== null && last !== undefined) marks.add(last, rows[0]!.xid)
+    if (xid !== null && last !== undefined) marks.add(last, xid)
     if (taken.length > 0) {
       this.#context.emit({ type: 'claimed', ids: taken })
-      this.#context.onClaimed()
+      this.#context.dispatch()
     }
     return this.#polling.next(found.length > 0)
   }
 
-  /** Takes in hand what a read brought of a lane. */
-  async #add(
-    lane: Lane,
-    rows: readonly ReadRow[],
-    at: At & { readonly marks: Marks; readonly lowered: number },
-  ): Promise<string[]> {
-    const { lanes, hand, parking, settings } = this.#context
-    const snapshot = parseSnapshot(at.snapshot)
-    if (lane.floor.mustReread(snapshot) || !lanes.holds(lane.lane, lane.fence)) return []
-    // Meanwhile something has come back below: what this read has brought of its key must not go before it.
-    if (lane.floor.lowered !== at.lowered) return []
-    const quota = this.#quotaOf(lane.lane)
-    const cut = rows.length >= quota
-    this.#quota.set(lane.lane, cut ? Math.min(quota * 2, settings.batchSize) : Math.max(quotaMin, quota >> 1))
-    if (cut) this.#more.add(lane.lane)
-    else this.#more.delete(lane.lane)
+  /** Adds the ids of those that are ours now to `taken`, and returns the places of those whose key is parked. */
+  #takeInHand(rows: readonly ReadRow[], taken: string[]): number[] {
+    const { hand, parking } = this.#context
     const following: number[] = []
-    const taken: string[] = []
     for (const row of rows) {
       if (parking.holdsBack(row.lane, row.key, row.seq)) following.push(row.seq)
       else {
@@ -137,11 +136,18 @@ export class KeyedClaims {
         taken.push(row.id)
       }
     }
-    if (following.length > 0) await parking.follow(lane, following)
-    // What was left out for caution is still to be read.
-    const known = at.left_out ? lane.floor.clean : cut ? rows.at(-1)!.seq : Infinity
-    lane.floor.advance(at.marks, snapshot, known, at.lowered)
-    return taken
+    return following
+  }
+
+  /** Whether the lane may have more than was read of it: then it may give more the next time. */
+  #adapt(lane: number, count: number): boolean {
+    const quota = this.#quotaOf(lane)
+    const cut = count >= quota
+    const next = cut ? Math.min(quota * 2, this.#context.settings.batchSize) : Math.max(quotaMin, quota >> 1)
+    this.#quota.set(lane, next)
+    if (cut) this.#more.add(lane)
+    else this.#more.delete(lane)
+    return cut
   }
 
   #isLow(lane: number): boolean {

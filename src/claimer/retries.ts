@@ -61,15 +61,23 @@ export class Retries {
 
   /** Handles it again after a pause, as the same claim. */
   again(claim: Claim, afterMs: number): void {
-    const { hand } = this.#parts
+    const { hand, dispatch } = this.#parts
     claim.settling = false
     if (claim.abort.aborted) claim.renewAbort()
-    if (claim.keyed || afterMs === 0) return hand.proceed(claim, afterMs)
-    this.#waiting++
-    setTimeout(() => {
-      this.#waiting--
-      hand.proceed(claim)
-    }, afterMs).unref()
+    if (claim.keyed || afterMs === 0) hand.proceed(claim, afterMs)
+    if (afterMs === 0) return
+    if (!claim.keyed) this.#waiting++
+    // A timer may be early by a part of a millisecond, and the key would wait for the next housekeeping.
+    setTimeout(
+      () => {
+        if (!claim.keyed) {
+          this.#waiting--
+          hand.proceed(claim)
+        }
+        dispatch()
+      },
+      Math.ceil(afterMs) + 1,
+    ).unref()
   }
 
   #failAll(failures: readonly Failure[]): Promise<readonly boolean[]> {

@@ -1,5 +1,6 @@
 import { inboxSql } from '../database/sql/inbox.ts'
 import { laneSql } from '../database/sql/lane.ts'
+import { arrayText } from '../database/sql/statement.ts'
 import { Marks, parseSnapshot } from '../leases/floor.ts'
 import { Polling } from '../leases/polling.ts'
 import { sureShare } from '../leases/workers.ts'
@@ -98,8 +99,8 @@ export class UnkeyedClaims {
       ClaimedRow & { previous: number | null; xid: number | null; snapshot: string | null }
     >(this.#sql.claim, [
       consumer,
-      order,
-      order.map((stripe) => this.#bound.get(stripe)),
+      arrayText(order),
+      arrayText(order.map((stripe) => this.#bound.get(stripe)!)),
       want,
       workerId,
       leaseMs,
@@ -136,7 +137,7 @@ export class UnkeyedClaims {
     if (xid !== null && this.#marks.wanted) this.#marks.add(inOrder.at(-1)!.seq, xid)
     if (snapshot !== null) this.#moveBounds(snapshot)
     emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
-    this.#context.onClaimed()
+    this.#context.dispatch()
     // Handlers that do not wait for anything have had it all by now.
     return this.wanted ? 0 : pauseMs
   }

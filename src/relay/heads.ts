@@ -4,6 +4,7 @@ import { arrayText } from '../database/sql/statement.ts'
 import { Marks, parseSnapshot, type Snapshot } from '../leases/floor.ts'
 import type { Lane, Lanes } from '../leases/lanes.ts'
 import type { Parking } from '../leases/parking.ts'
+import { byLane } from '../leases/rows.ts'
 import { topicMatches } from '../message.ts'
 
 interface Row {
@@ -75,30 +76,24 @@ export class HeadReader {
     const { database, lanes: held, parking, batchSize } = this.#parts
     const marks = this.#marks
     const lowered = new Map(lanes.map(({ lane, floor }) => [lane, floor.lowered]))
-    const confirmedOf = new Map<number, number[]>(lanes.map(({ lane }) => [lane, []]))
-    for (const { lane, seq } of confirmed) confirmedOf.get(lane)?.push(seq)
+    const confirmedOf = byLane(confirmed)
     const rows = await database.keep<Row>(this.#sql.step, [
-      confirmed.map(({ lane }) => lane),
-      confirmed.map(({ seq }) => seq),
-      confirmed.map(({ id }) => id),
-      lanes.map(({ lane }) => lane),
-      lanes.map(({ floor }) => floor.bound),
-      lanes.map(({ lane }) => this.#quotaOf(lane)),
+      arrayText(confirmed.map(({ lane }) => lane)),
+      arrayText(confirmed.map(({ seq }) => seq)),
+      arrayText(confirmed.map(({ id }) => id)),
+      arrayText(lanes.map(({ lane }) => lane)),
+      arrayText(lanes.map(({ floor }) => floor.bound)),
+      arrayText(lanes.map(({ lane }) => this.#quotaOf(lane))),
       marks.wanted,
-      lanes.map(({ lane }) => arrayText(confirmedOf.get(lane)!)),
+      lanes.map(({ lane }) => arrayText((confirmedOf.get(lane) ?? []).map(({ seq }) => seq))),
     ])
     const snapshot = parseSnapshot(rows[0]!.snapshot)
     const found = rows.filter((row): row is Head => row.lane !== null).toSorted((a, b) => a.seq - b.seq)
     const cut = new Map<number, number>()
     const reread = new Set<number>()
-    const owned = new Map<number, Head[]>()
-    for (const row of found) {
-      const own = owned.get(row.lane)
-      if (own === undefined) owned.set(row.lane, [row])
-      else own.push(row)
-    }
+    const rowsOf = byLane(found)
     for (const lane of lanes) {
-      this.#adapt(lane.lane, owned.get(lane.lane) ?? [], found.length / batchSize, cut)
+      this.#adapt(lane.lane, rowsOf.get(lane.lane) ?? [], found.length / batchSize, cut)
       if (lane.floor.mustReread(snapshot)) {
         reread.add(lane.lane)
         cut.set(lane.lane, lane.floor.clean)
