@@ -137,3 +137,48 @@ test('a key is free again once nothing of it waits, and not before', async () =>
   expect(parking.holdsBack(lane.lane, 'k', seqs[3]!)).toBe(false)
   expect(await database.query(`select from twinbox.parked where consumer = 'free'`)).toEqual([])
 })
+
+/** The database, but of one statement the answer is lost with the connection. */
+function losing(name: string): Database {
+  const keep: Database['keep'] = async (statement, values) => {
+    const rows = await own.keep(statement, values)
+    if (statement.name!.endsWith(`.${name}`)) throw new Error('The connection was lost.')
+    return rows as never
+  }
+  return Object.create(own, { keep: { value: keep } }) as Database
+}
+
+test('what was read of a key that is no longer parked stays, and is read again', async () => {
+  const { lane, seqs } = await held('struck')
+  const parking = new Parking(own, 'struck', () => {})
+  const first = seqs[0]!
+  await parking.park(lane, { key: 'k', seq: first, reason: 'why' }, 60_000, [first])
+  expect(parking.holdsBack(lane.lane, 'k', seqs[1]!)).toBe(true)
+  // As if the answer to what has struck it off had been lost.
+  await database.query(`delete from twinbox.parked where consumer = 'struck'`)
+  const { lowered } = lane.floor
+  await parking.follow(lane, seqs.slice(1))
+  expect(await stands('inbox', 'struck')).toEqual([1, 2, 3, 4])
+  expect(lane.floor.lowered).toBeGreaterThan(lowered)
+  expect(lane.floor.bound).toBeLessThan(seqs[1]!)
+  expect(parking.holdsBack(lane.lane, 'k', seqs[1]!)).toBe(false)
+})
+
+test('a key of which it is not known whether it is parked is held back until it is', async () => {
+  const { lane, seqs } = await held('unsure')
+  const parking = new Parking(losing('park'), 'unsure', () => {})
+  const parked = parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 60_000, seqs)
+  await expect(parked).rejects.toThrow('lost')
+  expect(await stands('parked_message', 'unsure')).toEqual([0, 1, 2, 3, 4])
+  expect(parking.holdsBack(lane.lane, 'k', seqs.at(-1)! + 1)).toBe(true)
+})
+
+test('messages are found that are back without anybody having heard of it', async () => {
+  const { lane, seqs } = await held('back')
+  await new Parking(own, 'back', () => {}).park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
+  const passed = { ...lane, floor: new Floor(seqs.at(-1)!) }
+  const parking = new Parking(losing('release_parked'), 'back', () => {})
+  await expect(parking.release(new Map([[lane.lane, passed]]), () => true)).rejects.toThrow('lost')
+  expect(await stands('inbox', 'back')).toEqual([0, 1, 2, 3, 4])
+  expect(passed.floor.bound).toBeLessThan(seqs[0]!)
+})

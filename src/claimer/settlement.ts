@@ -150,7 +150,7 @@ export class Settlement {
     forMs: number | null,
     { reason, dead }: Pick<FailedHead, 'reason' | 'dead'>,
   ): Promise<boolean> {
-    const { hand, lanes, parking } = this.#parts
+    const { hand, lanes, parking, reread } = this.#parts
     const lane = lanes.held.get(claim.lane)
     if (lane === undefined || lane.fence !== claim.fence) return false
     const moved = hand.ofKey(claim).filter((other) => dead === undefined || other !== claim)
@@ -171,7 +171,8 @@ export class Settlement {
         late.map(({ seq }) => seq),
       ),
     )
-    for (const other of late) hand.remove(other)
+    // If the key went on meanwhile, they are still there.
+    reread(late.filter((other) => hand.has(other)))
     return buried
   }
 

@@ -105,6 +105,8 @@ export class Parking {
     seqs: readonly number[],
   ): Promise<boolean> {
     return this.#exclusively(async () => {
+      // Before it is known: if the answer is lost, the key may be parked, and nothing of it may go ahead.
+      this.#of(lane.lane).set(key, { releasedTo: 0, due: false })
       const [done] = await this.#database.keep<{ buried: boolean }>(this.#sql.park, [
         this.#consumer,
         lane.lane,
@@ -119,17 +121,26 @@ export class Parking {
         dead?.error,
       ])
       if (done === undefined) return false
-      this.#of(lane.lane).set(key, { releasedTo: 0, due: false })
       this.#emit({ type: 'parked', key, forMs })
       return done.buried
     })
   }
 
-  /** Moves messages of parked keys that have been read from the lane to where the others of their key wait. */
+  /**
+   * Moves messages of parked keys that have been read from the lane to where the others of their key wait. Those whose
+   * key has been struck off since they were read stay, and the next read has to find them: by what this worker knew, it
+   * held them back, so that nothing else would. What it knew may be long out of date, if the answer that its key was
+   * struck off was lost with a connection.
+   */
   async follow(lane: Lane, seqs: readonly number[]): Promise<void> {
-    await this.#exclusively(() =>
-      this.#database.keep(this.#sql.follow, [this.#consumer, lane.lane, lane.fence, seqs]),
-    )
+    await this.#exclusively(async () => {
+      const values = [this.#consumer, lane.lane, lane.fence, seqs]
+      const free = await this.#database.keep<{ seq: number; key: string }>(this.#sql.follow, values)
+      for (const { seq, key } of free) {
+        this.#of(lane.lane).delete(key)
+        lane.floor.lower(seq)
+      }
+    })
   }
 
   /**
@@ -173,13 +184,14 @@ export class Parking {
 
   async #releaseKey(lane: Lane, key: string, parked: ParkedKey): Promise<boolean> {
     return this.#exclusively(async () => {
-      const [back] = await this.#database.keep<Returned>(this.#sql.release, [
-        this.#consumer,
-        lane.lane,
-        lane.fence,
-        key,
-        releaseBatch,
-      ])
+      const values = [this.#consumer, lane.lane, lane.fence, key, releaseBatch]
+      const [back] = await this.#database
+        .keep<Returned>(this.#sql.release, values)
+        .catch((error: unknown) => {
+          // The answer is lost, and messages may be back anywhere in the lane.
+          lane.floor.lower(1)
+          throw error
+        })
       if (back!.free) this.#of(lane.lane).delete(key)
       if (back!.count === 0) return false
       parked.releasedTo = back!.last!

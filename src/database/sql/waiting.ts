@@ -57,9 +57,13 @@ export const waitingSql = perSchema((s, statement) => {
       where ${where} i.lane = $2 and i.seq = a.seq and exists (select from held)
         and exists (select from ${s}.parked as p where p.consumer = $1 and p.lane = $2 and p.key = i.key)
       returning ${receivedAt} as received_at, ${kept('i')}
+    ),
+    moved as (
+      insert into ${s}.parked_message (consumer, lane, received_at, seq, attempt, errors, ${messageColumns})
+      select $1, $2, gone.received_at, ${kept('gone')} from gone
     )
-    insert into ${s}.parked_message (consumer, lane, received_at, seq, attempt, errors, ${messageColumns})
-    select $1, $2, gone.received_at, ${kept('gone')} from gone`
+    select i.seq, i.key from ${table} as i join unnest($4::bigint[]) as a(seq) using (seq)
+    where ${where} i.lane = $2 and exists (select from held) and not exists (select from gone where gone.seq = i.seq)`
   // An operator may put a dead letter before what waits while this runs, and this would neither see it nor wait for it:
   // the key would be struck off with a message left, or go on without it. An operator always changes `until`, so if it
   // is not what it was, nothing is done, and the next round looks again.
@@ -113,7 +117,8 @@ export const waitingSql = perSchema((s, statement) => {
     park: statement('park', park(`${s}.inbox`, 'i.consumer = $1 and', 'i.received_at')),
     parkOutbox: statement('park_outbox', park(`${s}.outbox`, '', 'null::timestamptz')),
 
-    // Later messages of a parked key leave the lane when they are read, so that others can be.
+    // Later messages of a parked key leave the lane when they are read, so that others can be. Returned is what stays,
+    // since its key is not parked any more.
     follow: statement('follow', follow(`${s}.inbox`, 'i.consumer = $1 and', 'i.received_at')),
     followOutbox: statement('follow_outbox', follow(`${s}.outbox`, '', 'null::timestamptz')),
 
