@@ -1,11 +1,9 @@
 import {
   DatabaseSetup,
   getDisabledLogger,
-  initializeMessageStorage,
   initializePollingMessageListener,
   type PollingListenerConfig,
 } from 'pg-transactional-outbox'
-import { randomUUID } from 'node:crypto'
 import type { Entrant, Place, Stop, Task } from '../race/entrant.ts'
 import { portions, topic } from '../race/messages.ts'
 import type { Tally } from '../race/tally.ts'
@@ -42,30 +40,22 @@ async function create(url: string): Promise<void> {
   })
 }
 
+/** As its own `initializeMessageStorage` does, which takes a statement for each message. */
+const insert = `insert into public.outbox
+    (id, aggregate_type, aggregate_id, message_type, payload, created_at, segment, concurrency)
+  select gen_random_uuid(), $1, m.n, $1, m.payload, clock_timestamp(), m.key, case when m.key is null then 'parallel' else 'sequential' end
+  from unnest($2::text[], $3::text[], $4::jsonb[]) as m(n, key, payload)`
+
 async function fill(url: string, task: Task): Promise<void> {
-  const logger = getDisabledLogger()
-  const store = initializeMessageStorage({ outboxOrInbox: 'outbox', settings }, logger)
   await onPool(url, 1, async (pool) => {
-    const client = await pool.connect()
     for (const portion of portions(task)) {
-      await client.query('begin')
-      for (const { n, payload } of portion) {
-        const id = randomUUID()
-        await store(
-          {
-            id,
-            aggregateType: topic,
-            aggregateId: String(n),
-            messageType: topic,
-            payload,
-            concurrency: 'parallel',
-          },
-          client,
-        )
-      }
-      await client.query('commit')
+      await pool.query(insert, [
+        topic,
+        portion.map(({ n }) => String(n)),
+        portion.map(({ key }) => key),
+        portion.map(({ payload }) => JSON.stringify(payload)),
+      ])
     }
-    client.release()
   })
 }
 
@@ -83,7 +73,6 @@ async function work({ url }: Place, task: Task, tally: Tally): Promise<Stop> {
       nextMessagesFunctionName: setup.nextMessagesName,
       nextMessagesBatchSize: task.batchSize,
       nextMessagesPollingIntervalInMs: 1,
-      nextMessagesLockInMs: 60_000,
     },
   }
   const [shutdown] = initializePollingMessageListener(
@@ -94,6 +83,8 @@ async function work({ url }: Place, task: Task, tally: Tally): Promise<Stop> {
       },
     },
     getDisabledLogger(),
+    // By default it takes one at a time until it has taken a batch's number of them.
+    { batchSizeStrategy: async () => task.batchSize },
   )
   return () => shutdown()
 }
