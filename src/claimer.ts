@@ -328,23 +328,22 @@ class Claimer {
       this.#consumer,
       batchSize,
     ])
-    const released = await this.#parking.release(
-      this.#lanes.held,
-      (lane, key) => !this.#hand.hasKey(lane, key),
-    )
-    if (promoted!.count > 0 || released.length > 0) {
+    const { count, due_in_ms: dueInMs, parks } = promoted!
+    const released = parks
+      ? await this.#parking.release(this.#lanes.held, (lane, key) => !this.#hand.hasKey(lane, key))
+      : []
+    const found = count > 0 || released.length > 0
+    if (found) {
       this.#unkeyed.sweep()
       this.#wake()
     }
     await this.#unkeyed.keepHouse()
     // Keys whose backoff has ended.
     this.#dispatcher.dispatch()
-    if (promoted!.count > 0 || released.length > 0) return 0
+    if (found) return 0
     // What is in hand may have to be renewed, or may wait for its next attempt.
     const { sleep } = this.membership
-    return this.#hand.size > 0
-      ? Math.min(housekeepingMs, leaseMs / 8)
-      : sleep.rest(housekeepingMs, promoted!.due_in_ms)
+    return this.#hand.size > 0 ? Math.min(housekeepingMs, leaseMs / 8) : sleep.rest(housekeepingMs, dueInMs)
   }
 
   /** Looks for more without waiting for the next poll, where the last look has left something behind. */

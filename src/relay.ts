@@ -219,14 +219,16 @@ class Relay {
   async #keepHouse(): Promise<number> {
     const sql = waitingSql(this.#database.schema)
     const [promoted] = await this.#database.keep<Promoted>(sql.promoteOutbox, [this.#settings.batchSize])
-    const released = await this.#parking.release(
-      this.#lanes.held,
-      (lane, key) => !this.#strands[lane % strandCount]!.hasKey(lane, key),
-    )
-    if (promoted!.count > 0 || released.length > 0) this.#loops.forEach((loop) => loop.wake())
-    return promoted!.count > 0 || released.length > 0
-      ? 0
-      : this.membership.sleep.rest(housekeepingMs, promoted!.due_in_ms)
+    const { count, due_in_ms: dueInMs, parks } = promoted!
+    const released = parks
+      ? await this.#parking.release(
+          this.#lanes.held,
+          (lane, key) => !this.#strands[lane % strandCount]!.hasKey(lane, key),
+        )
+      : []
+    if (count === 0 && released.length === 0) return this.membership.sleep.rest(housekeepingMs, dueInMs)
+    this.#loops.forEach((loop) => loop.wake())
+    return 0
   }
 
   #report(error: BrokerError | null, retryInMs: number): void {

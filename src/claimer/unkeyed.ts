@@ -1,5 +1,4 @@
 import { inboxSql } from '../database/sql/inbox.ts'
-import { laneSql } from '../database/sql/lane.ts'
 import { arrayText } from '../database/sql/statement.ts'
 import { Marks, parseSnapshot } from '../leases/floor.ts'
 import { Polling } from '../leases/polling.ts'
@@ -90,7 +89,7 @@ export class UnkeyedClaims {
     if (isFull(this.#context) || workerId === null || (!adopts && want < Math.max(1, ahead >> 1))) {
       return pollMsMax
     }
-    if (performance.now() >= this.#sweepAt) await this.#startSweep()
+    if (performance.now() >= this.#sweepAt) this.#startSweep()
     // Each claim begins at another stripe: side by side, claimers would otherwise fight for the head of the first.
     const from = Math.floor(Math.random() * stripes.length)
     const order = [...stripes.slice(from), ...stripes.slice(0, from)]
@@ -171,14 +170,10 @@ export class UnkeyedClaims {
     ])
   }
 
-  async #startSweep(): Promise<void> {
-    const { database, consumer } = this.#context
+  /** The next claim starts at the floors. */
+  #startSweep(): void {
     this.#sweepAt = performance.now() + sweepMs * (0.5 + Math.random())
-    const floors = await database.keep<{ lane: number; floor: number }>(
-      laneSql(database.schema).stripeFloors,
-      [consumer],
-    )
-    for (const { lane, floor } of floors) this.#bound.set(lane, floor)
+    for (const stripe of stripes) this.#bound.set(stripe, 0)
   }
 
   /** What this claimer has claimed itself need not be looked at again; what others hold, the sweep sees to. */

@@ -80,7 +80,7 @@ const relay: Cell[] = [
     'relay',
     [
       ...[...starting, 'after take_lanes', 'before parked_keys', 'after renew_lanes', 'after worker_beat'],
-      ...['before due_keys', 'before schedules_due'],
+      'before schedules_due',
     ],
     { given: 'idle' },
   ),
@@ -106,7 +106,7 @@ const relay: Cell[] = [
     'relay',
     [
       ...['before outbox_fail', 'after outbox_fail'],
-      ...['before release_parked_outbox', 'after release_parked_outbox'],
+      ...['before due_keys', 'before release_parked_outbox', 'after release_parked_outbox'],
     ],
     { given: 'refused', attempt: null, letter: 2 },
   ),
@@ -147,7 +147,7 @@ const claimer: Cell[] = [
     'claimer',
     [
       ...[...starting, 'before create_lanes', 'after take_lanes', 'before parked_keys', 'after renew_lanes'],
-      ...['after worker_beat', 'after stripe_heads', 'after stripe_floors', 'before due_keys'],
+      ...['after worker_beat', 'after stripe_heads'],
       ...['before read_lanes', 'before claim', 'claimer.after_claim'],
     ],
     { given: 'idle' },
@@ -181,7 +181,7 @@ const claimer: Cell[] = [
   cell('claimer', 'before park', { given: 'later', attempt: 3 }),
   cell('claimer', 'after park', { given: 'later', attempt: 2 }),
   ...each('claimer', ['before follow', 'after follow'], { given: 'followed', attempt: 2 }),
-  cell('claimer', 'before release_parked', { given: 'released', attempt: 2 }),
+  ...each('claimer', ['before due_keys', 'before release_parked'], { given: 'released', attempt: 2 }),
   // Back in its lane, where its holder may have begun it.
   cell('claimer', 'after release_parked', { given: 'released', attempt: 3 }),
   ...each('claimer', ['before park'], { given: 'dead', attempt: 1, letter: 2 }),

@@ -70,7 +70,7 @@ export const inboxSql = perSchema((s, statement) => {
 
     // A claim of rows: the first that nobody holds, of the first stripe that has any. MATERIALIZED, since a nested
     // loop would otherwise evaluate the limited subquery again and claim more than its limit.
-    // $1 consumer; $2, $3 stripes and where to start; $4 limit; $5 worker; $6 lease; $7 workers known to be dead;
+    // $1 consumer; $2, $3 stripes and from where on, or from its floor if that is higher; $4 limit; $5 worker; $6 lease; $7 workers known to be dead;
     // $8, $9 room for suspects, and whether none is in hand; $10 the parts of dead workers' rows that were dealt to this
     // one; $11, $12 who leaves what it failed with to somebody else, and for how long; $13 whether to take only what
     // others have held, which stands first in its stripe.
@@ -84,7 +84,8 @@ export const inboxSql = perSchema((s, statement) => {
         cross join lateral (
           select i.lane, i.seq, i.holder, ${crashes} as crashes
           from ${s}.inbox as i
-          where i.consumer = $1 and i.lane = stripe.lane and i.seq > stripe.bound
+          where i.consumer = $1 and i.lane = stripe.lane and i.seq > greatest(stripe.bound, (
+              select l.floor from ${s}.lane as l where l.consumer = $1 and l.lane = stripe.lane))
             and (i.lease_until <= clock_timestamp() or i.holder = any ($7::int[])
               or i.holder::bigint * 256 + i.seq % 64 = any ($10::bigint[]))
             and (coalesce(i.avoid, 0) <> $11

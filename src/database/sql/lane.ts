@@ -70,10 +70,5 @@ export const laneSql = perSchema((s, statement) => {
     where l.consumer = $1 and l.lane = ours.lane
     returning l.lane`,
     ),
-
-    stripeFloors: statement(
-      'stripe_floors',
-      `select lane, floor from ${s}.lane where consumer = $1 and lane >= 64 order by lane`,
-    ),
   }
 })

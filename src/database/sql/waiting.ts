@@ -6,6 +6,8 @@ export interface Promoted {
   readonly count: number
   /** In how long the next one is due, in milliseconds; null if none waits. */
   readonly due_in_ms: number | null
+  /** Whether keys are parked for a time, in whatever lane. */
+  readonly parks: boolean
 }
 
 /**
@@ -24,9 +26,10 @@ export const waitingSql = perSchema((s, statement) => {
       select $1, ${from}.seq, ${last.attempts}, ${last.reason}, coalesce(${from}.errors, '[]') || ${last.error},
         ${from}.received_at, ${columns(from)}
       from ${from}`
-  const nextDue = (consumer: string): string => `(
+  const next = (consumer: string): string => `(
     select extract(epoch from d.due_at - statement_timestamp())::float8 * 1000 from ${s}.deferred as d
-    where d.consumer = ${consumer} and d.due_at > statement_timestamp() order by d.due_at limit 1)`
+    where d.consumer = ${consumer} and d.due_at > statement_timestamp() order by d.due_at limit 1) as due_in_ms,
+    exists (select from ${s}.parked as p where p.consumer = ${consumer} and p.until < 'infinity') as parks`
   const park = (table: string, where: string, receivedAt: string): string => `
     with ${held},
     gone as (
@@ -213,7 +216,7 @@ export const waitingSql = perSchema((s, statement) => {
           coalesce(gone.received_at, clock_timestamp()), ${columns('gone')}
         from gone where gone.xid is not null
       )
-      select count(*) as count, count(${waking(s, '$1')}) as woken, ${nextDue('$1')} as due_in_ms from gone`,
+      select count(*) as count, count(${waking(s, '$1')}) as woken, ${next('$1')} from gone`,
     ),
     // One relay at a time, and in order: messages of a key that become due one after the other are sent like that.
     promoteOutbox: statement(
@@ -239,7 +242,7 @@ export const waitingSql = perSchema((s, statement) => {
         from gone where gone.xid is not null
         order by gone.due_at, gone.seq
       )
-      select count(*) as count, count(${waking(s, "''")}) as woken, ${nextDue("''")} as due_in_ms from gone`,
+      select count(*) as count, count(${waking(s, "''")}) as woken, ${next("''")} from gone`,
     ),
   }
 })
