@@ -39,7 +39,7 @@ export type Order =
   /** An entrant shall start. */
   | { readonly type: 'go' }
   /** It shall say what it has used, without ending. */
-  | { readonly type: 'account' }
+  | { readonly type: 'account'; readonly weighs: boolean }
   /** It shall stop, and say what it has done. */
   | { readonly type: 'finish' }
 
@@ -150,7 +150,7 @@ function noting(broker: Broker, notes: pg.Pool): Broker {
 }
 
 let go: () => Promise<void> = async () => {}
-let account = (): void => {}
+let account: (weighs: boolean) => void = () => {}
 let finish: () => Promise<void> = async () => {}
 
 /** Stands ready to run an entrant, tells how far it is, and in the end what it has done and used. */
@@ -172,9 +172,10 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
     if (task.messages > 0) setInterval(tell, 5).unref()
     await working
   }
-  account = () => {
+  account = (weighs) => {
     const { user, system } = process.cpuUsage(usage)
-    gc?.()
+    // Whoever is about to be seen idling would start with what this costs.
+    if (weighs) gc?.()
     const { heapUsed, external } = process.memoryUsage()
     say({ type: 'used', cpuMs: (user + system) / 1000, memoryBytes: heapUsed + external })
   }
@@ -211,7 +212,7 @@ process.on('message', (order: Order) => {
   else if (order.type === 'stall') stall(order.ms)
   else if (order.type === 'burn') share = order.share
   else if (order.type === 'go') go().catch(fail)
-  else if (order.type === 'account') account()
+  else if (order.type === 'account') account(order.weighs)
   else finish().catch(fail)
 })
 // As orchestrators end a process.

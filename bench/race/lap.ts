@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import type { News } from '../child.ts'
+import type { News, Order } from '../child.ts'
 import type { Member } from '../crew.ts'
 import { now, spread, total, type Spread } from '../figures.ts'
 import type { Stage } from '../scenario.ts'
@@ -75,14 +75,14 @@ export class Racers {
     return total(this.#counts)
   }
 
-  tell(type: 'go' | 'account' | 'finish'): void {
-    for (const member of this.members) this.#stage.crew.tell(member, { type })
+  tell(order: Extract<Order, { type: 'go' | 'account' | 'finish' }>): void {
+    for (const member of this.members) this.#stage.crew.tell(member, order)
   }
 
-  /** What they have used since they started, and what they have in memory. */
-  async account(): Promise<{ cpuMs: number; memoryBytes: number }> {
+  /** What they have used since they started, and what they have in memory: without its garbage, if it is weighed. */
+  async account(weighs = false): Promise<{ cpuMs: number; memoryBytes: number }> {
     this.#used = []
-    this.tell('account')
+    this.tell({ type: 'account', weighs })
     await this.#until(() => this.#used.length === this.members.length, 30_000)
     return {
       cpuMs: total(this.#used.map(({ cpuMs }) => cpuMs)),
@@ -92,7 +92,7 @@ export class Racers {
 
   async finish(): Promise<readonly Sheet[]> {
     for (const member of this.members) member.wanted = false
-    this.tell('finish')
+    this.tell({ type: 'finish' })
     await this.#until(() => this.#sheets.filter(Boolean).length === this.members.length, 60_000)
     return this.#sheets.filter(Boolean)
   }
@@ -144,7 +144,7 @@ export async function runLap(
     await racers.hire(runner, ground)
     const meter = await Meter.start(stage.scratch, ground.name)
     const goAt = now()
-    racers.tell('go')
+    racers.tell({ type: 'go' })
     const wanted = task.upTo ?? task.messages
     const whole = wanted === task.messages
     const finished = (await racers.done(wanted)) && (!whole || (await isEmpty(watcher, entrant)))

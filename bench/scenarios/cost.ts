@@ -61,7 +61,7 @@ export const cost: Scenario<RaceOptions> = {
         ]
       },
       bound:
-        'the five statements per second of an idle worker: its heartbeat, a look at its peers, and once a second what is due, in its lanes and in its stripes. A statement that finds everything cold takes 1 to 2 ms of the client.',
+        'the four statements per second of an idle worker: its heartbeat with a look at its peers, and once a second what is due, in its lanes and in its stripes. A statement that finds everything cold takes 1 to 2 ms of the client.',
       remarks: [
         'The life of a message: published, sent or handled, gone. Of pg-boss it does not end there: finished jobs are kept, ' +
           'and moved and deleted later.',
@@ -78,7 +78,7 @@ async function measureIdle(stage: Stage, grounds: Grounds, runner: Runner, ms: n
   const racers = new Racers(stage)
   try {
     await racers.hire({ ...runner, task: empty }, ground)
-    racers.tell('go')
+    racers.tell({ type: 'go' })
     // Starting is not idling, and eight seconds after it V8 still tidies up behind it.
     await sleep(ms)
     const before = await racers.account()
@@ -112,11 +112,11 @@ async function measureMemory(stage: Stage, grounds: Grounds, runner: Runner): Pr
   const racers = new Racers(stage)
   try {
     await racers.hire(held, ground)
-    const before = await racers.account()
-    racers.tell('go')
+    const before = await racers.account(true)
+    racers.tell({ type: 'go' })
     if (!(await racers.done(inHand)))
       throw new Error(`${runner.name} did not take ${inHand} messages in hand.`)
-    const { memoryBytes } = await racers.account()
+    const { memoryBytes } = await racers.account(true)
     return memoryBytes - before.memoryBytes
   } finally {
     await racers.dismiss()

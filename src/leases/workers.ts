@@ -68,6 +68,8 @@ export class Membership {
   #changedAt = performance.now()
   readonly #options: MembershipOptions
   readonly #sql: ReturnType<typeof workerSql>
+  /** Among whom it looks for peers. */
+  readonly #circle: readonly unknown[]
   readonly #sightings: Sightings
   readonly #watchdog: Watchdog
   readonly #session: Session
@@ -79,6 +81,7 @@ export class Membership {
 
   constructor(options: MembershipOptions) {
     this.#options = options
+    this.#circle = [options.kind, options.consumer, options.leaseMs * 2]
     this.#sql = workerSql(options.database.schema)
     this.#session = new Session(options.database, {
       lock: this.#sql.lock,
@@ -111,7 +114,7 @@ export class Membership {
   async join(): Promise<void> {
     await this.#session.open()
     await this.#register()
-    await this.#watch()
+    await this.#watch(await this.#peers())
     this.#watchdog.start()
     this.#loop = startLoop(() => this.#tick(), {
       onError: (error) => {
@@ -141,8 +144,8 @@ export class Membership {
     const { heartbeatMs } = this.#options
     if (!this.#session.isOpen) await this.#reopen()
     if (this.id === null) await this.#comeBack()
-    if (performance.now() - this.#beatAt >= heartbeatMs) await this.#beat()
-    await this.#watch()
+    const beaten = performance.now() - this.#beatAt >= heartbeatMs ? await this.#beat() : null
+    await this.#watch(beaten ?? (await this.#peers()))
     const expectsNobody = this.settled && !this.orphans.areReserved
     return Math.min(this.#sightings.pauseMs(expectsNobody), heartbeatMs)
   }
@@ -154,21 +157,23 @@ export class Membership {
     this.#options.onPeers()
   }
 
-  async #beat(): Promise<void> {
+  /** Returns the peers as they are now, or null if it was given up on and had to come back. */
+  async #beat(): Promise<Peer[] | null> {
     const { id } = this
-    const { inHand } = this.#options
-    if (id === null) return
+    if (id === null) return null
     // Our own lock may have been held by a connection of ours that the server took for alive.
     if (!this.#session.locked) await this.#session.lock(id)
     const at = performance.now()
-    const values = [id, inHand(), this.#session.locked]
-    const [alive] = await this.#session.run<{ server: string }>(this.#sql.beat, values)
-    if (alive?.server === this.#server) {
-      this.#beatAt = at
-      return
+    const values = [...this.#circle, id, this.#options.inHand(), this.#session.locked]
+    const peers = await this.#session.run<Peer & { server: string | null }>(this.#sql.beat, values)
+    const { server } = peers[0]!
+    if (server !== this.#server) {
+      this.#void(server === null ? givenUp : otherServer)
+      await this.#comeBack()
+      return null
     }
-    this.#void(alive === undefined ? givenUp : otherServer)
-    await this.#comeBack()
+    this.#beatAt = at
+    return peers
   }
 
   /** By the time that it could have shown that it lives, it has not. Nobody knows when the connection would tell. */
@@ -225,8 +230,7 @@ export class Membership {
   }
 
   /** Reads who is there, declares dead who is not, and remembers whose work may be taken. */
-  async #watch(): Promise<void> {
-    const peers = await this.#peers()
+  async #watch(peers: readonly Peer[]): Promise<void> {
     const living = peers.filter((peer) => peer.ended_by === null && peer.id !== this.id)
     const suspects = this.#sightings.look(living)
     for (const { peer, foundBy } of suspects) {
@@ -241,8 +245,5 @@ export class Membership {
     if (this.orphans.update(known, this.id)) this.#options.onOrphans()
   }
 
-  #peers(): Promise<Peer[]> {
-    const { kind, consumer, leaseMs } = this.#options
-    return this.#session.run<Peer>(this.#sql.peers, [kind, consumer, leaseMs * 2])
-  }
+  readonly #peers = (): Promise<Peer[]> => this.#session.run<Peer>(this.#sql.peers, this.#circle)
 }

@@ -1,6 +1,21 @@
 import { serverIdentity } from './server.ts'
 import { durably, perSchema } from './statement.ts'
 
+// Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
+// taken on another server, or on this one before its restart, says nothing.
+const peers = (s: string): string => `
+    select w.id, w.ended_by, w.beat_at::text as beat, w.in_hand, w.lane_heirs, w.row_heirs,
+      coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
+      coalesce(w.locked_on = pg_postmaster_start_time(), false) and w.ended_at is null and w.id::oid not in (
+        select lock.objid from pg_locks as lock
+        where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted
+          and lock.database = (select oid from pg_database where datname = current_database())
+          and lock.classid = '${s}.worker'::regclass
+      ) as unlocked
+    from ${s}.worker as w
+    where w.kind = $1 and w.consumer = $2
+      and (w.ended_at is null or w.ended_at > clock_timestamp() - $3::float8 * interval '1 millisecond')`
+
 /** Workers: who is there, since when, and who has died. */
 export const workerSql = perSchema((s, statement) => ({
   nextId: statement('worker_id', `select nextval(pg_get_serial_sequence('${s}.worker', 'id'))::int as id`),
@@ -20,30 +35,19 @@ export const workerSql = perSchema((s, statement) => ({
     returning ${serverIdentity} as server`,
   ),
 
+  // With a look at the peers, since both are due at the same time.
   beat: statement(
     'worker_beat',
-    `update ${s}.worker
-    set beat_at = clock_timestamp(), in_hand = $2, locked_on = case when $3 then pg_postmaster_start_time() end
-    where id = $1 and ended_at is null
-    returning ${serverIdentity} as server`,
+    `with beat as (
+      update ${s}.worker
+      set beat_at = clock_timestamp(), in_hand = $5, locked_on = case when $6 then pg_postmaster_start_time() end
+      where id = $4 and ended_at is null
+      returning ${serverIdentity} as server
+    )
+    select beat.server, peer.* from (select) as look left join beat on true left join (${peers(s)}) as peer on true`,
   ),
 
-  // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
-  // taken on another server, or on this one before its restart, says nothing.
-  peers: statement(
-    'worker_peers',
-    `select w.id, w.ended_by, w.beat_at::text as beat, w.in_hand, w.lane_heirs, w.row_heirs,
-      coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
-      coalesce(w.locked_on = pg_postmaster_start_time(), false) and w.ended_at is null and w.id::oid not in (
-        select lock.objid from pg_locks as lock
-        where lock.locktype = 'advisory' and lock.objsubid = 2 and lock.granted
-          and lock.database = (select oid from pg_database where datname = current_database())
-          and lock.classid = '${s}.worker'::regclass
-      ) as unlocked
-    from ${s}.worker as w
-    where w.kind = $1 and w.consumer = $2
-      and (w.ended_at is null or w.ended_at > clock_timestamp() - $3::float8 * interval '1 millisecond')`,
-  ),
+  peers: statement('worker_peers', peers(s)),
 
   lanesOf: statement(
     'worker_lanes',
