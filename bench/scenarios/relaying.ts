@@ -37,7 +37,7 @@ export const relayNull: Scenario<RaceOptions> = {
 const relayTo = (kind: 'rabbitmq' | 'kafka', client: string): Scenario<RaceOptions> => ({
   name: `relay-${kind}`,
   does: `Drains an outbox to a ${kind === 'kafka' ? 'Kafka' : 'RabbitMQ'}, beside ${client} alone sending the same messages.`,
-  addOptions: (command) => addRaceOptions(command, { messages: 50_000, processes: 1 }),
+  addOptions: (command) => addRaceOptions(command, { messages: 200_000, processes: 1 }),
   async run(stage, options) {
     const found = await startBroker(stage, kind)
     if (typeof found === 'string') throw new Error(`There is no ${kind}: ${found}`)
