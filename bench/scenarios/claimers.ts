@@ -10,7 +10,7 @@ const noise = 0.95
 export const claimers: Scenario<RaceOptions> = {
   name: 'claimers',
   does: 'Drains an inbox with 1, 4, 16 and 64 claimers, in up to 4 processes.',
-  addOptions: (command) => addRaceOptions(command, { messages: 200_000 }),
+  addOptions: (command) => addRaceOptions(command, { messages: 600_000 }),
   run(stage, options) {
     const task = taskOf(options, { keys: 'none' })
     const names = counts.map((count) => `${count} claimers`)
