@@ -18,7 +18,7 @@ import { orphans } from './scenarios/orphans.ts'
 import { strategies } from './scenarios/strategies.ts'
 import { takeover } from './scenarios/takeover.ts'
 import type { RaceOptions } from './race/options.ts'
-import { writeReport, writeResults, type LeftOut, type Reported } from './report.ts'
+import { readResults, writeReport, writeResults, type LeftOut, type Reported } from './report.ts'
 import { count, within, type Common, type Scenario, type Stage } from './scenario.ts'
 
 const say = (text: string): void => void process.stderr.write(`${text}\n`)
@@ -136,13 +136,20 @@ program
   .option('-r, --rounds <number>', 'how often each runs', count(1, 1000), 5)
   .option('--scale <number>', 'so much of the usual number of messages', within(0.001, 10), 1)
   .option('--only <scenarios>', 'some of them, for a look', (text) => text.split(','))
+  .option('--renew <scenarios>', 'some of them; the others stay as they were measured', (text) =>
+    text.split(','),
+  )
   .option('--quick', 'so few messages that it only shows that everything works')
   .exitOverride()
-  .action(async ({ database, rounds, scale, only, quick }: ReportOptions) => {
-    const reported: Reported[] = []
+  .action(async ({ database, rounds, scale, only, renew, quick }: ReportOptions) => {
+    const wanted = only ?? renew
+    const unknown = wanted?.find((name) => !races.some((race) => race.name === name))
+    if (unknown !== undefined) throw new Error(`The report has no scenario "${unknown}".`)
+    const isWanted = ({ name }: { readonly name: string }): boolean => wanted?.includes(name) ?? true
+    const reported = renew === undefined ? [] : readResults().filter((row) => !renew.includes(row.scenario))
     const leftOut: LeftOut[] = []
     const writes = quick !== true && only === undefined
-    for (const race of races.filter(({ name }) => only === undefined || only.includes(name))) {
+    for (const race of races.filter(isWanted)) {
       const usual = new Command()
       race.addOptions(usual)
       const options = usual.parse([], { from: 'user' }).opts<RaceOptions>()
@@ -162,6 +169,8 @@ program
         leftOut.push({ scenario: race.name, leftOut: sentence(error) })
         say(`${race.name} is left out: ${sentence(error)}`)
       }
+      const place = ({ scenario }: Reported): number => races.findIndex(({ name }) => name === scenario)
+      reported.sort((a, b) => place(a) - place(b))
       if (writes) await writeResults(reported, leftOut)
     }
     const shown = `npm run bench -- report --rounds ${rounds}${scale === 1 ? '' : ` --scale ${scale}`}`
@@ -175,6 +184,7 @@ interface ReportOptions {
   readonly rounds: number
   readonly scale: number
   readonly only?: readonly string[]
+  readonly renew?: readonly string[]
   readonly quick?: true
 }
 

@@ -22,6 +22,7 @@ export interface LeftOut {
   readonly leftOut: string
 }
 
+const results = 'bench/results.json'
 const begin = '<!-- bench:begin -->'
 const end = '<!-- bench:end -->'
 
@@ -43,10 +44,14 @@ export async function writeResults(
   reported: readonly Reported[],
   leftOut: readonly LeftOut[],
 ): Promise<void> {
-  const results = JSON.stringify([...reported, ...leftOut])
+  const text = JSON.stringify([...reported, ...leftOut])
   const config = await resolveConfig('README.md')
-  writeFileSync('bench/results.json', await format(results, { ...config, parser: 'json' }))
+  writeFileSync(results, await format(text, { ...config, parser: 'json' }))
 }
+
+/** What the last report has found. */
+export const readResults = (): Reported[] =>
+  (JSON.parse(readFileSync(results, 'utf8')) as (Reported | LeftOut)[]).filter((row) => 'rates' in row)
 
 /** Writes the chart, and the README's section between its two marks. */
 export async function writeReport(
@@ -70,6 +75,14 @@ const number = (value: number): string => Math.round(value).toLocaleString('en-U
 
 function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], command: string): string {
   const machine = reported[0]!.machine
+  const [commit, ...others] = [...new Set(reported.map((row) => row.machine.commit))].map((of) => ({
+    of,
+    names: reported.flatMap((row) => (row.machine.commit === of ? [`\`${row.scenario}\``] : [])),
+  }))
+  const commits = [
+    `commit ${commit!.of}`,
+    ...others.map(({ of, names }) => `of ${names.join(', ')} ${of}`),
+  ].join(', ')
   const rows = reported.map(({ scenario, valid, rates, goals }) => [
     `\`${scenario}\``,
     Object.entries(rates)
@@ -98,7 +111,7 @@ function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], co
   })
   return [
     `Measured by \`${command}\` on ${machine.cores} × ${machine.cpu} for everything, the server and the brokers included; ` +
-      `Node ${machine.node}, Postgres ${machine.postgres}, commit ${machine.commit}. Each row is one run: all in turns, in rotated ` +
+      `Node ${machine.node}, Postgres ${machine.postgres}, ${commits}. Each row is one run: all in turns, in rotated ` +
       'order, on the same Postgres, each in a fresh database, every message accounted for. A ratio is the median of the ' +
       'rounds, with the lowest and the highest. Absolute numbers are this machine’s; the ratios are what to look at.',
     '![Messages per second, side by side](bench/chart.svg)',

@@ -116,7 +116,9 @@ begin
     delete from twinbox.inbox as i
     using unnest(complete.lanes, complete.seqs, complete.fences, complete.ids, complete.attempts)
       as a(lane, seq, fence, id, attempt)
-    where i.consumer = complete.consumer and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
+    -- Not the consumer alone: a plan made while the table was empty would look through all that it has.
+    where i.consumer = case when a.seq is not null then complete.consumer end
+      and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
       when a.lane < 64 then exists (
         select from twinbox.lane as l
         where l.consumer = complete.consumer and l.lane = a.lane and l.fence = a.fence)

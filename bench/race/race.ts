@@ -1,4 +1,4 @@
-import { rounded, table } from '../figures.ts'
+import { rounded, table, total } from '../figures.ts'
 import type { Outcome, Stage } from '../scenario.ts'
 import { Grounds } from './grounds.ts'
 import { runLap, type Lap, type LapHooks, type Runner } from './lap.ts'
@@ -54,6 +54,14 @@ export function ratioToFastest(laps: Laps, one: string, others: readonly string[
     const fastest = Math.max(...others.map((other) => laps.get(other)![round]!.rate))
     return lap.rate / fastest
   })
+  return ratioOf(rounds)
+}
+
+/** Against the others one after the other in that round, each with all messages. */
+export function ratioToSum(laps: Laps, one: string, others: readonly string[]): Ratio {
+  const rounds = laps
+    .get(one)!
+    .map((lap, round) => lap.rate * total(others.map((other) => 1 / laps.get(other)![round]!.rate)))
   return ratioOf(rounds)
 }
 

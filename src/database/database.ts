@@ -128,7 +128,13 @@ export class Database {
   ): Promise<Row[]> {
     await this.probe()
     const client = await this.#bookkeeping.connect()
-    return useClient(client, () => this.run<Row>(client, statement, values))
+    return useClient(client, async () => {
+      const startedAt = performance.now()
+      const rows = await this.run<Row>(client, statement, values)
+      const isSlow = performance.now() - startedAt > slowMs
+      if (isSlow && this.preparedStatements) await this.run(client, { text: sql.forgetPlans })
+      return rows
+    })
   }
 
   /** A connection outside of any pool, set up like those for bookkeeping. The caller ends it. */
@@ -189,6 +195,12 @@ export class Database {
     await Promise.all([endPool(this.#bookkeeping), ...(this.#owned ? [endPool(this.pool)] : [])])
   }
 }
+
+/**
+ * A statement of bookkeeping that takes longer may have a plan that was made while its table was empty, and is kept until
+ * somebody has analyzed that, a minute later: a burst of messages comes sooner. Planning anew takes some milliseconds.
+ */
+const slowMs = 50
 
 /** Theirs, so that the connection is found where it is looked for, and a tag that is this instance's alone. */
 function applicationName(theirs: string | undefined): string {

@@ -1,5 +1,5 @@
 import { waking } from './sleep.ts'
-import { columns, fencedClaim, parted, perSchema } from './statement.ts'
+import { columns, fencedClaim, joinedBy, parted, perSchema } from './statement.ts'
 import { subscribed } from './subscription.ts'
 
 /**
@@ -105,7 +105,7 @@ export const inboxSql = perSchema((s, statement) => {
         holder = $5, lease_until = clock_timestamp() + $6::float8 * interval '1 millisecond',
         fence = (((i.fence >> 31) + 1) << 31) | $5::int, attempt = i.attempt + 1
       from c
-      where i.consumer = $1 and i.lane = c.lane and i.seq = c.seq
+      where i.consumer = ${joinedBy('c', '$1::text')} and i.lane = c.lane and i.seq = c.seq
       returning ${claimed}, i.fence, c.crashes, c.holder as previous,
         case when i.seq = (select min(seq) from c) then pg_current_xact_id() end as xid,
         case when i.seq = (select min(seq) from c) then pg_current_snapshot()::text end as snapshot`,
@@ -167,7 +167,7 @@ export const inboxSql = perSchema((s, statement) => {
       'renew_rows',
       `update ${s}.inbox as i set lease_until = clock_timestamp() + $5::float8 * interval '1 millisecond'
       from unnest($2::smallint[], $3::bigint[], $4::bigint[]) as a(lane, seq, fence)
-      where i.consumer = $1 and i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
+      where i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
       returning i.lane, i.seq`,
     ),
 
@@ -177,7 +177,7 @@ export const inboxSql = perSchema((s, statement) => {
       `update ${s}.inbox as i
       set lease_until = '-infinity', holder = null, attempt = greatest(i.attempt - 1, 0)
       from unnest($2::smallint[], $3::bigint[], $4::bigint[]) as a(lane, seq, fence)
-      where i.consumer = $1 and i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
+      where i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
       returning i.lane, i.seq`,
     ),
 
@@ -208,7 +208,7 @@ export const inboxSql = perSchema((s, statement) => {
           where h.consumer = $1 and h.lane = l.lane and h.seq > l.floor and h.seq <= l.reach
           for no key update skip locked
         ) as h
-        where i.consumer = $1 and i.lane = l.lane and i.seq = h.seq`,
+        where i.consumer = ${joinedBy('h', '$1::text')} and i.lane = l.lane and i.seq = h.seq`,
     ),
 
     // The first row of each stripe, from its floor on: below it nothing lives.

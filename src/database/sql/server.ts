@@ -51,6 +51,9 @@ export const bookkeepingSettings = {
   idle_in_transaction_session_timeout: '30s',
 } as const
 
+/** Those that a connection has made for its prepared statements; each is made anew when it is needed. */
+export const forgetPlans = 'discard plans'
+
 /**
  * By these the server finds out within seconds that a client's machine has gone: a backend that waits for it would
  * otherwise hold its locks and its open transaction for two hours.

@@ -38,13 +38,21 @@ export const columns = (alias: string, names: string = messageColumns): string =
     .join(', ')
 
 /**
+ * A parameter of the statement as a value of its row `from`, for a column of the row that is joined to it. A plan that is
+ * made while a table is empty is kept when it has grown, and as a parameter alone it would do for a search in the index:
+ * of all that has this consumer, for each row of `from` again. Like this, it can only be looked up together with the rest.
+ */
+export const joinedBy = (from: string, parameter: string): string =>
+  `case when ${from}.seq is not null then ${parameter} end`
+
+/**
  * The one fence check: whether a row `i` of the inbox is still held under the fence that `a` names, for the consumer $1.
  * In a lane the lane's fence counts, in a stripe the row's own. And it has to be the message that was claimed: after a
  * failover that has lost the latest transactions, seqs and fences of those are given out again, to others.
  */
 export const fencedClaim = (
   schema: string,
-): string => `i.consumer = $1 and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
+): string => `i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
     when a.lane < 64 then exists (
       select from ${schema}.lane as l where l.consumer = $1 and l.lane = a.lane and l.fence = a.fence)
     else i.fence = a.fence end`

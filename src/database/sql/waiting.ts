@@ -1,5 +1,5 @@
 import { waking } from './sleep.ts'
-import { columns, fencedClaim, messageColumns, perSchema } from './statement.ts'
+import { columns, fencedClaim, joinedBy, messageColumns, perSchema } from './statement.ts'
 
 /** What a promotion has done. */
 export interface Promoted {
@@ -34,7 +34,7 @@ export const waitingSql = perSchema((s, statement) => {
     with ${held},
     gone as (
       delete from ${table} as i using unnest($6::bigint[]) as a(seq)
-      where ${where} i.lane = $2 and i.seq = a.seq and i.key = $4 and exists (select from held)
+      where ${where.replace('$1', joinedBy('a', '$1::text'))} i.lane = ${joinedBy('a', '$2::smallint')} and i.seq = a.seq and i.key = $4 and exists (select from held)
       returning ${receivedAt} as received_at, ${kept('i')}
     ),
     moved as (
@@ -57,7 +57,7 @@ export const waitingSql = perSchema((s, statement) => {
     with ${held},
     gone as (
       delete from ${table} as i using unnest($4::bigint[]) as a(seq)
-      where ${where} i.lane = $2 and i.seq = a.seq and exists (select from held)
+      where ${where.replace('$1', joinedBy('a', '$1::text'))} i.lane = ${joinedBy('a', '$2::smallint')} and i.seq = a.seq and exists (select from held)
         and exists (select from ${s}.parked as p where p.consumer = $1 and p.lane = $2 and p.key = i.key)
       returning ${receivedAt} as received_at, ${kept('i')}
     ),
@@ -205,7 +205,7 @@ export const waitingSql = perSchema((s, statement) => {
       ),
       gone as (
         delete from ${s}.deferred as d using due
-        where d.consumer = $1 and d.due_at = due.due_at and d.seq = due.seq
+        where d.consumer = ${joinedBy('due', '$1::text')} and d.due_at = due.due_at and d.seq = due.seq
         returning d.received_at, d.avoid, d.attempt, d.errors, ${columns('d')}, pg_current_xact_id() as xid
       ),
       back as (
