@@ -57,6 +57,8 @@ export class Database {
   readonly #hosts: Hosts
   readonly #bookkeeping: pg.Pool
   readonly #wished: DatabaseOptions
+  /** Connections for bookkeeping whose plans may be out of date. */
+  readonly #stale = new WeakSet<pg.ClientBase>()
   #probed: Promise<void> | null = null
   #closed = false
 
@@ -129,10 +131,11 @@ export class Database {
     await this.probe()
     const client = await this.#bookkeeping.connect()
     return useClient(client, async () => {
+      // Before the next statement and not after this one, whose answer should not be lost with it.
+      if (this.#stale.delete(client)) await this.run(client, { text: sql.forgetPlans })
       const startedAt = performance.now()
       const rows = await this.run<Row>(client, statement, values)
-      const isSlow = performance.now() - startedAt > slowMs
-      if (isSlow && this.preparedStatements) await this.run(client, { text: sql.forgetPlans })
+      if (performance.now() - startedAt > slowMs) this.#stale.add(client)
       return rows
     })
   }
