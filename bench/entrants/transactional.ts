@@ -42,9 +42,9 @@ async function create(url: string): Promise<void> {
 
 /** As its own `initializeMessageStorage` does, which takes a statement for each message. */
 const insert = `insert into public.outbox
-    (id, aggregate_type, aggregate_id, message_type, payload, created_at, segment, concurrency)
-  select gen_random_uuid(), $1, m.n, $1, m.payload, clock_timestamp(), m.key, case when m.key is null then 'parallel' else 'sequential' end
-  from unnest($2::text[], $3::text[], $4::jsonb[]) as m(n, key, payload)`
+    (id, aggregate_type, aggregate_id, message_type, payload, created_at, concurrency)
+  select gen_random_uuid(), $1, m.n, $1, m.payload, clock_timestamp(), 'parallel'
+  from unnest($2::text[], $3::jsonb[]) as m(n, payload)`
 
 async function fill(url: string, task: Task): Promise<void> {
   await onPool(url, 1, async (pool) => {
@@ -52,7 +52,6 @@ async function fill(url: string, task: Task): Promise<void> {
       await pool.query(insert, [
         topic,
         portion.map(({ n }) => String(n)),
-        portion.map(({ key }) => key),
         portion.map(({ payload }) => JSON.stringify(payload)),
       ])
     }

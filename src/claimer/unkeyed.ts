@@ -55,7 +55,7 @@ export class UnkeyedClaims {
     this.#orphans = true
   }
 
-  /** Perhaps there is another server: of that one, no mark says anything. The sweep brings the bounds. */
+  /** Perhaps there is another server: of that one, no mark says anything. The sweep starts at the floors. */
   forget(): void {
     this.#marks = new Marks()
     this.#reached.clear()

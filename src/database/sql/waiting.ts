@@ -30,11 +30,13 @@ export const waitingSql = perSchema((s, statement) => {
     select extract(epoch from d.due_at - statement_timestamp())::float8 * 1000 from ${s}.deferred as d
     where d.consumer = ${consumer} and d.due_at > statement_timestamp() order by d.due_at limit 1) as due_in_ms,
     exists (select from ${s}.parked as p where p.consumer = ${consumer} and p.until < 'infinity') as parks`
-  const park = (table: string, where: string, receivedAt: string): string => `
+  const ofConsumer = (consumer: string): string => `i.consumer = ${consumer} and`
+  const ofAll = (): string => ''
+  const park = (table: string, of: typeof ofConsumer, receivedAt: string): string => `
     with ${held},
     gone as (
       delete from ${table} as i using unnest($6::bigint[]) as a(seq)
-      where ${where.replace('$1', joinedBy('a', '$1::text'))} i.lane = ${joinedBy('a', '$2::smallint')} and i.seq = a.seq and i.key = $4 and exists (select from held)
+      where ${of(joinedBy('a', '$1::text'))} i.lane = ${joinedBy('a', '$2::smallint')} and i.seq = a.seq and i.key = $4 and exists (select from held)
       returning ${receivedAt} as received_at, ${kept('i')}
     ),
     moved as (
@@ -43,7 +45,7 @@ export const waitingSql = perSchema((s, statement) => {
     ),
     dead as (
       delete from ${table} as i
-      where ${where} i.lane = $2 and i.seq = $8 and i.id = $9::uuid and exists (select from held)
+      where ${of('$1')} i.lane = $2 and i.seq = $8 and i.id = $9::uuid and exists (select from held)
       returning ${receivedAt} as received_at, ${kept('i')}
     ),
     buried as (${buried('dead', { attempts: '$10::int', reason: '$7', error: '$11::jsonb' })} returning 1)
@@ -53,11 +55,11 @@ export const waitingSql = perSchema((s, statement) => {
     on conflict (consumer, lane, key) do update
       set until = excluded.until, reason = coalesce(excluded.reason, parked.reason), head = excluded.head, released_to = 0
     returning exists (select from buried) as buried`
-  const follow = (table: string, where: string, receivedAt: string): string => `
+  const follow = (table: string, of: typeof ofConsumer, receivedAt: string): string => `
     with ${held},
     gone as (
       delete from ${table} as i using unnest($4::bigint[]) as a(seq)
-      where ${where.replace('$1', joinedBy('a', '$1::text'))} i.lane = ${joinedBy('a', '$2::smallint')} and i.seq = a.seq and exists (select from held)
+      where ${of(joinedBy('a', '$1::text'))} i.lane = ${joinedBy('a', '$2::smallint')} and i.seq = a.seq and exists (select from held)
         and exists (select from ${s}.parked as p where p.consumer = $1 and p.lane = $2 and p.key = i.key)
       returning ${receivedAt} as received_at, ${kept('i')}
     ),
@@ -66,7 +68,7 @@ export const waitingSql = perSchema((s, statement) => {
       select $1, $2, gone.received_at, ${kept('gone')} from gone
     )
     select i.seq, i.key from ${table} as i join unnest($4::bigint[]) as a(seq) using (seq)
-    where ${where} i.lane = $2 and exists (select from held) and not exists (select from gone where gone.seq = i.seq)`
+    where ${of('$1')} i.lane = $2 and exists (select from held) and not exists (select from gone where gone.seq = i.seq)`
   // An operator may put a dead letter before what waits while this runs, and this would neither see it nor wait for it:
   // the key would be struck off with a message left, or go on without it. An operator always changes `until`, so if it
   // is not what it was, nothing is done, and the next round looks again.
@@ -117,13 +119,13 @@ export const waitingSql = perSchema((s, statement) => {
     // $1 consumer, $2 lane, $3 fence, $4 key, $5 for how long (null: until redriven), $6 seqs, $7 reason, $8 the seq
     // behind which. If that message is dead, $9 is its id, $10 its attempts, $11 the last error: in one statement, since a
     // key that is parked behind a message that is no dead letter waits for nobody knows what.
-    park: statement('park', park(`${s}.inbox`, 'i.consumer = $1 and', 'i.received_at')),
-    parkOutbox: statement('park_outbox', park(`${s}.outbox`, '', 'null::timestamptz')),
+    park: statement('park', park(`${s}.inbox`, ofConsumer, 'i.received_at')),
+    parkOutbox: statement('park_outbox', park(`${s}.outbox`, ofAll, 'null::timestamptz')),
 
     // Later messages of a parked key leave the lane when they are read, so that others can be. Returned is what stays,
     // since its key is not parked any more.
-    follow: statement('follow', follow(`${s}.inbox`, 'i.consumer = $1 and', 'i.received_at')),
-    followOutbox: statement('follow_outbox', follow(`${s}.outbox`, '', 'null::timestamptz')),
+    follow: statement('follow', follow(`${s}.inbox`, ofConsumer, 'i.received_at')),
+    followOutbox: statement('follow_outbox', follow(`${s}.outbox`, ofAll, 'null::timestamptz')),
 
     // Puts the first messages of a key back where they stood. Only up to `released_to` may the key go on, since the
     // rest is still waiting. Once nothing waits, the key is free.
