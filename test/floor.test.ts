@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { createOutbox, createRelay, type Broker, type OutgoingMessage } from '../src/index.ts'
+import { createClaimer, createOutbox, createRelay, type Broker, type OutgoingMessage } from '../src/index.ts'
 import { Floor, Marks, parseSnapshot, type Snapshot } from '../src/leases/floor.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
@@ -394,6 +394,23 @@ describe('in small', () => {
     expect(floor.mustReread(at(105))).toBe(false)
   })
 
+  test('a straggler is waited for once, and a younger one beside it as usual', () => {
+    let now = 0
+    const marks = new Marks(() => now)
+    const floor = new Floor(0)
+    marks.add(10, 100)
+    now = 1000
+    marks.add(20, 110)
+    floor.advance(marks, at(111, 90), Infinity)
+    expect([floor.bound, floor.clean]).toEqual([20, 0])
+    now = 1100
+    marks.add(30, 120)
+    floor.advance(marks, at(121, 90, 105), Infinity)
+    expect(floor.bound).toBe(20)
+    floor.advance(marks, at(121, 90), Infinity)
+    expect([floor.bound, floor.clean]).toEqual([30, 0])
+  })
+
   test('a younger transaction keeps nobody', () => {
     const marks = new Marks(() => 0)
     const floor = new Floor(0)
@@ -699,6 +716,46 @@ describe('in Postgres', () => {
     await commit(reader)
     await stop()
     expect(relayed.sent).toHaveLength(101)
+  })
+
+  test('claims do not go through what is dead, however long a transaction keeps it there', async () => {
+    const held = await begun()
+    await held.query('select pg_current_xact_id()')
+    const receive = (count: number): Promise<unknown> =>
+      database.query(
+        `insert into twinbox.inbox (consumer, lane, id, topic, payload, published_at)
+        select 'c', 64 + n % 8, gen_random_uuid(), 't', '1', now() from generate_series(1, $1::int) as n`,
+        [count],
+      )
+    const claimer = createClaimer({ database: database.url, consumer: 'c' }, { '#': () => {} })
+    leftovers.push(() => claimer.stop())
+    await claimer.start()
+    const dead = 16_000
+    await receive(dead)
+    const scanned = async (): Promise<number> => {
+      const [row] = await database.query<{ entries: number }>(
+        `select idx_tup_read::int as entries from pg_stat_user_indexes
+        where schemaname = 'twinbox' and indexrelname = 'inbox_pkey'`,
+      )
+      return row!.entries
+    }
+    /** Index entries that are passed in some seconds, in which claimers sweep their stripes several times. */
+    const passed = async (): Promise<number> => {
+      const before = await scanned()
+      const startedAt = performance.now()
+      while (performance.now() - startedAt < 4000) {
+        await receive(1)
+        await database.query('select pg_sleep(0.05)')
+      }
+      return (await scanned()) - before
+    }
+    const left = async (): Promise<number> =>
+      (await database.query<{ n: number }>('select count(*)::int as n from twinbox.inbox'))[0]!.n
+    while ((await left()) > 0);
+    // As soon as it is a straggler. One sweep from the clean floor would pass them all.
+    while ((await passed()) >= dead);
+    expect((await held.query('select 1')).rowCount).toBe(1)
+    await commit(held)
   })
 
   test('a successor starts at the floor that was written down, and finds what commits below the bound', async () => {

@@ -56,7 +56,8 @@ export const heldXmin: Scenario<Options> = {
             0.95,
           ),
         ),
-      bound: 'see the table; with few messages the drain is short, and differs from round to round.',
+      bound:
+        'what is dead cannot be cleared away, so that what arrives goes to new pages and scans pass what was handled in the last second: a tenth more time of the server per message, and no more after a minute than after ten seconds. The drain takes 3 s, and without anybody it differs by as much from round to round.',
       remarks: [`${rate}/s for ${base.steadyMs! / 1000} s, then ${base.messages} at once.`],
     })
   },

@@ -7,7 +7,7 @@ const peer = 'graphile-worker'
 export const latency: Scenario<RaceOptions> = {
   name: 'latency',
   does: 'Measures the time from a publish to its handler, in another process, while nothing else goes on.',
-  addOptions: (command) => addRaceOptions(command, { messages: 200, batchSize: 100, concurrency: 10 }),
+  addOptions: (command) => addRaceOptions(command, { messages: 350, batchSize: 100, concurrency: 10 }),
   run(stage, options) {
     const task = taskOf({ ...options, processes: 2 }, { keys: 'none' })
     if (options.quick === true) Object.assign(task, { messages: 10 })

@@ -1,17 +1,17 @@
 import { inboxSql } from '../database/sql/inbox.ts'
 import { arrayText } from '../database/sql/statement.ts'
-import { Marks, parseSnapshot } from '../leases/floor.ts'
+import { Floor, Marks, parseSnapshot } from '../leases/floor.ts'
 import { Polling } from '../leases/polling.ts'
 import { sureShare } from '../leases/workers.ts'
 import { limits } from '../options.ts'
 import { placeOf, type Place } from './completion.ts'
 import { isFull, type ClaimerContext } from './context.ts'
 import { Claim, type ClaimedRow } from './claim.ts'
-import { isKeyed } from './keyed.ts'
 
 const stripes = Array.from({ length: limits.stripes }, (_, index) => limits.keyedLanes + index)
 const sweepMs = 1000
-const floorsMsAsleep = 5000
+const floorsMs = 1000
+const floorsMsIdle = 5000
 
 /**
  * Claims of messages without a key: leases on the rows themselves, taken by whoever is free, renewed while they are in
@@ -25,6 +25,8 @@ export class UnkeyedClaims {
   readonly #context: ClaimerContext
   readonly #sql: ReturnType<typeof inboxSql>
   #marks = new Marks()
+  /** Of all stripes, whoever holds them: a sweep goes through them all. */
+  readonly #floors = new Map<number, Floor>()
   readonly #bound = new Map<number, number>(stripes.map((stripe) => [stripe, 0]))
   readonly #reached = new Map<number, number>()
   /** Whether the last claim was cut short by its limit. */
@@ -34,7 +36,9 @@ export class UnkeyedClaims {
   /** Whether the last sweep has found orphans, or somebody says that there are. */
   #orphans = false
   #renewedAt = performance.now()
-  #floorsAt = 0
+  /** When the floors were last looked after, and whether nothing has come since. */
+  #floorsAt = -Infinity
+  #idle = false
   #handledSince = 0
   #pace = 0
 
@@ -47,6 +51,7 @@ export class UnkeyedClaims {
   /** Something is about to come: look often again. */
   hurry(): void {
     this.#polling.hurry()
+    this.#idle = false
   }
 
   /** Something has become free below where claims start: perhaps rows that a dead claimer has left. */
@@ -58,6 +63,7 @@ export class UnkeyedClaims {
   /** Perhaps there is another server: of that one, no mark says anything. The sweep starts at the floors. */
   forget(): void {
     this.#marks = new Marks()
+    this.#floors.clear()
     this.#reached.clear()
     this.sweep()
   }
@@ -122,6 +128,7 @@ export class UnkeyedClaims {
     this.#more = rows.length === want
     const pauseMs = this.#polling.next(rows.length > 0)
     if (rows.length === 0) return pauseMs
+    this.#idle = false
     this.#reportTakeover(rows)
     const inOrder = rows.toSorted((a, b) => a.seq - b.seq)
     for (const row of inOrder) {
@@ -141,7 +148,7 @@ export class UnkeyedClaims {
     return this.wanted ? 0 : pauseMs
   }
 
-  /** Once in a while: moves the floors of the stripes that are ours to move, and renews what is in hand. */
+  /** Once in a while: moves the floors, and renews what is in hand. */
   async keepHouse(): Promise<void> {
     this.#pace = Math.round((this.#pace + this.#handledSince) / 2)
     this.#handledSince = 0
@@ -173,7 +180,13 @@ export class UnkeyedClaims {
   /** The next claim starts at the floors. */
   #startSweep(): void {
     this.#sweepAt = performance.now() + sweepMs * (0.5 + Math.random())
-    for (const stripe of stripes) this.#bound.set(stripe, 0)
+    for (const stripe of stripes) this.#bound.set(stripe, this.#floorOf(stripe).bound)
+  }
+
+  #floorOf(stripe: number): Floor {
+    const floor = this.#context.lanes.held.get(stripe)?.floor ?? this.#floors.get(stripe) ?? new Floor(0)
+    this.#floors.set(stripe, floor)
+    return floor
   }
 
   /** What this claimer has claimed itself need not be looked at again; what others hold, the sweep sees to. */
@@ -186,24 +199,23 @@ export class UnkeyedClaims {
   }
 
   async #moveFloors(): Promise<void> {
-    const { database, consumer, lanes, membership } = this.#context
+    const { database, consumer } = this.#context
     const now = performance.now()
     // What nobody works on does not move.
-    if (membership.sleep.isAsleep && now < this.#floorsAt) return
-    this.#floorsAt = now + floorsMsAsleep
-    const held = [...lanes.held.values()].filter((lane) => !isKeyed(lane))
-    if (held.length === 0) return
-    const lowered = new Map(held.map(({ lane, floor }) => [lane, floor.lowered]))
+    if (now - this.#floorsAt < (this.#idle ? floorsMsIdle : floorsMs)) return
+    this.#floorsAt = now
+    this.#idle = true
+    const floors = new Map(stripes.map((stripe) => [stripe, this.#floorOf(stripe)]))
     const heads = await database.keep<{ lane: number; snapshot: string; head: number | null }>(
       this.#sql.heads,
-      [consumer, held.map(({ lane }) => lane), held.map(({ floor }) => floor.clean)],
+      [consumer, stripes, [...floors.values()].map(({ bound }) => bound)],
     )
     for (const { lane, head, snapshot: text } of heads) {
-      const floor = lanes.held.get(lane)?.floor
-      if (floor === undefined) continue
+      const floor = floors.get(lane)!
       const snapshot = parseSnapshot(text)
-      floor.mustReread(snapshot)
-      floor.advance(this.#marks, snapshot, head === null ? Infinity : head - 1, lowered.get(lane))
+      // What the straggler has left behind is above the clean floor, where the next sweep begins.
+      if (floor.mustReread(snapshot)) this.#sweepAt = 0
+      else floor.advance(this.#marks, snapshot, head === null ? Infinity : head - 1)
     }
   }
 

@@ -28,6 +28,9 @@ export const inboxSql = perSchema((s, statement) => {
   // How long it may still be handled, by the clock of the database.
   const claimed = `i.lane, i.seq, i.attempt, i.received_at, ${columns('i')},
     extract(epoch from i.expires_at - clock_timestamp())::float8 * 1000 as expires_in_ms`
+  // Of a stripe, from a bound on, or from its floor if that is higher: below it nothing lives.
+  const inStripe = `i.consumer = $1 and i.lane = stripe.lane and i.seq > greatest(stripe.bound, (
+              select l.floor from ${s}.lane as l where l.consumer = $1 and l.lane = stripe.lane))`
 
   return {
     // Insert-first: whoever writes the id to seen owns the message. Sorted, or two batches that overlap could deadlock.
@@ -70,7 +73,7 @@ export const inboxSql = perSchema((s, statement) => {
 
     // A claim of rows: the first that nobody holds, of the first stripe that has any. MATERIALIZED, since a nested
     // loop would otherwise evaluate the limited subquery again and claim more than its limit.
-    // $1 consumer; $2, $3 stripes and from where on, or from its floor if that is higher; $4 limit; $5 worker; $6 lease; $7 workers known to be dead;
+    // $1 consumer; $2, $3 stripes and their bounds; $4 limit; $5 worker; $6 lease; $7 workers known to be dead;
     // $8, $9 room for suspects, and whether none is in hand; $10 the parts of dead workers' rows that were dealt to this
     // one; $11, $12 who leaves what it failed with to somebody else, and for how long; $13 whether to take only what
     // others have held, which stands first in its stripe.
@@ -84,8 +87,7 @@ export const inboxSql = perSchema((s, statement) => {
         cross join lateral (
           select i.lane, i.seq, i.holder, ${crashes} as crashes
           from ${s}.inbox as i
-          where i.consumer = $1 and i.lane = stripe.lane and i.seq > greatest(stripe.bound, (
-              select l.floor from ${s}.lane as l where l.consumer = $1 and l.lane = stripe.lane))
+          where ${inStripe}
             and (i.lease_until <= clock_timestamp() or i.holder = any ($7::int[])
               or i.holder::bigint * 256 + i.seq % 64 = any ($10::bigint[]))
             and (coalesce(i.avoid, 0) <> $11
@@ -211,15 +213,15 @@ export const inboxSql = perSchema((s, statement) => {
         where i.consumer = ${joinedBy('h', '$1::text')} and i.lane = l.lane and i.seq = h.seq`,
     ),
 
-    // The first row of each stripe, from its floor on: below it nothing lives.
+    // The first row of each stripe, from a bound on.
     heads: statement(
       'stripe_heads',
       `select stripe.lane, pg_current_snapshot()::text as snapshot, (
         select i.seq from ${s}.inbox as i
-        where i.consumer = $1 and i.lane = stripe.lane and i.seq > stripe.floor
+        where ${inStripe}
         order by i.seq limit 1
       ) as head
-      from unnest($2::smallint[], $3::bigint[]) as stripe(lane, floor)`,
+      from unnest($2::smallint[], $3::bigint[]) as stripe(lane, bound)`,
     ),
   }
 })
