@@ -1,70 +1,52 @@
 import { inboxSql } from '../database/sql/inbox.ts'
 import { arrayText } from '../database/sql/statement.ts'
-import { Floor, Marks, parseSnapshot } from '../leases/floor.ts'
 import { Polling } from '../leases/polling.ts'
 import { sureShare } from '../leases/workers.ts'
-import { limits } from '../options.ts'
 import { placeOf, type Place } from './completion.ts'
 import { isFull, type ClaimerContext } from './context.ts'
-import { Claim, type ClaimedRow } from './claim.ts'
-
-const stripes = Array.from({ length: limits.stripes }, (_, index) => limits.keyedLanes + index)
-const sweepMs = 1000
-const floorsMs = 1000
-const floorsMsIdle = 5000
+import { Claim } from './claim.ts'
+import { Stripes, type StripedRow } from './stripes.ts'
 
 /**
  * Claims of messages without a key: leases on the rows themselves, taken by whoever is free, renewed while they are in
  * hand. As many are claimed ahead as are handled in a moment, so that a slow claimer does not sit on what others could
  * do.
- *
- * A claim starts where the last ones of its stripe have come to. What has become free below, because somebody died,
- * stopped or committed late, is found by a sweep from the stripe's floor on, once a second.
  */
 export class UnkeyedClaims {
   readonly #context: ClaimerContext
   readonly #sql: ReturnType<typeof inboxSql>
-  #marks = new Marks()
-  /** Of all stripes, whoever holds them: a sweep goes through them all. */
-  readonly #floors = new Map<number, Floor>()
-  readonly #bound = new Map<number, number>(stripes.map((stripe) => [stripe, 0]))
-  readonly #reached = new Map<number, number>()
+  readonly #stripes: Stripes
   /** Whether the last claim was cut short by its limit. */
   #more = false
   readonly #polling: Polling
-  #sweepAt = 0
   /** Whether the last sweep has found orphans, or somebody says that there are. */
   #orphans = false
   #renewedAt = performance.now()
-  /** When the floors were last looked after, and whether nothing has come since. */
-  #floorsAt = -Infinity
-  #idle = false
   #handledSince = 0
   #pace = 0
 
   constructor(context: ClaimerContext) {
     this.#context = context
     this.#sql = inboxSql(context.database.schema)
+    this.#stripes = new Stripes(context)
     this.#polling = new Polling(context.settings, context.membership.sleep)
   }
 
   /** Something is about to come: look often again. */
   hurry(): void {
     this.#polling.hurry()
-    this.#idle = false
+    this.#stripes.stir()
   }
 
   /** Something has become free below where claims start: perhaps rows that a dead claimer has left. */
   sweep(): void {
-    this.#sweepAt = 0
+    this.#stripes.sweep()
     this.#orphans = true
   }
 
-  /** Perhaps there is another server: of that one, no mark says anything. The sweep starts at the floors. */
+  /** Perhaps there is another server. */
   forget(): void {
-    this.#marks = new Marks()
-    this.#floors.clear()
-    this.#reached.clear()
+    this.#stripes.forget()
     this.sweep()
   }
 
@@ -95,17 +77,12 @@ export class UnkeyedClaims {
     if (isFull(this.#context) || workerId === null || (!adopts && want < Math.max(1, ahead >> 1))) {
       return pollMsMax
     }
-    if (performance.now() >= this.#sweepAt) this.#startSweep()
-    // Each claim begins at another stripe: side by side, claimers would otherwise fight for the head of the first.
-    const from = Math.floor(Math.random() * stripes.length)
-    const order = [...stripes.slice(from), ...stripes.slice(0, from)]
+    const { order, bounds } = this.#stripes.look()
     const at = performance.now()
-    const rows = await database.keep<
-      ClaimedRow & { previous: number | null; xid: number | null; snapshot: string | null }
-    >(this.#sql.claim, [
+    const rows = await database.keep<StripedRow & { previous: number | null }>(this.#sql.claim, [
       consumer,
       arrayText(order),
-      arrayText(order.map((stripe) => this.#bound.get(stripe)!)),
+      arrayText(bounds),
       want,
       workerId,
       leaseMs,
@@ -128,20 +105,14 @@ export class UnkeyedClaims {
     this.#more = rows.length === want
     const pauseMs = this.#polling.next(rows.length > 0)
     if (rows.length === 0) return pauseMs
-    this.#idle = false
     this.#reportTakeover(rows)
     const inOrder = rows.toSorted((a, b) => a.seq - b.seq)
     for (const row of inOrder) {
       const claim = new Claim(row, false)
       claim.leasedUntil = at + leaseMs * sureShare
       hand.add(claim)
-      this.#reached.set(row.lane, Math.max(row.seq, this.#reached.get(row.lane) ?? 0))
     }
-    // Not one per claim: under load the old marks would be pushed out before they have come of age.
-    // One row says it for all.
-    const { xid, snapshot } = inOrder.find((row) => row.snapshot !== null) ?? { xid: null, snapshot: null }
-    if (xid !== null && this.#marks.wanted) this.#marks.add(inOrder.at(-1)!.seq, xid)
-    if (snapshot !== null) this.#moveBounds(snapshot)
+    this.#stripes.passed(inOrder)
     emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
     this.#context.dispatch()
     // Handlers that do not wait for anything have had it all by now.
@@ -152,7 +123,7 @@ export class UnkeyedClaims {
   async keepHouse(): Promise<void> {
     this.#pace = Math.round((this.#pace + this.#handledSince) / 2)
     this.#handledSince = 0
-    await this.#moveFloors()
+    await this.#stripes.moveFloors()
     if (performance.now() - this.#renewedAt >= this.#context.settings.leaseMs / 4) await this.#renew()
   }
 
@@ -175,48 +146,6 @@ export class UnkeyedClaims {
       claims.map(({ seq }) => seq),
       claims.map(({ fence }) => fence),
     ])
-  }
-
-  /** The next claim starts at the floors. */
-  #startSweep(): void {
-    this.#sweepAt = performance.now() + sweepMs * (0.5 + Math.random())
-    for (const stripe of stripes) this.#bound.set(stripe, this.#floorOf(stripe).bound)
-  }
-
-  #floorOf(stripe: number): Floor {
-    const floor = this.#context.lanes.held.get(stripe)?.floor ?? this.#floors.get(stripe) ?? new Floor(0)
-    this.#floors.set(stripe, floor)
-    return floor
-  }
-
-  /** What this claimer has claimed itself need not be looked at again; what others hold, the sweep sees to. */
-  #moveBounds(snapshotText: string): void {
-    const snapshot = parseSnapshot(snapshotText)
-    for (const [stripe, reached] of this.#reached) {
-      const best = this.#marks.best(snapshot, this.#bound.get(stripe)!, reached)
-      if (best !== null) this.#bound.set(stripe, best.seq)
-    }
-  }
-
-  async #moveFloors(): Promise<void> {
-    const { database, consumer } = this.#context
-    const now = performance.now()
-    // What nobody works on does not move.
-    if (now - this.#floorsAt < (this.#idle ? floorsMsIdle : floorsMs)) return
-    this.#floorsAt = now
-    this.#idle = true
-    const floors = new Map(stripes.map((stripe) => [stripe, this.#floorOf(stripe)]))
-    const heads = await database.keep<{ lane: number; snapshot: string; head: number | null }>(
-      this.#sql.heads,
-      [consumer, stripes, [...floors.values()].map(({ bound }) => bound)],
-    )
-    for (const { lane, head, snapshot: text } of heads) {
-      const floor = floors.get(lane)!
-      const snapshot = parseSnapshot(text)
-      // What the straggler has left behind is above the clean floor, where the next sweep begins.
-      if (floor.mustReread(snapshot)) this.#sweepAt = 0
-      else floor.advance(this.#marks, snapshot, head === null ? Infinity : head - 1)
-    }
   }
 
   async #renew(): Promise<void> {
