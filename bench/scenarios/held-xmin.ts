@@ -21,7 +21,7 @@ export const heldXmin: Scenario<Options> = {
   name: 'held-xmin',
   does: 'Works steadily and then drains, while a transaction stays open: a reader, a writer, a writer elsewhere.',
   addOptions(command) {
-    addRaceOptions(command, { messages: 50_000 })
+    addRaceOptions(command, { messages: 100_000 })
     command
       .option('--seconds <number>', 'how long before the drain', count(1, 3600), 10)
       .option('--rate <number>', 'messages per second until then', count(1, 10_000), 800)
@@ -57,7 +57,7 @@ export const heldXmin: Scenario<Options> = {
           ),
         ),
       bound:
-        'what is dead cannot be cleared away, so that what arrives goes to new pages and scans pass what was handled in the last second: a tenth more time of the server per message, and no more after a minute than after ten seconds. The drain takes 3 s, and without anybody it differs by as much from round to round.',
+        'what is dead cannot be cleared away, so that what arrives goes to new pages and scans pass what was handled in the last second: a tenth more time of the server per message, and no more after a minute than after ten seconds. Without anybody the drain differs by as much from round to round.',
       remarks: [`${rate}/s for ${base.steadyMs! / 1000} s, then ${base.messages} at once.`],
     })
   },
