@@ -14,7 +14,7 @@ export const claim: Scenario<RaceOptions> = {
       ...options,
       runners: ['twinbox', ...peers].map((name) => ({ name, entrant: `${name} claim`, task })),
       bound:
-        'processor time, which both cores share with the server: 16 us there and 19 us in the client, where graphile-worker takes 20 and 23. Twice its rate would be 22 us in all. In the server each message is locked, updated and deleted, with a fence each time; in the client a quarter is garbage collection and a tenth parsing the payload.',
+        'processor time, which both cores share with the server: 20 us there and 26 us in the client, where graphile-worker takes 24 and 31. Twice its rate would be 28 us in all. In the server each message is locked, updated and deleted, with a fence each time; in the client a quarter is garbage collection and a tenth parsing the payload.',
       goals: (laps) => [atLeast('the fastest peer', ratioToFastest(laps, 'twinbox', peers), 2)],
     })
   },
