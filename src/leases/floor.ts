@@ -83,11 +83,9 @@ export class Marks {
       if (mark.seq <= above) return null
       if (mark.seq > upTo || mark.xid >= snapshot.xmax) continue
       const stragglers = snapshot.running.filter((xid) => xid < mark.xid)
-      if (stragglers.length === 0) return { seq: mark.seq, stragglers }
       // Waited for once, not once per mark: whoever has run for an hour would else keep each read a second behind.
-      old ??= this.#oldXid()
-      const youngest = old
-      if (stragglers.every((xid) => xid < youngest)) return { seq: mark.seq, stragglers }
+      if (stragglers.length === 0 || Math.max(...stragglers) < (old ??= this.#oldXid()))
+        return { seq: mark.seq, stragglers }
     }
     return null
   }

@@ -6,7 +6,7 @@ import type { MembershipOptions } from './workers.ts'
 /** So long without work, a worker falls asleep; and after so long with it, one that was woken gets up. */
 const drowsyMs = 20
 /** So often a sleeper looks all the same: after a lease that lapsed, or a watcher that died, nobody wakes it. */
-export const asleepMs = 1250
+const asleepMs = 1250
 
 /**
  * The sleep of a worker that finds nothing to do: instead of looking again and again, it has itself woken by whoever
