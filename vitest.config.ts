@@ -1,54 +1,75 @@
 import { defineConfig } from 'vitest/config'
 
-/** Each of these starts half a dozen processes: two at a time would want more connections than a server has. */
-const processes = [
-  'test/crash/**/*.test.ts',
-  'test/disaster/*.test.ts',
-  'test/telemetry/processes.test.ts',
-  'test/telemetry/cli.test.ts',
-  'test/roles.test.ts',
-  'test/cli.test.ts',
-  'test/demo.test.ts',
-  'test/bench.test.ts',
-  'test/soak/soak.test.ts',
-]
-
 /**
- * On CI's shared cores a test may run out of time because the machine, and not the code, stood still: it is tried once
- * more there, and the report says so. What was never drained is no such case, and a failed assertion neither: a message
- * that nobody handles is what we promise not to have.
+ * Every test file has one tag, which is a project here: `npx vitest run --project quick`. A file that no list names is
+ * quick: it needs Postgres at most, and all quick files together take less than a minute.
  */
-const retry = process.env['CI'] === undefined ? 0 : { count: 1, condition: /timed out/i }
+const tags = {
+  /** Postgres alone, but many histories, many rows or many seconds. */
+  'servers:postgres': [
+    'test/model/*.test.ts',
+    'test/{bad-input,claimer,doctor,failover,floor,health,memory,migrate,package,plans,receiver}.test.ts',
+    'test/{rowsecurity,schedules,settings,sleep,unhandled,upkeep,workers}.test.ts',
+    'test/claimer/{circuits,errors}.test.ts',
+    'test/operate/*.test.ts',
+    'test/telemetry/tracing.test.ts',
+    'test/soak/checker.test.ts',
+  ],
+  'servers:rabbitmq': ['test/brokers/rabbitmq.test.ts', 'test/brokers/rabbitmq/*.test.ts'],
+  'servers:kafka': ['test/brokers/kafka.test.ts', 'test/brokers/kafka/*.test.ts', 'test/tls.test.ts'],
+  /** Half a dozen processes each, which are killed: two files at a time would want more connections than a server has. */
+  processes: [
+    'test/crash/*.test.ts',
+    'test/disaster/*.test.ts',
+    'test/soak/soak.test.ts',
+    'test/telemetry/{cli,processes}.test.ts',
+    'test/{bench,cli,demo,roles}.test.ts',
+  ],
+  /** Hours in all, and so no part of `npm test`: `npm run test:long` says in `test/long/results.md` what came of them. */
+  long: ['test/long/*.test.ts'],
+}
 
 export default defineConfig({
   test: {
-    retry,
     globalSetup: ['test/support/setup.ts'],
+    reporters: ['default', 'test/support/minutes.ts'],
     testTimeout: 60_000,
     hookTimeout: 120_000,
+    maxWorkers: 2,
     // Each of these has a database and half a dozen workers.
     maxConcurrency: 3,
     projects: [
-      {
-        extends: true,
-        test: {
-          name: 'units and servers',
-          include: ['test/**/*.test.ts'],
-          exclude: processes,
-          maxWorkers: 2,
-          sequence: { groupOrder: 0 },
-        },
-      },
-      {
-        extends: true,
-        test: {
-          name: 'processes',
-          include: processes,
-          testTimeout: 120_000,
-          fileParallelism: false,
-          sequence: { groupOrder: 1 },
-        },
-      },
+      project('quick', { include: ['test/**/*.test.ts'], exclude: Object.values(tags).flat(), order: 0 }),
+      project('servers:postgres', { order: 1 }),
+      project('servers:rabbitmq', { order: 1 }),
+      project('servers:kafka', { order: 1 }),
+      project('processes', { order: 2, alone: true, timeout: 120_000 }),
+      project('long', { order: 3, alone: true, timeout: 60 * 60_000 }),
     ],
   },
 })
+
+function project(
+  name: 'quick' | keyof typeof tags,
+  how: {
+    readonly include?: string[]
+    readonly exclude?: string[]
+    /** Projects of one number run together, and after those of a smaller one. */
+    readonly order: number
+    /** One file at a time. */
+    readonly alone?: boolean
+    readonly timeout?: number
+  },
+) {
+  return {
+    extends: true as const,
+    test: {
+      name,
+      include: how.include ?? (name === 'quick' ? [] : tags[name]),
+      exclude: how.exclude ?? [],
+      sequence: { groupOrder: how.order },
+      fileParallelism: how.alone !== true,
+      ...(how.timeout === undefined ? {} : { testTimeout: how.timeout, hookTimeout: how.timeout }),
+    },
+  }
+}

@@ -1,4 +1,4 @@
-import { findPgBouncer } from '../test/support/pgbouncer.ts'
+import { findPgBouncer } from '../test/support/servers/pgbouncer.ts'
 import { startProxy } from '../test/support/proxy.ts'
 import { isMissing } from '../test/support/require.ts'
 import type { Member } from './crew.ts'

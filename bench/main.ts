@@ -131,7 +131,7 @@ for (const race of races) add(race)
 
 program
   .command('report')
-  .description("Runs all races, and writes bench/results.json, bench/chart.svg and the README's section.")
+  .description('Runs all races, and writes bench/results.json, bench/chart.svg and docs/performance.md.')
   .option('-d, --database <url>', 'as for a single race')
   .option('-r, --rounds <number>', 'how often each runs', count(1, 1000), 5)
   .option('--scale <number>', 'so much of the usual number of messages', within(0.001, 10), 1)

@@ -23,6 +23,7 @@ export interface LeftOut {
 }
 
 const results = 'bench/results.json'
+const page = 'docs/performance.md'
 const begin = '<!-- bench:begin -->'
 const end = '<!-- bench:end -->'
 
@@ -45,7 +46,7 @@ export async function writeResults(
   leftOut: readonly LeftOut[],
 ): Promise<void> {
   const text = JSON.stringify([...reported, ...leftOut])
-  const config = await resolveConfig('README.md')
+  const config = await resolveConfig(results)
   writeFileSync(results, await format(text, { ...config, parser: 'json' }))
 }
 
@@ -53,7 +54,7 @@ export async function writeResults(
 export const readResults = (): Reported[] =>
   (JSON.parse(readFileSync(results, 'utf8')) as (Reported | LeftOut)[]).filter((row) => 'rates' in row)
 
-/** Writes the chart, and the README's section between its two marks. */
+/** Writes the chart, and what stands between two marks of the page on performance. */
 export async function writeReport(
   reported: readonly Reported[],
   leftOut: readonly LeftOut[],
@@ -61,14 +62,13 @@ export async function writeReport(
 ): Promise<void> {
   writeFileSync('bench/chart.svg', chart(reported))
   const section = markdown(reported, leftOut, command)
-  if (!existsSync('README.md')) return
-  const readme = readFileSync('README.md', 'utf8')
-  const [before, rest] = readme.split(begin)
+  if (!existsSync(page)) return
+  const [before, rest] = readFileSync(page, 'utf8').split(begin)
   const after = rest?.split(end)[1]
-  if (before === undefined || after === undefined) throw new Error(`README.md has no ${begin} … ${end}.`)
+  if (before === undefined || after === undefined) throw new Error(`${page} has no ${begin} … ${end}.`)
   const text = `${before}${begin}\n\n${section}\n\n${end}${after}`
-  const config = await resolveConfig('README.md')
-  writeFileSync('README.md', await format(text, { ...config, parser: 'markdown' }))
+  const config = await resolveConfig(page)
+  writeFileSync(page, await format(text, { ...config, parser: 'markdown' }))
 }
 
 const number = (value: number): string => Math.round(value).toLocaleString('en-US')
@@ -114,7 +114,7 @@ function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], co
       `Node ${machine.node}, Postgres ${machine.postgres}, ${commits}. Each row is one run: all in turns, in rotated ` +
       'order, on the same Postgres, each in a fresh database, every message accounted for. A ratio is the median of the ' +
       'rounds, with the lowest and the highest. Absolute numbers are this machine’s; the ratios are what to look at.',
-    '![Messages per second, side by side](bench/chart.svg)',
+    '![Messages per second, side by side](../bench/chart.svg)',
     [
       // Padded to the longest cell, its source could not be read.
       '<!-- prettier-ignore -->',

@@ -29,6 +29,11 @@ create table twinbox.outbox (
   -- A key's own lane; any lane for a message without a key.
   lane smallint not null,
   attempt smallint not null default 0,
+  -- In bytes, as it is read: a relay takes only so much at once. On disk it may be packed a hundred times as tight, and
+  -- finding out would mean to unpack it.
+  size integer not null generated always as (
+    coalesce(octet_length(payload::text), octet_length(body)) + coalesce(octet_length(headers::text), 0)
+  ) stored,
   topic text collate "C" not null,
   key text collate "C",
   headers json,

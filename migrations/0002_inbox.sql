@@ -23,6 +23,10 @@ create table twinbox.inbox (
   attempt smallint not null default 0,
   -- 0 to 63: lanes, for messages with a key. 64 and up: stripes, for the others.
   lane smallint not null,
+  -- As in the outbox: a claimer takes only so much at once.
+  size integer not null generated always as (
+    coalesce(octet_length(payload::text), octet_length(body)) + coalesce(octet_length(headers::text), 0)
+  ) stored,
   id uuid not null,
   consumer text collate "C" not null,
   topic text collate "C" not null,

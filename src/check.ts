@@ -1,5 +1,6 @@
 import { MessageError, TwinboxError, type MessageErrorCode } from './errors.ts'
 import {
+  isRoutingHeader,
   jsonContentType,
   newMessageId,
   uuidPattern,
@@ -190,6 +191,12 @@ function checkHeaders(headers: Readonly<Record<string, string>>, fail: Fail): st
     }
     if (reservedHeaders.test(name))
       fail('HEADER_RESERVED', path, 'has a name that Twinbox or CloudEvents uses itself.')
+    if (isRoutingHeader(name))
+      fail(
+        'HEADER_RESERVED',
+        path,
+        'has a name by which RabbitMQ sends copies elsewhere. Choose another one.',
+      )
     if (typeof value !== 'string') {
       fail(
         'INVALID_HEADERS',

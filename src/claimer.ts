@@ -1,17 +1,20 @@
 import { KeyedClaims, isKeyed } from './claimer/keyed.ts'
 import { UnkeyedClaims } from './claimer/unkeyed.ts'
+import { Circuits, type PausedTopic } from './claimer/circuits.ts'
 import { Dispatcher } from './claimer/dispatcher.ts'
 import type { Claim } from './claimer/claim.ts'
 import { Hand } from './claimer/hand.ts'
 import { handlersByTopic, type Handlers, type ResolvedHandler } from './claimer/handlers.ts'
 import { Settlement } from './claimer/settlement.ts'
 import { Suspects } from './claimer/suspects.ts'
+import { Unhandled, unknownPolicies, type UnhandledOptions } from './claimer/unhandled.ts'
+import type { ClaimerOptions } from './claimer/options.ts'
 import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './claimer/context.ts'
 import type { Database } from './database/database.ts'
 import { loadKysely } from './database/kysely.ts'
-import { waitingSql, type Promoted } from './database/sql/waiting.ts'
+import { waitingSql } from './database/sql/waiting.ts'
 import { LeaseLostError, OptionError } from './errors.ts'
-import { emitter, type Emit, type FailoverStrategy } from './events.ts'
+import { emitter, type Emit } from './events.ts'
 import { noFailpoint, type Failpoint } from './failpoint.ts'
 import { onReceived } from './hints.ts'
 import { failoverStrategies } from './leases/failover.ts'
@@ -29,62 +32,9 @@ import {
   refuseUnknown,
   requireOrder,
 } from './options.ts'
+import { promoteDue } from './upkeep/due.ts'
 import { startPruning, type PruneTask, type Pruning } from './upkeep/prune.ts'
-import {
-  createWorker,
-  loopReports,
-  settledWithin,
-  workerOptionNames,
-  type Worker,
-  type WorkerOptions,
-} from './worker.ts'
-
-export interface ClaimerOptions extends WorkerOptions {
-  /** The name under which claimers share an inbox. */
-  readonly consumer: string
-  /**
-   * How many handlers run at a time; each one with a transaction takes a connection. @default 10
-   */
-  readonly concurrency?: number | undefined
-  /** Most messages in one claim. How many are claimed ahead follows from how fast they are handled. @default 500 */
-  readonly batchSize?: number | undefined
-  /** How often a message is attempted before it becomes a dead letter. @default 10 */
-  readonly maxAttempts?: number | undefined
-  /** First pause after a failure; it doubles, with jitter. In milliseconds. @default 500 */
-  readonly backoffMsMin?: number | undefined
-  /** Longest pause after a failure. In milliseconds. @default 300_000 */
-  readonly backoffMsMax?: number | undefined
-  /** How long a handler may run, from when it is called; 0 for ever. In milliseconds. @default 0 */
-  readonly handleTimeoutMs?: number | undefined
-  /**
-   * What becomes of a key whose message became a dead letter: `park` holds its later messages back until an operator
-   * decides, `skip` goes on with the next. @default 'park'
-   */
-  readonly onDead?: 'park' | 'skip' | undefined
-  /**
-   * Who gets what a dead claimer of this consumer leaves: whoever comes first, the living in turn, one at random, or
-   * the one with the least in hand. Alike in all claimers of a consumer, since the one that finds the death decides.
-   * @default 'first-free'
-   */
-  readonly failover?: FailoverStrategy | undefined
-  /** How long what was dealt out is reserved, before anybody may take it. In milliseconds. @default 2000 */
-  readonly failoverGraceMs?: number | undefined
-  /**
-   * Gives a failed message without a key to another claimer, if there is one that takes it within `failoverGraceMs`.
-   * A message with a key stays with the holder of its lane. @default false
-   */
-  readonly avoidLastHolder?: boolean | undefined
-  /**
-   * How long it is kept which messages were handled, when, by whom and at which attempt, without their payload; 0 not at
-   * all. It costs each message a row more. In milliseconds. @default 0
-   */
-  readonly keepHandledMs?: number | undefined
-  /**
-   * How long dead letters are kept; 0 until somebody redrives or skips them. Those behind which a key is held back are
-   * kept in any case. In milliseconds. @default 0
-   */
-  readonly keepDeadMs?: number | undefined
-}
+import { createWorker, loopReports, settledWithin, workerOptionNames, type Worker } from './worker.ts'
 
 /**
  * Creates a claimer: a worker that takes a consumer's messages from the inbox and runs their handlers.
@@ -107,6 +57,8 @@ export function createClaimer<Tables = unknown>(
     ...claimerNumbers,
     'consumer',
     'onDead',
+    'unknown',
+    'circuit',
     'failover',
     'avoidLastHolder',
   ])
@@ -125,11 +77,17 @@ export function createClaimer<Tables = unknown>(
     ...settings,
     onDead: options.onDead ?? 'park',
   })
+  const unhandled: UnhandledOptions = {
+    policy: oneOf('unknown', options.unknown, unknownPolicies),
+    topics: Object.keys(handlers),
+    handles: (topic) => handlerOf(topic) !== undefined,
+  }
   const failover = oneOf('failover', options.failover, failoverStrategies)
   const avoidLastHolder = readBoolean('avoidLastHolder', options.avoidLastHolder, false)
+  const circuit = readBoolean('circuit', options.circuit, true)
   let claimer: Claimer | null = null
   return createWorker(
-    { ...options, poolSize: settings.concurrency + 1 },
+    { ...options, poolSize: settings.concurrency },
     {
       kind: 'claimer',
       consumer: options.consumer,
@@ -141,6 +99,8 @@ export function createClaimer<Tables = unknown>(
           settings,
           { failover, avoidLastHolder },
           handlerOf,
+          unhandled,
+          circuit,
           failpoint,
         )
         await claimer.start()
@@ -164,12 +124,15 @@ class Claimer {
   readonly #lanes: Lanes
   readonly #parking: Parking
   readonly #hand: Hand
+  readonly #unhandled: Unhandled
+  readonly #circuits: Circuits
   readonly #keyed: KeyedClaims
   readonly #unkeyed: UnkeyedClaims
   readonly #dispatcher: Dispatcher
   #readLoop: Loop | null = null
   #claimLoop: Loop | null = null
   #houseLoop: Loop | null = null
+  #dueLoop: Loop | null = null
   #unlisten = (): void => {}
   #pruning: Pruning | null = null
   /** Rows that were in hand when this claimer was given up on, or had to fear it. */
@@ -181,6 +144,8 @@ class Claimer {
     settings: Settings,
     sharing: Pick<ClaimerContext, 'failover' | 'avoidLastHolder'>,
     handlerOf: (topic: string) => ResolvedHandler | undefined,
+    unhandled: UnhandledOptions,
+    circuit: boolean,
     failpoint: Failpoint,
   ) {
     const { consumer } = options
@@ -196,6 +161,7 @@ class Claimer {
       ...sharing,
       kind: 'claimer',
       consumer,
+      topics: unhandled.topics,
       emit: this.#emit,
       inHand: () => this.#hand.size,
       hasBacklog: () => this.#hand.waitingRows > 0,
@@ -231,6 +197,7 @@ class Claimer {
       emit: this.#emit,
       // Rows of stripes have leases of their own; who holds the stripe only moves its floor.
       lowestInHand: (lane) => (isKeyed({ lane }) ? this.#hand.lowest(lane) : null),
+      mayInherit: () => this.#unhandled.isMixed,
       onTaken: async (lanes) => {
         await this.#keyed.take(lanes.filter(isKeyed))
         setImmediate(() => this.#wake())
@@ -242,6 +209,23 @@ class Claimer {
         ),
     })
     this.#parking = new Parking(database, consumer, this.#emit)
+    const reread: ClaimerContext['reread'] = (claims) => {
+      for (const { lane, seq } of claims.flatMap((claim) => this.#hand.drop(claim))) {
+        this.#lanes.held.get(lane)?.floor.lower(seq)
+      }
+    }
+    const dispatch = (): void => this.#dispatcher.dispatch()
+    this.#circuits = new Circuits({
+      enabled: circuit,
+      database,
+      consumer,
+      hand: this.#hand,
+      lanes: this.#lanes,
+      emit: this.#emit,
+      reread,
+      dispatch,
+      putOff: (claim, forMs) => settlement.putOff(claim, forMs),
+    })
     const context: ClaimerContext = {
       database,
       consumer,
@@ -252,23 +236,23 @@ class Claimer {
       parking: this.#parking,
       hand: this.#hand,
       suspects,
+      circuits: this.#circuits,
       emit: this.#emit,
       telemetry: options.telemetry,
       failpoint,
       lose: (claims, reason) => this.#lose(claims, reason),
-      reread: (claims) => {
-        for (const { lane, seq } of claims.flatMap((claim) => this.#hand.drop(claim))) {
-          this.#lanes.held.get(lane)?.floor.lower(seq)
-        }
-      },
-      dispatch: () => this.#dispatcher.dispatch(),
+      reread,
+      dispatch,
     }
-    this.#keyed = new KeyedClaims(context)
-    this.#unkeyed = new UnkeyedClaims(context)
+    const settlement = new Settlement(context, () => this.#dispatcher.isStopping)
+    this.#unhandled = new Unhandled(context, unhandled)
+    this.#keyed = new KeyedClaims(context, this.#unhandled)
+    this.#unkeyed = new UnkeyedClaims(context, this.#unhandled)
     this.#dispatcher = new Dispatcher({
       context,
-      settlement: new Settlement(context, () => this.#dispatcher.isStopping),
+      settlement,
       handlerOf,
+      unhandled: this.#unhandled,
       onDone: (claims) => this.#fetchMore(claims),
       release: (claims) => this.#unkeyed.release(claims),
     })
@@ -279,7 +263,9 @@ class Claimer {
     await this.#lanes.start(loopReports(this.#emit, 'keeping lanes').onError)
     this.#readLoop = startLoop(() => this.#keyed.read(), loopReports(this.#emit, 'reading lanes'))
     this.#claimLoop = startLoop(() => this.#unkeyed.claim(), loopReports(this.#emit, 'claiming rows'))
+    // Each its own loop: leases are renewed also while what is due cannot be promoted.
     this.#houseLoop = startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping'))
+    this.#dueLoop = startLoop(() => this.#promote(), loopReports(this.#emit, 'promoting what is due'))
     this.#unlisten = onReceived(this.#database.schema, this.#consumer, () => this.membership.sleep.expect())
     const { keepHandledMs, keepDeadMs } = this.#settings
     const consumer = this.#consumer
@@ -295,7 +281,8 @@ class Claimer {
     this.#unlisten()
     await this.#pruning?.stop()
     const handled = this.#dispatcher.stop()
-    await Promise.all([this.#readLoop?.stop(), this.#claimLoop?.stop(), this.#houseLoop?.stop()])
+    const loops = [this.#readLoop, this.#claimLoop, this.#houseLoop, this.#dueLoop]
+    await Promise.all(loops.map(async (loop) => loop?.stop()))
     if (!(await settledWithin(handled, this.#settings.stopTimeoutMs))) {
       for (const claim of this.#hand.all()) claim.abort.abort(new Error('The claimer is stopping.'))
       await settledWithin(handled, 2000)
@@ -321,29 +308,37 @@ class Claimer {
     this.#claimLoop?.wake()
   }
 
-  /** What comes due, and what has to be renewed. */
+  /** What is in hand: to be renewed, or to be handled again since its backoff has ended. */
   async #keepHouse(): Promise<number> {
-    const { batchSize, leaseMs } = this.#settings
-    const [promoted] = await this.#database.keep<Promoted>(waitingSql(this.#database.schema).promote, [
-      this.#consumer,
-      batchSize,
-    ])
-    const { count, due_in_ms: dueInMs, parks } = promoted!
-    const released = parks
-      ? await this.#parking.release(this.#lanes.held, (lane, key) => !this.#hand.hasKey(lane, key))
-      : []
-    const found = count > 0 || released.length > 0
-    if (found) {
-      this.#unkeyed.sweep()
-      this.#wake()
+    try {
+      await this.#unkeyed.keepHouse()
+      await this.#dispatcher.keepHouse()
+    } finally {
+      this.#dispatcher.dispatch()
     }
-    await this.#unkeyed.keepHouse()
-    // Keys whose backoff has ended.
-    this.#dispatcher.dispatch()
+    const { leaseMs } = this.#settings
+    return this.#hand.size > 0
+      ? Math.min(housekeepingMs, leaseMs / 8)
+      : this.membership.sleep.rest(housekeepingMs)
+  }
+
+  /** What comes due, and what had no handler until now. */
+  async #promote(): Promise<number> {
+    const { found, dueInMs } = await promoteDue({
+      database: this.#database,
+      promote: waitingSql(this.#database.schema).promote,
+      values: [this.#consumer, this.#settings.batchSize],
+      release: () => this.#parking.release(this.#lanes.held, (lane, key) => !this.#hand.hasKey(lane, key)),
+      share: (paused) =>
+        this.#circuits.keepHouse(paused === null ? [] : (JSON.parse(paused) as PausedTopic[])),
+      comeBack: () => this.#unhandled.keepHouse(),
+      onFound: () => {
+        this.#unkeyed.sweep()
+        this.#wake()
+      },
+    })
     if (found) return 0
-    // What is in hand may have to be renewed, or may wait for its next attempt.
-    const { sleep } = this.membership
-    return this.#hand.size > 0 ? Math.min(housekeepingMs, leaseMs / 8) : sleep.rest(housekeepingMs, dueInMs)
+    return this.#hand.size > 0 ? housekeepingMs : this.membership.sleep.rest(housekeepingMs, dueInMs)
   }
 
   /** Looks for more without waiting for the next poll, where the last look has left something behind. */

@@ -1,5 +1,5 @@
 import type { Broker } from './brokers/broker.ts'
-import type { ClaimerOptions } from './claimer.ts'
+import type { ClaimerOptions } from './claimer/options.ts'
 import type { Handlers } from './claimer/handlers.ts'
 import type { DatabaseInput } from './database/database.ts'
 import type { RelayOptions } from './relay/options.ts'

@@ -1,6 +1,7 @@
 import { openDatabase, type Database, type DatabaseInput } from './database/database.ts'
 import { checkSchemaVersion } from './database/migrate.ts'
 import { examineRights } from './doctor/rights.ts'
+import { examineSession } from './doctor/session.ts'
 import { examineServer, type Demand } from './doctor/server.ts'
 import { examineStorage, examineWork } from './doctor/work.ts'
 import { findDrift } from './doctor/drift.ts'
@@ -30,7 +31,11 @@ export async function diagnose(input: DatabaseInput, options: DiagnoseOptions = 
   refuseUnknown('diagnose', options, ['schema', 'demand'])
   const { database, owned } = openDatabase(input, { schema: options.schema, poolSize: 1 })
   try {
-    const server = await examineServer(database, options.demand ?? [])
+    const demand = options.demand ?? []
+    const server = [
+      ...(await examineServer(database, demand)),
+      ...(await guarded('session', () => examineSession(database, demand))),
+    ]
     const version = await examineVersion(database)
     if (version !== null) return [version, ...server]
     return [

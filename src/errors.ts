@@ -67,14 +67,23 @@ export class MessageError extends TwinboxError {
 
 /** Why a transaction could not be used, or what became of it. */
 export type TransactionErrorCode =
-  'NO_TRANSACTION' | 'TRANSACTION_ABORTED' | 'TRANSACTION_ROLLED_BACK' | 'COMMIT_UNKNOWN'
+  | 'NO_TRANSACTION'
+  | 'UNKNOWN_RESULT'
+  | 'TRANSACTION_ABORTED'
+  | 'TRANSACTION_ROLLED_BACK'
+  | 'COMMIT_UNKNOWN'
+  | 'CONNECTION_ENDED'
 
 /**
  * `NO_TRANSACTION`: `publish` got a pool, or a client that is not in a transaction. Nothing was written.
+ * `UNKNOWN_RESULT`: an object with `query` that is no `pg` client answers with something else than rows. The error says
+ * whether anything was written.
  * `TRANSACTION_ABORTED`: an earlier statement failed in this transaction; it can only be rolled back.
  * `TRANSACTION_ROLLED_BACK`: the server answered COMMIT with ROLLBACK. Nothing of the transaction exists.
  * `COMMIT_UNKNOWN`: the connection broke at COMMIT and the outcome could not be found out. Publish again with the
  * same dedupe key: if the first commit took place, the second is a duplicate.
+ * `CONNECTION_ENDED`: the server ended the session of a handler's transaction, and that was the handler's doing. The
+ * attempt has failed; nothing was written.
  */
 export class TransactionError extends TwinboxError {
   constructor(code: TransactionErrorCode, message: string, options?: ErrorOptions) {
@@ -82,10 +91,20 @@ export class TransactionError extends TwinboxError {
   }
 }
 
-/** The tables are missing, older or newer than this version of Twinbox. Nothing was started. */
+/**
+ * The tables are missing, older or newer than this version of Twinbox, or the server is none that it works on. `ROW_SECURITY`:
+ * row-level security hides rows from this user. `SCHEMA_BUSY`: others hold on to tables that a migration has to change.
+ * Nothing was started, and nothing changed.
+ */
 export class SchemaError extends TwinboxError {
   constructor(
-    code: 'SCHEMA_MISSING' | 'SCHEMA_BEHIND' | 'SCHEMA_AHEAD' | 'SERVER_UNSUPPORTED',
+    code:
+      | 'SCHEMA_MISSING'
+      | 'SCHEMA_BEHIND'
+      | 'SCHEMA_AHEAD'
+      | 'SCHEMA_BUSY'
+      | 'ROW_SECURITY'
+      | 'SERVER_UNSUPPORTED',
     message: string,
     options?: ErrorOptions,
   ) {
@@ -178,7 +197,8 @@ export function redact(text: string): string {
 export function codeOf(error: unknown): string {
   try {
     if (!(error instanceof Error)) return typeof error
-    return 'code' in error && typeof error.code === 'string' ? error.code : error.name
+    const code: unknown = 'code' in error && typeof error.code === 'string' ? error.code : error.name
+    return typeof code === 'string' ? code : 'unknown'
   } catch {
     return 'unknown'
   }

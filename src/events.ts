@@ -1,4 +1,4 @@
-import type { BrokerError } from './errors.ts'
+import { describeError, type BrokerError } from './errors.ts'
 
 /**
  * What happened: one typed stream that logs, metrics and tests all read.
@@ -53,6 +53,10 @@ type Happening =
       readonly attempt: number
       readonly reason: string
     }
+  /** This claimer has no handler for the topic: these wait apart until a claimer has one. */
+  | { readonly type: 'set_aside'; readonly topic: string; readonly ids: readonly string[] }
+  /** The same with `unknown: 'drop'`: these are gone. */
+  | { readonly type: 'dropped'; readonly topic: string; readonly ids: readonly string[] }
   /** A key is held back: its failed message and all later ones wait, other keys go on. Null means until redriven. */
   | { readonly type: 'parked'; readonly key: string; readonly forMs: number | null }
   | {
@@ -63,6 +67,8 @@ type Happening =
       readonly broker: string
       readonly durationMs: number
     }
+  /** No receiver has named these for `unsubscribeAfterMs`, so the consumer no longer receives them. */
+  | { readonly type: 'unsubscribed'; readonly topics: readonly string[] }
   /** A delivery that is no message: it was stored as a dead letter and acknowledged. */
   | { readonly type: 'refused'; readonly topic: string; readonly reason: string }
   | { readonly type: 'claimed'; readonly ids: readonly string[] }
@@ -73,6 +79,25 @@ type Happening =
       readonly attempt: number
       readonly durationMs: number
     }
+  /** A handler has run for longer than `stuckAfterMs`, and goes on. Told again each time after twice as long. */
+  | {
+      readonly type: 'handler_stuck'
+      readonly ids: readonly string[]
+      readonly topic: string
+      readonly forMs: number
+    }
+  /**
+   * Messages of several keys have failed alike, and none has succeeded between: the topic pauses. No attempt is counted, and one
+   * message at a time tries, until one succeeds. The reason is the code or the class of the errors.
+   */
+  | {
+      readonly type: 'circuit_opened'
+      readonly topic: string
+      readonly reason: string
+      readonly error: unknown
+    }
+  /** A message has succeeded, here or at another claimer, and the topic goes on. */
+  | { readonly type: 'circuit_closed'; readonly topic: string; readonly pausedMs: number }
   /** This worker's write came too late and changed nothing; somebody else has the messages or lanes now. */
   | {
       readonly type: 'lease_lost'
@@ -119,6 +144,7 @@ type Happening =
 
 export type TwinboxEvent = Happening & Common
 
+/** Its result is not waited for; what it throws, or rejects with, becomes a warning of the process. */
 export type OnEvent = (event: TwinboxEvent) => void
 
 export type Emit = (happening: Happening) => void
@@ -129,20 +155,26 @@ interface Observers {
   readonly telemetry?: { readonly onEvent?: OnEvent | undefined } | undefined
 }
 
-/** Binds the facts that all events of a worker share. An observer that throws must not hurt the work. */
+/**
+ * Binds the facts that all events of a worker share. An observer that throws, or rejects, must not hurt the work: an
+ * unhandled rejection would end the process.
+ */
 export function emitter({ onEvent, telemetry }: Observers, common: () => Common): Emit {
   const observers = [onEvent, telemetry?.onEvent].filter((observer) => observer !== undefined)
   if (observers.length === 0) return () => {}
   return (happening) => {
     const event = { ...happening, ...common() }
     for (const observe of observers) {
-      try {
-        observe(event)
-      } catch (error) {
+      const complain = (error: unknown): void =>
         process.emitWarning(
-          `An onEvent observer threw on "${happening.type}": ${String(error)}`,
+          `An onEvent observer threw on "${happening.type}": ${describeError(error)}`,
           'TwinboxWarning',
         )
+      try {
+        const ended: unknown = observe(event)
+        if (ended instanceof Object && 'then' in ended) Promise.resolve(ended).catch(complain)
+      } catch (error) {
+        complain(error)
       }
     }
   }

@@ -1,4 +1,5 @@
 import type { Database } from './database/database.ts'
+import { isConnectionLost } from './database/sqlstate.ts'
 import { watchSql } from './database/sql/watch.ts'
 import { metrics, type Labels, type Measurement, type MetricName } from './metrics.ts'
 import { readStatus, type BoxStatus } from './status.ts'
@@ -27,27 +28,34 @@ export const readHorizon = (database: Database): Promise<Horizon[]> =>
 /** As in metrics.ts: each topic is a time series. */
 const topicsMax = 200
 
-/** Every gauge, as the database has it. If it is out of reach, only that. */
+/**
+ * Every gauge, as the database has it. What cannot be read keeps nothing else from being told; if anything cannot,
+ * `twinbox_database_up` is 0.
+ */
 export async function readGauges(database: Database): Promise<Measurement[]> {
-  try {
-    return [...(await read(database)), { name: 'twinbox_database_up', value: 1, labels: {} }]
-  } catch {
-    return [{ name: 'twinbox_database_up', value: 0, labels: {} }]
+  let up = true
+  let lost = false
+  const attempt = async <Result>(read: () => Promise<Result>): Promise<Result | null> => {
+    // After a lost connection, the next one would only wait for the same time-out.
+    if (lost) return null
+    return read().catch((error: unknown) => {
+      up = false
+      lost = isConnectionLost(error)
+      return null
+    })
   }
-}
-
-async function read(database: Database): Promise<Measurement[]> {
-  const status = await readStatus(database)
-  const orphaned = await database.query<{ consumer: string; count: number }>(
-    watchSql(database.schema).orphanedLanes,
+  const status = await attempt(() => readStatus(database, { topicsMax }))
+  const orphaned = await attempt(() =>
+    database.query<{ consumer: string; count: number }>(watchSql(database.schema).orphanedLanes),
   )
+  const horizon = await attempt(() => readHorizon(database))
   const found: Measurement[] = []
   const add = (name: MetricName, value: number, labels: Labels): void =>
     void found.push({ name, value, labels })
-  const boxes: [string, BoxStatus][] = [
-    ['', status.outbox],
-    ...status.consumers.map((box): [string, BoxStatus] => [box.consumer, box]),
-  ]
+  const boxes: [string, BoxStatus][] =
+    status === null
+      ? []
+      : [['', status.outbox], ...status.consumers.map((box): [string, BoxStatus] => [box.consumer, box])]
   for (const [consumer, box] of boxes) {
     const labels = { consumer }
     // Zero is said as well: a series that is missing raises no alert.
@@ -56,28 +64,38 @@ async function read(database: Database): Promise<Measurement[]> {
     add('twinbox_parked_keys', box.parkedKeys.count, labels)
     add('twinbox_parked_messages', box.parkedMessages.count, labels)
     add('twinbox_dead_letters', box.deadLetters.count, labels)
-    add('twinbox_orphaned_lanes', orphaned.find((row) => row.consumer === consumer)?.count ?? 0, labels)
     if (box.topics.length === 0) add('twinbox_depth', 0, { consumer, topic: '' })
-    for (const { topic, depth, lagMs } of box.topics.slice(0, topicsMax)) {
+    let others = box.depth
+    for (const { topic, depth, lagMs } of box.topics) {
       add('twinbox_depth', depth, { consumer, topic })
       add('twinbox_topic_lag_seconds', lagMs / 1000, { consumer, topic })
+      others -= depth
     }
-    const others = box.topics.slice(topicsMax)
-    if (others.length > 0) {
-      const depth = others.reduce((sum, topic) => sum + topic.depth, 0)
-      add('twinbox_depth', depth, { consumer, topic: 'other' })
+    if (box.topicCount > topicsMax) add('twinbox_depth', others, { consumer, topic: 'other' })
+  }
+  if (orphaned !== null) {
+    const consumers = new Set([
+      ...boxes.map(([consumer]) => consumer),
+      ...orphaned.map(({ consumer }) => consumer),
+    ])
+    for (const consumer of consumers) {
+      const count = orphaned.find((row) => row.consumer === consumer)?.count ?? 0
+      add('twinbox_orphaned_lanes', count, { consumer })
     }
   }
+  for (const { consumer, paused } of status?.consumers ?? [])
+    add('twinbox_paused_topics', paused.length, { consumer })
   const workers = new Map<string, { labels: Labels; count: number }>()
-  for (const { kind, consumer, state } of status.workers) {
+  for (const { kind, consumer, state } of status?.workers ?? []) {
     const labels = { kind, consumer: consumer ?? '', state }
     const id = Object.values(labels).join(' ')
     workers.set(id, { labels, count: (workers.get(id)?.count ?? 0) + 1 })
   }
   for (const { labels, count } of workers.values()) add('twinbox_workers', count, labels)
-  for (const { source, holder, age, seconds } of await readHorizon(database)) {
+  for (const { source, holder, age, seconds } of horizon ?? []) {
     add('twinbox_xmin_age_transactions', age, { source, holder })
     add('twinbox_xmin_age_seconds', seconds, { source, holder })
   }
+  add('twinbox_database_up', up ? 1 : 0, {})
   return found
 }

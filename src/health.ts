@@ -3,6 +3,7 @@ import { watchSql } from './database/sql/watch.ts'
 import type { OnEvent, TwinboxEvent } from './events.ts'
 import { ms, sentence } from './logging.ts'
 import { numberOptions, readNumbers, refuseUnknown } from './options.ts'
+import { readPaused, tellPaused, type PausedTopic } from './status/paused.ts'
 import type { Worker } from './worker.ts'
 
 export interface HealthOptions {
@@ -93,7 +94,12 @@ export function createHealth(input: DatabaseInput, options: HealthOptions = {}):
     return memory
   }
 
-  const look = (worker: Worker, row: ProgressRow | undefined, now: number): HealthProblem[] => {
+  const look = (
+    worker: Worker,
+    row: ProgressRow | undefined,
+    pausing: readonly (PausedTopic & { readonly consumer: string })[],
+    now: number,
+  ): HealthProblem[] => {
     const memory = memoryOf(worker)
     const problem = (why: string, restart: boolean): HealthProblem[] => [
       { who: nameOf(worker), why, restart },
@@ -116,6 +122,13 @@ export function createHealth(input: DatabaseInput, options: HealthOptions = {}):
       memory.waitingSince = null
       return problem(`The broker has been out of reach for ${ms(now - since)}: ${why}`, false)
     }
+    const paused = pausing.filter(({ consumer }) => worker.kind === 'claimer' && consumer === worker.consumer)
+    if (paused.length > 0) {
+      memory.waitingSince = null
+      return paused.flatMap((topic) =>
+        problem(`It ${tellPaused(topic)} (UTC), and goes on by itself.`, false),
+      )
+    }
     const waitingMs = Math.max(row.keyed_ms ?? -1, row.free_ms ?? -1)
     memory.waitingSince = waitingMs < 0 ? null : (memory.waitingSince ?? now)
     if (memory.waitingSince === null) return []
@@ -135,11 +148,13 @@ export function createHealth(input: DatabaseInput, options: HealthOptions = {}):
     let problems: HealthProblem[]
     try {
       const rows = await database.query<ProgressRow>(watchSql(database.schema).progress, [ids])
+      const pausing = await readPaused(database)
       const now = performance.now()
       problems = workers.flatMap((worker) =>
         look(
           worker,
           rows.find(({ id }) => id === worker.id),
+          pausing,
           now,
         ),
       )
@@ -186,6 +201,8 @@ const settling: ReadonlySet<TwinboxEvent['type']> = new Set([
   'message_failed',
   'dead_letter',
   'parked',
+  'set_aside',
+  'dropped',
 ])
 
 const nameOf = ({ kind, consumer }: Pick<TwinboxEvent, 'kind' | 'consumer'>): string =>

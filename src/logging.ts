@@ -1,4 +1,4 @@
-import { isConnectionLost } from './database/sqlstate.ts'
+import { isOutage } from './database/evidence.ts'
 import { BrokerError, codeOf, describeError, redact, TwinboxError } from './errors.ts'
 import type { OnEvent, TwinboxEvent } from './events.ts'
 
@@ -68,6 +68,24 @@ function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: st
         'warn',
         `the key ${event.key} is held back ${event.forMs === null ? 'until redriven' : `for ${ms(event.forMs)}`}`,
       )
+    case 'set_aside':
+      return say(
+        'warn',
+        `no handler for ${event.topic} here: ${count(event.ids, 'message')} set aside until a claimer has one`,
+      )
+    case 'dropped':
+      return say('warn', `no handler for ${event.topic}: dropped ${count(event.ids, 'message')}`)
+    case 'unsubscribed':
+      return say('warn', `unsubscribed from ${event.topics.join(', ')}: no receiver has named that for long`)
+    case 'handler_stuck':
+      return say('warn', `the handler of ${event.topic} has not ended for ${ms(event.forMs)}`)
+    case 'circuit_opened':
+      return say(
+        'error',
+        `${event.consumer} pauses ${event.topic}, one message at a time tries: ${report(event.error, stacks)}`,
+      )
+    case 'circuit_closed':
+      return say('info', `${event.consumer} goes on with ${event.topic} after ${ms(event.pausedMs)}`)
     case 'refused':
       return say(
         'error',
@@ -149,8 +167,7 @@ export function report(error: unknown, stacks: boolean): string {
 function plain(error: unknown): string {
   if (isInvalidUrl(error)) return 'The database URL is not a valid URL. Percent-encode what is special in it.'
   const said = words(error)
-  if (!(error instanceof TwinboxError) && isConnectionLost(error))
-    return `The database cannot be used: ${said}`
+  if (!(error instanceof TwinboxError) && isOutage(error)) return `The database cannot be used: ${said}`
   if (error instanceof BrokerError && error.cause !== undefined) return `${said} ${words(error.cause)}`
   return said
 }

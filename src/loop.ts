@@ -21,10 +21,15 @@ export interface LoopOptions {
 const retryMsMin = 50
 const retryMsMax = 2000
 
-/** Exponential with full jitter, so that a fleet does not come back at one moment. */
-export function backoffMs(failures: number, min: number, max: number): number {
-  const ceiling = Math.min(max, min * 2 ** Math.min(failures - 1, 30))
-  return min + Math.random() * Math.max(0, ceiling - min)
+/**
+ * How long to wait after a failure before the next try, in milliseconds: anything from `min` on, up to a bound that
+ * doubles with each failure in a row. `failures` counts from 1.
+ *
+ * Full jitter, from the first failure on: one restart of a server is met by a whole fleet at the same moment, and no
+ * message waits for its turn here.
+ */
+export function reconnectMs(failures: number, min: number, max: number, chance = Math.random()): number {
+  return min + chance * (Math.min(max, min * 2 ** Math.min(failures, 52)) - min)
 }
 
 export function startLoop(task: () => Promise<number>, options: LoopOptions): Loop {
@@ -60,7 +65,7 @@ export function startLoop(task: () => Promise<number>, options: LoopOptions): Lo
       } catch (error) {
         failures++
         awake = false
-        pauseMs = backoffMs(failures, retryMsMin, retryMsMax)
+        pauseMs = reconnectMs(failures, retryMsMin, retryMsMax)
         options.onError(error, failures, pauseMs)
       }
       if (pauseMs > 0) await wait(pauseMs)

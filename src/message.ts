@@ -1,6 +1,12 @@
 import { randomFillSync, createHash } from 'node:crypto'
 import { MessageError } from './errors.ts'
 
+/**
+ * Headers by which RabbitMQ sends copies elsewhere. It wants a list there: a text makes it close the channel, with all
+ * that is in flight. In other cases, `cc`, they are headers like any other.
+ */
+export const isRoutingHeader = (name: string): boolean => name === 'CC' || name === 'BCC'
+
 /** A message as an application publishes it. */
 export interface NewMessage {
   /** What it is about: 1 to 249 characters of `A-Z a-z 0-9 . _ -`, as in `order.placed`. */
@@ -12,7 +18,7 @@ export interface NewMessage {
    * At most 1 MiB by default.
    */
   readonly payload: unknown
-  /** Text that travels beside the payload. Names starting with `ce_`, `cloudEvents` or `twinbox` are ours. */
+  /** Text that travels beside the payload. Names starting with `ce_`, `cloudEvents` or `twinbox` are ours, and `CC` and `BCC` RabbitMQ's. */
   readonly headers?: Readonly<Record<string, string>> | undefined
   /** The media type of a `Uint8Array` payload. @default 'application/octet-stream' */
   readonly contentType?: string | undefined

@@ -50,6 +50,18 @@ export const metrics = {
     'found_by',
   ),
   twinbox_buried_messages_total: counter('Messages that became dead letters', 'kind', 'consumer', 'topic'),
+  twinbox_unhandled_messages_total: counter(
+    'Messages of topics without a handler here, by whether they were set aside or dropped',
+    'consumer',
+    'topic',
+    'type',
+  ),
+  twinbox_stuck_handlers_total: counter(
+    'Times that a handler was told of since it did not end',
+    'consumer',
+    'topic',
+  ),
+  twinbox_circuits_opened_total: counter('Times that a topic began to pause', 'consumer', 'topic'),
   twinbox_parkings_total: counter('Times that a key was held back', 'kind', 'consumer'),
   twinbox_lost_leases_total: counter('Messages and lanes lost to other workers', 'kind', 'consumer'),
   twinbox_takeovers_total: counter(
@@ -74,6 +86,7 @@ export const metrics = {
   twinbox_deferred_messages: gauge('Messages waiting for a time; counting ends at 100000', 'consumer'),
   twinbox_parked_keys: gauge('Keys held back', 'consumer'),
   twinbox_parked_messages: gauge('Messages behind them; counting ends at 100000', 'consumer'),
+  twinbox_paused_topics: gauge('Topics that pause: what their handlers need is away', 'consumer'),
   twinbox_dead_letters: gauge('Dead letters kept; counting ends at 100000', 'consumer'),
   twinbox_workers: gauge('Workers by their state', 'kind', 'consumer', 'state'),
   twinbox_orphaned_lanes: gauge('Lanes in which messages wait and that nobody holds', 'consumer'),
@@ -83,7 +96,7 @@ export const metrics = {
     'holder',
   ),
   twinbox_xmin_age_seconds: gauge('How long it has been held; 0 if that cannot be known', 'source', 'holder'),
-  twinbox_database_up: gauge('1 if the gauges could be read from the database, else 0'),
+  twinbox_database_up: gauge('1 if all gauges could be read from the database, else 0'),
 } as const satisfies Record<string, Metric>
 
 export type MetricName = keyof typeof metrics
@@ -150,6 +163,15 @@ export function measure(event: TwinboxEvent, topicLabel: (topic: string) => stri
     }
     case 'dead_letter':
       return [one('twinbox_buried_messages_total', { kind, consumer, topic: topicLabel(event.topic) })]
+    case 'set_aside':
+    case 'dropped': {
+      const labels = { consumer, topic: topicLabel(event.topic), type: event.type }
+      return [one('twinbox_unhandled_messages_total', labels, event.ids.length)]
+    }
+    case 'handler_stuck':
+      return [one('twinbox_stuck_handlers_total', { consumer, topic: topicLabel(event.topic) })]
+    case 'circuit_opened':
+      return [one('twinbox_circuits_opened_total', { consumer, topic: topicLabel(event.topic) })]
     case 'parked':
       return [one('twinbox_parkings_total', { kind, consumer })]
     case 'lease_lost':
@@ -167,7 +189,9 @@ export function measure(event: TwinboxEvent, topicLabel: (topic: string) => stri
     case 'trouble':
       return [one('twinbox_troubles_total', { kind, consumer })]
     case 'started':
+    case 'unsubscribed':
     case 'stopped':
+    case 'circuit_closed':
     case 'broker_up':
     case 'database_up':
     case 'lanes_taken':

@@ -40,6 +40,8 @@ export interface WorkerStatus {
   readonly lanesSince: Date | null
   /** Messages in hand at its last heartbeat. */
   readonly inHand: number
+  /** Names and patterns that a claimer has handlers for, or a receiver receives. Null for a relay. */
+  readonly topics: readonly string[] | null
 }
 
 export interface ReadWorkersOptions {
@@ -153,6 +155,7 @@ export interface WorkerRow {
   readonly version: string
   readonly started_at: Date
   readonly in_hand: number
+  readonly topics: readonly string[] | null
   readonly ended_at: Date | null
   readonly ended_by: WorkerStatus['endedBy']
   readonly silent_ms: number
@@ -181,6 +184,7 @@ export function toWorker(row: WorkerRow): WorkerStatus {
     lanes: row.lanes,
     lanesSince: row.since,
     inHand: row.in_hand,
+    topics: row.topics,
   }
 }
 

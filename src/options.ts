@@ -12,8 +12,24 @@ export const limits = {
   /** AMQP's smallest frame that everybody uses holds 128 KiB; half of it may be headers, and Kafka brokers index them. */
   headersBytes: 16 * 1024,
   payloadDepth: 100,
+  /** JSON of other systems. Postgres has a stack of 2 MB, on which it takes some 6,000 levels. */
+  receivedDepth: 1000,
+  /** What foreign senders may put on a message that is received: above it, it is a dead letter. */
+  receivedTopicBytes: 64 * 1024,
+  receivedHeaderCount: 1024,
+  receivedHeadersBytes: 64 * 1024,
+  /** What AMQP carries. */
+  receivedTypeBytes: 255,
+  /** Default of a receiver's maxPayloadBytes, and what RabbitMQ 4 takes; such a message fits into a heap of 256 MB. */
+  receivedBytes: 16 * 1024 * 1024,
+  /** Of a body that is larger, so much is kept to look at. */
+  refusedBytes: 64 * 1024,
   /** All messages of one publishMany: escaped, they still fit into one string of V8 and one value of Postgres. */
   publishBytes: 128 * 1024 * 1024,
+  /** One batch on its way in. More of them in one statement would come near the 15 s that a statement may take. */
+  batchBytes: 8 * 1024 * 1024,
+  /** The Postgres broker writes no more rows in one statement, each consumer's counted: it would run for too long. */
+  fanOutRows: 5000,
   /** Ten years: further ahead, a date is a mistake. */
   aheadMs: 3650 * 24 * 3_600_000,
   /** Lanes 0 to 63 are for keys. The outbox uses the same numbers for messages without one. */
@@ -69,9 +85,17 @@ export const numberOptions = {
   backoffMsMin: number(500, 0, day, 'it is a delay'),
   backoffMsMax: number(300_000, 0, 30 * day, 'it may not be less than backoffMsMin'),
   handleTimeoutMs: number(0, 0, day, '0 means no limit'),
+  unsubscribeAfterMs: number(
+    hour,
+    0,
+    12 * hour,
+    'workers that have ended are remembered for a day; 0 means never',
+  ),
   keepHandledMs: number(0, 0, 3650 * day, '0 keeps nothing'),
   keepDeadMs: number(0, 0, 3650 * day, '0 keeps them until somebody redrives or skips them'),
   stuckAfterMs: number(60_000, 1000, day, 'work that pauses for less than a second is not stuck'),
+  topicsMax: number(20, 1, 1000, 'topics have no bound, and nobody reads more of them'),
+  waitMs: number(60_000, 0, day, '0 means one try'),
   stopTimeoutMs: number(25_000, 0, hour, 'orchestrators kill after 30 s by default'),
 } as const satisfies Record<string, NumberOption>
 

@@ -4,7 +4,7 @@ import { checkCancellable, checkMessage } from './check.ts'
 import type { CheckedMessage, NewMessage } from './message.ts'
 import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from './options.ts'
 import { hintPublished } from './hints.ts'
-import { columnsOf, fieldsOf } from './outbox/columns.ts'
+import { columnsOf, fieldsOf, timesOf } from './outbox/columns.ts'
 import { executor, type TransactionInput } from './outbox/transaction.ts'
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from './telemetry.ts'
 
@@ -16,8 +16,9 @@ export interface OutboxOptions {
   /** How long a dedupe key is known. In milliseconds. @default 604_800_000 (7 days) */
   readonly dedupeWindowMs?: number | undefined
   /**
-   * Whether `publish` is a named prepared statement on `pg` clients. Switch it off behind PgBouncer in transaction mode
-   * before version 1.21. @default true
+   * Whether `publish` is a named prepared statement on `pg` clients, which saves the server its parsing. A pooler in
+   * transaction mode keeps no statements before PgBouncer 1.21.
+   * @default true from the second statement on a connection on which no pooler is found in between
    */
   readonly preparedStatements?: boolean | undefined
   /**
@@ -35,7 +36,12 @@ export interface PublishOptions {
   readonly autocommit?: boolean | undefined
   /**
    * Take a lock per key until the end of the transaction, so that concurrent publishers of one key are put in the order
-   * of their commits. Without it, order is promised to publishers that follow one another. @default false
+   * of their commits. Without it, order is promised to publishers that follow one another.
+   *
+   * With more than 500 keys in one call, or 2,000 in one transaction, it takes up to 64 locks instead, one for each lane of its keys: then
+   * it also waits for publishers of other keys that take the lock, and they for it. Best publish many in one call: two
+   * transactions that take locks in several calls may end in a deadlock, of which the server ends one.
+   * @default false
    */
   readonly orderingLock?: boolean | undefined
 }
@@ -57,6 +63,8 @@ export interface Outbox {
    *
    * @throws MessageError if the message cannot travel. Thrown before any SQL: the transaction is as it was.
    * @throws TransactionError `NO_TRANSACTION` for a pool or a client that is not in a transaction; nothing was written.
+   *   What is neither a `pg` client nor a Kysely transaction is asked for a savepoint before, in two round trips;
+   *   `UNKNOWN_RESULT` if it does not answer with rows.
    */
   publish(transaction: TransactionInput, message: NewMessage, options?: PublishOptions): Promise<Published>
   /**
@@ -104,7 +112,9 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
   const { maxPayloadBytes, dedupeWindowMs } = readNumbers(options, ['maxPayloadBytes', 'dedupeWindowMs'])
   const schema = checkSchema(options.schema ?? 'twinbox')
   const sql = outboxSql(schema)
-  const prepared = readBoolean('preparedStatements', options.preparedStatements, true)
+  const { preparedStatements } = options
+  const prepared =
+    preparedStatements === undefined ? null : readBoolean('preparedStatements', preparedStatements, true)
 
   /** Writes them as one operation of a trace, if anybody wants one. */
   const publish = async (
@@ -152,18 +162,15 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
       (message) => (message.deliverAt ?? message.delayMs ?? message.expiresAt) !== null,
     )
     if (timed || first.size > 0) {
-      const values = [...columnsOf(fresh, orderingLock), dedupeWindowMs]
+      const values = columnsOf(fresh, orderingLock, dedupeWindowMs)
       const rows = timed
-        ? await run(sql.publishTimed, [
-            ...values,
-            fresh.map(({ deliverAt }) => deliverAt),
-            fresh.map(({ delayMs }) => delayMs),
-            fresh.map(({ expiresAt }) => expiresAt),
-          ])
+        ? await run(sql.publishTimed, [...values, ...timesOf(fresh)])
         : await run(sql.publishDeduped, values)
-      for (const { index, id } of rows as { index: number; id: string }[]) known.set(fresh[index]!.id, id)
-    } else if (fresh.length === 1) await run(sql.publishOne, fieldsOf(fresh[0]!, orderingLock))
-    else await run(sql.publish, columnsOf(fresh, orderingLock))
+      // As whatever the driver in between makes of a number.
+      for (const { index, id } of rows) known.set(fresh[Number(index)]!.id, String(id))
+    } else if (fresh.length === 1) {
+      await run(orderingLock ? sql.publishOneOrdered : sql.publishOne, fieldsOf(fresh[0]!, orderingLock))
+    } else await run(orderingLock ? sql.publishOrdered : sql.publish, columnsOf(fresh, orderingLock))
     hintPublished(schema)
     return messages.map((message) => {
       const counted =
@@ -197,7 +204,7 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
         autocommit,
         prepared,
       )(sql.cancel, [id, topic, dedupeKey])
-      return { cancelled: (gone as { count: number }).count > 0 }
+      return { cancelled: Number(gone?.['count']) > 0 }
     },
   }
 }

@@ -2,17 +2,25 @@ import type { Broker, IncomingMessage, Subscription } from './brokers/broker.ts'
 import type { Database } from './database/database.ts'
 import { laneSql } from './database/sql/lane.ts'
 import { receive, type InboxMessage } from './database/inbox.ts'
-import { waitingSql } from './database/sql/waiting.ts'
-import { isPassing } from './database/sqlstate.ts'
 import { OptionError, type BrokerError } from './errors.ts'
 import { emitter, type Emit } from './events.ts'
 import { noFailpoint, type Failpoint } from './failpoint.ts'
 import { hintReceived } from './hints.ts'
 import { Membership } from './leases/workers.ts'
-import { backoffMs } from './loop.ts'
-import { checkTopicPattern, toMessageId } from './message.ts'
-import { checkHeartbeat, checkConsumer, limits, readNumbers, refuseUnknown } from './options.ts'
-import { readDelivery, type Identity } from './receiver/delivery.ts'
+import type { Loop } from './loop.ts'
+import { checkTopicPattern } from './message.ts'
+import {
+  checkHeartbeat,
+  checkConsumer,
+  limits,
+  numberOptions,
+  readNumbers,
+  refuseUnknown,
+  whole,
+} from './options.ts'
+import type { Identity } from './receiver/delivery.ts'
+import { Intake } from './receiver/intake.ts'
+import { keepSubscribed } from './receiver/subscribing.ts'
 import { startPruning, type Pruning } from './upkeep/prune.ts'
 import {
   createWorker,
@@ -30,13 +38,24 @@ export interface ReceiverOptions extends WorkerOptions {
   readonly consumer: string
   /** Topic names or AMQP patterns: `order.*`, `order.#`. */
   readonly topics: readonly string[]
-  /** Most deliveries in one batch. @default 500 */
+  /** Most deliveries in one batch, which has 8 MiB at most; a larger message is a batch of its own. @default 500 */
   readonly batchSize?: number | undefined
+  /**
+   * The largest body that is taken: a larger one becomes a dead letter with its first 64 KiB, and what is behind it goes
+   * on. Set it if `maxPayloadBytes` of a publisher is larger. Up to 64 MiB. @default 16_777_216 (16 MiB)
+   */
+  readonly maxPayloadBytes?: number | undefined
   /**
    * How long the inbox remembers what it has seen. A redelivery after that is handled again, so it has to exceed the
    * longest time that the broker may keep a message. In milliseconds. @default 604_800_000 (7 days)
    */
   readonly dedupeWindowMs?: number | undefined
+  /**
+   * How long no receiver of the consumer has to have named a topic before this one, which does not name it either,
+   * unsubscribes the consumer from it; 0 for never. Until then old and new versions run side by side, and a deploy can be taken
+   * back. In milliseconds. @default 3_600_000 (1 hour)
+   */
+  readonly unsubscribeAfterMs?: number | undefined
   /**
    * Identifies messages that are not CloudEvents. Return null for what is no message: it becomes a dead letter. Without
    * it, the `message-id` header counts, then the broker's position (Kafka), and else the message becomes a dead letter,
@@ -45,7 +64,7 @@ export interface ReceiverOptions extends WorkerOptions {
   readonly identify?: ((incoming: IncomingMessage) => Identity | null) | undefined
 }
 
-const numbers = [...workerNumbers, 'batchSize', 'dedupeWindowMs'] as const
+const numbers = [...workerNumbers, 'batchSize', 'dedupeWindowMs', 'unsubscribeAfterMs'] as const
 
 /**
  * Creates a receiver: a worker that writes a consumer's deliveries from the broker into its inbox.
@@ -67,6 +86,7 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
     'consumer',
     'topics',
     'identify',
+    'maxPayloadBytes',
   ])
   checkConsumer(options.consumer)
   const settings = readNumbers(options, numbers)
@@ -84,6 +104,8 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
     )
   }
   for (const topic of options.topics as readonly string[]) checkTopicPattern(topic)
+  const { min, max } = numberOptions.maxPayloadBytes
+  const maxPayloadBytes = whole('maxPayloadBytes', options.maxPayloadBytes, limits.receivedBytes, min, max)
   let receiver: Receiver | null = null
   return createWorker(
     { ...options, poolSize: 3 },
@@ -91,8 +113,9 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
       kind: 'receiver',
       consumer: options.consumer,
       id: () => receiver?.membership.id ?? null,
+      probe: async () => options.broker.probe?.(),
       start: async (database) => {
-        receiver = new Receiver(database, options, settings, failpoint)
+        receiver = new Receiver(database, { ...options, maxPayloadBytes }, settings, failpoint)
         await receiver.start()
       },
       stop: async () => receiver?.stop(),
@@ -104,18 +127,20 @@ class Receiver {
   readonly membership: Membership
   readonly #database: Database
   readonly #options: ReceiverOptions
+  readonly #intake: Intake
   readonly #settings: Record<(typeof numbers)[number], number>
   readonly #failpoint: Failpoint
   readonly #emit: Emit
   #subscription: Subscription | null = null
-  #stopping = false
+  readonly #stopping = new AbortController()
   #pruning: Pruning | null = null
+  #subscribing: Loop | null = null
   #inHand = 0
   #downSince: number | null = null
 
   constructor(
     database: Database,
-    options: ReceiverOptions,
+    options: ReceiverOptions & { readonly maxPayloadBytes: number },
     settings: Record<(typeof numbers)[number], number>,
     failpoint: Failpoint,
   ) {
@@ -128,10 +153,20 @@ class Receiver {
       consumer: options.consumer,
       workerId: this.membership.id,
     }))
+    this.#intake = new Intake({
+      database,
+      reading: options,
+      batchSize: settings.batchSize,
+      batchBytes: limits.batchBytes,
+      emit: this.#emit,
+      stopping: this.#stopping.signal,
+      store: (messages) => this.#store(messages),
+    })
     this.membership = new Membership({
       database,
       kind: 'receiver',
       consumer: options.consumer,
+      topics: options.topics,
       heartbeatMs: settings.heartbeatMs,
       deadAfterMs: settings.deadAfterMs,
       leaseMs: settings.leaseMs,
@@ -161,10 +196,17 @@ class Receiver {
         consumer,
         topics,
         batchSize: this.#settings.batchSize,
+        batchBytes: limits.batchBytes,
         onTrouble: (error) => this.#lost(error),
         onReceiving: () => this.#found(),
       },
       (batch) => this.#onBatch(batch),
+    )
+    this.#subscribing = keepSubscribed(
+      this.#database,
+      { broker, consumer, topics, unsubscribeAfterMs: this.#settings.unsubscribeAfterMs },
+      this.#emit,
+      loopReports(this.#emit, 'keeping the subscription'),
     )
     this.#pruning = startPruning(
       this.#database,
@@ -175,8 +217,8 @@ class Receiver {
   }
 
   async stop(): Promise<void> {
-    this.#stopping = true
-    await this.#pruning?.stop()
+    this.#stopping.abort()
+    await Promise.all([this.#pruning?.stop(), this.#subscribing?.stop()])
     const stopped = this.#subscription?.stop() ?? Promise.resolve()
     if (!(await settledWithin(stopped, this.#settings.stopTimeoutMs))) {
       this.#emit({
@@ -204,41 +246,17 @@ class Receiver {
     const { broker, consumer } = this.#options
     const startedAt = performance.now()
     this.#inHand = batch.length
-    const messages = new Map<string, InboxMessage>()
-    const refused: { incoming: IncomingMessage; reason: string }[] = []
-    for (const incoming of batch) {
-      const read = readDelivery(incoming, this.#options)
-      if (typeof read === 'string') refused.push({ incoming, reason: read })
-      // The same message twice in a batch: the first counts.
-      else if (!messages.has(read.id)) messages.set(read.id, read)
-    }
-    const reports = loopReports(this.#emit, 'receiving')
-    for (let failures = 0; ;) {
-      try {
-        const fresh = messages.size === 0 ? 0 : await this.#store([...messages.values()])
-        for (const { incoming, reason } of refused) await this.#refuse(incoming, reason)
-        reports.onRecovered()
-        this.#inHand = 0
-        this.#found()
-        this.#emit({
-          type: 'received',
-          fresh,
-          duplicates: batch.length - refused.length - fresh,
-          broker: broker.name,
-          durationMs: performance.now() - startedAt,
-        })
-        hintReceived(this.#database.schema, consumer)
-        return
-      } catch (error) {
-        // Waiting here is what holds the broker back. Only a stop gives up, and then the broker delivers again.
-        failures++
-        const retryInMs = backoffMs(failures, 100, isPassing(error) ? 2000 : 10_000)
-        reports.onError(error, failures, retryInMs)
-        if (this.#stopping) throw error
-        await new Promise((resolve) => setTimeout(resolve, retryInMs))
-        if (this.#stopping) throw error
-      }
-    }
+    const { fresh, refused } = await this.#intake.take(batch)
+    this.#inHand = 0
+    this.#found()
+    this.#emit({
+      type: 'received',
+      fresh,
+      duplicates: batch.length - refused - fresh,
+      broker: broker.name,
+      durationMs: performance.now() - startedAt,
+    })
+    hintReceived(this.#database.schema, consumer)
   }
 
   async #store(messages: readonly InboxMessage[]): Promise<number> {
@@ -251,27 +269,5 @@ class Receiver {
     })
     await this.#failpoint('receiver.after_commit')
     return fresh
-  }
-
-  async #refuse(incoming: IncomingMessage, reason: string): Promise<void> {
-    const clean = (text: string): string => text.replaceAll('\0', '').toWellFormed()
-    const body = Buffer.from(incoming.body)
-    // The same delivery again is the same dead letter.
-    const identity = incoming.position ?? `${incoming.topic} ${body.toString('base64')}`
-    await this.#database.query(waitingSql(this.#database.schema).refuse, [
-      this.#options.consumer,
-      toMessageId(`refused ${identity}`),
-      clean(incoming.topic),
-      incoming.key === null ? null : clean(incoming.key),
-      JSON.stringify(
-        Object.fromEntries(
-          Object.entries(incoming.headers).map(([name, value]) => [clean(name), clean(value)]),
-        ),
-      ),
-      body,
-      incoming.contentType,
-      reason,
-    ])
-    this.#emit({ type: 'refused', topic: incoming.topic, reason })
   }
 }

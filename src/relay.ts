@@ -1,5 +1,5 @@
 import type { Database } from './database/database.ts'
-import { waitingSql, type Promoted } from './database/sql/waiting.ts'
+import { waitingSql } from './database/sql/waiting.ts'
 import { OptionError, type BrokerError } from './errors.ts'
 import { emitter, type Emit, type FailoverStrategy } from './events.ts'
 import { noFailpoint, type Failpoint } from './failpoint.ts'
@@ -12,6 +12,7 @@ import { startLoop, type Loop } from './loop.ts'
 import { checkHeartbeat, limits, oneOf, readNumbers, refuseUnknown, requireOrder } from './options.ts'
 import { relayNumbers, type RelayOptions, type RelaySettings } from './relay/options.ts'
 import { Strand } from './relay/strand.ts'
+import { promoteDue } from './upkeep/due.ts'
 import { relayTasks, startPruning, type Pruning, type PruneTask } from './upkeep/prune.ts'
 import { startRecurring } from './upkeep/recur.ts'
 import { createWorker, loopReports, settledWithin, workerOptionNames, type Worker } from './worker.ts'
@@ -54,6 +55,7 @@ export function createRelay(options: RelayOptions, failpoint: Failpoint = noFail
       kind: 'relay',
       consumer: null,
       id: () => relay?.membership.id ?? null,
+      probe: async () => options.broker.probe?.(),
       start: async (database) => {
         relay = new Relay(database, options, settings, failover, failpoint)
         await relay.start()
@@ -217,18 +219,18 @@ class Relay {
 
   /** What comes due: deferred messages, and parked keys of our lanes. */
   async #keepHouse(): Promise<number> {
-    const sql = waitingSql(this.#database.schema)
-    const [promoted] = await this.#database.keep<Promoted>(sql.promoteOutbox, [this.#settings.batchSize])
-    const { count, due_in_ms: dueInMs, parks } = promoted!
-    const released = parks
-      ? await this.#parking.release(
+    const { found, dueInMs } = await promoteDue({
+      database: this.#database,
+      promote: waitingSql(this.#database.schema).promoteOutbox,
+      values: [this.#settings.batchSize],
+      release: () =>
+        this.#parking.release(
           this.#lanes.held,
           (lane, key) => !this.#strands[lane % strandCount]!.hasKey(lane, key),
-        )
-      : []
-    if (count === 0 && released.length === 0) return this.membership.sleep.rest(housekeepingMs, dueInMs)
-    this.#loops.forEach((loop) => loop.wake())
-    return 0
+        ),
+      onFound: () => this.#loops.forEach((loop) => loop.wake()),
+    })
+    return found ? 0 : this.membership.sleep.rest(housekeepingMs, dueInMs)
   }
 
   #report(error: BrokerError | null, retryInMs: number): void {

@@ -1,7 +1,10 @@
 import { openDatabase, type Database, type DatabaseInput, type Statement } from './database/database.ts'
 import { checkSchemaVersion } from './database/migrate.ts'
+import { refuseUnknown, readNumbers } from './options.ts'
 import { operateSql } from './database/sql/operate.ts'
 import { statusSql } from './database/sql/status.ts'
+import { readPaused, type PausedTopic } from './status/paused.ts'
+import { topicMatches } from './message.ts'
 import { toWorker, type WorkerRow, type WorkerStatus } from './operate.ts'
 
 /** How many of something there are; with `more`, at least so many, since counting ends somewhere. */
@@ -25,7 +28,10 @@ export interface BoxStatus {
   readonly more: boolean
   /** Age of the oldest message in milliseconds, or null if there is none. */
   readonly lagMs: number | null
+  /** The largest, by their depth. */
   readonly topics: readonly TopicStatus[]
+  /** How many topics there are among the messages that were counted. */
+  readonly topicCount: number
   /** Waiting for a time. */
   readonly deferred: Count
   /** Keys that are held back, and the messages that wait behind them. */
@@ -36,8 +42,19 @@ export interface BoxStatus {
 
 export interface ConsumerStatus extends BoxStatus {
   readonly consumer: string
-  /** Topic patterns, with the Postgres broker. */
+  /** Topic patterns, as its receivers have subscribed to them. */
   readonly subscriptions: readonly string[]
+  /** Topics of messages that wait for a claimer with a handler for them; they are counted in the depth too. */
+  readonly unhandled: readonly UnhandledTopic[]
+  /** Topics that pause, since what their handlers need is away. */
+  readonly paused: readonly PausedTopic[]
+}
+
+export type { PausedTopic } from './status/paused.ts'
+
+export interface UnhandledTopic extends TopicStatus {
+  /** Whether a living claimer has a handler, so that they are on their way. */
+  readonly hasHandler: boolean
 }
 
 export interface DeadLetterStatus {
@@ -67,12 +84,26 @@ const countLimit = 100_000
 const workerLimit = 200
 const deadLetterLimit = 20
 
-/** Reads what waits, who works, and what has failed, in one snapshot. @throws SchemaError, or the database's error */
-export async function readStatus(input: DatabaseInput, options: { schema?: string } = {}): Promise<Status> {
-  const { database, owned } = openDatabase(input, { ...options, poolSize: 2 })
+/** Where the tables are, and how much of them is told. */
+export interface StatusOptions {
+  /** @default 'twinbox' */
+  readonly schema?: string | undefined
+  /** The most topics of a box that are told one by one; the others are counted. @default 20 */
+  readonly topicsMax?: number | undefined
+}
+
+/**
+ * Reads what waits, who works, and what has failed, in one snapshot. What it reads and what it returns is bounded, however
+ * much there is.
+ * @throws OptionError, SchemaError, or the database's error
+ */
+export async function readStatus(input: DatabaseInput, options: StatusOptions = {}): Promise<Status> {
+  refuseUnknown('readStatus', options, ['schema', 'topicsMax'])
+  const { topicsMax } = readNumbers(options, ['topicsMax'])
+  const { database, owned } = openDatabase(input, { schema: options.schema, poolSize: 2 })
   try {
     await checkSchemaVersion(database)
-    return await read(database)
+    return await read(database, topicsMax)
   } finally {
     if (owned) await database.close()
   }
@@ -83,15 +114,15 @@ interface CountRow {
   readonly count: number
 }
 
-async function read(database: Database): Promise<Status> {
+async function read(database: Database, topicsMax: number): Promise<Status> {
   const sql = statusSql(database.schema)
   return database.transaction(async (client) => {
     await client.query(sql.begin)
     await client.query(sql.limit)
-    const rows = <Row>(statement: Statement, limit?: number): Promise<Row[]> =>
-      database.run<Row>(client, statement, limit === undefined ? [] : [limit])
-    const counted = <Row extends CountRow>(statement: Statement): Promise<Row[]> =>
-      rows<Row>(statement, countLimit + 1)
+    const rows = <Row>(statement: Statement, ...limits: number[]): Promise<Row[]> =>
+      database.run<Row>(client, statement, limits)
+    const counted = <Row extends CountRow>(statement: Statement, ...limits: number[]): Promise<Row[]> =>
+      rows<Row>(statement, countLimit + 1, ...limits)
     const [version] = await rows<{ version: number }>({ text: sql.version })
     const counts = {
       deferred: await counted(sql.deferred),
@@ -100,36 +131,49 @@ async function read(database: Database): Promise<Status> {
       deadLetters: await counted(sql.deadLetters),
     }
     const depth = [
-      ...(await counted<DepthRow>(sql.outboxDepth)),
-      ...(await counted<DepthRow>(sql.inboxDepth)),
+      ...(await counted<DepthRow>(sql.outboxDepth, topicsMax)),
+      ...(await counted<DepthRow>(sql.inboxDepth, topicsMax)),
     ]
+    const unhandled = await counted<DepthRow>(sql.unhandled, topicsMax)
     const lag = [...(await rows<LagRow>(sql.outboxLag)), ...(await rows<LagRow>(sql.inboxLag))]
     const boxOf = (consumer: string): BoxStatus => {
       const topics = depth.filter((row) => row.consumer === consumer)
-      const total = topics.reduce((sum, { count }) => sum + count, 0)
+      const { total, topics: topicCount } = topics[0] ?? { total: 0, topics: 0 }
       const count = (among: readonly CountRow[]): Count =>
         limited(among.find((row) => row.consumer === consumer)?.count ?? 0)
       return {
         depth: Math.min(total, countLimit),
         more: total > countLimit,
-        lagMs: total === 0 ? null : (lag.find((row) => row.consumer === consumer)?.lag_ms ?? null),
+        lagMs: total === 0 ? null : oldest([...lag, ...unhandled].filter((row) => row.consumer === consumer)),
         topics: topics.map(({ topic, count: size, lag_ms: lagMs }) => ({
           topic,
           depth: Math.min(size, countLimit),
           lagMs,
         })),
+        topicCount,
         deferred: count(counts.deferred),
         parkedKeys: count(counts.parkedKeys),
         parkedMessages: count(counts.parkedMessages),
         deadLetters: count(counts.deadLetters),
       }
     }
+    const paused = await readPaused(database, client)
     const consumers = await rows<{ consumer: string; patterns: string[] | null }>(sql.consumers)
     const workers = await database.run<WorkerRow>(client, operateSql(database.schema).workers, [
       workerLimit,
       null,
       null,
     ])
+    const living = workers.map(toWorker).filter(({ kind, alive }) => kind === 'claimer' && alive)
+    const unhandledBy = (consumer: string): UnhandledTopic[] =>
+      unhandled.flatMap(({ consumer: of, topic, count, lag_ms: lagMs }) => {
+        if (of !== consumer) return []
+        const hasHandler = living.some(
+          (worker) =>
+            worker.consumer === consumer && worker.topics?.some((pattern) => topicMatches(pattern, topic)),
+        )
+        return [{ topic, depth: Math.min(count, countLimit), lagMs, hasHandler }]
+      })
     const letters = await rows<Omit<DeadLetterStatus, 'diedAt'> & { died_at: Date }>(
       sql.latestDeadLetters,
       deadLetterLimit,
@@ -143,6 +187,8 @@ async function read(database: Database): Promise<Status> {
         consumer,
         subscriptions: patterns ?? [],
         ...boxOf(consumer),
+        unhandled: unhandledBy(consumer),
+        paused: paused.flatMap(({ consumer: of, ...topic }) => (of === consumer ? [topic] : [])),
       })),
       workers: workers.map(toWorker),
       deadLetters: letters.map(({ died_at: diedAt, consumer, ...letter }) => ({
@@ -157,11 +203,17 @@ async function read(database: Database): Promise<Status> {
 interface DepthRow extends CountRow {
   readonly topic: string
   readonly lag_ms: number
+  /** Of the whole box. */
+  readonly total: number
+  readonly topics: number
 }
 
 interface LagRow {
   readonly consumer: string
   readonly lag_ms: number
 }
+
+const oldest = (rows: readonly LagRow[]): number | null =>
+  rows.length === 0 ? null : Math.max(...rows.map(({ lag_ms: lagMs }) => lagMs))
 
 const limited = (count: number): Count => ({ count: Math.min(count, countLimit), more: count > countLimit })

@@ -4,7 +4,7 @@ import { checkServer } from './database/server.ts'
 import type { Emit, OnEvent, WorkerKind } from './events.ts'
 import type { Telemetry } from './telemetry.ts'
 import { OptionError } from './errors.ts'
-import { isConnectionLost } from './database/sqlstate.ts'
+import { isOutage } from './database/evidence.ts'
 
 /** A running relay, receiver or claimer. */
 export interface Worker {
@@ -14,8 +14,13 @@ export interface Worker {
   /** The id in the table `worker`, or null while it is not registered. A worker that was given up on gets a new one. */
   readonly id: number | null
   /**
-   * Starts working. Resolves once it is registered.
-   * @throws SchemaError, OptionError or the database's error; nothing is left running.
+   * Starts working. Resolves once it is registered. A broker that is away is waited for.
+   *
+   * Rejects for what no waiting would mend, and for a database that is away; nothing is left running, and it may be called
+   * again.
+   *
+   * @throws SchemaError, OptionError or the database's error; BrokerError of the kind `config` if the broker's client
+   *   library is missing, or if the broker refuses the credentials, the virtual host or the certificate
    */
   start(): Promise<void>
   /**
@@ -29,7 +34,7 @@ export interface Worker {
 /** Options that all workers share. */
 export interface WorkerOptions {
   /**
-   * A connection string, `pg` options, or your own pool. Each worker has up to six connections of its own beside those
+   * A connection string, `pg` options, or your own pool. Each worker has up to nine connections of its own beside those
    * that its handlers use.
    */
   readonly database: DatabaseInput
@@ -94,27 +99,36 @@ export function createWorker(
     readonly kind: WorkerKind
     readonly consumer: string | null
     readonly id: () => number | null
+    /** Looks for what would keep it from ever working, before anything is started. */
+    readonly probe?: () => Promise<void>
     readonly start: (database: Database) => Promise<void>
     readonly stop: () => Promise<void>
   },
 ): Worker {
   if (options.database === undefined)
     throw new OptionError('database', 'database is required: a connection string or a pg pool.')
-  const { database, owned } = openDatabase(options.database, options)
+  let opened = openDatabase(options.database, options)
   let starting: Promise<void> | null = null
   let stopping: Promise<void> | null = null
   const close = async (): Promise<void> => {
-    if (owned) await database.close()
+    if (opened.owned) await opened.database.close()
   }
   const start = async (): Promise<void> => {
+    const { database } = opened
+    let begun = false
     try {
       await database.probe()
       await checkServer(database)
       await checkSchemaVersion(database)
+      await parts.probe?.()
+      begun = true
       await parts.start(database)
     } catch (error) {
-      await parts.stop().catch(() => {})
+      if (begun) await parts.stop().catch(() => {})
       await close()
+      // Somebody may mend it, and start again.
+      opened = openDatabase(options.database, options)
+      starting = null
       throw error
     }
   }
@@ -154,7 +168,7 @@ export function loopReports(
   let downSince: number | null = null
   return {
     onError(error, _failures, retryInMs) {
-      if (!isConnectionLost(error)) return emit({ type: 'trouble', error, doing })
+      if (!isOutage(error)) return emit({ type: 'trouble', error, doing })
       if (downSince !== null) return
       downSince = performance.now()
       emit({ type: 'database_down', error, retryInMs })

@@ -316,6 +316,8 @@ const refused: readonly Refused[] = [
   ),
   row('a header of CloudEvents', { headers: { ce_id: canary } }, 'HEADER_RESERVED', 'headers["ce_id"]'),
   row('a header of ours', { headers: { 'Twinbox-Id': canary } }, 'HEADER_RESERVED', 'headers["Twinbox-Id"]'),
+  row('a header that routes copies', { headers: { CC: canary } }, 'HEADER_RESERVED', 'headers["CC"]'),
+  row('one that does so in secret', { headers: { BCC: canary } }, 'HEADER_RESERVED', 'headers["BCC"]'),
   row(
     'a header of AMQP events',
     { headers: { 'cloudEvents:id': canary } },
@@ -427,6 +429,7 @@ describe('publish', () => {
       '64 headers',
       { headers: Object.fromEntries(Array.from({ length: 64 }, (_, index) => [`h${index}`, ''])) },
     ],
+    ['headers that are nearly RabbitMQ’s', { headers: { cc: 'a', 'X-CC': 'b' } }],
     ['16 KiB of headers', { headers: { a: 'x'.repeat(16_383) } }],
     ['exactly 1 MiB of text', { payload: 'x'.repeat(megabyte - 2) }],
     ['exactly 1 MiB of two-byte text', { payload: 'ü'.repeat(megabyte / 2 - 1) }],

@@ -4,6 +4,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { audit } from '../bench/race/audit.ts'
 import type { Sheet } from '../bench/race/tally.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { compiled } from './support/shared.ts'
+
+await compiled('build')
 
 /** That the frame measures, and cleans up after itself. What it measures is no matter of a test: machines differ. */
 const main = resolve('.build/bench/main.js')
@@ -102,38 +105,45 @@ describe('the bench', () => {
   })
 
   // One lap of each who runs, of few messages: that what is measured is what was handled, and that nothing is left. The
-  // brokers' races need a broker, and `report` runs all.
-  test.each([
+  // brokers' races need a broker, and `report` runs all. `SCENARIOS=all` runs those as well that take the same parts.
+  const often: [scenario: string, only: string, ...more: string[]][] = [
     ['publish-bulk', 'twinbox,graphile-worker,pg-boss,bare'],
+    ['claim-keyed', 'twinbox,with a hot key'],
+    ['pipeline', 'twinbox,bare', '--brokers', 'postgres'],
+    ['retry-storm', 'twinbox'],
+  ]
+  const seldom: typeof often = [
     ['publish-single', 'twinbox,bare'],
     ['relay-null', 'twinbox,bare,pg-transactional-outbox'],
-    ['claim', 'twinbox,graphile-worker,pg-boss'],
-    ['claim-keyed', 'twinbox,with a hot key'],
     ['handle-tx', 'twinbox,bare,twinbox in batches'],
-    ['pipeline', 'twinbox,bare', '--brokers', 'postgres'],
+    ['claim', 'twinbox,graphile-worker,pg-boss'],
     ['latency', 'twinbox,graphile-worker'],
     ['held-xmin', 'twinbox, writer'],
     ['backlog', 'claim 10 k,relay 10 k'],
     ['claimers', '4 claimers'],
-    ['retry-storm', 'twinbox'],
     ['cost', 'status'],
-  ])('runs %s', { timeout: 120_000 }, async (scenario, only, ...more) => {
-    const names = only === 'twinbox, writer' ? [only] : only.split(',')
-    const args = [scenario, '--quick', '--rounds', '1', '--json', '--database', database.url, ...more]
-    const ended = await bench([...args, ...names.flatMap((name) => ['--only', name])])
-    const found = JSON.parse(ended.stdout.trimEnd().split('\n').at(-1) || '{}') as { rates: object }
-    expect({ said: ended.stderr, ...found }).toMatchObject({
-      scenario,
-      valid: true,
-      met: expect.any(Boolean),
-      goal: expect.any(String),
-      problems: [],
-      rounds: 1,
-    })
-    expect(Object.keys(found.rates).toSorted()).toEqual(names.toSorted())
-    for (const rate of Object.values(found.rates)) expect(rate).toBeGreaterThan(0)
-    expect(await leftovers(ended)).toEqual([])
-  })
+  ]
+  test.each([...often, ...(process.env['SCENARIOS'] === 'all' ? seldom : [])])(
+    'runs %s',
+    { timeout: 120_000 },
+    async (scenario, only, ...more) => {
+      const names = only === 'twinbox, writer' ? [only] : only.split(',')
+      const args = [scenario, '--quick', '--rounds', '1', '--json', '--database', database.url, ...more]
+      const ended = await bench([...args, ...names.flatMap((name) => ['--only', name])])
+      const found = JSON.parse(ended.stdout.trimEnd().split('\n').at(-1) || '{}') as { rates: object }
+      expect({ said: ended.stderr, ...found }).toMatchObject({
+        scenario,
+        valid: true,
+        met: expect.any(Boolean),
+        goal: expect.any(String),
+        problems: [],
+        rounds: 1,
+      })
+      expect(Object.keys(found.rates).toSorted()).toEqual(names.toSorted())
+      for (const rate of Object.values(found.rates)) expect(rate).toBeGreaterThan(0)
+      expect(await leftovers(ended)).toEqual([])
+    },
+  )
 
   test('says so if messages were lost, handled twice or out of order', () => {
     const task = {

@@ -527,14 +527,6 @@ test('what waits in hand for its next attempt when a claimer stops is given back
   ).toEqual([{ attempt: 1, errors: 1, holder: null }])
 })
 
-test('a topic without a handler is retried, not lost', async () => {
-  await deliver(['a'], 'unknown.topic')
-  await start({ 'order.*': insert }, { maxAttempts: 2 })
-  const { error } = await events.next('message_failed')
-  expect(String(error)).toContain('no handler for the topic "unknown.topic"')
-  await events.next('dead_letter')
-})
-
 test('whatever a handler throws, the claimer lives and the reason can be stored', async () => {
   await deliver(Array.from({ length: 6 }, () => null))
   const thrown: unknown[] = [
@@ -714,4 +706,77 @@ test('handlers do not keep a connection from others who wait for it', async () =
   expect(await others).toBe(6)
   await claimer!.stop()
   await pool.end()
+})
+
+test('what cannot be promoted holds up neither renewals nor keys that may go on', async () => {
+  const reported = events.next('trouble')
+  await database.query(`create function refuse_bad() returns trigger language plpgsql as $$
+      begin if new.topic = 'bad' then raise 'no'; end if; return new; end $$;
+    create trigger refuse_bad before insert on twinbox.inbox for each row execute function refuse_bad()`)
+  await database.query(
+    `insert into twinbox.deferred (consumer, due_at, id, topic, payload) values ($1, now(), gen_random_uuid(), 'bad', '1')`,
+    [consumer],
+  )
+  await database.query(
+    `with parked as (
+      insert into twinbox.parked (consumer, lane, key, until, reason) values ($1, twinbox.lane_of('k'), 'k', now(), 'why')
+    )
+    insert into twinbox.parked_message (consumer, lane, key, seq, id, topic, payload)
+    values ($1, twinbox.lane_of('k'), 'k', 1, gen_random_uuid(), 'order.placed', '{"n":1}')`,
+    [consumer],
+  )
+  await deliver([null], 'slow')
+  const released = new EventEmitter()
+  const back = once(released, 'back')
+  let ended = 0
+  await start(
+    {
+      'order.placed': () => void released.emit('back'),
+      // Longer than the lease.
+      slow: {
+        transaction: false,
+        handle: async () => void (await new Promise((end) => setTimeout(end, 1800)), ended++),
+      },
+    },
+    { leaseMs: 1000 },
+  )
+  expect(await reported).toMatchObject({ doing: 'promoting what is due' })
+  await back
+  while (events.of('handled').flatMap(({ ids }) => ids).length < 2)
+    await new Promise((wake) => setTimeout(wake, 10))
+  expect(events.of('lease_lost')).toEqual([])
+  expect(ended).toBe(1)
+  await database.query('drop trigger refuse_bad on twinbox.inbox')
+})
+
+test('a renewal does not void the transaction of a handler that reads from one snapshot', async () => {
+  await deliver([null])
+  const times = { leaseMs: 2000, heartbeatMs: 200, deadAfterMs: 1000 }
+  let calls = 0
+  const slow: Handlers<Tables> = {
+    '#': async (message, { client, trx, attempt }) => {
+      calls++
+      await client.query('set transaction isolation level repeatable read')
+      await client.query('select count(*) from effects')
+      // Until its lease has been renewed, or has lapsed.
+      const [row] = await database.query<{ until: string }>(
+        'select lease_until::text as until from twinbox.inbox where consumer = $1',
+        [consumer],
+      )
+      await until(`select lease_until <> '${row!.until}' or lease_until < clock_timestamp() as done
+        from twinbox.inbox where consumer = '${consumer}'`)
+      await trx
+        .insertInto('effects')
+        .values({ n: number(message.payload), key: message.key, attempt })
+        .execute()
+    },
+  }
+  await start(slow, { ...times, maxAttempts: 1 })
+  const other = createClaimer<Tables>({ database: database.url, consumer, ...times, maxAttempts: 1 }, slow)
+  await other.start()
+  await until(`select not exists (select from twinbox.inbox where consumer = '${consumer}') as done`)
+  await other.stop()
+  expect(await effects()).toEqual([0])
+  // Once more if it began while a renewal was under way.
+  expect(calls).toBeLessThanOrEqual(2)
 })

@@ -1,8 +1,10 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Client } from 'pg'
+import { Client, Pool } from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { placeOf } from '../src/database/place.ts'
+import { migrationSql } from '../src/database/sql/migration.ts'
 import { createOutbox } from '../src/index.ts'
 import type { Status } from '../src/status.ts'
 import { Command, type Output } from './support/command.ts'
@@ -107,7 +109,7 @@ describe('what it is told', () => {
     expect(verbose.stderr).not.toMatch(/hid|den@/)
   })
 
-  test('flags beat the environment, and the environment beats the configuration file', async () => {
+  test('flags beat TWINBOX_… of the environment, that beats the configuration, and all of them DATABASE_URL', async () => {
     const path = await config(
       'layers.config.mjs',
       `export default { database: 'postgres://h:1/x', schema: 'from_config' }`,
@@ -121,8 +123,57 @@ describe('what it is told', () => {
     expect(await schemaOf(['--config', path, '--schema', 'from_flag'], { TWINBOX_SCHEMA: 'from_env' })).toBe(
       'from_flag',
     )
-    const failed = await twinbox(['status', '--config', path], { DATABASE_URL: 'postgres://127.0.0.1:2/x' })
-    expect(failed.stderr).toContain('ECONNREFUSED 127.0.0.1:2')
+    const ambient = { DATABASE_URL: 'postgres://127.0.0.1:4/ambient' }
+    const named = { ...ambient, TWINBOX_DATABASE_URL: 'postgres://127.0.0.1:3/named' }
+    const configured = await config(
+      'ambient.config.mjs',
+      `export default { database: 'postgres://127.0.0.1:2/configured' }`,
+    )
+    const told = async (args: string[], env: NodeJS.ProcessEnv): Promise<string> => {
+      const command = start(['status', ...args], env)
+      await command.done
+      return command.stderr
+    }
+    const flag = 'postgres://127.0.0.1:5/flag'
+    expect(await told(['-c', configured, '-d', flag], named)).toMatch(
+      /^Database "flag" on 127.0.0.1:5.*\(by --database\)\.\n.*ECONNREFUSED 127.0.0.1:5/,
+    )
+    expect(await told(['-c', configured], named)).toMatch(
+      /^Database "named".*\(by TWINBOX_DATABASE_URL\)\.\n.*ECONNREFUSED 127.0.0.1:3/,
+    )
+    expect(await told(['-c', configured], ambient)).toMatch(
+      /^Database "configured".*\(by .*ambient\.config\.mjs\)\.\n.*ECONNREFUSED 127.0.0.1:2/,
+    )
+    expect(await told([], ambient)).toMatch(
+      /^Database "ambient".*\(by DATABASE_URL\)\.\n.*ECONNREFUSED 127.0.0.1:4/,
+    )
+  })
+
+  test.each([
+    ...[['migrate'], ['doctor'], ['roles'], ['workers', '--watch'], ['dead', 'list'], ['schedules', 'list']],
+    ...[
+      ['prune', 'workers', '--older-than', '1d', '--yes'],
+      ['relay', '-b', 'postgres'],
+    ],
+  ])('%s %s says on which database it works, to people', async (...args) => {
+    // Nobody listens there: what is said is said before anything is done.
+    const command = start([...args, '-d', 'postgres://someone:hid@den@127.0.0.1:1/x'])
+    expect(await command.done).toMatchObject({ code: 1, stdout: '' })
+    expect(command.stderr.match(/Database .*/g)).toEqual([
+      'Database "x" on 127.0.0.1:1 as someone, schema "twinbox" (by --database).',
+    ])
+    expect(command.stderr).not.toMatch(/hid|den@/)
+  })
+
+  test('where a database is, is told of a URL, of options, of a pool and of several hosts', () => {
+    const pool = new Pool({ host: 'db', port: 6432, user: 'me', password: 'hidden', database: 'shop' })
+    expect(placeOf('postgres://me:hidden@db1,db2:5433/shop?sslmode=disable')).toBe(
+      '"shop" on db1:5432, db2:5433 as me',
+    )
+    expect(placeOf({ host: '/run/postgresql', user: 'me', database: 'a\u001bb' })).toBe(
+      '"a\\u001bb" on /run/postgresql:5432 as me',
+    )
+    expect(placeOf(pool)).toBe('"shop" on db:6432 as me')
   })
 
   test('a configuration with a misspelt option is refused', async () => {
@@ -218,6 +269,26 @@ describe('status', () => {
     const { stdout } = await twinbox(['status', '--json', '--database', database.url])
     expect(JSON.parse(stdout)).toMatchObject({ outbox: { depth: 100_000, more: true } })
     expect((await twinbox(['status', '--database', database.url])).stdout).toMatch(/^outbox +100000\+ /m)
+    await database.query('truncate twinbox.outbox')
+  })
+
+  test('of 200,000 topics it shows the largest and counts the others', async () => {
+    // A status counts no further than 100,000: the large ones are in the lane that it looks at first.
+    await database.query(`insert into twinbox.outbox (lane, id, topic, payload)
+      select case when n > 1000 then n % 64 else 0 end, gen_random_uuid(),
+        case when n > 1000 then 'topic.' || n else 'big.' || n % 40 end, '1'
+      from generate_series(1, 200000) as n`)
+    const { code, stdout } = await twinbox(['status', '--json', '--database', database.url])
+    expect(code).toBe(0)
+    expect(stdout.length).toBeLessThan(10_000)
+    const { outbox } = JSON.parse(stdout) as Status
+    expect(outbox).toMatchObject({ depth: 100_000, more: true })
+    expect(outbox.topics).toHaveLength(20)
+    for (const { topic, depth } of outbox.topics) expect([topic.slice(0, 4), depth]).toEqual(['big.', 25])
+    expect(outbox.topicCount).toBe(100_001 - 1000 + 40)
+    const people = await twinbox(['status', '--database', database.url])
+    expect(people.stdout.match(/^outbox +big\./gm)).toHaveLength(20)
+    expect(people.stdout).toMatch(/^These are the largest; 99021\+ more have messages\.$/m)
     await database.query('truncate twinbox.outbox')
   })
 
@@ -406,11 +477,43 @@ describe('the roster of workers', () => {
     for (const picture of pictures) expect(shown(picture).length).toBeGreaterThan(0)
     expect(pictures.length).toBeGreaterThanOrEqual(3)
     const plain = start(['workers', '--watch'], env())
-    await plain.shows(/^id +kind [^]*\n\nid +kind /)
+    await plain.shows(/^id +kind [^]*\n\nid +kind /m)
     plain.process.kill('SIGTERM')
     expect(await plain.done).toMatchObject({ code: 0, stderr: '' })
     expect(plain.stdout).not.toContain('\u001b')
     const unreachable = await twinbox(['workers', '--watch', '--database', 'postgres://127.0.0.1:1/x'])
     expect(unreachable).toMatchObject({ code: 1, stdout: '' })
   })
+})
+
+test('migrate says who is in the way, for people and for programs, and Ctrl-C leaves all as it was', async () => {
+  const other = await createTestDatabase({ migrated: false })
+  const holder = await other.pool.connect()
+  try {
+    await holder.query('begin')
+    await holder.query(migrationSql('twinbox').lock)
+    const args = ['migrate', '--database', other.url]
+    const command = start(args)
+    await command.shows(/Waiting for locks since .* in the way: pid \d+ \(.*idle in transaction/)
+    command.process.kill('SIGINT')
+    expect(await command.done).toMatchObject({
+      code: 1,
+      stdout: '',
+      stderr: expect.stringContaining('Stopped. Nothing was changed.') as string,
+    })
+    const program = start([...args, '--json'])
+    await program.shows(/"waiting"/)
+    const [line] = program.stderr.split('\n')
+    expect(JSON.parse(line!)).toMatchObject({
+      schema: 'twinbox',
+      waiting: { tries: 1, blockers: [{ pid: expect.any(Number) as number }] },
+    })
+    await holder.query('rollback')
+    const { code, stdout } = await program.done
+    expect({ code, ...(JSON.parse(stdout) as object) }).toMatchObject({ code: 0, schema: 'twinbox' })
+    expect(await twinbox([...args, '--wait', 'soon'])).toMatchObject({ code: 2 })
+  } finally {
+    holder.release()
+    await other.drop()
+  }
 })

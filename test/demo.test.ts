@@ -1,14 +1,17 @@
 import { spawn } from 'node:child_process'
 import { resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { findKafka } from './support/kafka.ts'
+import { kafka as kafkaServer } from './support/servers/kafka.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
-import { findRabbitmq } from './support/rabbitmq.ts'
+import { rabbitmq as rabbitmqServer } from './support/servers/rabbitmq.ts'
+import { compiled, shared } from './support/shared.ts'
 import { describeWith } from './support/require.ts'
 
+await compiled('build')
+
 const main = resolve('.build/src/cli/main.js')
-const rabbitmq = await findRabbitmq()
-const kafka = await findKafka()
+const rabbitmq = await shared(rabbitmqServer)
+const kafka = await shared(kafkaServer)
 let database: TestDatabase
 
 beforeAll(async () => {

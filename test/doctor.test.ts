@@ -48,6 +48,21 @@ describe('doctor', () => {
     ])
   })
 
+  test('finds settings that are in the way of the application’s connections', async () => {
+    const name = new URL(database.url).pathname.slice(1)
+    const settings = ['array_nulls', 'default_transaction_read_only']
+    const found = await broken(
+      `alter database ${name} set array_nulls = off; alter database ${name} set default_transaction_read_only = on`,
+      settings
+        .map((setting) => `begin read write; alter database ${name} reset ${setting}; commit`)
+        .join(';'),
+    )
+    const session = found.filter(({ check }) => check === 'session')
+    expect(session.map((finding) => [finding.level, finding.found.split(' ')[0]])).toEqual(
+      settings.map((setting) => ['wrong', setting]),
+    )
+  })
+
   test.each([
     {
       how: 'alter table twinbox.inbox drop column avoid',

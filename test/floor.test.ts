@@ -3,7 +3,7 @@ import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { createClaimer, createOutbox, createRelay, type Broker, type OutgoingMessage } from '../src/index.ts'
 import { Floor, Marks, parseSnapshot, type Snapshot } from '../src/leases/floor.ts'
-import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { createTestDatabase, serverUrl, type TestDatabase } from './support/postgres.ts'
 
 /**
  * The rule by which reads leave out what is long dead, and nothing else. First against a model of what a Postgres
@@ -696,7 +696,7 @@ describe('in Postgres', () => {
   })
 
   test('a writer in another database holds an xid for as long as it likes, and nothing waits for it', async () => {
-    const elsewhere = await begun(process.env['TWINBOX_TEST_SERVER'])
+    const elsewhere = await begun(await serverUrl())
     const reader = await begun()
     await reader.query('declare c cursor for select from twinbox.outbox')
     const relayed = recorder()

@@ -159,14 +159,13 @@ describe('a server that takes no writes', () => {
     const demote = 'set default_transaction_read_only = on'
     const insert = { text: 'create table nobody ()' }
 
-    // A pool's connection.
-    await one.pool.query(demote)
-    const [{ pid }] = (await one.pool.query<{ pid: number }>('select pg_backend_pid() as pid')).rows as [
-      { pid: number },
-    ]
+    // One for statements of ours.
+    await one.query({ text: demote })
+    const pid = { text: 'select pg_backend_pid() as pid' }
+    const [{ pid: demoted }] = (await one.query<{ pid: number }>(pid)) as [{ pid: number }]
     await expect(one.query(insert)).rejects.toMatchObject({ code: '25006' })
-    const [fresh] = await one.query<{ pid: number }>({ text: 'select pg_backend_pid() as pid' })
-    expect(fresh!.pid).not.toBe(pid)
+    const [fresh] = await one.query<{ pid: number }>(pid)
+    expect(fresh!.pid).not.toBe(demoted)
 
     // A transaction's, even if the user wraps the error.
     await one.pool.query(demote)
@@ -194,9 +193,10 @@ describe('the name of our connections', () => {
     const one = closing(new Database(database.url + query))
     expect(one.application).toMatch(pattern)
     const session = await one.openSession()
-    const rows = [await one.keep(name), await one.query(name), (await session.query(name)).rows]
+    const pools = [one.pool.query(name), session.query(name)].map(async (result) => (await result).rows)
+    const rows = await Promise.all([one.keep(name), one.query(name), ...pools])
     await session.end()
-    expect(rows.flat()).toEqual(Array.from({ length: 3 }, () => ({ name: one.application })))
+    expect(rows.flat()).toEqual(Array.from({ length: 4 }, () => ({ name: one.application })))
   })
 
   test('is that of all but the handlers, if the pool is the user’s', async () => {
@@ -204,20 +204,43 @@ describe('the name of our connections', () => {
     closing({ close: () => theirs.end() })
     const one = closing(new Database(theirs))
     expect(one.application).toMatch(/^shop twinbox /)
-    expect(await one.query(name)).toEqual([{ name: 'shop' }])
+    expect((await one.pool.query(name)).rows).toEqual([{ name: 'shop' }])
+    expect(await one.query(name)).toEqual([{ name: one.application }])
     expect(await one.keep(name)).toEqual([{ name: one.application }])
   })
 })
 
-test('settings of the user’s and of ours are both in force', async () => {
-  const one = closing(new Database(`${database.url}?options=-c%20search_path%3Dshop`))
-  const text = `select current_setting('search_path') as path, current_setting('synchronous_commit') as sync,
-    current_setting('tcp_keepalives_idle') as idle, current_setting('client_connection_check_interval') as check`
-  const ours = { path: 'shop', idle: '10', check: process.platform === 'linux' ? '1s' : '0' }
-  expect(await one.keep({ text })).toEqual([{ ...ours, sync: 'off' }])
-  expect(await one.query({ text })).toEqual([{ ...ours, sync: 'on' }])
+test('handlers have the settings of the user, and statements of ours those that they depend on', async () => {
+  const options = '-c search_path=shop,pg_catalog -c timezone=Asia/Kolkata -c statement_timeout=1234'
+  const one = closing(
+    new Database(`${database.url}?options=${encodeURIComponent(options)}&statement_timeout=777`),
+  )
+  const settings = [
+    ...['search_path', 'timezone', 'datestyle', 'statement_timeout', 'synchronous_commit'],
+    ...['tcp_keepalives_idle', 'client_connection_check_interval', 'idle_session_timeout'],
+  ]
+  const text = `select ${settings.map((name) => `current_setting('${name}')`).join(` || ' ' || `)} as all`
+  await database.query(`alter database ${database.url.split('/').at(-1)} set datestyle = 'German'`)
+  const check = process.platform === 'linux' ? '1s' : '0'
   const session = await one.openSession()
-  expect((await session.query(text)).rows).toEqual([{ ...ours, sync: 'off' }])
+  expect(await one.query({ text })).toEqual([{ all: `shop UTC ISO, MDY 0 on 10 ${check} 0` }])
+  const kept = [{ all: `shop UTC ISO, MDY 10s off 10 ${check} 0` }]
+  expect(await one.keep({ text })).toEqual(kept)
+  expect((await session.query(text)).rows).toEqual(kept)
   await session.end()
+  expect((await one.pool.query(text)).rows).toEqual([
+    { all: `shop,pg_catalog Asia/Kolkata German, DMY 777ms on 10 ${check} 0` },
+  ])
   expect([one.sessions, one.preparedStatements]).toEqual([true, true])
+})
+
+test('a pool’s own preparation of its connections does not reach statements of ours', async () => {
+  const theirs = new pg.Pool({
+    connectionString: database.url,
+    onConnect: (client) => client.query("set datestyle = 'SQL, DMY'; set role pg_monitor") as never,
+  })
+  closing({ close: () => theirs.end() })
+  const one = closing(new Database(theirs))
+  const text = `select current_setting('datestyle') as style, current_user::text as me`
+  expect(await one.query({ text })).toEqual([{ style: 'ISO, DMY', me: 'pg_monitor' }])
 })

@@ -48,7 +48,20 @@ describe('lanes are locked in their order', () => {
     ],
     read: (consumer) => [
       inboxSql(own.schema).read,
-      [consumer, lanes, fences, [0, 0, 0], [9, 9, 9], [0, 0, 0], ['{}', '{}', '{}'], false, 9, true],
+      [
+        consumer,
+        lanes,
+        fences,
+        [0, 0, 0],
+        [9, 9, 9],
+        [0, 0, 0],
+        ['{}', '{}', '{}'],
+        false,
+        9,
+        true,
+        8e6,
+        100,
+      ],
     ],
   }
   test.each(Object.keys(statements))('%s', async (name) => {

@@ -14,9 +14,17 @@ import {
   migrate,
   migrationFiles,
   twinboxMigrations,
+  withTransaction,
   type Broker,
+  type LockWait,
 } from '../src/index.ts'
-import { createTestDatabase, startEmbedded, type Postgres, type TestDatabase } from './support/postgres.ts'
+import { statementsOf } from '../src/database/lockwait.ts'
+import { migrationSql } from '../src/database/sql/migration.ts'
+import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { startEmbedded } from './support/servers/postgres.ts'
+import { compiled } from './support/shared.ts'
+
+await compiled('build')
 
 const run = promisify(execFile)
 const names = migrationFiles().map(({ name }) => name)
@@ -64,9 +72,10 @@ describe('migrate', () => {
   })
 
   test('it goes on from where the database stands', async () => {
-    await database.query(migrationFiles()[0]!.sql)
+    // As far as publishing needs, which locks lanes by their table.
+    for (const { sql } of migrationFiles().slice(0, 3)) await database.query(sql)
     await publishOne()
-    expect(await migrate(database.url)).toEqual(names.slice(1))
+    expect(await migrate(database.url)).toEqual(names.slice(3))
     expect(await database.query('select from twinbox.outbox')).toHaveLength(1)
   })
 
@@ -174,6 +183,117 @@ describe('migrate', () => {
       await database.query(`drop database ${own} with (force)`)
       await database.query(`drop role ${role}`)
     }
+  })
+})
+
+describe('migrate on tables that are in use', () => {
+  /** As it was at this migration. */
+  const upTo = async (version: number): Promise<void> => {
+    for (const file of migrationFiles().filter((each) => each.version <= version))
+      await database.query(file.sql)
+  }
+  /** Somebody who has published and goes on, in a transaction of an application by that name. */
+  const openTransaction = async (): Promise<pg.Client> => {
+    const client = new pg.Client({ connectionString: database.url, application_name: 'the one in the way' })
+    await client.connect()
+    await client.query('begin')
+    await createOutbox().publish(client, { topic: 't', payload: 1 })
+    return client
+  }
+  const waits: LockWait[] = []
+  let told = (): void => {}
+  const onWait = (wait: LockWait): void => {
+    waits.push(wait)
+    told()
+  }
+  const waited = async (times: number): Promise<void> => {
+    while (waits.length < times) await new Promise<void>((wake) => (told = wake))
+  }
+  beforeEach(() => void waits.splice(0))
+
+  test('lets publishers go ahead, says who is in the way, and is done once that has ended', async () => {
+    await upTo(4)
+    const open = await openTransaction()
+    const pid = (await open.query<{ pid: number }>('select pg_backend_pid() as pid')).rows[0]!.pid
+    let over = false
+    const migrating = migrate(database.url, { onWait }).finally(() => (over = true))
+    const publisher = new pg.Pool({ connectionString: database.url, max: 1, statement_timeout: 5000 })
+    const publishing = (async () => {
+      let count = 0
+      while (!over) {
+        await withTransaction(publisher, (client) =>
+          createOutbox().publish(client, { topic: 't', payload: count }),
+        )
+        count++
+      }
+      return count
+    })()
+    await waited(3)
+    expect(waits[2]).toMatchObject({ tries: 3, blockers: [{ pid, application: 'the one in the way' }] })
+    expect(waits[2]!.blockers[0]).toMatchObject({ state: 'idle in transaction' })
+    expect(waits[2]!.blockers[0]!.transactionMs).toBeGreaterThan(waits[0]!.waitedMs)
+    await open.query('commit')
+    await open.end()
+    expect(await migrating).toEqual(names.slice(4))
+    // None of them had to wait for the transaction that was open.
+    expect(await publishing).toBeGreaterThan(3)
+    await publisher.end()
+  })
+
+  test('gives up after waitMs, names who was in the way, and has changed nothing', async () => {
+    await upTo(4)
+    const open = await openTransaction()
+    const before = await structure()
+    await expect(migrate(database.url, { waitMs: 0 })).rejects.toMatchObject({
+      name: 'SchemaError',
+      code: 'SCHEMA_BUSY',
+      message: expect.stringMatching(
+        /pid \d+ \(application "the one in the way".*idle in transaction/,
+      ) as string,
+    })
+    expect(await structure()).toEqual(before)
+    await open.end()
+    expect(await migrate(database.url, { waitMs: 0 })).toEqual(names.slice(4))
+  })
+
+  test('waits for another one in the same way, and ends when it is told to', async () => {
+    const other = await database.pool.connect()
+    await other.query('begin')
+    await other.query(migrationSql('twinbox').lock)
+    const stop = new AbortController()
+    const migrating = migrate(database.url, { onWait, signal: stop.signal })
+    await waited(1)
+    stop.abort(new Error('stopped'))
+    await expect(migrating).rejects.toThrow('stopped')
+    await other.query('rollback')
+    other.release()
+    expect(await migrate(database.url)).toEqual(names)
+  })
+
+  test("inside the user's own Migrator it does not keep them waiting either", async () => {
+    await upTo(4)
+    const open = await openTransaction()
+    const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: openPool(database.url, 2) }) })
+    const migrator = new Migrator({ db, provider: twinboxMigrations() })
+    expect((await migrator.migrateToLatest()).error).toMatchObject({ code: 'SCHEMA_BUSY' })
+    await open.end()
+    expect((await migrator.migrateToLatest()).error).toBeUndefined()
+    await db.destroy()
+    expect(await applied()).toEqual(names)
+  })
+
+  test('the statements of a file are the file, and each ends with its semicolon', () => {
+    for (const { sql } of migrationFiles()) {
+      const statements = statementsOf(sql)
+      expect(statements.join('').trim()).toBe(sql.trim())
+      for (const statement of statements) {
+        expect(statement.replaceAll(/--.*|\$\$[^]*?\$\$|'[^']*'/g, '').match(/;/g)).toHaveLength(1)
+      }
+    }
+    expect(statementsOf(`select 'a;''b'; -- c; d\nselect $x$;$$;$x$;\n-- the end`)).toEqual([
+      `select 'a;''b';`,
+      ` -- c; d\nselect $x$;$$;$x$;`,
+    ])
   })
 })
 
@@ -293,7 +413,7 @@ describe('a worker at its start', () => {
 describe.each([{ server: 'the server under test' }, { server: 'the embedded PostgreSQL' }])(
   'on $server',
   ({ server }) => {
-    let embedded: Postgres | null = null
+    let embedded: Awaited<ReturnType<typeof startEmbedded>> | null = null
     let pool: pg.Pool
     let schemas = 0
     let schema: string
@@ -302,7 +422,7 @@ describe.each([{ server: 'the server under test' }, { server: 'the embedded Post
     })
     afterAll(() => embedded?.stop())
     beforeEach(async () => {
-      pool = openPool(embedded?.url ?? database.url, 1)
+      pool = openPool(embedded?.address.url ?? database.url, 1)
       schema = `twinbox_${schemas++}`
       await migrate(pool, { schema })
     })
@@ -332,6 +452,16 @@ describe.each([{ server: 'the server under test' }, { server: 'the embedded Post
       )
       // The rule above is about columns that exist.
       expect(updated.length).toBeGreaterThanOrEqual(6)
+    })
+
+    test('every table has a primary key', async () => {
+      const tables = await rows<{ name: string; keyed: boolean }>(
+        `select c.relname as name, exists (select from pg_index as i where i.indrelid = c.oid and i.indisprimary) as keyed
+        from pg_class as c where c.relnamespace = $1::regnamespace and c.relkind in ('r', 'p')`,
+      )
+      expect(tables.length).toBeGreaterThan(12)
+      // Without one, a publication for all tables forbids to update it and to delete from it.
+      expect(tables.filter(({ keyed }) => !keyed)).toEqual([])
     })
 
     test('hot tables have one index, which starts with what every read names', async () => {

@@ -106,6 +106,30 @@ describe('where a message can be published', () => {
       name: 'an object with query(text, values)',
       run: (work) => inCommitted((client) => work({ query: (text, values) => client.query(text, values) })),
     },
+    {
+      name: 'a client in a proxy, as tracers make them',
+      run: (work) => inCommitted((client) => work(new Proxy(client, {}))),
+    },
+    {
+      name: 'an object that gives the rows and nothing else, as managers of TypeORM do',
+      run: (work) =>
+        inCommitted((client) =>
+          work({
+            query: async (text: string, values: unknown[]) => (await client.query(text, values)).rows,
+          } as unknown as Queryable),
+        ),
+    },
+    {
+      name: 'a function with query(text, values)',
+      run: (work) =>
+        inCommitted((client) =>
+          work(
+            Object.assign(() => {}, {
+              query: (text: string, values: unknown[]) => client.query(text, values),
+            }),
+          ),
+        ),
+    },
   ]
   const inCommitted = (work: (client: pg.PoolClient) => Promise<unknown>): Promise<unknown> =>
     database.transaction(work)
@@ -196,6 +220,102 @@ describe('where a message can be published', () => {
     })
   })
 
+  test('what is no pg client is asked for a savepoint before, and keeps no trace of it', async () => {
+    await inTransaction(async (client) => {
+      const texts: string[] = []
+      const query = (text: string, values: unknown[]): Promise<{ rows: unknown[] }> => {
+        texts.push(text)
+        return client.query(text, values)
+      }
+      await client.query('savepoint theirs')
+      await outbox.publish({ query }, message)
+      expect(texts.slice(0, -1)).toEqual(['savepoint twinbox', 'release savepoint twinbox'])
+      await expect(client.query('rollback to savepoint twinbox')).rejects.toMatchObject({ code: '3B001' })
+      await client.query('rollback to savepoint theirs')
+    })
+  })
+
+  test('every parameter is a text or bytes, so that no driver makes something else of it', async () => {
+    const client = new pg.Client(database.url)
+    await client.connect()
+    await client.query('begin')
+    const given: unknown[] = []
+    const recording = new Proxy(client, {
+      get(target, name) {
+        if (name !== 'query') return Reflect.get(target, name, target) as unknown
+        return (config: pg.QueryConfig<unknown[]>) => (
+          given.push(...(config.values ?? [])),
+          target.query(config)
+        )
+      },
+    })
+    const all: NewMessage[] = [
+      { ...message, key: 'k', headers: { a: 'b' } },
+      { topic: 't', payload: Buffer.from('bytes'), contentType: 'a/b' },
+      { ...message, dedupeKey: 'd' },
+      { ...message, deliverAt: new Date(Date.now() + 60_000), expiresAt: new Date(Date.now() + 120_000) },
+      { ...message, delayMs: 0.5 },
+    ]
+    for (const one of all) await outbox.publish(recording, one)
+    for (const orderingLock of [false, true]) {
+      await outbox.publish(recording, all[0]!, { orderingLock })
+      await outbox.publishMany(recording, all.slice(0, 2), { orderingLock })
+    }
+    await outbox.publishMany(recording, all)
+    const { id } = await outbox.publish(recording, { ...message, delayMs: 60_000 })
+    expect(await outbox.cancel(recording, { id })).toEqual({ cancelled: true })
+    const { rows } = await client.query<{ name: string; types: string }>(
+      `select name, array_to_string(array(select distinct t::text from unnest(parameter_types) as t order by 1), ',') as types
+      from pg_prepared_statements where name like 'twinbox.%' order by name`,
+    )
+    await client.end()
+    expect(rows.map(({ name, types }) => [name, types])).toEqual([
+      ['twinbox.cancel', 'text'],
+      ['twinbox.publish', 'text'],
+      ['twinbox.publish_deduped', 'text'],
+      ['twinbox.publish_one', 'bytea,text'],
+      ['twinbox.publish_one_ordered', 'bytea,text'],
+      ['twinbox.publish_ordered', 'text'],
+      ['twinbox.publish_timed', 'text'],
+    ])
+    const odd = given.filter(
+      (value) => !(value === null || typeof value === 'string' || Buffer.isBuffer(value)),
+    )
+    expect(odd).toEqual([])
+  })
+
+  test('whatever the session makes of nulls in arrays and of dates', async () => {
+    const deliverAt = new Date(Date.now() + 3_600_123)
+    const many: NewMessage[] = [
+      { ...message, key: 'a "quoted" \\ key, {with} NULL', dedupeKey: 'NULL' },
+      { ...message, payload: 1 },
+      { topic: 't', payload: Buffer.from([0, 92, 34]), key: 'NULL' },
+      { topic: 't', payload: Buffer.alloc(0) },
+      { ...message, payload: 'later', deliverAt },
+      { ...message, payload: 'long past', deliverAt: new Date(-1e15) },
+    ]
+    pg.defaults.parseInputDatesAsUTC = true
+    try {
+      await database.transaction(async (client) => {
+        await client.query(
+          `set local array_nulls = off; set local datestyle = 'German'; set local timezone = 'Asia/Kolkata'`,
+        )
+        await outbox.publishMany(client, many)
+      })
+    } finally {
+      pg.defaults.parseInputDatesAsUTC = false
+    }
+    expect((await stored()).map(({ key, payload, body }) => [key, payload, body?.toString('hex')])).toEqual([
+      [many[0]!.key, '{"total":42}', undefined],
+      [null, '1', undefined],
+      ['NULL', null, '005c22'],
+      [null, null, ''],
+      [null, '"long past"', undefined],
+    ])
+    expect(await database.query('select due_at from twinbox.deferred')).toEqual([{ due_at: deliverAt }])
+    await database.query('truncate twinbox.deferred')
+  })
+
   test('without prepared statements nothing is prepared on the connection, with them it is', async () => {
     const prepared = (client: pg.ClientBase): Promise<number> =>
       client
@@ -206,13 +326,47 @@ describe('where a message can be published', () => {
     await client.query('begin')
     await createOutbox({ preparedStatements: false }).publish(client, message)
     expect(await prepared(client)).toBe(0)
-    await outbox.publish(client, message)
+    await createOutbox({ preparedStatements: true }).publish(client, message)
     expect(await prepared(client)).toBe(1)
+    await client.end()
+  })
+
+  test('by default it is prepared on a connection that publishes again', async () => {
+    const client = new pg.Client(database.url)
+    await client.connect()
+    await client.query('begin')
+    const sent = vi.spyOn(client, 'query')
+    for (let n = 0; n < 4; n++) await outbox.publish(client, message)
+    // The second time it is asked whether that is the server itself, and never again.
+    expect(sent.mock.calls.map(([query]) => typeof query === 'object' && 'name' in query)).toEqual([
+      ...[false, false],
+      ...[true, true, true],
+    ])
     await client.end()
   })
 })
 
+/** As that of TypeORM: what it runs is each a transaction of its own, and it gives the rows only. */
+class DataSource {
+  readonly #over: Queryable
+
+  constructor(over: Queryable) {
+    this.#over = over
+  }
+
+  async query(text: string, values: unknown[]): Promise<unknown[]> {
+    return (await this.#over.query(text, values)).rows
+  }
+}
+
 describe('where a message cannot be published', () => {
+  let lonely: pg.Client
+  beforeAll(async () => {
+    lonely = new pg.Client(database.url)
+    await lonely.connect()
+  })
+  afterAll(() => lonely.end())
+
   const noTransaction = { name: 'TransactionError', code: 'NO_TRANSACTION' }
 
   test('a pool is refused by the compiler and at run time', async () => {
@@ -262,6 +416,78 @@ describe('where a message cannot be published', () => {
       const aborted = { name: 'TransactionError', code: 'TRANSACTION_ABORTED' }
       await expect(outbox.publish(client, message)).rejects.toMatchObject(aborted)
       await expect(outbox.publish(client, message, { autocommit: true })).rejects.toMatchObject(aborted)
+    })
+  })
+
+  const overPool = (): Queryable => ({ query: (text, values) => database.pool.query(text, values) })
+
+  test.each<[string, () => unknown]>([
+    ['an object over a pool', overPool],
+    ['a manager over a pool, which gives rows only', () => new DataSource(overPool())],
+    ['a client of a driver that does not tell', () => ({ query: lonely.query.bind(lonely) })],
+    [
+      'a library that wraps errors',
+      () => ({
+        query: (text: string, values: unknown[]) =>
+          overPool()
+            .query(text, values)
+            .catch((cause: unknown) => {
+              throw Object.assign(new Error('Query failed', { cause }), { code: 'P2010' })
+            }),
+      }),
+    ],
+  ])('%s is asked, and refused outside of a transaction', async (_what, make) => {
+    const given = make() as Queryable
+    const error = {
+      ...noTransaction,
+      message: expect.stringMatching(/the database says so.*\{ rows }/) as string,
+    }
+    await expect(outbox.publish(given, message)).rejects.toMatchObject(error)
+    await expect(outbox.publish(given, { ...message, dedupeKey: 'd' })).rejects.toMatchObject(error)
+    await expect(outbox.publishMany(given, [message, { ...message, delayMs: 5 }])).rejects.toMatchObject(
+      error,
+    )
+    await expect(outbox.cancel(given, { topic: 't', dedupeKey: 'd' })).rejects.toMatchObject(error)
+    expect(await stored()).toEqual([])
+    expect(await database.query('select from twinbox.dedupe')).toEqual([])
+    await outbox.publish(given, message, { autocommit: true })
+    expect(await stored()).toHaveLength(1)
+  })
+
+  test('the error says what it got', async () => {
+    const says = async (given: unknown): Promise<string> =>
+      ((await outbox.publish(given as Queryable, message).catch((error: unknown) => error)) as Error).message
+    expect(await says(new DataSource(overPool()))).toMatch(
+      /^publish got a DataSource that is not in a transaction/,
+    )
+    expect(await says(() => {})).toMatch(/^publish got a function \(those of postgres\.js and Knex/)
+    expect(await says(7)).toMatch(/^publish got something of type number, and needs your transaction/)
+  })
+
+  test.each<[string, (rows: unknown[]) => unknown]>([
+    ['nothing', () => undefined],
+    ['how many rows there were', (rows) => rows.length],
+    ['rows and what is known of them', (rows) => [rows, { rowCount: rows.length }]],
+    ['an object without rows', (rows) => ({ records: rows })],
+  ])('one whose query answers with %s is refused before anything is written', async (_what, answer) => {
+    await inTransaction(async (client) => {
+      const query = async (text: string, values: unknown[]): Promise<never> =>
+        answer((await client.query(text, values)).rows) as never
+      const error = { name: 'TransactionError', code: 'UNKNOWN_RESULT' }
+      await expect(outbox.publish({ query }, message)).rejects.toMatchObject(error)
+      await expect(outbox.publish({ query }, { ...message, dedupeKey: 'd' })).rejects.toThrow(
+        /Nothing was written/,
+      )
+      expect((await client.query('select from twinbox.outbox')).rowCount).toBe(0)
+    })
+  })
+
+  test('one in a transaction that has failed is told so', async () => {
+    await inTransaction(async (client) => {
+      await client.query('select 1 / 0').catch(() => {})
+      const query = (text: string, values: unknown[]): Promise<{ rows: unknown[] }> =>
+        client.query(text, values)
+      await expect(outbox.publish({ query }, message)).rejects.toMatchObject({ code: 'TRANSACTION_ABORTED' })
     })
   })
 
@@ -467,6 +693,81 @@ describe('order', () => {
       const rows = (await stored()).filter(({ key }) => key === 'k')
       expect(rows.map(({ payload }) => payload)).toEqual(['"first, early"', '"first, late"', '"second"'])
     })
+  })
+
+  const lock = { orderingLock: true }
+  const keyed = (count: number, from = 0): NewMessage[] =>
+    Array.from({ length: count }, (_, n) => ({ topic: 't', key: `many-${from + n}`, payload: n }))
+  const locksOf = async (client: pg.ClientBase): Promise<{ keys: number; lanes: number }> => {
+    const { rows } = await client.query<{ keys: number; lanes: number }>(
+      `select count(*) filter (where classid = 'twinbox.outbox'::regclass)::int as keys,
+        count(*) filter (where classid = 'twinbox.lane'::regclass)::int as lanes
+      from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()`,
+    )
+    return rows[0]!
+  }
+
+  test('orderingLock takes no more locks than the server has room for, however many keys there are', async () => {
+    await inTwoTransactions(async (first) => {
+      await outbox.publishMany(first, keyed(500), lock)
+      expect(await locksOf(first)).toEqual({ keys: 500, lanes: 64 })
+      await outbox.publishMany(first, keyed(3000, 1000), lock)
+      // Those of the lanes that were shared, and the same alone: the server counts them as one.
+      expect((await locksOf(first)).keys).toBe(500)
+      for (let from = 5000; from < 9000; from += 450) await outbox.publishMany(first, keyed(450, from), lock)
+      await outbox.publish(first, { topic: 't', key: 'one more', payload: 1 }, lock)
+      const { keys, lanes } = await locksOf(first)
+      expect(keys).toBeLessThanOrEqual(2000)
+      expect(lanes).toBeLessThanOrEqual(128)
+    })
+  })
+
+  test('who has locked many keys and who locks one of them wait for each other', async () => {
+    for (const [before, after] of [
+      [keyed(2000), keyed(1, 700)],
+      [keyed(1, 700), keyed(2000)],
+      [keyed(600), keyed(600, 300)],
+    ] as const) {
+      await inTwoTransactions(async (first, second) => {
+        const [holder, waiter] = [await pidOf(first), await pidOf(second)]
+        await outbox.publishMany(first, before, lock)
+        const pending = outbox.publishMany(second, after, lock)
+        await untilBlocked(waiter, holder)
+        expect(await settledBy(pending, first)).toBe(false)
+        await first.query('commit')
+        await pending
+        await second.query('commit')
+      })
+    }
+  })
+
+  test('a key that is locked again and again counts once', async () => {
+    await inTwoTransactions(async (first) => {
+      await outbox.publish(first, { topic: 't', key: 'k', payload: 1 }, lock)
+      // As after 1,999 of them.
+      await first.query(`select set_config('twinbox.ordering_keys', '1999', true)`)
+      for (let n = 0; n < 3; n++) await outbox.publish(first, { topic: 't', key: 'k', payload: n }, lock)
+      await outbox.publishMany(first, keyed(3), lock)
+      const { rows } = await first.query<{ mode: string }>(
+        `select distinct mode from pg_locks
+        where classid = 'twinbox.lane'::regclass and locktype = 'advisory' and pid = pg_backend_pid()`,
+      )
+      expect(rows).toEqual([{ mode: 'ShareLock' }])
+      expect((await locksOf(first)).keys).toBe(4)
+    })
+  })
+
+  test('of calls with many keys in any order, none ends in a deadlock', async () => {
+    const calls = Array.from({ length: 4 }, () =>
+      database.transaction((client) =>
+        outbox.publishMany(
+          client,
+          keyed(800).toSorted(() => Math.random() - 0.5),
+          lock,
+        ),
+      ),
+    )
+    expect((await Promise.all(calls)).flat()).toHaveLength(3200)
   })
 
   test('without orderingLock, or for another key, nobody waits', async () => {
@@ -689,6 +990,26 @@ describe('the SQL function', () => {
     expect((await stored()).map(({ payload }) => payload)).toEqual(['1', '3', '5', '6'])
   })
 
+  test('it means the same whatever a backslash in a text means to the session', async () => {
+    const notices: (string | undefined)[] = []
+    await database.transaction(async (client) => {
+      client.on('notice', (notice) => notices.push(notice.message))
+      await client.query('set local standard_conforming_strings = off')
+      await call(client, `'t', body => '', content_type => 'text/plain; charset=utf-8'`)
+      await call(client, `'t', '1', headers => '{"r":"rn"}'`)
+      await client.query('savepoint here')
+      for (const given of [
+        `'t', body => '', content_type => 'text/plain; a b'`,
+        `'t', '1', headers => E'{"a":"x\\\\nb"}'`,
+      ]) {
+        await expect(call(client, given)).rejects.toMatchObject({ code: '22023' })
+        await client.query('rollback to savepoint here')
+      }
+    })
+    expect(notices).toEqual([])
+    expect(await stored()).toHaveLength(2)
+  })
+
   test('what publish refuses it refuses as invalid_parameter_value', async () => {
     const refused = [
       `null, '1'`,
@@ -725,6 +1046,8 @@ describe('the SQL function', () => {
       `'t', '1', headers => '{"CloudEvents:id":"x"}'`,
       `'t', '1', headers => '{"twinbox-id":"x"}'`,
       `'t', '1', headers => '{"__proto__":"x"}'`,
+      `'t', '1', headers => '{"CC":"x"}'`,
+      `'t', '1', headers => '{"a":"x","BCC":"x"}'`,
       `'t', '1', headers => '{"a":"x\\r\\nb: y"}'`,
       `'t', '1', headers => '{"a":"x\\u000ab: y"}'`,
       `'t', '1', headers => '{"a":"\\u0000"}'`,
@@ -739,6 +1062,7 @@ describe('the SQL function', () => {
       `'t', '1', content_type => 'application/json'`,
       `'t', body => '', content_type => 'application/vnd.api+json; charset=utf-8'`,
       `'t', '1', headers => '{}'`,
+      `'t', '1', headers => '{"cc":"x"}'`,
       `'t', '1', headers => '{"a":"back\\\\not a break","trace-id":""}'`,
       `'t', to_json(repeat('x', 1048574))`,
     ]

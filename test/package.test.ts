@@ -32,7 +32,7 @@ beforeAll(async () => {
   // Packed from a copy: nothing left over from an earlier build, and nobody's work under way is disturbed.
   const source = join(folder, 'source')
   const ingredients = ['package.json', 'tsconfig.json', 'tsconfig.build.json', 'src', 'migrations', 'test']
-  for (const name of [...ingredients, 'LICENSE', 'README.md', 'CHANGELOG.md']) {
+  for (const name of [...ingredients, 'LICENSE', 'README.md', 'CHANGELOG.md', 'docs']) {
     if (existsSync(join(root, name))) await cp(join(root, name), join(source, name), { recursive: true })
   }
   await symlink(join(root, 'node_modules'), join(source, 'node_modules'))
@@ -84,7 +84,7 @@ const node = (program: string): Promise<Outcome> =>
 
 describe('what is in it', () => {
   test('the compiled code, the migrations and the papers', () => {
-    const papers = ['LICENSE', 'README.md', 'CHANGELOG.md']
+    const papers = ['LICENSE', 'README.md', 'CHANGELOG.md', 'docs/options.md']
     const code = [
       'package.json',
       'dist/index.js',
@@ -103,7 +103,7 @@ describe('what is in it', () => {
     const tops = new Set(files.map((file) => file.split('/')[0]))
     expect(tops).toEqual(
       new Set(
-        ['package.json', 'LICENSE', 'README.md', 'CHANGELOG.md', 'dist', 'migrations'].filter((top) =>
+        ['package.json', 'LICENSE', 'README.md', 'CHANGELOG.md', 'dist', 'docs', 'migrations'].filter((top) =>
           tops.has(top),
         ),
       ),
@@ -215,6 +215,7 @@ describe('what it exports', () => {
     async ({ entry, create, missing }) => {
       const { stdout, code } = await node(`
       import { ${entry} } from 'twinbox/${entry}'
+      import { createRelay, migrate } from 'twinbox'
       const broker = ${create}
       console.log('created')
       const message = { id: '0190b2c0-0000-7000-8000-000000000000', topic: 't', key: null, headers: null, content: '1',
@@ -223,10 +224,16 @@ describe('what it exports', () => {
         .send([message], { signal: AbortSignal.timeout(10_000) })
         .catch((error) => [{ status: 'thrown', error }])
       console.log(outcome.status, outcome.error.code, outcome.error.message)
+      const database = ${JSON.stringify(database.url)}
+      await migrate(database)
+      const worker = createRelay({ database, broker })
+      for (let time = 0; time < 2; time++)
+        await worker.start().catch((error) => console.log('rejected', error.code, error.message))
       process.exit(0)
     `)
       expect(code).toBe(0)
-      expect(stdout).toMatch(new RegExp(`^created\\nfailed BROKER_CONFIG .*npm install ${missing}`))
+      const says = `BROKER_CONFIG .*npm install ${missing}\n`
+      expect(stdout).toMatch(new RegExp(`^created\nfailed ${says}rejected ${says}rejected ${says}$`))
     },
   )
 

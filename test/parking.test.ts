@@ -5,7 +5,7 @@ import { receive } from '../src/database/inbox.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { Floor } from '../src/leases/floor.ts'
 import type { Lane } from '../src/leases/lanes.ts'
-import { Parking } from '../src/leases/parking.ts'
+import { Parking, type HeldKey } from '../src/leases/parking.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 let database: TestDatabase
@@ -21,6 +21,19 @@ afterAll(async () => {
 
 const sql = laneSql('twinbox')
 
+/** The key of a lane from `held`, behind the first of these messages, which has not failed. */
+const behind = ({ lane, seqs: all, ids }: Held, seqs = all, forMs = 0): HeldKey => ({
+  lane,
+  key: 'k',
+  seq: seqs[0]!,
+  id: ids[all.indexOf(seqs[0]!)]!,
+  reason: 'why',
+  dead: false,
+  failure: null,
+  forMs,
+  rest: seqs.slice(1),
+})
+
 interface Taken {
   readonly lane: number
   readonly fence: number
@@ -29,8 +42,14 @@ interface Taken {
   readonly server: string
 }
 
+interface Held {
+  readonly lane: Lane
+  readonly seqs: number[]
+  readonly ids: string[]
+}
+
 /** A lane with five messages of one key, held by worker 1. */
-async function held(consumer: string): Promise<{ lane: Lane; seqs: number[] }> {
+async function held(consumer: string): Promise<Held> {
   const messages = Array.from({ length: 5 }, (_, n) => ({
     consumer,
     id: randomUUID(),
@@ -45,8 +64,8 @@ async function held(consumer: string): Promise<{ lane: Lane; seqs: number[] }> {
   await receive(own, messages)
   await own.query(sql.create, [consumer, 64])
   const taken = await own.keep<Taken>(sql.take, [consumer, 1, 60_000, [], 64, []])
-  const rows = await database.query<{ lane: number; seq: string }>(
-    'select lane, seq from twinbox.inbox where consumer = $1 order by seq',
+  const rows = await database.query<{ lane: number; seq: string; id: string }>(
+    'select lane, seq, id from twinbox.inbox where consumer = $1 order by seq',
     [consumer],
   )
   const { lane, fence, floor, lowered, server } = taken.find((candidate) => candidate.lane === rows[0]!.lane)!
@@ -60,9 +79,11 @@ async function held(consumer: string): Promise<{ lane: Lane; seqs: number[] }> {
       lowered,
       orphaned: 0,
       draining: false,
+      heir: null,
       keptUntil: 0,
     },
     seqs: rows.map(({ seq }) => Number(seq)),
+    ids: rows.map(({ id }) => id),
   }
 }
 
@@ -84,9 +105,10 @@ const stands = async (table: string, consumer: string): Promise<number[]> =>
   ).map(({ payload }) => payload)
 
 test('a renewal that arrives after messages have come back does not raise the floor over them', async () => {
-  const { lane, seqs } = await held('late')
+  const given = await held('late')
+  const { lane, seqs } = given
   const parking = new Parking(own, 'late', () => {})
-  await parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
+  await parking.park([behind(given)])
   // The lane is empty, so its floor moves on.
   const renew = (floor: number, lowered: number): Promise<unknown> =>
     own.keep(sql.renew, ['late', 1, 60_000, [lane.lane], [lane.fence], [floor], [lowered], [lane.server]])
@@ -106,13 +128,14 @@ test('a renewal that arrives after messages have come back does not raise the fl
 })
 
 test('whoever has lost the lane moves nothing', async () => {
-  const { lane, seqs } = await held('lost')
+  const given = await held('lost')
+  const { lane, seqs } = given
   const parking = new Parking(own, 'lost', () => {})
   const stale = { ...lane, fence: lane.fence - 1 }
-  await parking.park(stale, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
+  expect((await parking.park([behind({ ...given, lane: stale })])).size).toBe(0)
   await parking.follow(stale, seqs)
   expect(await stands('parked_message', 'lost')).toEqual([])
-  await parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
+  await parking.park([behind(given)])
   expect(await stands('inbox', 'lost')).toEqual([])
   await parking.release(new Map([[lane.lane, stale]]), () => true)
   expect(await stands('inbox', 'lost')).toEqual([])
@@ -120,10 +143,11 @@ test('whoever has lost the lane moves nothing', async () => {
 })
 
 test('a key is free again once nothing of it waits, and not before', async () => {
-  const { lane, seqs } = await held('free')
+  const given = await held('free')
+  const { lane, seqs } = given
   const parking = new Parking(own, 'free', () => {})
   const lanes = new Map([[lane.lane, lane]])
-  await parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 60_000, seqs.slice(0, 3))
+  await parking.park([behind(given, seqs.slice(0, 3), 60_000)])
   expect(parking.holdsBack(lane.lane, 'k', seqs[4]!)).toBe(true)
   expect(parking.holdsBack(lane.lane, 'other', seqs[4]!)).toBe(false)
   await parking.release(lanes, () => true)
@@ -149,10 +173,10 @@ function losing(name: string): Database {
 }
 
 test('what was read of a key that is no longer parked stays, and is read again', async () => {
-  const { lane, seqs } = await held('struck')
+  const given = await held('struck')
+  const { lane, seqs } = given
   const parking = new Parking(own, 'struck', () => {})
-  const first = seqs[0]!
-  await parking.park(lane, { key: 'k', seq: first, reason: 'why' }, 60_000, [first])
+  await parking.park([behind(given, seqs.slice(0, 1), 60_000)])
   expect(parking.holdsBack(lane.lane, 'k', seqs[1]!)).toBe(true)
   // As if the answer to what has struck it off had been lost.
   await database.query(`delete from twinbox.parked where consumer = 'struck'`)
@@ -165,20 +189,55 @@ test('what was read of a key that is no longer parked stays, and is read again',
 })
 
 test('a key of which it is not known whether it is parked is held back until it is', async () => {
-  const { lane, seqs } = await held('unsure')
+  const given = await held('unsure')
+  const { lane, seqs } = given
   const parking = new Parking(losing('park'), 'unsure', () => {})
-  const parked = parking.park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 60_000, seqs)
+  const parked = parking.park([behind(given, seqs, 60_000)])
   await expect(parked).rejects.toThrow('lost')
   expect(await stands('parked_message', 'unsure')).toEqual([0, 1, 2, 3, 4])
   expect(parking.holdsBack(lane.lane, 'k', seqs.at(-1)! + 1)).toBe(true)
 })
 
 test('messages are found that are back without anybody having heard of it', async () => {
-  const { lane, seqs } = await held('back')
-  await new Parking(own, 'back', () => {}).park(lane, { key: 'k', seq: seqs[0]!, reason: 'why' }, 0, seqs)
+  const given = await held('back')
+  const { lane, seqs } = given
+  await new Parking(own, 'back', () => {}).park([behind(given)])
   const passed = { ...lane, floor: new Floor(seqs.at(-1)!) }
   const parking = new Parking(losing('release_parked'), 'back', () => {})
   await expect(parking.release(new Map([[lane.lane, passed]]), () => true)).rejects.toThrow('lost')
   expect(await stands('inbox', 'back')).toEqual([0, 1, 2, 3, 4])
   expect(passed.floor.bound).toBeLessThan(seqs[0]!)
+})
+
+test('what a dead letter has parked for good stays so, whoever parks it again', async () => {
+  const given = await held('dead')
+  const { lane, seqs, ids } = given
+  const parking = new Parking(own, 'dead', () => {})
+  const failure = { attempts: 3, error: '{"error": "no"}' }
+  const dead = { ...behind(given, seqs.slice(0, 2)), dead: true, failure, forMs: null }
+  expect([...(await parking.park([dead])).values()]).toEqual([true])
+  const later = { ...behind(given, seqs.slice(2)), reason: 'later', failure, forMs: 10 }
+  expect([...(await parking.park([later])).values()]).toEqual([false])
+  expect(
+    await database.query(
+      `select until = 'infinity' as ever, reason, head from twinbox.parked where consumer = 'dead'`,
+    ),
+  ).toEqual([{ ever: true, reason: 'why', head: String(seqs[0]) }])
+  expect(await parking.release(new Map([[lane.lane, lane]]), () => true)).toEqual([])
+  expect(
+    await database.query(
+      `select id, attempt, jsonb_array_length(errors) as errors from twinbox.dead_letter where consumer = 'dead'`,
+    ),
+  ).toEqual([{ id: ids[0], attempt: 3, errors: 1 }])
+  // What failed is told of, and its attempts; what follows is untouched.
+  expect(
+    await database.query(
+      `select attempt, jsonb_array_length(errors) as errors from twinbox.parked_message where consumer = 'dead' order by seq`,
+    ),
+  ).toEqual([
+    { attempt: 0, errors: null },
+    { attempt: 3, errors: 1 },
+    { attempt: 0, errors: null },
+    { attempt: 0, errors: null },
+  ])
 })

@@ -6,6 +6,8 @@ import { inboxSql } from '../src/database/sql/inbox.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { outboxSql } from '../src/database/sql/outbox.ts'
 import { arrayText } from '../src/database/sql/statement.ts'
+import { unhandledSql } from '../src/database/sql/unhandled.ts'
+import { parkingSql } from '../src/database/sql/parking.ts'
 import { waitingSql } from '../src/database/sql/waiting.ts'
 import type { Statement } from '../src/database/database.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
@@ -72,6 +74,8 @@ function statements(
   const inbox = inboxSql('twinbox')
   const completion = completionSql('twinbox')
   const waiting = waitingSql('twinbox')
+  const parking = parkingSql('twinbox')
+  const unhandled = unhandledSql('twinbox')
   const laneStatements = laneSql('twinbox')
   const each = <Value>(value: Value, count = batch): Value[] => Array.from({ length: count }, () => value)
   const fence = each(1)
@@ -88,17 +92,51 @@ function statements(
         each(16, 64),
         true,
         lanes.map((lane) => arrayText(first.filter((row) => row.lane === lane).map(({ seq }) => seq))),
+        lanes,
+        each(0, 64),
+        8 * 1024 * 1024,
       ],
     ],
+    ...(['defer', 'bury'] as const).map((end): [string, Statement, unknown[]] => {
+      const claims = [
+        first.map(({ lane }) => lane),
+        first.map(({ seq }) => seq),
+        each(0),
+        first.map(({ id }) => id),
+      ]
+      return end === 'defer'
+        ? ['relay: defer', waiting.deferOutbox, ['', ...claims, each(1000), each(1), each(1), '{}', null]]
+        : ['relay: bury', waiting.buryOutbox, ['', ...claims, each(1), each('no'), each(1), '{}']]
+    }),
+    ...(['', 'c'] as const).map((consumer): [string, Statement, unknown[]] => {
+      const heads = consumer === '' ? first : inLanes
+      const rest = heads.slice(1).map(({ lane, seq }) => ({ lane, seq: seq + 1 }))
+      return [
+        `park keys of ${consumer === '' ? 'the outbox' : 'a consumer'}`,
+        consumer === '' ? parking.parkOutbox : parking.park,
+        [
+          ...[consumer, heads.map(({ lane }) => lane), each(0), heads.map((_, n) => `k${n}`), each(1000)],
+          ...[
+            heads.map(({ seq }) => seq),
+            heads.map(({ id }) => id),
+            each('no'),
+            each(1),
+            each(1),
+            each(false),
+          ],
+          ...[rest.map(({ lane }) => lane), rest.map(({ seq }) => seq), rest.map((_, n) => `k${n}`), '{}'],
+        ],
+      ]
+    }),
     [
       'claim',
       inbox.claim,
-      ['c', stripes, each(floor, 8), batch, 1, 15_000, [], 1, true, [], -1, 2000, false],
+      ['c', stripes, each(floor, 8), batch, 1, 15_000, [], 1, true, [], -1, 2000, false, 8e6],
     ],
     [
       'claim of orphans that were dealt out',
       inbox.claim,
-      ['c', stripes, each(floor, 8), batch, 1, 15_000, [7], 1, true, each(5 * 256, 64), 1, 2000, true],
+      ['c', stripes, each(floor, 8), batch, 1, 15_000, [7], 1, true, each(5 * 256, 64), 1, 2000, true, 8e6],
     ],
     [
       'read lanes',
@@ -114,6 +152,8 @@ function statements(
         true,
         1,
         true,
+        8e6,
+        1000,
       ],
     ],
     [
@@ -163,13 +203,23 @@ function statements(
         each(0),
         stripe.map(({ id }) => id),
         each(1000),
-        each('{}'),
+        each(1),
+        each(1),
+        '{}',
         1,
       ],
     ],
+    ...(['rows', 'in lanes'] as const).map((where): [string, Statement, unknown[]] => {
+      const claims = where === 'rows' ? stripe : inLanes
+      const places = [claims.map(({ lane }) => lane), claims.map(({ seq }) => seq)]
+      return [`set ${where} aside`, unhandled.setAside, ['c', ...places, each(0), claims.map(({ id }) => id)]]
+    }),
+    ['topics without a handler', unhandled.topics, ['c', lanes, each('', 64)]],
+    ['bring back', unhandled.bringBack, ['c', 5, 0, ['t0', 't1', 't2'], batch]],
+    ['adopt', unhandled.adopt, ['c', ['t0', 't1'], batch, 1, 15_000, 8e6]],
     ['promote', waiting.promote, ['c', batch]],
     ['promote to the outbox', waiting.promoteOutbox, [batch]],
-    ['keys that are due', waiting.dueKeys, ['c', lanes, 20]],
+    ['keys that are due', parking.dueKeys, ['c', lanes, 20]],
     ['heads of stripes', inbox.heads, ['c', stripes, each(floor, 8)]],
     [
       'renew lanes',
@@ -177,7 +227,7 @@ function statements(
       ['c', 1, 15_000, lanes, each(0, 64), each(0, 64), each(0, 64), each('s', 64)],
     ],
     ['take lanes', laneStatements.take, ['c', 1, 15_000, [], 64, []]],
-    ['parked keys', waiting.parkedKeys, ['c', lanes]],
+    ['parked keys', parking.parkedKeys, ['c', lanes]],
     [
       'fence unused',
       completion.complete,
@@ -199,6 +249,11 @@ async function fill(database: TestDatabase, from: number, count = rows): Promise
     from generate_series(${from}, ${from + count - 1}) as n`,
   )
   await database.query(
+    `insert into twinbox.unhandled (consumer, lane, seq, id, topic, key, payload, received_at)
+    select 'c', n % 65, 10000000 + n, gen_random_uuid(), 't' || n % 3, case when n % 65 < 64 then 'k' || n % 1000 end, '{}', now()
+    from generate_series(${from}, ${from + count - 1}) as n`,
+  )
+  await database.query(
     `insert into twinbox.deferred (consumer, due_at, id, topic, payload)
     select c, now() + interval '1 hour', gen_random_uuid(), 't', '{}'
     from generate_series(1, ${count / 10}) as n, unnest(array['c', '']) as c`,
@@ -210,7 +265,7 @@ async function connect(database: TestDatabase): Promise<pg.Client> {
   const settings = Object.entries(bookkeepingSettings)
   const client = new pg.Client({
     connectionString: database.url,
-    options: settings.map(([name, value]) => `-c ${name}=${value}`).join(' '),
+    options: settings.map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`).join(' '),
   })
   await client.connect()
   return client

@@ -1,7 +1,7 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { CloudEvent, HTTP } from 'cloudevents'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Broker, IncomingMessage, OnBatch } from '../src/brokers/broker.ts'
 import { createReceiver, type ReceiverOptions, type Worker } from '../src/index.ts'
 import { startProxy } from './support/proxy.ts'
@@ -198,7 +198,7 @@ test('what has no identity, or cannot be stored as it is, becomes a dead letter,
     incoming({ topic: 'surrogate', key: '\ud800', headers: { ref: '3' } }),
   ]
   await deliver([cloudEvent(), ...bad, cloudEvent()])
-  await deliver(bad)
+  await deliver(bad.map((message) => ({ ...message, redelivered: true })))
   expect(await rows()).toHaveLength(2)
   const letters = await refused()
   expect(letters.map(({ topic }) => topic)).toEqual(bad.map(({ topic }) => topic))
@@ -213,6 +213,190 @@ test('a body that is not the JSON it claims to be is kept as bytes', async () =>
   const stored = await rows()
   expect(stored.map(({ payload }) => payload)).toEqual([null, null, null, null])
   expect(stored.map(({ body }) => body)).toEqual(bodies.map((body) => Buffer.from(body as string)))
+})
+
+test('refused deliveries that look alike stay several, and one that comes again stays one', async () => {
+  await start()
+  const tick = incoming({ topic: 'tick', body: Buffer.from('1') })
+  await deliver([tick, tick, tick])
+  expect(await refused()).toHaveLength(3)
+  await deliver([{ ...tick, redelivered: true }, tick])
+  expect(await refused()).toHaveLength(4)
+  // The first delivery of these was never stored.
+  const tock = incoming({ topic: 'tock', redelivered: true })
+  await deliver([tock, tock])
+  await deliver([tock])
+  expect(await refused()).toHaveLength(6)
+})
+
+const withHeaders = (more: Record<string, string>): IncomingMessage => {
+  const event = cloudEvent()
+  return { ...event, headers: { ...event.headers, ...more } }
+}
+const many = (count: number, name: (index: number) => string, value: string): Record<string, string> =>
+  Object.fromEntries(Array.from({ length: count }, (_, index) => [name(index), value]))
+const deep = (open: string, close: string): Buffer =>
+  Buffer.from(open.repeat(20_000) + '1' + close.repeat(20_000))
+
+describe('what Postgres would refuse is set aside by itself', () => {
+  const bad: Record<string, () => IncomingMessage> = {
+    'JSON nested 20,000 deep': () => cloudEvent({ body: deep('[', ']') }),
+    'objects nested 20,000 deep': () => cloudEvent({ body: deep('{"]":', '}') }),
+    'a content type with a NUL': () => cloudEvent({ contentType: 'text/plain\0', body: Buffer.from('abc') }),
+    'the same without an identity': () => incoming({ contentType: 'text/plain\0' }),
+    'a content type of half a character': () => cloudEvent({ contentType: 'a/\udc00' }),
+    'a content type of 10,000 bytes': () => cloudEvent({ contentType: `a/${'b'.repeat(10_000)}` }),
+    'a key of 10,000 random characters': () => cloudEvent({ key: randomBytes(5000).toString('hex') }),
+    'a key of 10,000 halves of characters': () => cloudEvent({ key: '\ud800'.repeat(10_000) }),
+    'a topic of 100,000 characters': () =>
+      incoming({ topic: 'é'.repeat(100_000), headers: { 'message-id': '1' } }),
+    'more than 1,024 headers': () => withHeaders(many(1100, (index) => `h${index}`, 'v')),
+    'headers of more than 64 KiB': () => withHeaders(many(10, (index) => `h${index}`, 'v'.repeat(10_000))),
+    'a header name with a NUL': () => withHeaders({ 'a\0b': '1' }),
+    'a body above maxPayloadBytes': () => cloudEvent({ body: randomBytes(300_000) }),
+    'what the adapter could not read': () => ({ ...cloudEvent(), refused: 'It is nested too deep.' }),
+  }
+  test.each(Object.keys(bad))('%s', async (name) => {
+    await start({ maxPayloadBytes: 200_000 })
+    const message = bad[name]!()
+    await deliver([message, cloudEvent()])
+    await deliver([{ ...message, redelivered: true }, cloudEvent()])
+    expect(await rows()).toHaveLength(2)
+    const letters = await refused()
+    expect(letters).toHaveLength(1)
+    const kept = message.body.byteLength > 200_000 ? message.body.subarray(0, 65_536) : message.body
+    expect(letters[0]!['body']).toEqual(Buffer.from(kept))
+    expect(events.of('refused')).toHaveLength(2)
+  })
+
+  test('the reason tells how much was cut', async () => {
+    await start({ maxPayloadBytes: 100 })
+    await deliver([incoming({ key: 'k'.repeat(10_000), body: Buffer.alloc(70_000) })])
+    const [letter] = await refused()
+    expect(letter!['reason']).toMatch(
+      /has 70000 bytes, but the limit is 100 .*a key of 10000 bytes.*a body of 70000 bytes/,
+    )
+  })
+})
+
+describe('what can be kept arrives', () => {
+  const good: Record<string, [() => IncomingMessage, Record<string, unknown>]> = {
+    'JSON nested 1,000 deep': [
+      () => cloudEvent({ body: Buffer.from('['.repeat(1000) + ']'.repeat(1000)) }),
+      {},
+    ],
+    'brackets in a text': [
+      () => cloudEvent({ body: Buffer.from(JSON.stringify(`\\"${'['.repeat(20_000)}`)) }),
+      { body: null },
+    ],
+    'a time before Postgres': [
+      () => withHeaders({ ce_time: '-005000-01-01T00:00:00Z' }),
+      { published: '-004712' },
+    ],
+    'an expiry before Postgres': [
+      () => withHeaders({ ce_expirytime: '-005000-01-01T00:00:00Z' }),
+      { expires: '-004712' },
+    ],
+    'the last time of Date': [
+      () => withHeaders({ ce_time: '+275760-09-13T00:00:00.000Z' }),
+      { published: '+275760' },
+    ],
+    'a time beyond Date': [() => withHeaders({ ce_time: '+275760-09-14T00:00:00Z' }), { published: null }],
+    'a time that nobody can read': [
+      () => withHeaders({ ce_time: 'infinity', ce_expirytime: 'tomorrow' }),
+      { published: null, expires: null },
+    ],
+    'an empty content type': [
+      () => cloudEvent({ contentType: '', body: Buffer.from('x') }),
+      { content_type: '' },
+    ],
+    'a type of 20 kB': [() => withHeaders({ ce_type: 't'.repeat(20_000) }), { topic: 't'.repeat(20_000) }],
+    'a body of 5 MiB': [() => cloudEvent({ body: Buffer.from(`"${'x'.repeat(5 << 20)}"`) }), { body: null }],
+    'no bytes': [() => cloudEvent({ contentType: 'a/b', body: Buffer.alloc(0) }), { body: Buffer.alloc(0) }],
+  }
+  test.each(Object.keys(good))('%s', async (name) => {
+    await start()
+    const [make, expected] = good[name]!
+    await deliver([make(), cloudEvent()])
+    const stored = await database.query<
+      Record<string, unknown> & { published: Date | null; expires: Date | null }
+    >(
+      `select topic, body, content_type, published_at as published, expires_at as expires from twinbox.inbox
+      where consumer = $1 order by seq`,
+      [consumer],
+    )
+    expect(stored).toHaveLength(2)
+    const year = (time: Date | null): string | null => time && time.toISOString().replace(/-\d\d-\d\dT.*/, '')
+    const { published, expires, ...rest } = stored[0]!
+    expect({ ...rest, published: year(published), expires: year(expires) }).toMatchObject(expected)
+    expect(await refused()).toEqual([])
+  })
+})
+
+test('what an identify function makes up is refused, and stops nobody', async () => {
+  const made: unknown[] = [
+    { id: 1 },
+    { id: 'a', topic: 5 },
+    { id: 'b', key: {} },
+    'text',
+    { id: 'c', topic: '\ud800' },
+  ]
+  await start({
+    identify: ({ headers }) => {
+      const index = headers['made']
+      return index === undefined ? { id: randomUUID() } : (made[Number(index)] as { id: string })
+    },
+  })
+  await deliver([...made.map((_, index) => incoming({ headers: { made: String(index) } })), incoming()])
+  expect(await refused()).toHaveLength(made.length)
+  expect(await rows()).toHaveLength(1)
+})
+
+test('what fails in the database by its content is found among 300 and set aside, whatever the error is', async () => {
+  await start()
+  await database.query(`
+    create function refuse() returns trigger language plpgsql as $$ begin
+      if new.topic like 'bad.%' then
+        raise exception 'no' using errcode = split_part(new.topic, '.', 2);
+      end if;
+      return new;
+    end $$;
+    create trigger refuse before insert on twinbox.inbox for each row execute function refuse()`)
+  try {
+    const states = ['22P02', '22008', '23514', '54000', '54001']
+    const bad = states.map((state) =>
+      cloudEvent({ topic: `bad.${state}`, headers: withHeaders({ ce_type: `bad.${state}` }).headers }),
+    )
+    const batch = Array.from({ length: 300 }, (_, n) => bad[n / 60] ?? cloudEvent({ key: 'k' }))
+    await deliver(batch)
+    expect((await refused()).map(({ topic }) => topic)).toEqual(states.map((state) => `bad.${state}`))
+    const good = batch.filter(({ key }) => key === 'k').map(({ headers }) => headers['ce_id'])
+    expect((await rows()).map(({ id }) => id)).toEqual(good)
+    expect(events.of('database_down')).toEqual([])
+    expect(events.of('received').at(-1)).toMatchObject({ fresh: 295, duplicates: 0 })
+  } finally {
+    await database.query('drop function refuse cascade')
+  }
+})
+
+test('40 MiB in one batch go in, in statements of 8 MiB', async () => {
+  const statements: number[] = []
+  await start({
+    telemetry: {
+      begin: (_, messages) => {
+        statements.push(messages.reduce((sum, { bytes }) => sum + bytes, 0))
+        return { carried: [], run: (work) => work(), end: () => {} }
+      },
+    },
+  })
+  const body = Buffer.alloc(1 << 20)
+  await deliver(Array.from({ length: 40 }, () => cloudEvent({ contentType: 'a/b', body, key: 'k' })))
+  const [sum] = await database.query(
+    'select count(*)::int, sum(octet_length(body))::int as bytes from twinbox.inbox where consumer = $1',
+    [consumer],
+  )
+  expect(sum).toEqual({ count: 40, bytes: 40 << 20 })
+  expect(Math.max(...statements)).toBeLessThanOrEqual(8 << 20)
 })
 
 test('an outage of the database is waited out: nothing is given back to the broker, nothing is lost', async () => {

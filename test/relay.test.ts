@@ -1,11 +1,15 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import type { Broker, SendOutcome } from '../src/brokers/broker.ts'
 import {
   BrokerError,
   createOutbox,
   createRelay,
+  evictWorkers,
+  redriveDeadLetters,
   type OutgoingMessage,
   type RelayOptions,
+  type TwinboxEvent,
   type Worker,
 } from '../src/index.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
@@ -83,6 +87,13 @@ const numbers = (): number[] => sent.map(({ content }) => Number(content))
 const ascending = (list: readonly number[]): number[] => list.toSorted((a, b) => a - b)
 const count = async (table: string): Promise<number> =>
   (await database.query<{ count: number }>(`select count(*)::int as count from twinbox.${table}`))[0]!.count
+
+/** A promise, and what resolves it. */
+function gateway(): { readonly promise: Promise<void>; readonly resolve: () => void } {
+  let resolve = (): void => {}
+  const promise = new Promise<void>((done) => (resolve = done))
+  return { promise, resolve }
+}
 
 async function until(done: () => boolean | Promise<boolean>): Promise<void> {
   const deadline = Date.now() + 20_000
@@ -238,3 +249,159 @@ test('a stop lets the batch under way be confirmed and deleted', async () => {
     [],
   )
 })
+
+test('of a key that comes back while the next read is under way, nothing goes ahead', async () => {
+  const lanes = await database.query<{ key: string; lane: number }>(
+    `select key, twinbox.lane_of(key) as lane from (select 'other ' || n as key from generate_series(1, 300) as n
+      union all select 'K') as k`,
+  )
+  const ofKey = lanes.find(({ key }) => key === 'K')!.lane
+  // Another lane of the same half, whose batch is under way when the key has come back.
+  const other = lanes.find(({ lane }) => lane !== ofKey && lane % 2 === ofKey % 2)!.key
+  let refusals = 0
+  const reached = gateway()
+  const gate = gateway()
+  const slow: Broker = {
+    ...broker,
+    send: async (batch, context) => {
+      if (batch.some(({ key }) => key === other)) {
+        reached.resolve()
+        await gate.promise
+      }
+      return broker.send(batch, context)
+    },
+  }
+  decide = ({ content }) => (content === '1' && refusals++ === 0 ? refused('config') : ok)
+  await start({ broker: slow, backoffMsMin: 1000, backoffMsMax: 1000 })
+  await publish(['K'], 't', 1)
+  await events.next('parked')
+  await publish([other], 't', 0)
+  await reached.promise
+  const locker = await database.transaction(async (client) => {
+    // The next read deletes it first, and waits.
+    await client.query('select from twinbox.outbox where key = $1 for update', [other])
+    await publish(['K'], 't', 2)
+    gate.resolve()
+    await until(async () => (await count('parked')) === 0)
+    return true
+  })
+  expect(locker).toBe(true)
+  await until(() => sent.length === 3)
+  expect(numbers()).toEqual([0, 1, 2])
+})
+
+test('of a key that is refused, the rest of the batch waits untried, and stays behind its dead letter', async () => {
+  let takes = false
+  decide = ({ key }) => (takes || key === 'L' ? ok : refused('config'))
+  await publish(['K', 'K', 'K'])
+  await start({ maxAttempts: 3, backoffMsMin: 50, backoffMsMax: 60 })
+  await events.next('dead_letter')
+  takes = true
+  await publish(['L', 'K'], 't', 3)
+  await until(() => sent.length === 1)
+  expect(numbers()).toEqual([3])
+  expect(events.of('message_failed').map(({ id, attempt }) => [id, attempt])).toEqual(
+    [1, 2, 3].map((attempt) => [events.of('dead_letter')[0]!.id, attempt]),
+  )
+  await until(async () => (await count('parked_message')) === 3)
+  expect(
+    await database.query(
+      `select p.until = 'infinity' as ever, d.seq = p.head as behind, (select max(attempt) from twinbox.parked_message) as attempt
+      from twinbox.parked as p, twinbox.dead_letter as d`,
+    ),
+  ).toEqual([{ ever: true, behind: true, attempt: 0 }])
+  // Redriven, it goes first.
+  await redriveDeadLetters(database.url, { consumer: null })
+  await until(() => sent.length === 5)
+  expect(numbers()).toEqual([3, 0, 1, 2, 4])
+})
+
+test.each([
+  ['without a key', null, 'park', 'poison'],
+  ['with a key that goes on', 'K', 'skip', 'poison'],
+  ['that is put off', null, 'park', 'config'],
+  ['whose key is held back', 'K', 'park', 'config'],
+] as const)('who has lost the lane settles nothing of a message %s', async (_, key, onDead, kind) => {
+  const reached = gateway()
+  const gate = gateway()
+  const asked = gateway()
+  const answer = gateway()
+  const late: Broker = {
+    ...broker,
+    send: async (batch) => {
+      reached.resolve()
+      await gate.promise
+      return batch.map(() => refused(kind))
+    },
+  }
+  const other: Broker = {
+    ...broker,
+    send: async (batch, context) => {
+      asked.resolve()
+      await answer.promise
+      return broker.send(batch, context)
+    },
+  }
+  const loser = recordEvents()
+  const first = await start({ broker: late, onDead, onEvent: loser.onEvent })
+  await publish([key])
+  await reached.promise
+  await start({ broker: other, onDead })
+  await evictWorkers(database.url, [first.id!])
+  await asked.promise
+  gate.resolve()
+  await loser.next('lease_lost')
+  await first.stop()
+  answer.resolve()
+  await until(async () => (await count('outbox')) === 0)
+  expect(numbers()).toEqual([0])
+  expect(loser.of('dead_letter')).toEqual([])
+  expect(loser.of('message_failed')).toEqual([])
+  for (const table of ['dead_letter', 'deferred', 'parked', 'parked_message']) {
+    expect([table, await count(table)]).toEqual([table, 0])
+  }
+})
+
+test.each([
+  ['without keys', () => null],
+  ['with a key each', (round: number, n: number) => `${round}.${n}`],
+])(
+  '3,000 refusals %s take hardly more statements than sending 3,000, and little more CPU',
+  async (_, keyOf) => {
+    let round = 0
+    const queries = vi.spyOn(pg.Client.prototype, 'query')
+    /** Reads of the outbox, and what is written of what they have brought. */
+    const statements = (): number =>
+      queries.mock.calls.filter(([query]) =>
+        /\.(relay_step|outbox_\w+|park_outbox)$/.test((query as unknown as { name?: string }).name ?? ''),
+      ).length
+    const refusal = refused('config')
+    const costOf = async (outcome: SendOutcome): Promise<{ statements: number; cpuMs: number }> => {
+      let left = 3000
+      const counting: Broker = { ...broker, send: async (batch) => batch.map(() => outcome) }
+      const onEvent = (event: TwinboxEvent): void => {
+        if (event.type === 'sent') left -= event.ids.length
+        if (event.type === 'message_failed') left--
+      }
+      round++
+      await publish(Array.from({ length: 3000 }, (__, n) => keyOf(round, n)))
+      const [before, from] = [statements(), process.cpuUsage()]
+      const options = { broker: counting, onEvent, backoffMsMin: 300_000, backoffMsMax: 300_000 }
+      const relay = await start(options)
+      await until(() => left === 0)
+      await relay.stop()
+      const { user, system } = process.cpuUsage(from)
+      expect(await count('outbox')).toBe(0)
+      return { statements: statements() - before, cpuMs: (user + system) / 1000 }
+    }
+    await costOf(ok)
+    const sending = await costOf(ok)
+    await costOf(refusal)
+    const refusing = await costOf(refusal)
+    queries.mockRestore()
+    // Some reads of either find nothing.
+    expect(refusing.statements).toBeLessThan(2 * sending.statements + 10)
+    // Of a broker that takes no time itself. One by one it was 14 and 24 times as much.
+    expect(refusing.cpuMs).toBeLessThan(4 * sending.cpuMs + 50)
+  },
+)

@@ -212,6 +212,40 @@ test('a schedule whose zone this machine does not know does not keep the others 
   await own.close()
 })
 
+test('schedules that cannot be published keep no others waiting, however many they are', async () => {
+  const own = new Database(database.url)
+  const set = async (name: string): Promise<void> => {
+    await schedules().set({ ...daily, name, cron: '* * * * *' })
+  }
+  // They have been due for longer, and are more than one transaction serves.
+  for (let n = 0; n < 25; n++) await set(`nowhere-${n}`)
+  await set('out-of-range')
+  await set('good')
+  await set('better')
+  await database.query(`update twinbox.schedule set next_at = now() - interval '1 minute'
+    where name not in ('good', 'better')`)
+  await database.query(`update twinbox.schedule set time_zone = 'Mars/Base' where name like 'nowhere-%'`)
+  // The database refuses it, and with it all that is published by the same statement.
+  await database.query(`update twinbox.schedule set expires_ms = 1e300 where name = 'out-of-range'`)
+  const events = recordEvents()
+  const emit = (happening: object): void =>
+    events.onEvent({ ...happening, kind: 'relay', consumer: null, workerId: 1 } as never)
+  const aside = new Map<string, number>()
+  expect(await publishDue(own, emit, 2 * minute, aside)).toBeGreaterThanOrEqual(2)
+  expect(
+    await database.query('select name from twinbox.schedule where last_at is not null order by name'),
+  ).toEqual([{ name: 'better' }, { name: 'good' }])
+  // Each is told of once, and not four times a second.
+  expect(events.of('trouble')).toHaveLength(26)
+  expect(await publishDue(own, emit, 2 * minute, aside)).toBe(0)
+  expect(events.of('trouble')).toHaveLength(26)
+  // Mended, it is published as soon as it is tried again.
+  await database.query(`update twinbox.schedule set expires_ms = null where name = 'out-of-range'`)
+  aside.set('out-of-range', 0)
+  expect(await publishDue(own, emit, 2 * minute, aside)).toBe(1)
+  await own.close()
+})
+
 test('20 workers over a month of minutely schedules, with restarts: every tick exactly once', async () => {
   const end = 30 * day
   for (const [name, timeZone] of [

@@ -65,7 +65,7 @@ test('a claim of rows takes the suspects that there is room for, and nothing beh
       const consumer = randomUUID()
       const seqs = await fill(consumer, given.crashes, stripe)
       const { room, noneInHand } = given
-      const values = [consumer, [stripe], [0], 100, worker, 1000, [], room, noneInHand, [], -1, 0, false]
+      const values = [consumer, [stripe], [0], 100, worker, 1000, [], room, noneInHand, [], -1, 0, false, 8e6]
       const rows = await own.keep<{ seq: number }>(inboxSql(own.schema).claim, values)
       const taken = new Set(rows.map(({ seq }) => seq))
       expect(seqs.map((seq) => taken.has(seq))).toEqual(expected(given))
@@ -89,7 +89,20 @@ test('so does a read of lanes, which says whether it has left something', async 
       ])
       const seqs = await fill(consumer, given.crashes, 0)
       const { room, noneInHand } = given
-      const values = [consumer, [0], [lane!.fence], [0], [100], [0], ['{}'], false, room, noneInHand]
+      const values = [
+        consumer,
+        [0],
+        [lane!.fence],
+        [0],
+        [100],
+        [0],
+        ['{}'],
+        false,
+        room,
+        noneInHand,
+        8e6,
+        1000,
+      ]
       const rows = await own.keep<{ seq: number | null; left_out: boolean }>(
         inboxSql(own.schema).read,
         values,

@@ -12,7 +12,7 @@ import { createRelay, migrate, type SendOutcome } from '../src/index.ts'
 import { sentence } from '../src/logging.ts'
 import { makeCertificate } from './support/certificates.ts'
 import { startTlsKafka } from './support/kafka.ts'
-import { startRabbitmq } from './support/rabbitmq.ts'
+import { startRabbitmq } from './support/servers/rabbitmq.ts'
 import { describeWith, isMissing } from './support/require.ts'
 
 const refusals = [

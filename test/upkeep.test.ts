@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { createClaimer, prune } from '../src/index.ts'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
@@ -30,6 +30,22 @@ const batch = async (kind: PruneKind, ...values: unknown[]): Promise<number> =>
   (await own.query<{ count: number }>(sql.prune(kind), values))[0]!.count
 const count = async (table: string): Promise<number> =>
   (await database.query<{ count: number }>(`select count(*)::int from twinbox.${table}`))[0]!.count
+
+test('a tick that was missed, since the event loop stood, prints nothing', async () => {
+  vi.useFakeTimers()
+  const printed = [...(['log', 'info', 'warn', 'error'] as const)].map((level) => vi.spyOn(console, level))
+  const pruning = startPruning(own, [], () => {})
+  try {
+    // Three ticks are over when the timer of the first one fires.
+    vi.setSystemTime(Date.now() + 200_000)
+    await vi.advanceTimersByTimeAsync(61_000)
+    for (const print of printed) expect(print).not.toHaveBeenCalled()
+  } finally {
+    await pruning.stop()
+    vi.useRealTimers()
+    for (const print of printed) print.mockRestore()
+  }
+})
 
 test('pruning deletes what is past its window, in batches, and nothing else', async () => {
   await database.query(`insert into twinbox.dedupe (expires_at, id, topic, dedupe_key)
@@ -211,6 +227,56 @@ describe('a run of upkeep', () => {
     await pruning.stop()
   })
 
+  test('goes on with the others when one of its tasks fails, and says which', async () => {
+    const events = recordEvents()
+    const emit = (happening: object): void =>
+      events.onEvent({ ...happening, kind: 'relay', consumer: null, workerId: 1 } as never)
+    await letters()
+    const pruning = startPruning(
+      own,
+      [
+        { kind: 'handled', consumer: 'a', olderThanMs: 0 },
+        { kind: 'dead', consumer: 'a', olderThanMs: 0 },
+      ],
+      emit,
+    )
+    await database.query('alter table twinbox.handled rename to gone')
+    await pruning.run()
+    await database.query('alter table twinbox.gone rename to handled')
+    expect(events.of('trouble')).toMatchObject([{ doing: 'pruning handled' }])
+    expect(await count('dead_letter')).toBe(9)
+    await pruning.stop()
+  })
+
+  test('gives each of its tasks a batch in turn, so that one with much to do holds up no other', async () => {
+    await database.query(`create table turns (nr bigserial, of text);
+      create function note_turn() returns trigger language plpgsql as $$
+        begin insert into turns (of) select tg_table_name from gone limit 1; return null; end $$;
+      create trigger note after delete on twinbox.seen referencing old table as gone
+        for each statement execute function note_turn();
+      create trigger note after delete on twinbox.handled referencing old table as gone
+        for each statement execute function note_turn();
+      insert into twinbox.seen (seen_at, id, consumer)
+        select now() - interval '1 day', gen_random_uuid(), 'c' from generate_series(1, 12000);
+      insert into twinbox.handled (handled_at, id, consumer, topic, attempt)
+        select now() - interval '1 day', gen_random_uuid(), 'c', 't', 1 from generate_series(1, 6000)`)
+    const pruning = startPruning(
+      own,
+      [
+        { kind: 'seen', consumer: 'c', olderThanMs: 0 },
+        { kind: 'handled', consumer: 'c', olderThanMs: 0 },
+      ],
+      () => {},
+    )
+    await pruning.run()
+    await pruning.stop()
+    const turns = await database.query<{ of: string }>('select of from turns order by nr')
+    expect(turns.map(({ of }) => of)).toEqual(['seen', 'handled', 'seen', 'handled', 'seen'])
+    await database.query(
+      'drop trigger note on twinbox.seen; drop trigger note on twinbox.handled; drop table turns',
+    )
+  })
+
   test('reports its trouble, and the next one goes on', async () => {
     const events = recordEvents()
     const emit = (happening: object): void =>
@@ -218,7 +284,7 @@ describe('a run of upkeep', () => {
     const pruning = startPruning(own, [{ kind: 'workers', consumer: null, olderThanMs: 0 }], emit)
     await database.query('alter table twinbox.worker rename to gone')
     await pruning.run()
-    expect(events.of('trouble')).toMatchObject([{ doing: 'pruning' }])
+    expect(events.of('trouble')).toMatchObject([{ doing: 'pruning workers' }])
     await database.query('alter table twinbox.gone rename to worker')
     await pruning.run()
     expect(events.of('trouble')).toHaveLength(1)
@@ -248,6 +314,25 @@ describe('a run of upkeep', () => {
       expect([kind, root['Shared Hit Blocks']! + root['Shared Read Blocks']! < 200]).toEqual([kind, true])
     }
   })
+})
+
+test('everything is pruned as well while a publication for all tables tells others of it', async () => {
+  await database.query('create publication everything for all tables')
+  await letters()
+  await database.query(`
+    insert into twinbox.dedupe (expires_at, id, topic, dedupe_key) values (now() - interval '1 s', gen_random_uuid(), 't', 'd');
+    insert into twinbox.seen (seen_at, id, consumer) values (now() - interval '1 day', gen_random_uuid(), 'c');
+    insert into twinbox.worker (kind, consumer, host, pid, version, application, ended_at, ended_by)
+      values ('relay', '', 'h', 1, '0', '', now() - interval '1 day', 'stop');
+    insert into twinbox.handled (consumer, id, topic, attempt, handled_at)
+      values ('c', gen_random_uuid(), 't', 1, now() - interval '1 day');
+    insert into twinbox.audit (action, who, consumer, at) values ('skip', 'ann', 'c', now() - interval '1 day')`)
+  const pruned: Record<string, number> = {}
+  for (const kind of pruneKinds) {
+    pruned[kind] = await prune(database.url, kind, kind === 'dedupe' ? {} : { olderThanMs: 1000 })
+  }
+  await database.query('drop publication everything')
+  expect(pruned).toEqual({ dedupe: 1, seen: 1, workers: 1, handled: 1, dead: 18, audit: 1 })
 })
 
 describe('prune', () => {

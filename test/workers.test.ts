@@ -334,6 +334,7 @@ describe('the table', () => {
     lanes: [1, 2, 3],
     lanesSince: new Date('2026-01-01T11:59:30Z'),
     inHand: 5,
+    topics: ['order.*'],
     ...fields,
   })
 
@@ -387,7 +388,12 @@ describe('watching', () => {
       this.written += text
     }
   }
-  const lost = Object.assign(new Error('connect ECONNREFUSED 127.0.0.1:1'), { code: 'ECONNREFUSED' })
+  let lost: unknown
+  beforeAll(async () => {
+    const away = new Database('postgres://nobody@127.0.0.1:1/none')
+    lost = await away.query({ text: 'select 1' }).catch((error: unknown) => error)
+    await away.close()
+  })
 
   test('a terminal gets its cursor and its former content back, with the last picture below', async () => {
     const terminal = new Terminal(true)

@@ -1,5 +1,5 @@
-import { findKafka } from '../../test/support/kafka.ts'
-import { findRabbitmq } from '../../test/support/rabbitmq.ts'
+import { kafka } from '../../test/support/servers/kafka.ts'
+import { rabbitmq } from '../../test/support/servers/rabbitmq.ts'
 import { isMissing } from '../../test/support/require.ts'
 import type { Stage } from '../scenario.ts'
 
@@ -8,14 +8,8 @@ export async function startBroker(
   stage: Stage,
   kind: 'rabbitmq' | 'kafka',
 ): Promise<{ readonly address: string } | string> {
-  if (kind === 'rabbitmq') {
-    const found = await findRabbitmq()
-    if (isMissing(found)) return found.missing
-    stage.cleanUp.push(() => found.stop())
-    return { address: found.url }
-  }
-  const found = await findKafka()
+  const found = kind === 'rabbitmq' ? await rabbitmq.start() : await kafka.start()
   if (isMissing(found)) return found.missing
   stage.cleanUp.push(() => found.stop())
-  return { address: found.brokers[0]! }
+  return { address: 'url' in found.address ? found.address.url : found.address.brokers[0]! }
 }

@@ -30,6 +30,19 @@ export interface Broker {
    */
   subscribe(options: SubscribeOptions, onBatch: OnBatch): Promise<Subscription>
 
+  /**
+   * Ends what `subscribe` has left behind of these patterns for a consumer, if the broker keeps such a thing: a binding, a
+   * row. What the consumer has received or has waiting stays. Idempotent. A broker that keeps nothing leaves it out.
+   */
+  unsubscribe?(options: Pick<SubscribeOptions, 'consumer' | 'topics'>): Promise<void>
+
+  /**
+   * Asked before a worker starts: whether there is something that no waiting would mend, such as a client library that is
+   * not installed or a password that is refused. Rejects for that alone, with a `BrokerError` of the kind `config`. A broker
+   * that is away, or is slow to answer, is no reason.
+   */
+  probe?(): Promise<void>
+
   /** Closes every connection. Idempotent. What was not confirmed is `unknown` to its sender. */
   close(): Promise<void>
 }
@@ -57,8 +70,13 @@ export interface SubscribeOptions {
   readonly consumer: string
   /** Topic names or AMQP patterns: `*` is one word, `#` is any number of words, words are parted by dots. */
   readonly topics: readonly string[]
-  /** Upper bound of one batch. */
+  /** Most messages in one batch. */
   readonly batchSize: number
+  /**
+   * Most bytes in one batch, bodies and headers together; a larger message comes alone. An adapter that reads ahead
+   * holds no more than twice this per connection or partition. @default `limits.batchBytes`, 8 MiB
+   */
+  readonly batchBytes?: number | undefined
   /** Told about trouble that the adapter deals with itself: lost connections, retries. */
   readonly onTrouble?: ((error: BrokerError) => void) | undefined
   /** Told whenever it is receiving, at first and after trouble. */
@@ -86,4 +104,6 @@ export interface IncomingMessage {
   readonly position: string | null
   /** True if the broker knows that it has delivered this before. */
   readonly redelivered: boolean
+  /** Why the adapter could not read it, if it could not: what is left of it becomes a dead letter, and nothing else. */
+  readonly refused?: string | undefined
 }

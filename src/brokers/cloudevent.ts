@@ -43,19 +43,19 @@ export function fromWireHeaders(
   incoming: Pick<IncomingMessage, 'headers'>,
 ): { attributes: Map<string, string>; headers: Record<string, string> } | null {
   const attributes = new Map<string, string>()
-  const headers: Record<string, string> = {}
+  const headers = new Map<string, string>()
   for (const [name, value] of Object.entries(incoming.headers)) {
     const prefix = prefixes.find((candidate) => name.startsWith(candidate))
-    if (prefix === undefined) headers[name] = value
+    if (prefix === undefined) headers.set(name, value)
     else attributes.set(name.slice(prefix.length), value)
   }
   if (!attributes.has('id') || !attributes.has('specversion')) return null
   // Another sender may say it as an attribute only. The header is nearer: it is of the last hop.
-  if (headers['traceparent'] === undefined) {
+  if (!headers.has('traceparent')) {
     for (const name of traceAttributes) {
       const value = attributes.get(name)
-      if (value !== undefined) headers[name] = value
+      if (value !== undefined) headers.set(name, value)
     }
   }
-  return { attributes, headers }
+  return { attributes, headers: Object.fromEntries(headers) }
 }

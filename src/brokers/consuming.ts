@@ -1,5 +1,6 @@
 import { describeError, type BrokerError } from '../errors.ts'
-import type { SubscribeOptions, Subscription } from './broker.ts'
+import { limits } from '../options.ts'
+import type { IncomingMessage, SubscribeOptions, Subscription } from './broker.ts'
 
 export interface Consuming {
   /** Aborted when the subscription is stopped. */
@@ -44,4 +45,27 @@ export async function keepConsuming(
   subscriptions.add(subscription)
   await triedOnce
   return subscription
+}
+
+/** What a delivery weighs in a batch: its body, its headers, and something for each of them. */
+export function bytesOf({ topic, key, headers, body }: IncomingMessage): number {
+  let bytes = 200 + topic.length + (key?.length ?? 0) + body.byteLength
+  for (const name in headers) bytes += 50 + name.length + headers[name]!.length
+  return bytes
+}
+
+/** How many from `start` on make one batch: as many as stay within both bounds; one, however large it is. */
+export function batchLength<Item>(
+  items: readonly Item[],
+  weigh: (item: Item) => number,
+  { batchSize, batchBytes = limits.batchBytes }: Pick<SubscribeOptions, 'batchSize' | 'batchBytes'>,
+  start = 0,
+): number {
+  const end = Math.min(items.length, start + batchSize)
+  let bytes = 0
+  for (let index = start; index < end; index++) {
+    bytes += weigh(items[index]!)
+    if (bytes > batchBytes && index > start) return index - start
+  }
+  return end - start
 }

@@ -1,7 +1,9 @@
 import type { Broker } from './broker.ts'
+import { probeKafka } from './kafka/client.ts'
 import { checkOptions, type KafkaOptions } from './kafka/options.ts'
 import { createSender } from './kafka/sender.ts'
 import { createSubscriber } from './kafka/subscriber.ts'
+import { probing } from './probe.ts'
 
 export type { KafkaOptions } from './kafka/options.ts'
 export { classify } from './kafka/errors.ts'
@@ -23,10 +25,15 @@ export { classify } from './kafka/errors.ts'
  * to one that does not know it, and rest until it is gone. A receiver whose process dies without a word keeps its
  * partitions for `sessionTimeoutMs`. Retention is Kafka's: what it deletes before it was received is lost.
  *
+ * What kafkajs cannot digest does not reach it: headers above 1,024 or 64 KiB, a batch that unpacks to more than 8
+ * times the byte budget, damaged records are refused alone, each with its offset, and become dead letters. A batch in
+ * snappy, lz4 or zstd needs a codec at `kafkajs.CompressionCodecs`; its partition waits for one, and `onTrouble` tells
+ * what to install. A partition that is added to a topic is read within 5 s.
+ *
  * An open connection costs a few percent of a core even when idle, and on Node 24 a warning: kafkajs 2.2.4 looks for
  * waiting requests a thousand times a second (tulios/kafkajs#1704, #1751).
  *
- * Nothing is connected before the first `send` or `subscribe`, and lost connections come back by themselves.
+ * Nothing is connected before the first `probe`, `send` or `subscribe`, and lost connections come back by themselves.
  * @throws OptionError
  */
 export function kafka(options: KafkaOptions): Broker {
@@ -37,6 +44,7 @@ export function kafka(options: KafkaOptions): Broker {
     name: 'kafka',
     send: sender.send,
     subscribe: subscriber.subscribe,
+    probe: probing(() => probeKafka(settings)),
     close: async () => {
       await Promise.all([sender.close(), subscriber.close()])
     },

@@ -1,13 +1,18 @@
 import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
+import { admit } from '../database/gate.ts'
+import { halving } from '../database/halving.ts'
 import { deliver, type InboxMessage } from '../database/inbox.ts'
+import { checkSchemaVersion } from '../database/migrate.ts'
 import { subscriptionSql } from '../database/sql/subscription.ts'
 import { isConnectionLost, sqlstate } from '../database/sqlstate.ts'
-import { BrokerError, OptionError, type BrokerErrorKind } from '../errors.ts'
+import { BrokerError, OptionError, SchemaError, describeError, type BrokerErrorKind } from '../errors.ts'
 import { hintReceived } from '../hints.ts'
-import { checkConsumer, refuseUnknown } from '../options.ts'
+import { checkConsumer, limits, refuseUnknown } from '../options.ts'
 import { checkTopicPattern, topicMatches, type OutgoingMessage } from '../message.ts'
 import type { Telemetry } from '../telemetry.ts'
 import type { Broker, SendOutcome } from './broker.ts'
+import { batchLength } from './consuming.ts'
+import { probing } from './probe.ts'
 
 export interface PostgresOptions {
   /** The database whose inboxes get the messages: the one of the outbox, or another one. */
@@ -23,7 +28,8 @@ export interface PostgresOptions {
  * No broker at all: the relay writes each message into the inbox of every consumer that has subscribed to its topic, in
  * one transaction per batch. `sent` means that this transaction has been committed to disk.
  *
- * A consumer subscribes by starting a receiver, and gets what is sent from then on.
+ * A consumer subscribes by starting a receiver, and gets what is sent from then on. What only those take who have unsubscribed
+ * since is dropped.
  *
  * @throws OptionError
  */
@@ -44,18 +50,42 @@ export function postgres(options: PostgresOptions): Broker {
       // Only of those who are known to take something it is told below whether they are all.
       if (known === null || batch.some(({ topic }) => known!.consumersOf(topic).length === 0))
         known = toRouting(await database.query<Subscription>(sql.all))
-      const { version, consumersOf } = known
-      const deliveries = batch.flatMap((message) =>
-        consumersOf(message.topic).map((consumer) => toInbox(message, consumer)),
+      const { version, consumersOf, isUnwanted } = known
+      const outcomes = batch.map(({ topic }): SendOutcome =>
+        consumersOf(topic).length > 0 || options.unroutable === 'drop' || isUnwanted(topic)
+          ? { status: 'sent' }
+          : noTaker(topic),
       )
-      const receiving = { telemetry, broker: 'postgres', workerId: null }
-      if (deliveries.length > 0 && (await deliver(database, deliveries, version, receiving)) === null) {
-        known = null
-        continue
+      const deliveries = batch.flatMap((message, index) =>
+        consumersOf(message.topic).flatMap((consumer): Delivery[] => {
+          const admitted = toInbox(message, consumer)
+          if (typeof admitted !== 'string') return [{ index, message: admitted }]
+          outcomes[index] = poisonous(admitted)
+          return []
+        }),
+      )
+      const write = async (some: readonly Delivery[]): Promise<void> => {
+        const messages = some.map(({ message }) => message)
+        const receiving = { telemetry, broker: 'postgres', workerId: null }
+        if ((await deliver(database, messages, version, receiving)) === null) known = null
+        else
+          for (const consumer of new Set(messages.map((message) => message.consumer)))
+            hintReceived(database.schema, consumer)
       }
-      for (const consumer of new Set(deliveries.map((delivery) => delivery.consumer)))
-        hintReceived(database.schema, consumer)
-      return consumersOf
+      // For a hundred consumers, a batch of the relay has a hundred times its bytes.
+      for (let start = 0, length = 0; start < deliveries.length && known !== null; start += length) {
+        length = batchLength(deliveries, bytesOfDelivery, { batchSize: limits.fanOutRows }, start)
+        try {
+          await halving(deliveries.slice(start, start + length), write, ({ index }, error) => {
+            outcomes[index] = poisonous(`The database refuses it: ${describeError(error)}`)
+          })
+        } catch (cause) {
+          for (let index = deliveries[start]!.index; index < batch.length; index++)
+            if (outcomes[index]!.status === 'sent') outcomes[index] = unwritten(cause)
+          return outcomes
+        }
+      }
+      if (known !== null) return outcomes
     }
   }
 
@@ -68,33 +98,39 @@ export function postgres(options: PostgresOptions): Broker {
         return batch.map(() => ({ status: 'failed', error }))
       }
       try {
-        const consumersOf = await route(batch, telemetry)
-        return batch.map(({ topic }): SendOutcome => {
-          if (consumersOf(topic).length > 0 || options.unroutable === 'drop') return { status: 'sent' }
-          return {
-            status: 'rejected',
-            error: new BrokerError(
-              'config',
-              `No consumer has subscribed to the topic "${topic}". Start a receiver for it, or set unroutable: 'drop'.`,
-            ),
-          }
-        })
+        return await route(batch, telemetry)
       } catch (cause) {
-        const error = new BrokerError(classify(cause), 'The inbox could not be written.', { cause })
-        // A commit whose answer was lost may have taken place; the inbox will tell.
-        return batch.map(() => ({ status: error.kind === 'reconnect' ? 'unknown' : 'failed', error }))
+        return batch.map(() => unwritten(cause))
       }
     },
 
     async subscribe({ consumer, topics, onReceiving }) {
       checkConsumer(consumer)
       for (const topic of topics) checkTopicPattern(topic)
-      await database.query(sql.subscribe, [consumer, topics]).catch((cause: unknown) => {
+      await database.query(sql.subscribe, [consumer, topics, 'postgres']).catch((cause: unknown) => {
         throw new BrokerError(classify(cause), 'The subscription could not be written.', { cause })
       })
       onReceiving?.()
       return { stop: async () => {} }
     },
+
+    async unsubscribe({ consumer, topics }) {
+      await database
+        .query(sql.end, [checkConsumer(consumer), topics, ['postgres']])
+        .catch((cause: unknown) => {
+          throw new BrokerError(classify(cause), 'The subscription could not be ended.', { cause })
+        })
+    },
+
+    probe: probing(async () => {
+      try {
+        await database.probe()
+        await checkSchemaVersion(database)
+      } catch (cause) {
+        const kind = cause instanceof SchemaError ? 'config' : classify(cause)
+        throw new BrokerError(kind, 'The database of the inboxes cannot be used.', { cause })
+      }
+    }),
 
     async close() {
       if (closed) return
@@ -107,6 +143,8 @@ export function postgres(options: PostgresOptions): Broker {
 interface Subscription {
   readonly consumer: string
   readonly pattern: string
+  /** Unsubscribed since. */
+  readonly ended: boolean
   /** Of all subscriptions. */
   readonly version: string
 }
@@ -115,6 +153,8 @@ interface Subscription {
 interface Routing {
   readonly version: string
   consumersOf(this: void, topic: string): readonly string[]
+  /** Whether those who were subscribed to it have had enough of it: it is no oversight that nobody takes it. */
+  isUnwanted(this: void, topic: string): boolean
 }
 
 /** A topic for each customer, say, must not fill the memory. */
@@ -128,34 +168,54 @@ function toRouting(subscriptions: readonly Subscription[]): Routing {
       let consumers = known.get(topic)
       if (consumers === undefined) {
         if (known.size >= topicsKnownMax) known.clear()
-        const taking = subscriptions.filter(({ pattern }) => topicMatches(pattern, topic))
+        const taking = subscriptions.filter(({ pattern, ended }) => !ended && topicMatches(pattern, topic))
         known.set(topic, (consumers = [...new Set(taking.map(({ consumer }) => consumer))]))
       }
       return consumers
     },
+    // Who no longer takes all has said nothing of this one.
+    isUnwanted: (topic) =>
+      subscriptions.some(({ pattern, ended }) => ended && pattern !== '#' && topicMatches(pattern, topic)),
   }
 }
 
 function classify(error: unknown): BrokerErrorKind {
   if (isConnectionLost(error)) return 'reconnect'
-  return /^(42|3F|28)/.test(sqlstate(error) ?? '') ? 'config' : 'retry'
+  return /^(42|3F|3D|28)/.test(sqlstate(error) ?? '') ? 'config' : 'retry'
 }
 
-function toInbox(message: OutgoingMessage, consumer: string): InboxMessage {
-  const { content } = message
-  return {
-    consumer,
-    id: message.id,
-    topic: message.topic,
-    key: message.key,
-    headers: message.headers === null ? null : JSON.stringify(message.headers),
-    payload: typeof content === 'string' ? content : null,
-    body:
-      typeof content === 'string'
-        ? null
-        : Buffer.from(content.buffer, content.byteOffset, content.byteLength),
-    contentType: typeof content === 'string' ? null : message.contentType,
-    publishedAt: message.publishedAt,
-    expiresAt: message.expiresAt ?? null,
-  }
+/** A commit whose answer was lost may have taken place; the inbox will tell. */
+function unwritten(cause: unknown): SendOutcome {
+  const error = new BrokerError(classify(cause), 'The inbox could not be written.', { cause })
+  return { status: error.kind === 'reconnect' ? 'unknown' : 'failed', error }
 }
+
+const poisonous = (reason: string): SendOutcome => ({
+  status: 'rejected',
+  error: new BrokerError('poison', reason),
+})
+
+const noTaker = (topic: string): SendOutcome => ({
+  status: 'rejected',
+  error: new BrokerError(
+    'config',
+    `No consumer has subscribed to the topic "${topic}". Start a receiver for it, or set unroutable: 'drop'.`,
+  ),
+})
+
+/** A message for one consumer, and its place in the batch. */
+interface Delivery {
+  readonly index: number
+  readonly message: InboxMessage
+}
+
+const bytesOfDelivery = ({ message: { payload, body, headers } }: Delivery): number =>
+  200 + (payload ?? body)!.length + (headers?.length ?? 0)
+
+const toInbox = (message: OutgoingMessage, consumer: string): InboxMessage | string =>
+  admit({
+    ...message,
+    consumer,
+    contentType: typeof message.content === 'string' ? null : message.contentType,
+    expiresAt: message.expiresAt ?? null,
+  })

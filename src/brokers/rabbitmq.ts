@@ -1,4 +1,6 @@
 import type { Broker } from './broker.ts'
+import { probing } from './probe.ts'
+import { openLink } from './rabbitmq/connection.ts'
 import { checkOptions, type RabbitmqOptions } from './rabbitmq/options.ts'
 import { createPublisher } from './rabbitmq/publisher.ts'
 import { createSubscriber } from './rabbitmq/subscriber.ts'
@@ -19,7 +21,7 @@ export { classify } from './rabbitmq/errors.ts'
  * whose connection dies without a word keeps its turn until the server misses its heartbeats, two to three times
  * `heartbeatSeconds`.
  *
- * Nothing is connected before the first `send` or `subscribe`, and lost connections come back by themselves.
+ * Nothing is connected before the first `probe`, `send` or `subscribe`, and lost connections come back by themselves.
  * @throws OptionError
  */
 export function rabbitmq(options: RabbitmqOptions): Broker {
@@ -30,6 +32,8 @@ export function rabbitmq(options: RabbitmqOptions): Broker {
     name: 'rabbitmq',
     send: publisher.send,
     subscribe: subscriber.subscribe,
+    unsubscribe: subscriber.unsubscribe,
+    probe: probing(async (signal) => (await openLink(settings, 'probe', signal)).close()),
     close: async () => {
       await Promise.all([publisher.close(), subscriber.close()])
     },

@@ -1,3 +1,4 @@
+import type pg from 'pg'
 import { Abort } from './abort.ts'
 import { jsonContentType, type Message } from '../message.ts'
 import { parseHeaders, type TracedMessage } from '../telemetry.ts'
@@ -41,8 +42,14 @@ export class Claim {
   readonly expiresAt: number
   /** Its completion, or that it has failed, is on the way to the database. */
   settling = false
+  /** The connection on which its handler's transaction is open. */
+  transaction: pg.ClientBase | null = null
   /** Not to be handled in a batch: the last batch that it was in has failed. */
   alone = false
+  /** Its topic pauses, and it is the one that tries whether that must go on. */
+  tries = false
+  /** How often its handler's transaction has lost against another one and was repeated without counting. */
+  conflicts = 0
   /** Aborted when the claim is lost, when its handler runs too long, and when the claimer stops. */
   abort = new Abort()
   /** It waits for a handler, and has no key. */

@@ -5,7 +5,9 @@ import type { Lanes } from '../leases/lanes.ts'
 import type { Parking } from '../leases/parking.ts'
 import type { Membership } from '../leases/workers.ts'
 import type { Telemetry } from '../telemetry.ts'
+import { limits } from '../options.ts'
 import { workerNumbers } from '../worker.ts'
+import type { Circuits } from './circuits.ts'
 import type { Claim } from './claim.ts'
 import type { Hand } from './hand.ts'
 import type { Suspects } from './suspects.ts'
@@ -19,6 +21,7 @@ export const claimerNumbers = [
   'backoffMsMin',
   'backoffMsMax',
   'handleTimeoutMs',
+  'stuckAfterMs',
   'failoverGraceMs',
   'keepHandledMs',
   'keepDeadMs',
@@ -37,6 +40,7 @@ export interface ClaimerContext {
   readonly parking: Parking
   readonly hand: Hand
   readonly suspects: Suspects
+  readonly circuits: Circuits
   readonly emit: Emit
   readonly telemetry: Telemetry | undefined
   readonly failpoint: Failpoint
@@ -52,9 +56,11 @@ export interface ClaimerContext {
 }
 
 /** Handlers are few beside this; what is claimed ahead may not fill the memory with large payloads. */
-const handBytesMax = 64 * 1024 * 1024
+const handBytesMax = 32 * 1024 * 1024
 
-/** Whether enough is in hand. */
-export function isFull({ hand, settings }: ClaimerContext): boolean {
-  return hand.size >= settings.batchSize * 2 || hand.bytes >= handBytesMax
+/** How much more may be claimed at once, in bytes and in messages; null if enough is in hand. A larger message comes alone. */
+export function roomOf({ hand, settings, circuits }: ClaimerContext): { bytes: number; rows: number } | null {
+  const rows = settings.batchSize * 2 - (hand.size - circuits.waiting().total)
+  const bytes = Math.min(handBytesMax - hand.bytes, limits.batchBytes)
+  return rows <= 0 || bytes <= 0 ? null : { rows, bytes }
 }

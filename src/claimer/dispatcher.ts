@@ -1,11 +1,14 @@
-import { LeaseLostError, OptionError } from '../errors.ts'
+import { OptionError } from '../errors.ts'
 import { completionAndCommit } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './claim.ts'
-import { handle, handleAtOnce, handledAtOnce, Interrupted, lost } from './handling.ts'
+import { handle, handleAtOnce, handledAtOnce, lost } from './handling.ts'
 import type { ResolvedHandler } from './handlers.ts'
-import type { FailureOptions, Settlement } from './settlement.ts'
+import { Failures } from './failures.ts'
+import type { Settlement } from './settlement.ts'
+import { Stuck } from './stuck.ts'
 import { Transactions } from './transactions.ts'
+import type { Unhandled } from './unhandled.ts'
 import { begin } from '../telemetry.ts'
 
 export interface DispatcherParts {
@@ -14,6 +17,7 @@ export interface DispatcherParts {
   readonly handlerOf: (topic: string) => ResolvedHandler | undefined
   /** Messages have been handled. */
   readonly onDone: (claims: readonly Claim[]) => void
+  readonly unhandled: Unhandled
   /** Rows go back to where others find them. */
   readonly release: (claims: readonly Claim[]) => Promise<void>
 }
@@ -25,6 +29,8 @@ const turnMs = 5
 export class Dispatcher {
   readonly #parts: DispatcherParts
   readonly #transactions: Transactions
+  readonly #failures: Failures
+  readonly #stuck: Stuck
   /** Handlers that run now. What they have done may still be on its way to the database. */
   #handling = 0
   readonly #running = new Set<Promise<void>>()
@@ -34,6 +40,13 @@ export class Dispatcher {
   constructor(parts: DispatcherParts) {
     this.#parts = parts
     this.#transactions = new Transactions(parts.context.database)
+    this.#failures = new Failures(parts, () => this.#stopping)
+    this.#stuck = new Stuck(parts.context)
+  }
+
+  /** Tells of handlers that do not end. */
+  keepHouse(): Promise<void> {
+    return this.#stuck.keepHouse()
   }
 
   get isStopping(): boolean {
@@ -52,17 +65,19 @@ export class Dispatcher {
     this.#dispatching = true
     const startedAt = performance.now()
     const handled: Claim[] = []
+    const unknown: Claim[] = []
     try {
-      this.#startHandlers(startedAt, handled)
+      this.#startHandlers(startedAt, handled, unknown)
     } finally {
       this.#dispatching = false
     }
     if (handled.length > 0) this.#track(this.#complete(handled, startedAt))
+    if (unknown.length > 0) this.#track(this.#passOver(unknown))
   }
 
-  /** As many as there are places for. Adds to `handled` what handlers that are not async have handled in this turn. */
-  #startHandlers(startedAt: number, handled: Claim[]): void {
-    const { hand, lanes, membership, settings } = this.#parts.context
+  /** As many as there are places for. What was handled within this turn goes to `handled`, what has no handler to `unknown`. */
+  #startHandlers(startedAt: number, handled: Claim[], unknown: Claim[]): void {
+    const { hand, lanes, membership, settings, circuits } = this.#parts.context
     while (!this.#stopping && this.#handling < settings.concurrency) {
       const at = performance.now()
       if (at >= startedAt + turnMs) {
@@ -78,14 +93,24 @@ export class Dispatcher {
         lanes.wake()
         return
       }
+      if (circuits.pauses(claim)) {
+        circuits.hold(claim)
+        continue
+      }
       const handler = this.#parts.handlerOf(claim.topic)
+      if (handler === undefined && this.#parts.unhandled.policy !== 'fail') {
+        unknown.push(claim, ...hand.more(claim, settings.batchSize))
+        continue
+      }
       const claims =
-        handler?.batch === true && !claim.alone
+        handler?.batch === true && !claim.alone && !claim.tries
           ? [claim, ...hand.more(claim, handler.batchSize - 1)]
           : [claim]
       const work = handleAtOnce(this.#parts.context, handler, claims)
-      if (work === handledAtOnce) handled.push(claim)
-      else this.#track(this.#run(handler, claims, work))
+      if (work === handledAtOnce) {
+        circuits.succeeded(claims)
+        handled.push(claim)
+      } else this.#track(this.#run(handler, claims, work))
     }
   }
 
@@ -115,6 +140,12 @@ export class Dispatcher {
       emit({ type: 'trouble', error, doing: 'settling' })
     }
     // The next of their keys may start.
+    this.dispatch()
+    this.#parts.onDone(claims)
+  }
+
+  async #passOver(claims: readonly Claim[]): Promise<void> {
+    await this.#parts.unhandled.passOver(claims, this.#parts.settlement)
     this.dispatch()
     this.#parts.onDone(claims)
   }
@@ -149,23 +180,30 @@ export class Dispatcher {
     work: PromiseLike<unknown> | undefined,
     onHandled: () => void,
   ): Promise<void> {
-    const { consumer, settings, failpoint, hand, emit, membership, telemetry } = this.#parts.context
+    const { consumer, settings, failpoint, hand, emit, membership, telemetry, circuits } = this.#parts.context
     const { settlement } = this.#parts
     const startedAt = performance.now()
     const options = handler ?? { ...settings, onDead: 'park' as const }
     // Each attempt was counted when it was claimed, and none of them came back: the message kills its workers.
     for (const claim of taken) {
       if (claim.attempt <= options.maxAttempts) continue
-      const error = new Error('Every attempt ended with the death of its worker.')
+      const error = new Error(
+        `The last of its ${claim.attempt - 1} attempts ended with the death of its worker.`,
+      )
       await settlement.fail(claim, error, options, 'death')
     }
     for (const claim of taken) {
       if (hand.has(claim) && performance.now() >= claim.expiresAt) await settlement.expire(claim)
     }
-    const claims = taken.filter((claim) => hand.has(claim) && claim.attempt <= options.maxAttempts)
+    // Waiting for nothing would cost the handler the connection that the one before has left it.
+    const failed = this.#failures.owes(taken) ? await this.#failures.settleOwed(taken, options) : []
+    const claims = taken.filter(
+      (claim) => hand.has(claim) && claim.attempt <= options.maxAttempts && !failed.includes(claim),
+    )
     const first = claims[0]
     if (first === undefined) return
     const operation = { name: 'handle', system: 'twinbox', workerId: membership.id } as const
+    const ended = this.#stuck.begin(claims)
     const trace = begin(telemetry, operation, () => claims.map((claim) => claim.traced(consumer)))
     try {
       if (handler === undefined) {
@@ -174,6 +212,7 @@ export class Dispatcher {
       const complete = async (done: readonly Claim[]): Promise<readonly Claim[]> => {
         // The next of its key waits for the completion; other handlers need not.
         onHandled()
+        circuits.succeeded(done)
         const completed = await settlement.complete(done)
         for (const claim of completed) hand.done(claim)
         return completed
@@ -188,7 +227,9 @@ export class Dispatcher {
         trace,
       }
       await handle(parts, handler, claims, work)
+      ended()
       trace?.end()
+      this.#failures.handled(claims)
       for (const claim of claims) hand.done(claim)
       emit({
         type: 'handled',
@@ -198,38 +239,11 @@ export class Dispatcher {
         durationMs: performance.now() - startedAt,
       })
     } catch (error) {
+      ended()
       trace?.end(() => error)
       // Whatever has become of it, the handler has ended.
       onHandled()
-      await this.#failed(options, claims, error)
+      await this.#failures.settle(options, claims, error)
     }
-  }
-
-  async #failed(options: FailureOptions, claims: readonly Claim[], error: unknown): Promise<void> {
-    const { settlement } = this.#parts
-    const { hand, emit, lose, reread } = this.#parts.context
-    const held = claims.filter((claim) => hand.has(claim))
-    for (const claim of held) claim.settling = false
-    // Of several, only some were lost, and it is not known which: the others must stay in hand.
-    if (error instanceof LeaseLostError && claims.length === 1) {
-      reread(held)
-      return lose(held, error.message)
-    }
-    // What a stop has cut short is given back by it.
-    if (held.length === 0 || (this.#stopping && held.every(({ abort }) => abort.aborted))) return
-    if (error instanceof Interrupted) {
-      if (error.open) {
-        reread(held)
-        return this.#parts.release(held.filter(({ keyed }) => !keyed)).catch(() => {})
-      }
-      for (const claim of held) settlement.again(claim, 100 + Math.random() * 200)
-      emit({ type: 'trouble', error: error.cause, doing: 'handling' })
-    } else if (claims.length > 1) {
-      // All of it was rolled back. One by one it will turn out whose fault it was.
-      for (const claim of held) {
-        claim.alone = true
-        settlement.again(claim, 0)
-      }
-    } else await settlement.fail(held[0]!, error, options)
   }
 }

@@ -197,6 +197,10 @@ export class Hand {
     return [...(this.#keys.get(queueId(claim))?.claims ?? [])]
   }
 
+  countOfKey(claim: Claim): number {
+    return this.#keys.get(queueId(claim))?.claims.length ?? 0
+  }
+
   hasKey(lane: number, key: string): boolean {
     return this.#keys.has(`${lane} ${key}`)
   }

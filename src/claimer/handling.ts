@@ -2,8 +2,7 @@ import type pg from 'pg'
 import { bounded } from '../database/client.ts'
 import { kyselyTransaction } from '../database/kysely.ts'
 import { claimLost } from '../database/sql/completion.ts'
-import { rollback } from '../database/sql/server.ts'
-import { isConnectionLost, sqlstate } from '../database/sqlstate.ts'
+import { isConflict, sqlstate } from '../database/sqlstate.ts'
 import { HandleTimeoutError, LeaseLostError, TransactionError, TwinboxError } from '../errors.ts'
 import { noFailpoint, type Failpoint } from '../failpoint.ts'
 import type { Trace } from '../telemetry.ts'
@@ -11,18 +10,9 @@ import { Abort } from './abort.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './claim.ts'
 import type { HandlerContext, ResolvedHandler, TransactionContext } from './handlers.ts'
+import { Conflict, Interrupted, type Phase } from './interruptions.ts'
+import { readable } from './readable.ts'
 import type { Transactions } from './transactions.ts'
-
-/** The interruption is not the handler's: the database went away, or the outcome of a commit is open. */
-export class Interrupted extends Error {
-  /** True if the messages may have been completed all the same, so that they must be read again. */
-  readonly open: boolean
-
-  constructor(cause: unknown, open: boolean) {
-    super('Handling was interrupted.', { cause })
-    this.open = open
-  }
-}
 
 /** Completes many claims in one statement, and tells which of them it completed. */
 export type Complete = (claims: readonly Claim[]) => Promise<readonly Claim[]>
@@ -48,7 +38,7 @@ export interface HandlingParts {
  * after the handler has returned, so that a crash in between repeats the message.
  *
  * @param begun what the handler has given, if it has been called already; only without a transaction
- * @throws LeaseLostError, Interrupted, HandleTimeoutError or what the handler threw. Nothing was completed then.
+ * @throws LeaseLostError, Interrupted, Conflict, HandleTimeoutError or what the handler threw. Nothing was completed then.
  */
 export async function handle(
   parts: HandlingParts,
@@ -74,7 +64,9 @@ export async function handle(
     }
     const work = (): unknown => call(handler, claims, context)
     try {
-      return await (parts.trace === null ? work() : parts.trace.run(work))
+      return await (begun ?? (parts.trace === null ? work() : parts.trace.run(work)))
+    } catch (error) {
+      throw readable(error)
     } finally {
       clearTimeout(timeout)
     }
@@ -93,7 +85,7 @@ export async function handle(
     } else {
       const before = begun === undefined ? parts.failpoint('claimer.before_handle') : undefined
       if (before !== undefined) await before
-      await abort.unless(Promise.resolve(begun ?? run(context)))
+      await abort.unless(run(context))
       const after = parts.failpoint('claimer.before_settle')
       if (after !== undefined) await after
       const completed = await parts.complete(claims)
@@ -149,21 +141,21 @@ async function inTransaction(
   abort: Abort,
 ): Promise<void> {
   const { transactions, failpoint, hasNext } = parts
+  let phase: Phase = 'before'
   const seat = await Promise.resolve(transactions.take()).catch((error: unknown) => {
-    throw new Interrupted(error, false)
+    throw new Interrupted(phase, error, null, performance.now())
   })
-  const { client } = seat
-  // Under the handler's feet the connection may go; what the handler makes of that error says nothing about it.
-  let broken: unknown = null
-  const onError = (error: unknown): void => void (broken ??= error)
-  let isEnding = false
-  client.on('error', onError)
+  const { client, evidence } = seat
   try {
     // Every statement can be given up: on a connection that swallows bytes it would never end.
     await abort.unless(transactions.begin(seat))
     await failpoint('claimer.before_handle')
+    phase = 'handling'
+    for (const claim of claims) claim.transaction = client
     await abort.unless(run(client))
-    if (client.getTransactionStatus?.() === 'I' && broken === null) {
+    // The handler need not have noticed.
+    if (evidence.gone !== null) throw evidence.gone
+    if (client.getTransactionStatus?.() === 'I') {
       throw new TwinboxError(
         'TRANSACTION_ENDED',
         `The handler of "${claims[0]!.topic}" ended the transaction itself. Let it return instead, or set transaction: false.`,
@@ -171,34 +163,33 @@ async function inTransaction(
     }
     await failpoint('claimer.before_settle')
     for (const claim of claims) claim.settling = true
-    isEnding = true
+    phase = 'ending'
     const goOn = hasNext() && transactions.mayStay(seat)
     await abort.unless(client.query(bounded(parts.ending(goOn))))
     await failpoint('claimer.after_commit')
     transactions.leave(seat, goOn)
-  } catch (caught) {
-    let error: unknown = caught
-    if (!abort.aborted && broken === null && !isConnectionLost(error)) {
-      await client.query(bounded(rollback)).catch((failure: unknown) => (error = failure))
-    }
+  } catch (error) {
     // The handler may still be running: it must find its connection gone, not in somebody else's transaction.
-    transactions.giveUp(seat, error, abort.aborted)
-    if (abort.aborted) throw error
-    if (sqlstate(error) === claimLost) throw lost(claims)
-    if (sqlstate(error) === '25P02') {
+    if (abort.aborted) {
+      transactions.discard(seat)
+      throw error
+    }
+    const failed = client.getTransactionStatus?.() === 'E'
+    const sound = await transactions.rollBack(seat)
+    // What the handler has made of an error of its connection does not matter: the connection itself tells.
+    if (phase === 'before' || !sound) throw new Interrupted(phase, error, evidence, seat.since)
+    if (phase === 'ending' && sqlstate(error) === claimLost) throw lost(claims)
+    if (isConflict(error) || (failed && isConflict(evidence.heard))) throw new Conflict(error)
+    if (failed && sqlstate(error) === '25P02') {
       throw new TransactionError(
         'TRANSACTION_ABORTED',
         `A statement failed in the transaction of the handler of "${claims[0]!.topic}", and its error was swallowed. Use a savepoint, or let the error pass.`,
-        { cause: error },
+        { cause: evidence.heard ?? error },
       )
-    }
-    // If it may have been committed, what is still in the inbox tells.
-    if (broken !== null || isConnectionLost(error) || isConnectionLost(causeOf(error))) {
-      throw new Interrupted(error, isEnding)
     }
     throw error
   } finally {
-    client.off('error', onError)
+    for (const claim of claims) claim.transaction = null
   }
 }
 
@@ -220,8 +211,4 @@ export function lost(claims: readonly Claim[]): LeaseLostError {
   return new LeaseLostError(
     `The claim on ${claims.length === 1 ? `message ${claims[0]!.id}` : `${claims.length} messages`} was lost while the handler of "${claims[0]!.topic}" was running. Another worker has it. Raise leaseMs, or make the handler stop when its signal aborts.`,
   )
-}
-
-function causeOf(error: unknown): unknown {
-  return error instanceof Error ? error.cause : undefined
 }

@@ -1,5 +1,6 @@
 import type { Statement } from '../database/database.ts'
 import { inboxSql } from '../database/sql/inbox.ts'
+import { distinct } from '../database/sql/statement.ts'
 import { waitingSql } from '../database/sql/waiting.ts'
 import type { Claim } from './claim.ts'
 import { placeOf, placesOf, type Place } from './completion.ts'
@@ -92,7 +93,8 @@ export class Retries {
     const { lanes, avoidLastHolder } = this.#parts
     return this.#writeAll(failures, this.#defer, [
       failures.map(({ retryInMs }) => retryInMs),
-      failures.map(({ record }) => record),
+      failures.map(({ claim }) => claim.attempt),
+      ...distinct(failures.map(({ record }) => record)),
       avoidLastHolder ? lanes.workerId : null,
     ])
   }

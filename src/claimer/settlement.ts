@@ -1,8 +1,12 @@
+import { circuitSql } from '../database/sql/circuit.ts'
+import { unhandledSql } from '../database/sql/unhandled.ts'
+import { distinct } from '../database/sql/statement.ts'
 import { waitingSql } from '../database/sql/waiting.ts'
 import { describeError, errorRecord, HandleTimeoutError, type RetryLaterError } from '../errors.ts'
 import type { TwinboxEvent } from '../events.ts'
-import { backoffMs } from '../loop.ts'
-import type { FailedHead } from '../leases/parking.ts'
+import { backoffMs } from '../backoff.ts'
+import { reconnectMs } from '../loop.ts'
+import type { HeldKey } from '../leases/parking.ts'
 import { completion, placeOf, placesOf, type Place } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'
@@ -40,6 +44,29 @@ export class Settlement {
     return this.#completing.add(claims)
   }
 
+  /** Nobody here has a handler for these: they wait apart. No attempt is counted. */
+  async setAside(claims: readonly Claim[]): Promise<readonly Claim[]> {
+    const { database, consumer } = this.#parts
+    for (const claim of claims) claim.settling = true
+    const { setAside } = unhandledSql(database.schema)
+    const rows = await this.#insist(claims, () => database.keep<Place>(setAside, placesOf(consumer, claims)))
+    const gone = new Set(rows.map(placeOf))
+    return claims.filter((claim) => gone.has(placeOf(claim)))
+  }
+
+  /** Its topic pauses, and more of it is in hand than can be kept: it waits elsewhere, what follows of its key behind it. */
+  async putOff(claim: Claim, forMs: number): Promise<void> {
+    const { database, consumer, hand } = this.#parts
+    claim.settling = true
+    if (claim.keyed) {
+      await this.#insist([claim], () => this.#park(claim, forMs * (1 + Math.random()), 'paused'))
+      return
+    }
+    const { putOff } = circuitSql(database.schema)
+    await this.#insist([claim], () => database.keep(putOff, [...placesOf(consumer, [claim]), forMs]))
+    hand.remove(claim)
+  }
+
   async #completeAll(groups: readonly (readonly Claim[])[]): Promise<readonly (readonly Claim[])[]> {
     const claims = groups.flat()
     const rows = await this.#insist(claims, () =>
@@ -51,13 +78,13 @@ export class Settlement {
     return groups.map((group) => group.filter((claim) => done.has(placeOf(claim))))
   }
 
-  /** An attempt has failed: the message is tried again later, or not at all. */
+  /** An attempt has failed: the message is tried again later, or not at all. Whether that could be written down. */
   async fail(
     claim: Claim,
     error: unknown,
     options: FailureOptions,
     foundBy: FoundBy = error instanceof HandleTimeoutError ? 'timeout' : 'error',
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { database, hand, lanes, emit, reread } = this.#parts
     const reason = describeError(error)
     const record = errorRecord(error, claim.attempt, lanes.workerId)
@@ -71,18 +98,22 @@ export class Settlement {
     const stays = retryInMs !== null && this.#retries.stays(claim, retryInMs)
     const bury = async (): Promise<boolean> => {
       if (claim.keyed && options.onDead === 'park') {
-        const letter = { id: claim.id, attempts: claim.attempt, error: record }
-        return this.#park(claim, null, { reason, dead: letter })
+        return this.#park(claim, null, reason, { attempts: claim.attempt, error: record })
       }
-      const buried = [...placesOf(this.#parts.consumer, [claim]), [claim.attempt], [reason], [record]]
+      const buried = [
+        ...placesOf(this.#parts.consumer, [claim]),
+        [claim.attempt],
+        [reason],
+        ...distinct([record]),
+      ]
       return (await database.keep(this.#waiting.bury, buried)).length > 0
     }
     const settled =
       retryInMs === null
         ? await this.#insist([claim], bury)
         : await this.#retries.write({ claim, retryInMs, record }, stays)
-    if (!hand.has(claim)) return
     if (!settled) {
+      if (!hand.has(claim)) return false
       reread([claim])
       emit({
         type: 'lease_lost',
@@ -90,7 +121,7 @@ export class Settlement {
         lanes: [],
         reason: 'The failed attempt could not be written down.',
       })
-      return
+      return false
     }
     emit({
       type: 'message_failed',
@@ -103,13 +134,16 @@ export class Settlement {
       retryInMs,
     })
     if (retryInMs === null) this.#buried(claim, claim.attempt, reason)
+    // Let go of while it was written down: the next holder has it.
+    else if (!hand.has(claim)) return true
     else if (!stays) hand.remove(claim)
     else if (!claim.keyed || (retryInMs <= holdMsMax && hand.ofKey(claim).length <= holdCountMax)) {
       claim.attempt++
       this.again(claim, retryInMs)
     } else {
-      await this.#insist([claim], () => this.#park(claim, retryInMs, { reason }))
+      await this.#insist([claim], () => this.#park(claim, retryInMs, reason))
     }
+    return true
   }
 
   /** Nobody wants it any more: it becomes a dead letter, and its key goes on. No attempt is counted. */
@@ -118,10 +152,10 @@ export class Settlement {
     const attempts = claim.attempt - 1
     const place = placesOf(consumer, [claim])
     const settled = await this.#insist([claim], () =>
-      database.keep(this.#waiting.bury, [...place, [attempts], ['expired'], ['[]']]),
+      database.keep(this.#waiting.bury, [...place, [attempts], ['expired'], null, null]),
     )
-    if (!hand.has(claim)) return
     if (settled.length > 0) return this.#buried(claim, attempts, 'expired')
+    if (!hand.has(claim)) return
     reread([claim])
     emit({
       type: 'lease_lost',
@@ -134,6 +168,8 @@ export class Settlement {
   #buried(claim: Claim, attempt: number, reason: string): void {
     const { hand, emit } = this.#parts
     emit({ type: 'dead_letter', id: claim.id, topic: claim.topic, attempt, reason })
+    // An outage may have made this worker let go of it meanwhile, and of its key.
+    if (!hand.has(claim)) return
     const rest = hand.ofKey(claim).find((other) => other !== claim)
     hand.remove(claim)
     if (rest !== undefined) hand.proceed(rest)
@@ -144,22 +180,30 @@ export class Settlement {
     this.#retries.again(claim, afterMs)
   }
 
-  /** Moves a key's messages out of its lane, and buries the one that has failed if it is dead: whether it has. */
+  /** Moves a key's messages out of its lane, and buries the one that has failed if it is `dead`: whether it has. */
   async #park(
     claim: Claim,
     forMs: number | null,
-    { reason, dead }: Pick<FailedHead, 'reason' | 'dead'>,
+    reason: string,
+    dead: HeldKey['failure'] = null,
   ): Promise<boolean> {
     const { hand, lanes, parking, reread } = this.#parts
     const lane = lanes.held.get(claim.lane)
     if (lane === undefined || lane.fence !== claim.fence) return false
-    const moved = hand.ofKey(claim).filter((other) => dead === undefined || other !== claim)
-    const buried = await parking.park(
+    const others = hand.ofKey(claim).filter((other) => other !== claim)
+    const held: HeldKey = {
       lane,
-      { key: claim.key!, seq: claim.seq, reason, dead },
+      key: claim.key!,
+      seq: claim.seq,
+      id: claim.id,
+      reason,
+      dead: dead !== null,
+      failure: dead,
       forMs,
-      moved.map(({ seq }) => seq),
-    )
+      rest: others.map(({ seq }) => seq),
+    }
+    const buried = (await parking.park([held])).get(held) ?? false
+    const moved = dead === null ? [claim, ...others] : others
     for (const other of moved) hand.remove(other)
     // What has been claimed while the key was being parked would be handled before those. From now on, nothing is.
     const late = hand.ofKey(claim).filter((other) => other !== claim)
@@ -184,7 +228,7 @@ export class Settlement {
       } catch (error) {
         const { hand, emit } = this.#parts
         if (this.#isStopping() || !claims.some((claim) => hand.has(claim))) throw error
-        const retryInMs = backoffMs(failures, 50, 2000)
+        const retryInMs = reconnectMs(failures, 50, 2000)
         emit({ type: 'trouble', error, doing: 'settling' })
         await new Promise((resolve) => setTimeout(resolve, retryInMs))
       }

@@ -1,14 +1,19 @@
 import type pg from 'pg'
-import { bounded, giveBack, surviveErrors, useClient } from '../database/client.ts'
+import { bounded, surviveErrors, useClient } from '../database/client.ts'
 import type { Database } from '../database/database.ts'
-import { begin, commit } from '../database/sql/server.ts'
+import { evidenceOf, type Evidence } from '../database/evidence.ts'
+import { begin, commit, rollback, takesWrites } from '../database/sql/server.ts'
+import { sqlstate } from '../database/sqlstate.ts'
 
 /** A pool's own rules, how old a connection may become or who is next, have to come round. */
 const heldMsMax = 1000
+/** Nothing waits for a lock to roll back. It may wait for a statement that a handler has left running. */
+const rollbackMsMax = 5000
 
 /** The connection of one handler's transaction. */
 export interface Seat {
   readonly client: pg.PoolClient
+  readonly evidence: Evidence
   /** By the monotonic clock, since when it has been away from its pool. */
   readonly since: number
   /** A transaction has been begun on it, and nothing done in it. */
@@ -29,14 +34,23 @@ export class Transactions {
 
   /** One with a transaction that another handler's end has begun, or one of the pool's. */
   take(): Seat | Promise<Seat> {
-    const begun = this.#isWanted() ? undefined : this.#begun.pop()
-    return begun ?? this.#connect()
+    if (this.#isWanted()) return this.#connect()
+    for (;;) {
+      const begun = this.#begun.pop()
+      if (begun === undefined) return this.#connect()
+      begun.evidence.forget()
+      if (begun.evidence.gone === null) return begun
+      // What has happened to it while nobody had it is not the next message's fault.
+      begun.client.release(true)
+    }
   }
 
   async #connect(): Promise<Seat> {
-    const client = await this.#database.pool.connect()
+    const client = await this.#database.connect()
     surviveErrors(client)
-    return { client, since: performance.now(), begun: false }
+    const evidence = evidenceOf(client)
+    evidence.forget()
+    return { client, evidence, since: performance.now(), begun: false }
   }
 
   /** Begins the transaction, if that is still to be done. */
@@ -61,10 +75,27 @@ export class Transactions {
     else seat.client.release()
   }
 
-  /** Something has gone wrong in its transaction. With `destroyed`, nobody shall ever use the connection again. */
-  giveUp({ client }: Seat, error: unknown, destroyed: boolean): void {
-    if (destroyed) client.release(true)
-    else giveBack(client, error)
+  /** Nobody shall ever use the connection again: the handler that had it may still be running. */
+  discard({ client }: Seat): void {
+    client.release(true)
+  }
+
+  /**
+   * Something has gone wrong in its transaction, which is rolled back. Whether the connection was sound, and has gone
+   * back to its pool; only trying tells.
+   */
+  async rollBack({ client, evidence }: Seat): Promise<boolean> {
+    const sound = evidence.gone === null && (await this.#undo(client, evidence).catch(() => false))
+    client.release(!sound)
+    return sound
+  }
+
+  async #undo(client: pg.PoolClient, { heard }: Evidence): Promise<boolean> {
+    await client.query(bounded(rollback, rollbackMsMax))
+    if (sqlstate(heard) !== '25006') return true
+    // The server was demoted; or the handler has made its own transaction read-only.
+    const { rows } = await client.query<{ writable: boolean }>(bounded(takesWrites))
+    return rows[0]!.writable
   }
 
   /** Ends those that nobody has taken. */

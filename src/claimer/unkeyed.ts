@@ -1,11 +1,15 @@
+import type pg from 'pg'
 import { inboxSql } from '../database/sql/inbox.ts'
 import { arrayText } from '../database/sql/statement.ts'
 import { Polling } from '../leases/polling.ts'
 import { sureShare } from '../leases/workers.ts'
 import { placeOf, type Place } from './completion.ts'
-import { isFull, type ClaimerContext } from './context.ts'
+import { roomOf, type ClaimerContext } from './context.ts'
 import { Claim } from './claim.ts'
 import { Stripes, type StripedRow } from './stripes.ts'
+import type { Unhandled } from './unhandled.ts'
+
+type Claimed = StripedRow & { readonly previous: number | null }
 
 /**
  * Claims of messages without a key: leases on the rows themselves, taken by whoever is free, renewed while they are in
@@ -16,6 +20,7 @@ export class UnkeyedClaims {
   readonly #context: ClaimerContext
   readonly #sql: ReturnType<typeof inboxSql>
   readonly #stripes: Stripes
+  readonly #unhandled: Unhandled
   /** Whether the last claim was cut short by its limit. */
   #more = false
   readonly #polling: Polling
@@ -25,8 +30,9 @@ export class UnkeyedClaims {
   #handledSince = 0
   #pace = 0
 
-  constructor(context: ClaimerContext) {
+  constructor(context: ClaimerContext, unhandled: Unhandled) {
     this.#context = context
+    this.#unhandled = unhandled
     this.#sql = inboxSql(context.database.schema)
     this.#stripes = new Stripes(context)
     this.#polling = new Polling(context.settings, context.membership.sleep)
@@ -73,28 +79,34 @@ export class UnkeyedClaims {
     const ahead = Math.min(batchSize, Math.max(concurrency * 2, this.#pace))
     // Orphans do not wait until what is in hand has been worked off: with a deep inbox they would be the last.
     const adopts = this.#orphans && suspects.room > 0
-    const want = adopts ? Math.min(suspects.room, ahead) : ahead - hand.waitingRows
-    if (isFull(this.#context) || workerId === null || (!adopts && want < Math.max(1, ahead >> 1))) {
+    const wish = adopts ? Math.min(suspects.room, ahead) : ahead - hand.waitingRows
+    const room = roomOf(this.#context)
+    if (room === null || workerId === null || (!adopts && wish < Math.max(1, ahead >> 1))) {
       return pollMsMax
     }
+    const want = Math.min(wish, room.rows)
     const { order, bounds } = this.#stripes.look()
     const at = performance.now()
-    const rows = await database.keep<StripedRow & { previous: number | null }>(this.#sql.claim, [
-      consumer,
-      arrayText(order),
-      arrayText(bounds),
-      want,
-      workerId,
-      leaseMs,
-      membership.orphans.free,
-      suspects.room,
-      suspects.inHand === 0,
-      membership.orphans.rows,
-      // Alone, it has nobody to leave anything to.
-      avoidLastHolder && membership.living > 1 ? workerId : -1,
-      settings.failoverGraceMs,
-      adopts,
-    ])
+    const adopted = adopts ? null : await this.#unhandled.adopt(want, workerId, room.bytes)
+    const claiming = (): Promise<Claimed[]> =>
+      database.keep<Claimed>(this.#sql.claim, [
+        consumer,
+        arrayText(order),
+        arrayText(bounds),
+        want,
+        workerId,
+        leaseMs,
+        membership.orphans.free,
+        suspects.room,
+        suspects.inHand === 0,
+        membership.orphans.rows,
+        // Alone, it has nobody to leave anything to.
+        avoidLastHolder && membership.living > 1 ? workerId : -1,
+        settings.failoverGraceMs,
+        adopts,
+        room.bytes,
+      ])
+    const rows = adopted ?? (await claiming())
     await failpoint('claimer.after_claim')
     // Given up on meanwhile: whoever finds these rows takes them from a holder that has ended.
     if (membership.id !== workerId) return pollMsMax
@@ -102,17 +114,21 @@ export class UnkeyedClaims {
       this.#orphans = false
       return 0
     }
-    this.#more = rows.length === want
     const pauseMs = this.#polling.next(rows.length > 0)
+    this.#more = false
     if (rows.length === 0) return pauseMs
     this.#reportTakeover(rows)
     const inOrder = rows.toSorted((a, b) => a.seq - b.seq)
+    const before = hand.bytes
     for (const row of inOrder) {
       const claim = new Claim(row, false)
       claim.leasedUntil = at + leaseMs * sureShare
       hand.add(claim)
     }
-    this.#stripes.passed(inOrder)
+    // Large ones are cut short by their bytes: then there is more as well, perhaps.
+    this.#more = rows.length === want || hand.bytes - before > room.bytes / 2
+    // What was adopted stands anywhere, and before it there may be others.
+    if (adopted === null) this.#stripes.passed(inOrder)
     emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
     this.#context.dispatch()
     // Handlers that do not wait for anything have had it all by now.
@@ -123,8 +139,8 @@ export class UnkeyedClaims {
   async keepHouse(): Promise<void> {
     this.#pace = Math.round((this.#pace + this.#handledSince) / 2)
     this.#handledSince = 0
-    await this.#stripes.moveFloors()
     if (performance.now() - this.#renewedAt >= this.#context.settings.leaseMs / 4) await this.#renew()
+    await this.#stripes.moveFloors()
   }
 
   /** By the monotonic clock, until when the leases on all rows in hand are sure to run. */
@@ -138,35 +154,61 @@ export class UnkeyedClaims {
 
   /** Gives rows back as if they had never been claimed. */
   async release(claims: readonly Claim[]): Promise<void> {
-    const { database, consumer } = this.#context
+    const { database } = this.#context
     if (claims.length === 0) return
-    await database.keep(this.#sql.release, [
-      consumer,
-      claims.map(({ lane }) => lane),
-      claims.map(({ seq }) => seq),
-      claims.map(({ fence }) => fence),
-    ])
+    await database.keep(this.#sql.release, this.#placesOf(claims))
   }
 
   async #renew(): Promise<void> {
-    const { database, consumer, settings, hand, lose } = this.#context
-    const claims = [...hand.all()].filter(({ keyed, settling }) => !keyed && !settling)
     const at = performance.now()
-    if (claims.length > 0) {
-      const renewed = await database.keep<Place>(this.#sql.renew, [
-        consumer,
-        claims.map(({ lane }) => lane),
-        claims.map(({ seq }) => seq),
-        claims.map(({ fence }) => fence),
-        settings.leaseMs,
-      ])
-      const kept = new Set(renewed.map(placeOf))
-      for (const claim of claims) claim.leasedUntil = at + settings.leaseMs * sureShare
-      // What is being completed meanwhile is gone and not lost.
-      const lost = claims.filter((claim) => !kept.has(placeOf(claim)) && hand.has(claim) && !claim.settling)
-      lose(lost, 'The lease on the row had lapsed.')
+    const claims = [...this.#context.hand.all()].filter(({ keyed, settling }) => !keyed && !settling)
+    const apart = new Map<pg.ClientBase | null, Claim[]>([[null, []]])
+    for (const claim of claims) {
+      const client = isIdle(claim.transaction) ? claim.transaction : null
+      // In the middle of a statement of the handler's: there is time to ask the next time.
+      const early = claim.leasedUntil - at > this.#context.settings.leaseMs / 3
+      if (claim.transaction !== null && client === null && early) continue
+      const together = apart.get(client)
+      if (together === undefined) apart.set(client, [claim])
+      else together.push(claim)
     }
+    await this.#extend(apart.get(null)!)
+    // Not waited for: a connection of a handler's may never answer, and the other leases would lapse meanwhile.
+    for (const [client, held] of apart) if (client !== null) void this.#hold(client, held).catch(() => {})
     this.#renewedAt = at
+  }
+
+  /** Has the transaction of their handler lock them, if a renewal by anybody else would be its end. */
+  async #hold(client: pg.ClientBase, claims: readonly Claim[]): Promise<void> {
+    const { database, settings } = this.#context
+    const at = performance.now()
+    const held = new Set(
+      (await database.run<Place>(client, this.#sql.hold, this.#placesOf(claims))).map(placeOf),
+    )
+    const locked = (claim: Claim): boolean => held.has(placeOf(claim))
+    for (const claim of claims.filter(locked)) claim.leasedUntil = at + settings.leaseMs * sureShare
+    await this.#extend(claims.filter((claim) => !locked(claim)))
+  }
+
+  #placesOf(claims: readonly Claim[]): unknown[] {
+    return [
+      this.#context.consumer,
+      claims.map(({ lane }) => lane),
+      claims.map(({ seq }) => seq),
+      claims.map(({ fence }) => fence),
+    ]
+  }
+
+  async #extend(claims: readonly Claim[]): Promise<void> {
+    const { database, settings, hand, lose } = this.#context
+    if (claims.length === 0) return
+    const at = performance.now()
+    const renewed = await database.keep<Place>(this.#sql.renew, [...this.#placesOf(claims), settings.leaseMs])
+    const kept = new Set(renewed.map(placeOf))
+    for (const claim of claims) claim.leasedUntil = at + settings.leaseMs * sureShare
+    // What is being completed meanwhile is gone and not lost.
+    const lost = claims.filter((claim) => !kept.has(placeOf(claim)) && hand.has(claim) && !claim.settling)
+    lose(lost, 'The lease on the row had lapsed.')
   }
 
   #reportTakeover(rows: readonly { readonly previous: number | null }[]): void {
@@ -177,4 +219,9 @@ export class UnkeyedClaims {
       emit({ type: 'takeover', ...from, strategy: failover, lanes: [], rows: of.length })
     }
   }
+}
+
+/** Whether a statement of ours would not stand between two of the handler's. */
+function isIdle(client: pg.ClientBase | null): boolean {
+  return client !== null && (client as unknown as { readonly readyForQuery?: boolean }).readyForQuery === true
 }

@@ -6,23 +6,25 @@ import { exitCode, report } from './failure.ts'
 import { brokerNames, type Flags } from './flags.ts'
 import { addObserving, watched } from './observing.ts'
 import { addOperating } from './operating.ts'
-import { whole } from './parse.ts'
+import type { MigrateFlags } from './migration.ts'
+import { duration, whole } from './parse.ts'
 import { addProving } from './proving.ts'
 import type { RosterFlags } from './roster.ts'
 import type { WorkerCommand } from './workers.ts'
 
 // What a command needs is loaded when it runs: help and complaints come at once.
 
-const line = (text: string): boolean => process.stdout.write(`${text}\n`)
-
 let verbose = false
 let code: 0 | 1 | 2 = 0
 
-/** The options that all commands have. Their names in help are those of the README. */
+/** The options that all commands have. Their names in help are those of docs/operating.md. */
 function common(command: Command): Command {
   return command
     .option('-c, --config <file>', 'configuration file (default: twinbox.config.{js,mjs,ts} here)')
-    .option('-d, --database <url>', 'where the tables are (or TWINBOX_DATABASE_URL, then DATABASE_URL)')
+    .option(
+      '-d, --database <url>',
+      'where the tables are (or TWINBOX_DATABASE_URL; last, after the configuration, DATABASE_URL)',
+    )
     .option('-s, --schema <name>', "the tables' schema (or TWINBOX_SCHEMA; default: twinbox)")
     .option('--json', 'write for programs rather than for people')
     .option('-v, --verbose', 'tell more: every message, and errors with their stacks')
@@ -46,7 +48,7 @@ const program = new Command('twinbox')
   .addHelpText(
     'after',
     `
-Flags beat the environment, and the environment beats the configuration file.
+Flags beat TWINBOX_… in the environment, that beats the configuration file, and DATABASE_URL comes last. Each command\nsays on standard error which database it works on, unless --json is given.
 Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 Examples:
@@ -60,34 +62,23 @@ Examples:
 common(program.command('migrate'))
   .description('Create the tables, or bring them up to date. Safe to repeat, and to start twice at once.')
   .option('--print', 'print the SQL instead, for another migration tool; needs no database')
+  .option('--wait <time>', 'how long to try while others hold locks, such as 5m (default: 1m)', duration)
   .addHelpText(
     'after',
     `
+Changing a table takes a lock on it for a moment. While the lock is waited for, publishers and workers wait behind
+it: so a try lasts less than a second, then they go ahead, and it is tried again. Who is in the way is told on
+standard error; with --json as {"schema", "waiting": {"tries", "waitedMs", "retryInMs", "blockers"}}, a line a try.
+All migrations are one transaction: Ctrl-C, or the end of --wait, leaves everything as it was and exits with 1.
+
 Examples:
   $ twinbox migrate --database postgres://app@localhost/app
   $ twinbox migrate --schema messaging
   $ twinbox migrate --print | psql --single-transaction -v ON_ERROR_STOP=1`,
   )
-  .action(async (flags: Flags & { print?: boolean }) => {
-    const { migrate, migrationFiles } = await import('../database/migrate.ts')
-    const { readSettings } = await import('./settings.ts')
-    const { schema, database } = await readSettings(flags)
-    if (flags.print === true) {
-      const files = migrationFiles(schema)
-      line(
-        flags.json === true
-          ? JSON.stringify(files)
-          : files
-              .map(({ sql }) => sql)
-              .join('\n')
-              .trimEnd(),
-      )
-      return
-    }
-    const applied = await migrate(database(), { schema })
-    if (flags.json === true) line(JSON.stringify({ schema, applied }))
-    else if (applied.length === 0) line(`The schema "${schema}" is up to date.`)
-    else for (const name of applied) line(`Applied ${name}`)
+  .action(async (flags: MigrateFlags) => {
+    const { runMigrate } = await import('./migration.ts')
+    code = await runMigrate(flags)
   })
 
 const work: Record<WorkerCommand, { does: string; examples: string }> = {
@@ -177,6 +168,26 @@ Examples:
   .action(async (ids: readonly number[], flags: Flags) => {
     const { evict } = await import('./roster.ts')
     code = await evict(ids, { ...workers.opts<Flags>(), ...flags })
+  })
+
+brokered(common(program.command('unsubscribe')))
+  .description('End what a consumer is subscribed to: its receivers name these topics no more.')
+  .argument('<topic...>', 'as receivers have named them, such as invoice.#')
+  .requiredOption('--consumer <name>', 'who shall not receive them any more')
+  .addHelpText(
+    'after',
+    `
+At once, where a receiver would do it by itself after unsubscribeAfterMs. RabbitMQ: the queue is unbound. Kafka: nothing
+has to be done there. What was received before still waits. Exits with 1 if the consumer was not subscribed to one of
+them, and changes nothing while a living receiver names it.
+
+Examples:
+  $ twinbox unsubscribe --consumer billing 'invoice.#'
+  $ twinbox unsubscribe --consumer billing invoice.made invoice.paid --broker rabbitmq --url amqp://localhost`,
+  )
+  .action(async (topics: readonly string[], flags: Flags & { consumer: string }) => {
+    const { endSubscriptions } = await import('./unsubscribe.ts')
+    code = await endSubscriptions(topics, flags)
   })
 
 const exit = (status: 0 | 1): void => void (code = status)

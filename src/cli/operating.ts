@@ -151,7 +151,7 @@ Examples:
     .description('List them by where they are: at most so many of each, out of the first 100,000.')
     .addOption(
       new Option('--state <state...>', 'only those there').choices([
-        ...['outbox', 'inbox', 'deferred', 'parked', 'dead', 'handled'],
+        ...['outbox', 'inbox', 'deferred', 'parked', 'unhandled', 'dead', 'handled'],
       ]),
     )
     .option('--consumer <name>', 'only those of this consumer')

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { Database } from '../database/database.ts'
+import { placeOf } from '../database/place.ts'
 import { migrate } from '../database/migrate.ts'
 import { BrokerError, OptionError } from '../errors.ts'
 import { UsageError } from './failure.ts'
@@ -42,7 +43,7 @@ export async function openScratch(options: {
   const run: Run = { name, schema: name, databaseUrl, broker, brokerUrl, consumer: what }
   const database = new Database(databaseUrl, { schema: name, poolSize: 4 })
   cleanUp.push(() => database.close())
-  say(`Migrating the schema ${name} …`)
+  say(`Migrating the schema ${name} in the database ${placeOf(databaseUrl)} …`)
   await migrate(database)
   if (place.database !== undefined) cleanUp.push(() => database.pool.query(sql(name).drop))
   await database.pool.query(sql(name).create)

@@ -1,9 +1,9 @@
 import { setTimeout } from 'node:timers/promises'
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
-import { isConnectionLost } from '../database/sqlstate.ts'
+import { isOutage } from '../database/evidence.ts'
 import { sentence } from './failure.ts'
 import type { Flags } from './flags.ts'
-import { readSettings } from './settings.ts'
+import { readSettings, tellPeople } from './settings.ts'
 
 /** Where a picture is drawn: standard output, or what a test has in its place. */
 export interface Screen {
@@ -18,17 +18,28 @@ export async function show(
   flags: Flags,
   picture: (from: DatabaseInput, width: number) => Promise<string>,
 ): Promise<void> {
-  const { schema, database: input } = await readSettings(flags)
+  let head = ''
+  const { schema, database: input } = await readSettings(flags, (place) => {
+    tellPeople(flags)(place)
+    // Then it has the screen to itself, and what was said before is out of sight.
+    if (isLive(process.stdout, flags.json)) head = `${place}\n\n`
+  })
+  const from = input()
   if (flags.watch !== true) {
-    process.stdout.write(`${await picture(input(), widthOf(process.stdout))}\n`)
+    process.stdout.write(`${await picture(from, widthOf(process.stdout))}\n`)
     return
   }
-  const { database, owned } = openDatabase(input(), { schema, poolSize: 1 })
+  const { database, owned } = openDatabase(from, { schema, poolSize: 1 })
   const stop = new AbortController()
   const onSignal = (): void => stop.abort()
   for (const name of signals) process.on(name, onSignal)
   try {
-    await watch((width) => picture(database, width), process.stdout, flags.json ?? false, stop.signal)
+    await watch(
+      async (width) => head + (await picture(database, width)),
+      process.stdout,
+      flags.json ?? false,
+      stop.signal,
+    )
   } finally {
     for (const name of signals) process.off(name, onSignal)
     if (owned) await database.close()
@@ -39,6 +50,8 @@ const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 const watchMs = 1000
 /** Where nobody says how wide the screen is. */
 export const plainWidth = 120
+
+const isLive = (screen: Screen, json = false): boolean => screen.isTTY === true && !json
 
 const widthOf = (screen: Screen): number => (screen.isTTY === true && screen.columns) || plainWidth
 
@@ -57,7 +70,7 @@ export async function watch(
   const next = (): Promise<string | null> => Promise.race([told, draw(widthOf(screen))])
   // What cannot be read at all is an error; later, an outage is what an operator watches for.
   let picture = await next()
-  const live = screen.isTTY === true && !json
+  const live = isLive(screen, json)
   if (live) screen.write('\u001b[?1049h\u001b[?25l')
   let last = ''
   try {
@@ -73,7 +86,7 @@ export async function watch(
 }
 
 function outage(error: unknown, json: boolean): string {
-  if (!isConnectionLost(error)) throw error
+  if (!isOutage(error)) throw error
   return json ? JSON.stringify({ at: new Date(), error: sentence(error) }) : sentence(error)
 }
 

@@ -7,6 +7,7 @@ import * as postgres from '../brokers/postgres.ts'
 import * as rabbitmq from '../brokers/rabbitmq.ts'
 import type { Config, ConsumerConfig } from '../config.ts'
 import type { DatabaseInput } from '../database/database.ts'
+import { placeOf } from '../database/place.ts'
 import * as twinbox from '../index.ts'
 import { checkSchema, refuseUnknown } from '../options.ts'
 import { openBroker } from './brokers.ts'
@@ -17,7 +18,7 @@ import { brokerNames, type CommonFlags } from './flags.ts'
 export interface Settings {
   readonly schema: string
   readonly config: Config
-  /** @throws UsageError */
+  /** Tells people which one it is, once. @throws UsageError, OptionError */
   readonly database: () => DatabaseInput
   /** @throws UsageError, OptionError */
   readonly openBroker: () => Promise<Broker>
@@ -25,19 +26,35 @@ export interface Settings {
 
 const configNames = ['twinbox.config.js', 'twinbox.config.mjs', 'twinbox.config.ts']
 
-/** Flags beat the environment, the environment beats the configuration file. */
-export async function readSettings(
-  flags: CommonFlags,
-  env: NodeJS.ProcessEnv = process.env,
-): Promise<Settings> {
-  const given = (name: string): string | undefined => (env[name] === '' ? undefined : env[name])
-  const config = await loadConfig(flags.config ?? given('TWINBOX_CONFIG'))
+/** Tells on standard error, which programs that read the output do not. */
+export const tellPeople = (flags: CommonFlags) => (text: string) => {
+  if (flags.json !== true) process.stderr.write(`${text}\n`)
+}
+
+/**
+ * Flags beat the environment, and what the environment says to Twinbox beats the configuration file. DATABASE_URL says it
+ * to everybody, and may mean another database of the same machine: it is only asked where nobody else has named one.
+ */
+export async function readSettings(flags: CommonFlags, tell = tellPeople(flags)): Promise<Settings> {
+  const given = (name: string): string | undefined => process.env[name] || undefined
+  const { config, path } = await loadConfig(flags.config ?? given('TWINBOX_CONFIG'))
   const schema = checkSchema(flags.schema ?? given('TWINBOX_SCHEMA') ?? config.schema ?? 'twinbox')
+  const sources: [by: string, input: DatabaseInput | undefined][] = [
+    ['--database', flags.database],
+    ['TWINBOX_DATABASE_URL', given('TWINBOX_DATABASE_URL')],
+    [path ?? '', config.database],
+    ['DATABASE_URL', given('DATABASE_URL')],
+  ]
+  let told = false
   const database = (): DatabaseInput => {
-    const found = flags.database ?? given('TWINBOX_DATABASE_URL') ?? given('DATABASE_URL') ?? config.database
-    if (found !== undefined) return found
+    for (const [by, input] of sources) {
+      if (input === undefined) continue
+      if (!told) tell(`Database ${placeOf(input)}, schema "${schema}" (by ${by}).`)
+      told = true
+      return input
+    }
     throw new UsageError(
-      'No database: give --database URL, set TWINBOX_DATABASE_URL, or name it in twinbox.config.{js,mjs,ts}.',
+      'No database: give --database URL, set TWINBOX_DATABASE_URL, name it in twinbox.config.{js,mjs,ts}, or set DATABASE_URL.',
     )
   }
   return {
@@ -72,12 +89,13 @@ export function chooseConsumers(config: Config, name: string | undefined): [stri
   )
 }
 
-async function loadConfig(named: string | undefined): Promise<Config> {
+/** The configuration, and its file if there is one. */
+async function loadConfig(named: string | undefined): Promise<{ config: Config; path: string | null }> {
   const path =
     named === undefined
       ? configNames.map((name) => join(process.cwd(), name)).find((candidate) => existsSync(candidate))
       : resolve(named)
-  if (path === undefined) return {}
+  if (path === undefined) return { config: {}, path: null }
   if (!existsSync(path)) throw new UsageError(`There is no configuration file ${path}.`)
   const config = await load(path)
   if (typeof config !== 'object' || config === null) {
@@ -99,7 +117,7 @@ async function loadConfig(named: string | undefined): Promise<Config> {
       throw new UsageError(`${path}: the consumer "${name}" must be an object with topics and handlers.`)
     }
   }
-  return config
+  return { config, path }
 }
 
 async function load(path: string): Promise<unknown> {

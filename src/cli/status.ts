@@ -1,4 +1,5 @@
 import { readStatus, type BoxStatus, type Count, type Status } from '../status.ts'
+import { tellPaused } from '../status/paused.ts'
 import type { Flags } from './flags.ts'
 import { ms } from './log.ts'
 import { renderWorkers } from './roster.ts'
@@ -33,10 +34,35 @@ export function renderStatus(status: Status): string {
       ]),
     ),
   ]
-  const topics = boxes.flatMap(([name, box]) =>
-    box.topics.map(({ topic, depth, lagMs }) => [name, topic, number(depth, box.more), ms(lagMs)]),
+  const topics = boxes
+    .flatMap(([name, box]) => box.topics.map((topic) => ({ ...topic, name, more: box.more })))
+    .toSorted((one, other) => other.depth - one.depth)
+  if (topics.length > 0) {
+    const shown = topics.slice(0, topicsShown)
+    const rows = shown.map(({ name, topic, depth, lagMs, more }) => [
+      name,
+      topic,
+      number(depth, more),
+      ms(lagMs),
+    ])
+    const count = boxes.reduce((sum, [, { topicCount }]) => sum + topicCount, 0) - shown.length
+    const uncounted = boxes.some(([, { more }]) => more)
+    const others = count > 0 ? `\nThese are the largest; ${number(count, uncounted)} more have messages.` : ''
+    sections.push(table(['', 'topic', 'depth', 'lag'], rows) + others)
+  }
+  const waiting = status.consumers.flatMap(({ consumer, unhandled }) =>
+    unhandled
+      .filter(({ hasHandler }) => !hasHandler)
+      .map(
+        ({ topic, depth }) =>
+          `${consumer} receives ${topic}, and no living claimer has a handler: ${depth} wait.`,
+      ),
   )
-  if (topics.length > 0) sections.push(table(['', 'topic', 'depth', 'lag'], topics))
+  if (waiting.length > 0) sections.push(waiting.join('\n'))
+  const paused = status.consumers.flatMap(({ consumer, paused: found }) =>
+    found.map((topic) => `${consumer} ${tellPaused(topic)} (UTC), ${topic.probes} tries`),
+  )
+  if (paused.length > 0) sections.push(paused.join('\n'))
   sections.push(renderWorkers(status.workers, status.at))
   if (status.deadLetters.length > 0) {
     sections.push(
@@ -57,6 +83,9 @@ export function renderStatus(status: Status): string {
   }
   return `${sections.join('\n\n')}\n`
 }
+
+/** Of all boxes together. */
+const topicsShown = 20
 
 const show = ({ count, more }: Count): string => number(count, more)
 const number = (count: number, more: boolean): string => `${count}${more ? '+' : ''}`

@@ -14,7 +14,8 @@ export type WorkerCommand = 'relay' | 'receive' | 'claim' | 'work'
 
 /** Runs the workers of one command until a signal stops them. */
 export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<0 | 1> {
-  const settings = await readSettings(flags)
+  let place = ''
+  const settings = await readSettings(flags, (text) => (place = text))
   const log = createLog({ json: flags.json ?? false, verbose: flags.verbose ?? false })
   const endpoint = await openEndpoint(flags, settings)
   const shared: WorkerOptions = {
@@ -31,6 +32,7 @@ export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<
   const workers: Worker[] = []
   try {
     workers.push(...createWorkers(command, flags, settings, shared, broker))
+    log.say(place)
     await endpoint?.open(workers, log)
     return await untilSignal(workers, log)
   } finally {

@@ -1,17 +1,19 @@
-import { randomBytes } from 'node:crypto'
 import { inspect } from 'node:util'
 import type pg from 'pg'
 import { OptionError } from '../errors.ts'
 import { checkSchema } from '../options.ts'
 import { isPool, queryTimeoutMs, surviveErrors, useClient } from './client.ts'
+import { ofDatabase } from './evidence.ts'
 import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
+import { findLink } from './link.ts'
+import { applicationName, endPool, setUp, startup, tearDown, withoutTimeouts } from './pool.ts'
 import { rowTypes } from './types.ts'
 import * as sql from './sql/server.ts'
-import { sqlstate } from './sqlstate.ts'
-import { withTransaction } from './transaction.ts'
+import { isConflict } from './sqlstate.ts'
+import { inTransaction } from './transaction.ts'
 
 /**
- * A database by its connection string, by `pg` options, or as a pool of your own (`max` at least concurrency + 3).
+ * A database by its connection string, by `pg` options, or as a pool of your own (`max` at least the concurrency of handlers).
  *
  * The connection string may name several hosts, `postgres://user:secret@h1:5432,h2:5432/db`: the one that takes writes
  * is used, and when it fails, the one that takes them then.
@@ -46,15 +48,19 @@ export interface DatabaseOptions {
  */
 export class Database {
   readonly schema: string
+  /** For the transactions of handlers, as the user has set up their connections. Everything of ours runs on others. */
   readonly pool: pg.Pool
   /** The `application_name` of the connections that are ours, and of no others: whose backends are whose. */
   readonly application: string
   /** Whether statements are prepared by name. Known after `probe`. */
   preparedStatements: boolean
-  /** Whether a connection is a session of the server's, ours alone. False behind a pooler. Known after `probe`. */
+  /** Whether a connection is a session of the server's, ours alone. False behind a pooler that shares them. Known after `probe`. */
   sessions = true
+  /** Whether a pooler is in between, of whatever mode. Known after `probe`. */
+  pooled = false
   readonly #owned: boolean
   readonly #hosts: Hosts
+  readonly #ours: pg.Pool
   readonly #bookkeeping: pg.Pool
   readonly #wished: DatabaseOptions
   /** Connections for bookkeeping whose plans may be out of date. */
@@ -72,14 +78,17 @@ export class Database {
     const ours = { application_name: this.application }
     this.pool = isPool(input) ? input : this.#hosts.pool(ours)
     surviveErrors(this.pool)
-    this.#bookkeeping = this.#hosts.pool({ ...ours, max: 4 })
+    const max = Math.min(this.#hosts.config.max ?? 4, 4)
+    this.#ours = this.#hosts.pool({ ...ours, ...withoutTimeouts, max })
+    surviveErrors(this.#ours)
+    this.#bookkeeping = this.#hosts.pool({ ...ours, ...withoutTimeouts, max: 4 })
     surviveErrors(this.#bookkeeping)
   }
 
   /**
-   * Finds out, once and before anything of ours runs, whether the server itself is at the other end: a pooler refuses
-   * or ignores our settings, and hands each transaction to another session, where no advisory lock and no prepared
-   * statement is. Then every commit waits for the disk, which is slower but right.
+   * Finds out, once and before anything of ours runs, what is at the other end, and sets our connections up for it. A
+   * pooler that hands each transaction to another session keeps no setting, no advisory lock and no prepared statement:
+   * then every commit waits for the disk, which is slower but right.
    */
   async probe(): Promise<void> {
     this.#probed ??= this.#probe().catch((error: unknown) => {
@@ -90,34 +99,26 @@ export class Database {
   }
 
   async #probe(): Promise<void> {
-    const bookkeeping = { ...sql.bookkeepingSettings, ...sql.keepaliveSettings }
-    const session = await this.#hosts.connect(this.#startup(bookkeeping)).catch((error: unknown) => {
-      // "unsupported startup parameter": PgBouncer.
-      if (sqlstate(error) === '08P01') return null
-      throw error
-    })
-    try {
-      const text = sql.hasBookkeepingSettings
-      this.sessions = session !== null && (await this.run<{ ours: boolean }>(session, { text }))[0]!.ours
-      this.preparedStatements = this.#wished.preparedStatements ?? this.sessions
-      if (!this.sessions) return
-      const checked = await this.run(session!, { text: sql.tryConnectionCheck }).then(
-        () => sql.connectionCheck,
-        () => ({}),
-      )
-      Object.assign(this.#bookkeeping.options, this.#startup({ ...bookkeeping, ...checked }))
-      if (this.#owned)
-        Object.assign(this.pool.options, this.#startup({ ...sql.keepaliveSettings, ...checked }))
-    } finally {
-      await session?.end().catch(() => {})
+    const link = await findLink(this.#hosts, this.#wished.preparedStatements === true)
+    this.sessions = link.sessions
+    this.pooled = !link.direct
+    this.preparedStatements = this.#wished.preparedStatements ?? link.sessions
+    if (!link.sessions) return
+    const settings = {
+      ...(link.direct ? sql.keepaliveSettings : {}),
+      ...(link.checksConnection ? sql.connectionCheck : {}),
     }
-  }
-
-  /** Settings as start-up parameters, so that no statement ever runs on a connection that has not got them yet. */
-  #startup(settings: Readonly<Record<string, string>>): pg.ClientConfig {
-    const ours = Object.entries(settings).map(([name, value]) => `-c ${name}=${value}`)
-    const { options: theirs } = this.#hosts.config
-    return { application_name: this.application, options: [...(theirs ? [theirs] : []), ...ours].join(' ') }
+    const ours = {
+      ...settings,
+      ...(link.facts.version >= sql.transactionTimeoutSince ? sql.withoutTransactionTimeout : {}),
+      search_path: sql.searchPath(link.facts.search_path),
+    }
+    const { config } = this.#hosts
+    Object.assign(this.#ours.options, setUp(link, config, { ...sql.ownSettings, ...ours }))
+    Object.assign(this.#bookkeeping.options, setUp(link, config, { ...sql.bookkeepingSettings, ...ours }))
+    if (!this.#owned || !link.direct) return
+    const options = startup(config, { ...settings, ...sql.withoutIdleTimeout })
+    Object.assign(this.pool.options, { options })
   }
 
   /**
@@ -134,7 +135,7 @@ export class Database {
       // Before the next statement and not after this one, whose answer should not be lost with it.
       if (this.#stale.delete(client)) await this.run(client, { text: sql.forgetPlans })
       const startedAt = performance.now()
-      const rows = await this.run<Row>(client, statement, values)
+      const rows = await this.#again<Row>(client, statement, values)
       if (performance.now() - startedAt > slowMs) this.#stale.add(client)
       return rows
     })
@@ -143,18 +144,38 @@ export class Database {
   /** A connection outside of any pool, set up like those for bookkeeping. The caller ends it. */
   async openSession(): Promise<pg.Client> {
     await this.probe()
-    const { application_name, options } = this.#bookkeeping.options as pg.PoolConfig
-    return this.#hosts.connect({ application_name, options })
+    const { onConnect, ...config } = this.#bookkeeping.options as ReturnType<typeof setUp>
+    const client = await this.#hosts.connect(config)
+    await onConnect?.(client)
+    return client
   }
 
-  /** Runs a statement in a transaction of its own. */
+  /**
+   * Runs a statement in a transaction of its own, whose commit waits for the disk. A conflict with another one, which a
+   * session that does not know our settings may report instead of waiting, has changed nothing: it is run again.
+   */
   async query<Row = Record<string, unknown>>(
     statement: Statement,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
     await this.probe()
-    const client = await this.pool.connect()
-    return useClient(client, () => this.run<Row>(client, statement, values))
+    const client = await this.#ours.connect()
+    return useClient(client, () => this.#again(client, statement, values))
+  }
+
+  async #again<Row>(client: pg.ClientBase, statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+    for (let left = conflictsMax; ; left--) {
+      try {
+        return await this.run<Row>(client, statement, values)
+      } catch (error) {
+        if (left === 0 || !isConflict(error)) throw error
+      }
+    }
+  }
+
+  /** A client of the pool, for the caller to give back. */
+  connect(): Promise<pg.PoolClient> {
+    return ofDatabase(this.pool.connect())
   }
 
   /** Runs a statement on a client that somebody else looks after. */
@@ -163,19 +184,20 @@ export class Database {
     statement: Statement,
     values: readonly unknown[] = [],
   ): Promise<Row[]> {
-    const result = await client.query({
+    const query = client.query({
       ...(this.preparedStatements && statement.name !== undefined ? { name: statement.name } : {}),
       text: statement.text,
       values: values as unknown[],
       types: rowTypes,
       query_timeout: queryTimeoutMs,
     } as pg.QueryConfig)
-    return result.rows as Row[]
+    return (await ofDatabase(query)).rows as Row[]
   }
 
-  /** Runs `work` in a transaction of this pool, see `withTransaction`. */
+  /** Runs statements of ours in one transaction, see `withTransaction`. */
   async transaction<Result>(work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
-    return withTransaction(this.pool, work)
+    await this.probe()
+    return inTransaction(this.#ours, sql.beginOurs, work)
   }
 
   /**
@@ -184,6 +206,7 @@ export class Database {
    */
   abandon(): void {
     tearDown(this.#bookkeeping)
+    tearDown(this.#ours)
     if (this.#owned) tearDown(this.pool)
   }
 
@@ -195,7 +218,8 @@ export class Database {
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    await Promise.all([endPool(this.#bookkeeping), ...(this.#owned ? [endPool(this.pool)] : [])])
+    const pools = [this.#bookkeeping, this.#ours, ...(this.#owned ? [this.pool] : [])]
+    await Promise.all(pools.map(endPool))
   }
 }
 
@@ -205,26 +229,8 @@ export class Database {
  */
 const slowMs = 50
 
-/** Theirs, so that the connection is found where it is looked for, and a tag that is this instance's alone. */
-function applicationName(theirs: string | undefined): string {
-  const tag = `twinbox ${randomBytes(4).toString('hex')}`
-  // The server keeps 63 bytes, and replaces what is not ASCII.
-  const prefix = (theirs ?? '').replaceAll(/[^ -~]/g, '?').slice(0, 62 - tag.length)
-  return prefix === '' ? tag : `${prefix} ${tag}`
-}
-
-function tearDown(pool: pg.Pool): void {
-  const { _clients: clients } = pool as unknown as {
-    _clients: { connection: { stream: { destroy(): void } } }[]
-  }
-  for (const client of clients) client.connection.stream.destroy()
-}
-
-async function endPool(pool: pg.Pool): Promise<void> {
-  // end() waits for ever for a client that somebody forgot, or whose server is gone.
-  const deadline = setTimeout(() => tearDown(pool), 5000)
-  await pool.end().finally(() => clearTimeout(deadline))
-}
+/** How often a statement is run again that met another one. Each time, one of those that meet gets through. */
+const conflictsMax = 10
 
 /** Opens a database, or takes it as it is. `poolSize` applies only to a pool that is made here. */
 export function openDatabase(

@@ -1,6 +1,7 @@
 import { callbackify } from 'node:util'
 import pg from 'pg'
 import { OptionError, TwinboxError } from '../errors.ts'
+import { ofDatabase } from './evidence.ts'
 import { takesWrites } from './sql/server.ts'
 import { isConnectionLost, sqlstate } from './sqlstate.ts'
 
@@ -27,29 +28,30 @@ const connectTimeoutMs = 5000
 export class Hosts {
   /** How to connect, as `pg` itself has read it: without a URL, which would overrule what is set beside it. */
   readonly config: pg.PoolConfig
-  readonly #addresses: readonly Address[]
+  /** None if there is only one. */
+  readonly addresses: readonly Address[]
   /** How often the opinion has changed. */
   #moves = 0
 
   constructor(config: pg.PoolConfig, addresses: readonly Address[] = []) {
     this.config = config
-    this.#addresses = addresses
+    this.addresses = addresses
   }
 
   pool(config: pg.PoolConfig): pg.Pool {
     const all = { ...this.config, ...config }
-    if (this.#addresses.length < 2) return new pg.Pool(all)
+    if (this.addresses.length < 2) return new PoolOfHosts(all, this)
     return new PoolOfHosts({ ...all, Client: this.#clientClass() as new () => pg.Client }, this)
   }
 
   /** A connection outside of any pool. */
   async connect(config: pg.ClientConfig): Promise<pg.Client> {
-    const Client = this.#addresses.length < 2 ? pg.Client : this.#clientClass()
+    const Client = this.addresses.length < 2 ? pg.Client : this.#clientClass()
     return this.inTurn(async () => {
       const client = new Client({ ...this.config, ...config })
       client.on('error', () => {})
       try {
-        return await client.connect()
+        return await ofDatabase(client.connect())
       } catch (error) {
         void client.end().catch(() => {})
         throw error
@@ -59,7 +61,7 @@ export class Hosts {
 
   /** Runs `connect`, and runs it again when it failed and the next host is to be asked: as often as there are hosts. */
   async inTurn<Result>(connect: () => Promise<Result>): Promise<Result> {
-    for (let left = this.#addresses.length; ; left--) {
+    for (let left = this.addresses.length; ; left--) {
       const moves = this.#moves
       try {
         return await connect()
@@ -72,7 +74,7 @@ export class Hosts {
   /** One that connects to the host of the moment, and fails there unless it takes writes. */
   #clientClass(): new (config: pg.ClientConfig) => pg.Client {
     const current = (): number => this.#moves
-    const address = (move: number): Address => this.#addresses[move % this.#addresses.length]!
+    const address = (move: number): Address => this.addresses[move % this.addresses.length]!
     const leave = (move: number, error: unknown): void => {
       // Ten connections that fail at one host are one reason to move on, not ten. And a host that answers with a wrong
       // password, a full server or a pooler's refusal is the right one.
@@ -133,7 +135,7 @@ class PoolOfHosts extends pg.Pool {
   override connect(): Promise<pg.PoolClient>
   override connect(callback: PoolCallback): void
   override connect(callback?: PoolCallback): Promise<pg.PoolClient> | void {
-    const connect = (): Promise<pg.PoolClient> => this.#hosts.inTurn(() => super.connect())
+    const connect = (): Promise<pg.PoolClient> => ofDatabase(this.#hosts.inTurn(() => super.connect()))
     if (callback === undefined) return connect()
     callbackify(connect)((error, client?: pg.PoolClient) =>
       callback(error ?? undefined, client, (spent) => client?.release(spent)),

@@ -1,7 +1,7 @@
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../telemetry.ts'
 import type { Database } from './database.ts'
-import { inboxSql } from './sql/inbox.ts'
-import { arrayText, joined, plainArray, unlessEmpty } from './sql/statement.ts'
+import { receiveSql } from './sql/receive.ts'
+import { arrayText, joined, pieces, plainArray, unlessEmpty } from './sql/statement.ts'
 
 /** A message as it goes into the inbox of one consumer. */
 export interface InboxMessage {
@@ -53,8 +53,9 @@ export async function deliver(
   const trace = begin(telemetry, { name: 'receive', system: broker, workerId }, () => messages.map(toTraced))
   try {
     const carried = messages.map(({ headers }, index) => carryOn(headers, trace?.carried[index]))
+    const [bytes, starts, sizes] = pieces(messages.map(({ body }) => body))
     const [result] = await database.query<{ fresh: number; routed: boolean }>(
-      inboxSql(database.schema).receive,
+      receiveSql(database.schema).receive,
       [
         plainArray(messages.map(({ consumer }) => consumer)),
         arrayText(messages.map(({ id }) => id)),
@@ -62,12 +63,14 @@ export async function deliver(
         unlessEmpty(messages.map(({ key }) => key)),
         joined(carried),
         joined(messages.map(({ payload }) => payload)),
-        unlessEmpty(messages.map(({ body }) => body)),
+        bytes,
         unlessEmpty(messages.map(({ contentType }) => contentType)),
         messages.map(({ publishedAt }) => publishedAt),
         Math.floor(Math.random() * 8),
         unlessEmpty(messages.map(({ expiresAt }) => expiresAt ?? null)),
         version,
+        starts,
+        sizes,
       ],
     )
     trace?.end()

@@ -1,8 +1,10 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import type { Kysely, Migration, MigrationProvider } from 'kysely'
 import { SchemaError } from '../errors.ts'
-import { checkSchema } from '../options.ts'
-import { openDatabase, type DatabaseInput, type DatabaseOptions } from './database.ts'
+import { checkSchema, readNumbers } from '../options.ts'
+import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
+import { busy, insistOnLocks, isInTheWay, runWithinTry, type LockWait } from './lockwait.ts'
+import { refuseHiddenRows, type Read } from './rowsecurity.ts'
 import { migrationSql } from './sql/migration.ts'
 
 /** One file of `migrations/`. */
@@ -34,30 +36,67 @@ export function migrationFiles(schema = 'twinbox'): MigrationFile[] {
     }))
 }
 
+export interface MigrateOptions extends DatabaseOptions {
+  /**
+   * How long to go on trying while others hold locks on the tables. In milliseconds. @default 60_000
+   */
+  readonly waitMs?: number | undefined
+  /** Told after each try in vain who was in the way. */
+  readonly onWait?: ((wait: LockWait) => void) | undefined
+  /** Ends it: what was begun is rolled back. */
+  readonly signal?: AbortSignal | undefined
+}
+
 /**
  * Brings the tables up to date, in one transaction. Idempotent; two processes that start it together take turns.
  * Returns the names of what it applied.
  *
- * @throws SchemaError `SCHEMA_AHEAD` if the database is newer than this version of Twinbox. Nothing was changed.
+ * It needs locks on tables for a moment, for which it waits less than a second at a time: meanwhile, publishers and
+ * workers wait behind it. If it does not get them, it lets the others go ahead and tries again.
+ *
+ * @throws SchemaError `SCHEMA_AHEAD` if the database is newer than this version of Twinbox; `SCHEMA_BUSY` if others hold
+ *   on to the tables for longer than `waitMs`; `ROW_SECURITY` if the user may not see what has been applied. The signal's
+ *   reason if it aborts. Nothing was changed.
  */
-export async function migrate(input: DatabaseInput, options: DatabaseOptions = {}): Promise<string[]> {
-  const { database, owned } = openDatabase(input, options)
-  const sql = migrationSql(database.schema)
+export async function migrate(input: DatabaseInput, options: MigrateOptions = {}): Promise<string[]> {
+  const { waitMs: given, onWait = () => {}, signal = new AbortController().signal, ...opening } = options
+  const { waitMs } = readNumbers({ waitMs: given }, ['waitMs'])
+  const { database, owned } = openDatabase(input, opening)
+  const { schema } = database
+  const sql = migrationSql(schema)
   try {
-    return await database.transaction(async (client) => {
-      await client.query(sql.lock)
-      const files = migrationFiles(database.schema)
-      const { rows } = await client.query<{ found: boolean }>(sql.exists)
-      const applied = rows[0]!.found ? (await client.query<{ version: number }>(sql.applied)).rows : []
-      const version = applied.at(-1)?.version ?? 0
-      refuseNewer(version, files, database.schema)
-      const missing = files.filter((file) => file.version > version)
-      for (const file of missing) await client.query(file.sql)
-      return missing.map((file) => file.name)
-    })
+    return await insistOnLocks(
+      database,
+      async (client) => {
+        await client.query(sql.lock)
+        const version = await versionOf(schema, (text) => database.run(client, { text }))
+        const files = migrationFiles(schema)
+        refuseNewer(version, files, schema)
+        const missing = files.filter((file) => file.version > version)
+        const texts = missing.map((file) => file.sql)
+        await runWithinTry(schema, texts, (text) => {
+          signal.throwIfAborted()
+          return client.query(text)
+        })
+        return missing.map((file) => file.name)
+      },
+      { waitMs, onWait, signal },
+    )
   } finally {
     if (owned) await database.close()
   }
+}
+
+/** The last migration that was applied, or 0. @throws SchemaError if this user may not see it. */
+async function versionOf(schema: string, read: Read): Promise<number> {
+  const sql = migrationSql(schema)
+  const [{ found }] = (await read(sql.exists)) as [{ found: boolean }]
+  if (!found) return 0
+  // Otherwise it would look as if nothing had been applied.
+  await refuseHiddenRows(schema, read)
+  const applied = (await read(sql.applied)) as { version: unknown }[]
+  // In the user's own Migrator, their parsers have read it.
+  return Number(applied.at(-1)?.version ?? 0)
 }
 
 /**
@@ -74,14 +113,17 @@ export function twinboxMigrations(schema = 'twinbox'): MigrationProvider {
           `twinbox_${file.name}`,
           {
             up: async (db: Kysely<unknown>) => {
+              const read = async (text: string): Promise<unknown[]> =>
+                (await db.executeQuery(CompiledQuery.raw(text))).rows
               // The Migrator takes turns with its like, but not with migrate().
-              await db.executeQuery(CompiledQuery.raw(sql.lock))
-              const { rows } = await db.executeQuery<{ found: boolean }>(CompiledQuery.raw(sql.exists))
-              const applied = rows[0]?.found
-                ? (await db.executeQuery<{ version: number }>(CompiledQuery.raw(sql.applied))).rows
-                : []
-              if (applied.some(({ version }) => version === file.version)) return
-              await db.executeQuery(CompiledQuery.raw(file.sql))
+              await read(sql.lock)
+              if ((await versionOf(schema, read)) >= file.version) return
+              const [before] = (await read(sql.lockTimeoutNow)) as [{ lockTimeout: string }]
+              await runWithinTry(schema, [file.sql], read).catch((error: unknown) => {
+                // Nobody may be kept waiting until it is tried again here: the transaction is yours, and holds locks.
+                throw isInTheWay(error) ? busy(schema, [], error) : error
+              })
+              await read(sql.lockTimeout(before.lockTimeout))
             },
           },
         ]),
@@ -91,22 +133,20 @@ export function twinboxMigrations(schema = 'twinbox'): MigrationProvider {
 }
 
 /** @throws SchemaError unless the tables are exactly those that this version works with. */
-export async function checkSchemaVersion(database: {
-  readonly schema: string
-  readonly pool: { query<Row>(text: string): Promise<{ rows: Row[] }> }
-}): Promise<void> {
-  const { schema, pool } = database
+export async function checkSchemaVersion(database: Database): Promise<void> {
+  const { schema } = database
   const sql = migrationSql(schema)
   const files = migrationFiles(schema)
   const newest = files.at(-1)!.version
-  const found = (await pool.query<{ found: boolean }>(sql.exists)).rows[0]?.found
+  const read: Read = (text) => database.query({ text })
+  const [{ found }] = (await read(sql.exists)) as [{ found: boolean }]
   if (!found) {
     throw new SchemaError(
       'SCHEMA_MISSING',
       `There are no Twinbox tables in the schema "${schema}" of this database. Run "npx twinbox migrate" first.`,
     )
   }
-  const version = (await pool.query<{ version: number }>(sql.applied)).rows.at(-1)?.version ?? 0
+  const version = await versionOf(schema, read)
   refuseNewer(version, files, schema)
   if (version < newest) {
     throw new SchemaError(

@@ -1,31 +1,28 @@
 import { SchemaError } from '../errors.ts'
-import { useClient } from './client.ts'
 import type { Database } from './database.ts'
 import { serverFacts } from './sql/server.ts'
 
 /** What the server must be, asked once at start. @throws SchemaError */
 export async function checkServer(database: Database): Promise<void> {
-  const client = await database.pool.connect()
-  await useClient(client, async () => {
-    const { rows } = await client.query<{ version: number; encoding: string; recovery: boolean }>(serverFacts)
-    const { version, encoding, recovery } = rows[0]!
-    if (version < 140_000) {
-      throw new SchemaError(
-        'SERVER_UNSUPPORTED',
-        `The server is Postgres ${Math.floor(version / 10_000)}, but Twinbox needs 14 or newer.`,
-      )
-    }
-    if (encoding !== 'UTF8') {
-      throw new SchemaError(
-        'SERVER_UNSUPPORTED',
-        `The database's encoding is ${encoding}, but Twinbox needs UTF8.`,
-      )
-    }
-    if (recovery) {
-      throw new SchemaError(
-        'SERVER_UNSUPPORTED',
-        'The server is a read-only standby. Connect to the primary.',
-      )
-    }
-  })
+  const [facts] = await database.query<ServerFacts>({ text: serverFacts })
+  const { version, encoding, recovery, read_only: readOnly } = facts!
+  const refuse = (why: string): never => {
+    throw new SchemaError('SERVER_UNSUPPORTED', why)
+  }
+  if (version < 140_000)
+    refuse(`The server is Postgres ${Math.floor(version / 10_000)}, but Twinbox needs 14 or newer.`)
+  if (encoding !== 'UTF8') refuse(`The database's encoding is ${encoding}, but Twinbox needs UTF8.`)
+  if (recovery) refuse('The server is a read-only standby. Connect to the primary.')
+  if (readOnly) {
+    refuse(
+      'default_transaction_read_only is on for this server, database or user, so nothing can be written. Switch it off, or connect as somebody for whom it is off.',
+    )
+  }
+}
+
+interface ServerFacts {
+  readonly version: number
+  readonly encoding: string
+  readonly recovery: boolean
+  readonly read_only: boolean
 }

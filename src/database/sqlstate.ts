@@ -7,13 +7,14 @@ export function sqlstate(error: unknown): string | null {
 }
 
 /**
- * Whether the connection is of no more use: it broke, the server is going down, it has become a read-only standby, or
- * an answer is overdue and would be taken for that of the next statement.
+ * Whether an error that a connection or a statement of ours has met means that the connection is of no more use: it
+ * broke, the server is going down, it has become a read-only standby, or an answer is overdue and would be taken for that
+ * of the next statement. Of an error that somebody else has thrown it says nothing, see `evidence.ts`.
  */
 export function isConnectionLost(error: unknown): boolean {
   const state = sqlstate(error)
   if (state !== null) {
-    return state.startsWith('08') || /^57P0[1-5]$/.test(state) || state === '25006' || state === '25P03'
+    return /^(08|57P0[1-5]|25006|25P0[34])/.test(state)
   }
   if (!(error instanceof Error)) return false
   const code = 'code' in error ? String(error.code) : ''
@@ -34,4 +35,27 @@ export function isPassing(error: unknown): boolean {
     (state !== null &&
       (/^(40|53)/.test(state) || state === '55P03' || state === '57014' || state === '25P02'))
   )
+}
+
+/**
+ * Whether it, or what has caused it, is a transaction that lost against another one, a serialization failure or a
+ * deadlock: the same again may well succeed at once.
+ */
+export function isConflict(error: unknown): boolean {
+  // Counted, since an error may be its own cause's cause.
+  for (let each = error, depth = 0; each instanceof Error && depth < 10; each = each.cause, depth++) {
+    if (/^(40001|40P01)$/.test(sqlstate(each) ?? '')) return true
+  }
+  return false
+}
+
+/** Whether a connection's prepared statement is not there, or somebody else's is: a pooler shares its sessions. */
+export const isUnknownStatement = (state: string | null): boolean => state === '26000' || state === '42P05'
+
+/**
+ * Whether a statement failed by what was to be stored, and will fail again with it: invalid data, a broken constraint,
+ * a limit of Postgres, or a text that is longer than JavaScript can make.
+ */
+export function isContentError(error: unknown): boolean {
+  return error instanceof RangeError || /^(22|23|54)/.test(sqlstate(error) ?? '')
 }

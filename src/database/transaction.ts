@@ -2,6 +2,7 @@ import type pg from 'pg'
 import { TransactionError } from '../errors.ts'
 import { surviveErrors, useClient } from './client.ts'
 import type { Database } from './database.ts'
+import { ofDatabase } from './evidence.ts'
 import * as sql from './sql/server.ts'
 import { isConnectionLost } from './sqlstate.ts'
 
@@ -20,11 +21,19 @@ export async function withTransaction<Result>(
   pool: pg.Pool | Database,
   work: (client: pg.PoolClient) => Promise<Result>,
 ): Promise<Result> {
-  const source = 'pool' in pool ? pool.pool : pool
+  return inTransaction('pool' in pool ? pool.pool : pool, sql.begin, work)
+}
+
+/** The same, begun as `begin` says. */
+export async function inTransaction<Result>(
+  source: pg.Pool,
+  begin: string,
+  work: (client: pg.PoolClient) => Promise<Result>,
+): Promise<Result> {
   surviveErrors(source)
   const client = await source.connect()
   return useClient(client, async () => {
-    await client.query(sql.begin)
+    await ofDatabase(client.query(begin))
     let result: Result
     let xid: string | null = null
     try {

@@ -21,7 +21,7 @@ const check = 'schema'
 export async function findDrift(database: Database): Promise<readonly Finding[]> {
   const { catalog } = doctorSql(database.schema)
   const twin = `doctor_${randomBytes(6).toString('hex')}`
-  const client = await database.pool.connect()
+  const client = await database.connect()
   let expected: Item[]
   try {
     await client.query(begin)

@@ -1,8 +1,11 @@
 import type { Database } from '../database/database.ts'
+import { letThrough } from '../database/rowsecurity.ts'
+import { rowSecuritySql } from '../database/sql/rowsecurity.ts'
 import { grants, roleNames, roleOf, rolesSql, type RoleName } from '../database/sql/roles.ts'
 import { fine, note, wrong, type Finding } from './finding.ts'
 
 const check = 'grants'
+const rowSecurity = 'row security'
 
 interface MissingRow {
   readonly table: string
@@ -67,7 +70,44 @@ export async function examineRights(database: Database): Promise<readonly Findin
       ),
     )
   }
-  return findings
+  const roles = names.filter((_, index) => known[index]!.applied)
+  return [...findings, ...(await examineRowSecurity(database, roles, me))]
+}
+
+/** Whether row-level security, which is never ours, hides rows from those who work here. */
+async function examineRowSecurity(
+  database: Database,
+  roles: readonly string[],
+  me: string,
+): Promise<readonly Finding[]> {
+  const sql = rowSecuritySql(database.schema)
+  interface Named {
+    readonly name: string
+  }
+  const secured = await database.query<Named>(sql.secured)
+  if (secured.length === 0) return []
+  const tables = (rows: readonly Named[]): string => rows.map(({ name }) => name).join(', ')
+  const logins = await database.query<Named>(sql.logins, [roles])
+  const findings: Finding[] = []
+  for (const who of new Set([me, ...logins.map(({ name }) => name)])) {
+    const hidden = await database.query<Named>(sql.hiddenFrom, [who])
+    if (hidden.length === 0) continue
+    findings.push(
+      wrong(
+        rowSecurity,
+        `Row-level security hides rows of ${tables(hidden)} from ${who}, who would take them for not there.`,
+        letThrough(`"${database.schema}".${hidden[0]!.name}`, who),
+      ),
+    )
+  }
+  if (findings.length > 0) return findings
+  return [
+    note(
+      rowSecurity,
+      `Row-level security is on for ${tables(secured)}. It hides nothing from ${[me, ...logins.map(({ name }) => name)].join(', ')}.`,
+      'Whoever else works here has to be let through by a policy, or by BYPASSRLS.',
+    ),
+  ]
 }
 
 function told(missing: readonly MissingRow[]): string {

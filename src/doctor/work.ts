@@ -1,5 +1,8 @@
 import type { Database } from '../database/database.ts'
 import { doctorSql } from '../database/sql/doctor.ts'
+import { topicMatches } from '../message.ts'
+import { ms } from '../logging.ts'
+import { readPaused, tellPaused } from '../status/paused.ts'
 import { note, orFine, wrong, type Finding } from './finding.ts'
 
 interface ConsumerRow {
@@ -9,6 +12,14 @@ interface ConsumerRow {
   readonly stuck: number
   readonly subscribed: boolean
   readonly lately: number
+}
+
+interface TopicRow {
+  readonly consumer: string
+  readonly topic: string
+  readonly count: number
+  /** What the living claimers have handlers for. */
+  readonly patterns: readonly string[]
 }
 
 interface TableRow {
@@ -53,13 +64,74 @@ export async function examineWork(database: Database): Promise<readonly Finding[
         wrong(
           'subscriptions',
           `The consumer "${consumer}" is subscribed, but none of its workers has run for an hour: what is sent to it piles up.`,
-          `Start its workers, or unsubscribe it: delete from ${database.schema}.subscription where consumer = '${consumer}'`,
+          `Start its workers, or unsubscribe it: twinbox unsubscribe --consumer ${consumer}, with what "twinbox status --json" shows.`,
         ),
       )
     }
     return found
   })
+  findings.push(
+    ...(await examineTopics(database)),
+    ...(await examineCircuits(database)),
+    ...(await examineHandlers(database)),
+  )
   return orFine(findings, 'work', 'Whatever waits has somebody to work on it.')
+}
+
+/** So many are told of one by one. */
+const topicsMax = 20
+
+/** Messages that wait since none of the living claimers has a handler for their topic. */
+async function examineTopics(database: Database): Promise<readonly Finding[]> {
+  const rows = await database.query<TopicRow>(doctorSql(database.schema).unhandled)
+  const nobodys = rows.filter(
+    ({ topic, patterns }) => !patterns.some((pattern) => topicMatches(pattern, topic)),
+  )
+  const findings = nobodys
+    .slice(0, topicsMax)
+    .map(({ consumer, topic, count }) =>
+      wrong(
+        'topics',
+        `${consumer} receives ${topic}, and no living claimer has a handler: ${count} messages wait.`,
+        "Start a claimer that has one; or if nobody wants them, one with unknown: 'drop', and stop receiving the topic.",
+      ),
+    )
+  const more = nobodys.length - findings.length
+  return more === 0
+    ? findings
+    : [...findings, wrong('topics', `So it is with ${more} further topics.`, 'See "twinbox messages list".')]
+}
+
+/** Topics that pause, since what their handlers need is away. */
+async function examineCircuits(database: Database): Promise<readonly Finding[]> {
+  return (await readPaused(database)).map((topic) =>
+    wrong(
+      'circuits',
+      `${topic.consumer} ${tellPaused(topic)} (UTC), ${topic.probes} tries.`,
+      `Its handlers fail with: ${topic.error === '' ? topic.reason : topic.error}. Nothing is counted; it goes on by itself at the first success.`,
+    ),
+  )
+}
+
+interface StuckRow {
+  readonly id: number
+  readonly consumer: string
+  readonly host: string
+  readonly pid: number
+  readonly topic: string
+  readonly for_ms: number
+}
+
+/** Handlers that do not end. */
+async function examineHandlers(database: Database): Promise<readonly Finding[]> {
+  const rows = await database.query<StuckRow>(doctorSql(database.schema).stuck)
+  return rows.map(({ id, consumer, host, pid, topic, for_ms: forMs }) =>
+    wrong(
+      'handlers',
+      `A handler of ${topic} has not ended for ${ms(forMs)}, in worker ${id} of ${consumer} (process ${pid} on ${host}).`,
+      'Set handleTimeoutMs, longer than the handler may take; until then, start that process again.',
+    ),
+  )
 }
 
 const bloatRows = 100_000

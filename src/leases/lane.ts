@@ -1,4 +1,4 @@
-import type { Floor } from './floor.ts'
+import { Floor } from './floor.ts'
 
 /** A lane that this worker holds. */
 export interface Lane {
@@ -15,8 +15,10 @@ export interface Lane {
   readonly orphaned: number
   /** To be given back as soon as nothing of it is in hand: others are short of lanes. */
   draining: boolean
+  /** The worker that shall have it as soon as nothing of it is in hand; null if it stays. */
+  heir: number | null
   /** By the monotonic clock, until when it stays although others are short: it was dealt to this worker. */
-  readonly keptUntil: number
+  keptUntil: number
 }
 
 /** A lane as it is taken. */
@@ -30,6 +32,19 @@ export interface LaneRow {
   readonly server: string
 }
 
+export const toLane = (row: LaneRow, keptForMs: number): Lane => ({
+  lane: row.lane,
+  fence: row.fence,
+  floor: new Floor(row.floor),
+  written: row.floor,
+  server: row.server,
+  lowered: row.lowered,
+  orphaned: row.previous === null ? 0 : row.reach,
+  draining: false,
+  heir: null,
+  keptUntil: keptForMs === 0 ? 0 : performance.now() + keptForMs,
+})
+
 /** Lanes that this worker holds and does not work on yet. */
 export interface Taken {
   readonly holder: number
@@ -38,7 +53,9 @@ export interface Taken {
 }
 
 /** A lane as it was when it was left, with what may be written down of its floor. */
-export type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server'> & { readonly floor: number }
+export type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server' | 'heir'> & {
+  readonly floor: number
+}
 
 /** As the statements that renew and release take them. */
 export const asColumns = (lanes: readonly LeftLane[]): unknown[][] => [

@@ -1,36 +1,20 @@
-import type { Database } from '../database/database.ts'
 import { laneSql } from '../database/sql/lane.ts'
-import type { Emit, FailoverStrategy } from '../events.ts'
 import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
-import { Floor } from './floor.ts'
-import { asColumns, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
-import { sureShare, type Membership } from './workers.ts'
+import { asColumns, toLane, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
+import type { LanesOptions } from './options.ts'
+import { sureShare } from './workers.ts'
 
 export type { Lane } from './lane.ts'
-
-export interface LanesOptions {
-  readonly database: Database
-  readonly membership: Membership
-  /** '' for the outbox. */
-  readonly consumer: string
-  readonly count: number
-  readonly leaseMs: number
-  readonly failover: FailoverStrategy
-  readonly failoverGraceMs: number
-  readonly emit: Emit
-  /** The lowest seq of the lane that is in hand: the floor may not be written down above it. Null if there is none. */
-  readonly lowestInHand: (lane: number) => number | null
-  /** Lanes are there to be worked on. */
-  readonly onTaken: (lanes: readonly Lane[]) => void | Promise<void>
-  /** Lanes have been lost to others; what is in hand of them must not be settled. */
-  readonly onLost: (lanes: readonly Lane[], reason: string) => void
-}
 
 const lookMs = 100
 /** When nobody comes or goes. */
 const lookMsCalm = 500
 /** Where there are more workers than lanes, somebody has too few for good. */
 const takeMsCalm = 1000
+/** So long has an heir to accept a lane, before it is anybody's. */
+const heirMs = 3000
+/** A lane that was inherited stays for so long beyond the fair share. */
+const inheritedMs = 5000
 /** So often at most is it written down where the floors are: how much a successor need not look through. */
 const writeMs = 1000
 
@@ -124,12 +108,14 @@ export class Lanes {
       this.#takeAt = now + takeMsCalm
       await this.#take(share - this.held.size, free, [])
     }
+    if (this.#options.mayInherit?.() === true) await this.#accept()
     const surplus = this.held.size - share
     this.#drain(surplus)
     const drained = [...this.held.values()].filter(
       (lane) => lane.draining && this.#options.lowestInHand(lane.lane) === null,
     )
-    await this.#leave(drained)
+    await this.#leave(drained.filter(({ heir }) => heir === null))
+    await this.#leave(drained.filter(({ heir }) => heir !== null))
     const calm = membership.settled && surplus <= 0 && dealt.length === 0
     return calm ? Math.min(lookMsCalm, leaseMs / 6) : lookMs
   }
@@ -139,19 +125,22 @@ export class Lanes {
     const { id } = membership
     if (id === null) return
     const rows = await database.keep<LaneRow>(this.#sql.take, [consumer, id, leaseMs, free, limit, dealt])
+    await this.#hold(id, rows, dealt.length === 0 ? 0 : failoverGraceMs)
+  }
+
+  /** Takes what others have made over to this worker, beyond its share. It stays for a while, or it would go to and fro. */
+  async #accept(): Promise<void> {
+    const { database, membership, consumer, leaseMs } = this.#options
+    const { id } = membership
+    if (id === null) return
+    const values = [consumer, id, leaseMs, [...this.held.keys()]]
+    await this.#hold(id, await database.keep<LaneRow>(this.#sql.accept, values), inheritedMs)
+  }
+
+  async #hold(id: number, rows: readonly LaneRow[], keptForMs: number): Promise<void> {
     if (rows.length === 0) return
     if (this.held.size === 0) this.#renewedAt = performance.now()
-    const lanes = rows.map((row): Lane => ({
-      lane: row.lane,
-      fence: row.fence,
-      floor: new Floor(row.floor),
-      written: row.floor,
-      server: row.server,
-      lowered: row.lowered,
-      orphaned: row.previous === null ? 0 : row.reach,
-      draining: false,
-      keptUntil: dealt.length === 0 ? 0 : performance.now() + failoverGraceMs,
-    }))
+    const lanes = rows.map((row) => toLane(row, keptForMs))
     const lapsed = lanes.filter(({ lane }) => this.held.has(lane))
     if (lapsed.length > 0) {
       this.#lose(
@@ -204,9 +193,10 @@ export class Lanes {
   #drain(surplus: number): void {
     const lanes = [...this.held.values()]
     const now = performance.now()
-    const last = lanes.filter(({ keptUntil }) => keptUntil <= now).toReversed()
-    for (const lane of lanes) lane.draining = false
-    for (const lane of last.slice(0, Math.max(0, surplus))) lane.draining = true
+    for (const lane of lanes) lane.draining = lane.heir !== null && lane.keptUntil <= now
+    const leaving = lanes.filter(({ draining }) => draining).length
+    const last = lanes.filter(({ keptUntil, draining }) => keptUntil <= now && !draining).toReversed()
+    for (const lane of last.slice(0, Math.max(0, surplus - leaving))) lane.draining = true
   }
 
   async #leave(lanes: readonly Lane[]): Promise<number> {
@@ -222,11 +212,16 @@ export class Lanes {
     return lanes.length
   }
 
+  /** To whoever comes first; or to their heirs, if all of them have one. */
   async #release(lanes: readonly LeftLane[], holder: number): Promise<void> {
     const { database, consumer, emit } = this.#options
     if (lanes.length === 0) return
     const values = [consumer, holder, ...asColumns(lanes)]
-    const released = await database.keep<{ lane: number }>(this.#sql.release, values)
+    const heirs = lanes.flatMap(({ heir }) => heir ?? [])
+    const released =
+      heirs.length < lanes.length
+        ? await database.keep<{ lane: number }>(this.#sql.release, values)
+        : await database.keep<{ lane: number }>(this.#sql.handOver, [...values, heirs, heirMs])
     if (released.length > 0) emit({ type: 'lanes_released', lanes: released.map(({ lane }) => lane) })
   }
 

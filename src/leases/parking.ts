@@ -1,5 +1,6 @@
 import type { Database, Statement } from '../database/database.ts'
-import { waitingSql } from '../database/sql/waiting.ts'
+import { distinct } from '../database/sql/statement.ts'
+import { parkingSql } from '../database/sql/parking.ts'
 import type { Emit } from '../events.ts'
 import type { Lane } from './lanes.ts'
 
@@ -18,13 +19,21 @@ interface ParkedRow {
   readonly released_to: number
 }
 
-/** A message that has failed, and holds its key back. */
-export interface FailedHead {
+/** A key that is held back behind one of its messages. */
+export interface HeldKey {
+  readonly lane: Lane
   readonly key: string
   readonly seq: number
+  readonly id: string
   readonly reason: string
-  /** If it is a dead letter now; otherwise it is moved like the others, or stays. */
-  readonly dead?: { readonly id: string; readonly attempts: number; readonly error: string } | undefined
+  /** Whether that message is a dead letter now. Otherwise it waits with the others of its key. */
+  readonly dead: boolean
+  /** What it failed with last, and its attempts with that one; null if that has been written down, or it has not failed. */
+  readonly failure: { readonly attempts: number; readonly error: string } | null
+  /** For how long; null until redriven. */
+  readonly forMs: number | null
+  /** The places of the others of the key that leave the lane. */
+  readonly rest: readonly number[]
 }
 
 interface ParkedKey {
@@ -66,7 +75,7 @@ export class Parking {
     this.#database = database
     this.#consumer = consumer
     this.#emit = emit
-    const sql = waitingSql(database.schema)
+    const sql = parkingSql(database.schema)
     this.#sql =
       consumer === ''
         ? { ...sql, park: sql.parkOutbox, follow: sql.followOutbox, release: sql.releaseOutbox }
@@ -95,34 +104,38 @@ export class Parking {
   }
 
   /**
-   * Holds the key of a message back, for a time or until redriven (null), and moves what is in hand of it out of its
-   * lane. Returns whether a message that is dead was buried.
+   * Holds keys back, and moves what is in hand of them out of their lanes. Returns those that are held back now, of which
+   * the lane was still ours, and whether the message that has failed was there to be buried.
    */
-  async park(
-    lane: Lane,
-    { key, seq, reason, dead }: FailedHead,
-    forMs: number | null,
-    seqs: readonly number[],
-  ): Promise<boolean> {
+  async park(keys: readonly HeldKey[]): Promise<ReadonlyMap<HeldKey, boolean>> {
     return this.#exclusively(async () => {
       // Before it is known: if the answer is lost, the key may be parked, and nothing of it may go ahead.
-      this.#of(lane.lane).set(key, { releasedTo: 0, due: false })
-      const [done] = await this.#database.keep<{ buried: boolean }>(this.#sql.park, [
+      for (const { lane, key } of keys) this.#of(lane.lane).set(key, { releasedTo: 0, due: false })
+      const rest = keys.flatMap(({ lane, key, rest: seqs }) =>
+        seqs.map((seq) => ({ lane: lane.lane, seq, key })),
+      )
+      const [numbers, errors] = distinct(keys.map(({ failure }) => failure?.error ?? null))
+      const rows = await this.#database.keep<{ lane: number; key: string; buried: boolean }>(this.#sql.park, [
         this.#consumer,
-        lane.lane,
-        lane.fence,
-        key,
-        forMs,
-        seqs,
-        reason,
-        seq,
-        dead?.id,
-        dead?.attempts,
-        dead?.error,
+        keys.map(({ lane }) => lane.lane),
+        keys.map(({ lane }) => lane.fence),
+        keys.map(({ key }) => key),
+        keys.map(({ forMs }) => forMs),
+        keys.map(({ seq }) => seq),
+        keys.map(({ id }) => id),
+        keys.map(({ reason }) => reason),
+        keys.map(({ failure }) => failure?.attempts),
+        numbers,
+        keys.map(({ dead }) => dead),
+        rest.map(({ lane }) => lane),
+        rest.map(({ seq }) => seq),
+        rest.map(({ key }) => key),
+        errors,
       ])
-      if (done === undefined) return false
-      this.#emit({ type: 'parked', key, forMs })
-      return done.buried
+      const buried = new Map(rows.map((row) => [row.key, row.buried]))
+      const parked = keys.filter(({ key }) => buried.has(key))
+      for (const { key, forMs } of parked) this.#emit({ type: 'parked', key, forMs })
+      return new Map(parked.map((held) => [held, buried.get(held.key)!]))
     })
   }
 

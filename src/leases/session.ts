@@ -11,6 +11,15 @@ export interface SessionOptions {
   readonly onNotified: (payload: string) => void
 }
 
+/** So close to each other, two connections were lost in one crash. */
+const crashMs = 1000
+
+/**
+ * What the connection shows of the server: it answers and takes writes, or no writes; it was told that another process of
+ * the server's has crashed; or it is gone, has come anew, or leads to another server.
+ */
+export type Sight = 'well' | 'read-only' | 'crashed' | 'lost'
+
 /**
  * A worker's own connection, apart from the work: a full pool must not look like death. It holds the advisory lock that
  * Postgres frees within milliseconds after the process was killed.
@@ -21,6 +30,9 @@ export class Session {
   readonly #database: Database
   readonly #options: SessionOptions
   #client: pg.Client | null = null
+  /** By the monotonic clock, when it was opened, and when one of its kind was told of a crash. */
+  #openedAt = -Infinity
+  #crashAt = -Infinity
   #turn: Promise<unknown> = Promise.resolve()
 
   constructor(database: Database, options: SessionOptions) {
@@ -39,7 +51,11 @@ export class Session {
       this.#forget()
       this.#options.onEnd()
     })
+    client.on('notice', ({ code }) => {
+      if (code === '57P02') this.#crashAt = performance.now()
+    })
     this.#client = client
+    this.#openedAt = performance.now()
     if (!this.#database.sessions) return
     client.on('notification', ({ payload }) => this.#options.onNotified(payload ?? ''))
     await this.run(this.#options.listen)
@@ -53,6 +69,17 @@ export class Session {
     const turn = this.#turn.then(() => this.#database.run<Row>(client, statement, values))
     this.#turn = turn.catch(() => {})
     return turn
+  }
+
+  /** How it is, if it was open before that moment and that server is behind it. */
+  async look(statement: Statement, since: number, server: string | null): Promise<Sight> {
+    const client = this.#client
+    if (client !== null && this.#openedAt < since) {
+      const [seen] = await this.run<{ server: string; writable: boolean }>(statement).catch(() => [])
+      if (seen?.server === server && this.#client === client) return seen.writable ? 'well' : 'read-only'
+    }
+    // A moment before: whose process has crashed hears of it first.
+    return this.#crashAt > since - crashMs ? 'crashed' : 'lost'
   }
 
   /** Behind a pooler a session lock would belong to whoever uses the server connection next: then there is none. */

@@ -1,7 +1,7 @@
 import type { Database } from '../database/database.ts'
 import { gotUp, sleepSql } from '../database/sql/sleep.ts'
 import type { Session } from './session.ts'
-import type { MembershipOptions } from './workers.ts'
+import type { MembershipOptions } from './options.ts'
 
 /** So long without work, a worker falls asleep; and after so long with it, one that was woken gets up. */
 const drowsyMs = 20

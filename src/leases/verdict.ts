@@ -2,7 +2,7 @@ import { workerSql } from '../database/sql/worker.ts'
 import { dealOut } from './failover.ts'
 import type { Session } from './session.ts'
 import type { Peer } from './sightings.ts'
-import type { MembershipOptions } from './workers.ts'
+import type { MembershipOptions } from './options.ts'
 
 /** Who may get what a dead worker has left, as the strategies weigh them. */
 interface Heir {

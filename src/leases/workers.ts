@@ -1,45 +1,15 @@
 import { hostname } from 'node:os'
-import type { Database } from '../database/database.ts'
 import { sleepSql } from '../database/sql/sleep.ts'
 import { workerSql } from '../database/sql/worker.ts'
-import type { Emit, FailoverStrategy, WorkerKind } from '../events.ts'
 import { startLoop, type Loop } from '../loop.ts'
 import { version } from '../version.ts'
+import type { MembershipOptions } from './options.ts'
 import { Orphans } from './orphans.ts'
-import { Session } from './session.ts'
+import { Session, type Sight } from './session.ts'
 import { Sleep } from './sleep.ts'
 import { Sightings, type Peer } from './sightings.ts'
 import { declareDead } from './verdict.ts'
 import { Watchdog } from './watchdog.ts'
-
-export interface MembershipOptions {
-  readonly database: Database
-  readonly kind: WorkerKind
-  /** '' for relays. */
-  readonly consumer: string
-  readonly heartbeatMs: number
-  readonly deadAfterMs: number
-  readonly leaseMs: number
-  readonly failover: FailoverStrategy
-  readonly failoverGraceMs: number
-  readonly emit: Emit
-  /** How much the worker has in hand, for others to see. */
-  readonly inHand: () => number
-  /** Whether it has more in hand than it can work on at once. Some never have. */
-  readonly hasBacklog?: () => boolean
-  /** By the monotonic clock, until when the worker is sure of all its leases. */
-  readonly sureUntil: () => number
-  /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
-  readonly onOrphans: () => void
-  /** Somebody who shares the work has come or gone. */
-  readonly onPeers: () => void
-  /** Somebody has written something that this worker may have waited for. */
-  readonly onWoken: () => void
-  /** This worker has been given up on, or must fear it. All that it held is void; it comes back under a new id. */
-  readonly onVoid: (reason: string) => void
-  /** Contact again, before it is registered anew: what nobody has taken over may be given back. */
-  readonly onReturn: (formerId: number) => Promise<void>
-}
 
 /** Workers are often started together: for so long after one has come or gone, more of that is expected. */
 const settlingMs = 5000
@@ -65,6 +35,8 @@ export class Membership {
   readonly sleep: Sleep
   /** How many share the work, this one included. */
   living = 1
+  /** The others of them. */
+  peers: readonly number[] = []
   #changedAt = performance.now()
   readonly #options: MembershipOptions
   readonly #sql: ReturnType<typeof workerSql>
@@ -108,6 +80,11 @@ export class Membership {
   /** Whether nobody has come or gone for a while. */
   get settled(): boolean {
     return performance.now() >= this.#changedAt + settlingMs
+  }
+
+  /** How the worker's own connection is, if it was open before that moment. */
+  look(since: number): Promise<Sight> {
+    return this.#session.look(this.#sql.look, since, this.#server)
   }
 
   /** Registers, and gives signs of life from then on. */
@@ -206,12 +183,12 @@ export class Membership {
   }
 
   async #register(): Promise<void> {
-    const { database, kind, consumer, emit } = this.#options
+    const { database, kind, consumer, topics = null, emit } = this.#options
     const [next] = await this.#session.run<{ id: number }>(this.#sql.nextId)
     await this.#session.lock(next!.id)
     const at = performance.now()
     const origin = [hostname(), process.pid, version, database.application]
-    const values = [next!.id, kind, consumer, ...origin, this.#session.locked]
+    const values = [next!.id, kind, consumer, ...origin, this.#session.locked, topics]
     const [registered] = await this.#session.run<{ server: string }>(this.#sql.register, values)
     this.id = next!.id
     this.#server = registered!.server
@@ -240,7 +217,10 @@ export class Membership {
         ...fresh.map(({ id, in_hand: inHand }) => ({ id, inHand })),
       ])
     }
-    this.#count(1 + living.length - suspects.length)
+    this.peers = living
+      .filter((peer) => !suspects.some((suspect) => suspect.peer === peer))
+      .map(({ id }) => id)
+    this.#count(1 + this.peers.length)
     const known = suspects.length === 0 ? peers : await this.#peers()
     if (this.orphans.update(known, this.id)) this.#options.onOrphans()
   }

@@ -9,7 +9,10 @@ import { withTables } from './tables.ts'
 
 /** Which messages are meant: those for which all that is given holds. */
 export interface MessageFilter {
-  /** Those that are in one of these: `outbox`, `inbox`, `deferred`, `parked`, `dead`, `handled`. @default all */
+  /**
+   * Those that are in one of these: `outbox`, `inbox`, `deferred`, `parked`, `unhandled` (for want of a handler for their
+   * topic), `dead`, `handled`. @default all
+   */
   readonly states?: readonly MessageState[] | undefined
   /** Those of this consumer; null for those of the outbox. @default all */
   readonly consumer?: string | null | undefined

@@ -1,7 +1,10 @@
 import type pg from 'pg'
 import type { Statement } from '../database/database.ts'
-import { sqlstate } from '../database/sqlstate.ts'
+import { releaseSavepoint, savepoint } from '../database/sql/server.ts'
+import { isUnknownStatement, sqlstate } from '../database/sqlstate.ts'
+import { rowTypes } from '../database/types.ts'
 import { TransactionError } from '../errors.ts'
+import { keepsStatements } from './prepared.ts'
 
 /** A Kysely `Transaction`, recognised by its shape, so that its version need not be ours. */
 export interface KyselyTransaction {
@@ -9,7 +12,11 @@ export interface KyselyTransaction {
   executeQuery(query: never): Promise<{ readonly rows: unknown[] }>
 }
 
-/** Anything that runs a statement inside your transaction: a `pg` client, or a driver of the same shape. */
+/**
+ * Anything that runs a statement inside your transaction: a `pg` client, or an object of your own over another driver. Its
+ * parameters are texts, nulls, and a Buffer for bytes. What does not tell by itself whether it is in a transaction, as
+ * `pg` does, is asked for a savepoint first.
+ */
 export interface Queryable {
   query(text: string, values: unknown[]): Promise<{ readonly rows: unknown[] }>
 }
@@ -17,70 +24,143 @@ export interface Queryable {
 /** A `pg.Pool` has neither shape on purpose: each of its statements is a transaction of its own. */
 export type TransactionInput = KyselyTransaction | (Queryable & { readonly totalCount?: never })
 
-export type Run = (statement: Statement, values: unknown[]) => Promise<unknown[]>
+type Row = Readonly<Record<string, unknown>>
+export type Run = (statement: Statement, values: unknown[]) => Promise<Row[]>
 
-/** How to run a statement on what the caller has in hand. @throws TransactionError */
-export function executor(verb: string, transaction: unknown, autocommit: boolean, prepared: boolean): Run {
-  if (typeof transaction !== 'object' || transaction === null) {
-    throw new TransactionError('NO_TRANSACTION', `${verb} needs your transaction as its first argument.`)
+/**
+ * How to run a statement on what the caller has in hand. What cannot be a transaction is refused at once; what does not say
+ * whether it is one, before its first statement. @throws TransactionError
+ */
+export function executor(
+  verb: string,
+  transaction: unknown,
+  autocommit: boolean,
+  prepared: boolean | null,
+): Run {
+  const no = (text: string, cause?: unknown): never => {
+    throw new TransactionError('NO_TRANSACTION', `${verb} got ${text}`, { cause })
   }
-  if ('isTransaction' in transaction && 'executeQuery' in transaction) {
+  const isObject = typeof transaction === 'object' && transaction !== null
+  if (isObject && 'isTransaction' in transaction && 'executeQuery' in transaction) {
     if (transaction.isTransaction !== true && !autocommit) {
-      throw new TransactionError(
-        'NO_TRANSACTION',
-        `${verb} got a Kysely instance that is not a transaction. Pass the trx of db.transaction().execute(...).`,
-      )
+      no('a Kysely instance that is not a transaction. Pass the trx of db.transaction().execute(...).')
     }
-    const kysely = transaction as unknown as { executeQuery(query: unknown): Promise<{ rows: unknown[] }> }
+    const kysely = transaction as unknown as { executeQuery(query: unknown): Promise<unknown> }
     return async ({ text }, parameters) => {
       const query = { kind: 'RawNode', sqlFragments: [text], parameters: [] }
       const compiled = { sql: text, parameters, query, queryId: { queryId: 'twinbox' } }
-      return (await kysely.executeQuery(compiled).catch(explain)).rows
+      return rowsOf(verb, 'a Kysely transaction', await kysely.executeQuery(compiled).catch(explain))
     }
   }
-  if (!('query' in transaction) || typeof transaction.query !== 'function') {
-    throw new TransactionError(
-      'NO_TRANSACTION',
-      `${verb} needs a pg client inside a transaction, a Kysely transaction, or an object with query(text, values).`,
-    )
+  const given = describe(transaction)
+  if (
+    !(isObject || typeof transaction === 'function') ||
+    typeof (transaction as Queryable).query !== 'function'
+  ) {
+    return no(`${given}, and needs your transaction as its first argument: ${whatToPass}`)
   }
   if ('totalCount' in transaction || /Pool$/.test(transaction.constructor?.name ?? '')) {
-    throw new TransactionError(
-      'NO_TRANSACTION',
-      `${verb} got a pool, where each statement is a transaction of its own. Pass the client on which you ran BEGIN.`,
-    )
+    no('a pool, where each statement is a transaction of its own. Pass the client on which you ran BEGIN.')
   }
   const client = transaction as pg.ClientBase
   const status = typeof client.getTransactionStatus === 'function' ? client.getTransactionStatus() : null
   if (status === 'I' && !autocommit) {
-    throw new TransactionError(
-      'NO_TRANSACTION',
-      `${verb} got a client that is not in a transaction. Await BEGIN first, or pass { autocommit: true } if the message stands by itself.`,
+    no(
+      'a client that is not in a transaction. Await BEGIN first, or pass { autocommit: true } if the message stands by itself.',
     )
   }
   if (status === 'E') throw new TransactionError('TRANSACTION_ABORTED', abortedText)
-  // Only pg itself is known to take a named statement.
-  if (status === null || !prepared) {
-    return async ({ text }, values) => (await Promise.resolve(client.query(text, values)).catch(explain)).rows
+  if (status !== null && prepared !== false) {
+    // Only pg itself is known to take a named statement.
+    return async ({ name, text }, values) => {
+      const named = prepared ?? (await Promise.resolve(keepsStatements(client)).catch(explain))
+      const query = { ...(named && name !== undefined ? { name } : {}), text, values, types: rowTypes }
+      return rowsOf(verb, given, await client.query(query).catch(explain))
+    }
   }
-  return async (statement, values) =>
-    (await client.query<Record<string, unknown>>({ ...statement, values }).catch(explain)).rows
+  /** A pool, a manager or a whole library may be behind it: only the server knows. It wants no right for this. */
+  const ask = async (): Promise<void> => {
+    try {
+      const answers: unknown[] = [await client.query(savepoint, []), await client.query(releaseSavepoint, [])]
+      for (const answer of answers) rowsOf(verb, given, answer, 'Nothing was written')
+    } catch (error) {
+      if (!statesOf(error).includes('25P01')) throw error
+      no(
+        `${given} that is not in a transaction: the database says so. Pass ${whatToPass} Or pass { autocommit: true } if the message stands by itself.`,
+        error,
+      )
+    }
+  }
+  return async ({ text }, values) => {
+    try {
+      if (status === null && !autocommit) await ask()
+      return rowsOf(verb, given, await client.query(text, values))
+    } catch (error) {
+      return explain(error)
+    }
+  }
 }
+
+const whatToPass =
+  'a pg client after BEGIN, a Kysely transaction, or an object whose query(text, values) runs in your transaction and resolves with { rows }.'
+
+/** What it is, in words for whoever passed it. Never its content. */
+function describe(transaction: unknown): string {
+  if (transaction === undefined || transaction === null) return String(transaction)
+  if (typeof transaction === 'function') {
+    return 'a function (those of postgres.js and Knex have to be wrapped in such an object)'
+  }
+  if (typeof transaction !== 'object') return `something of type ${typeof transaction}`
+  const name: unknown = transaction.constructor?.name
+  return typeof name === 'string' && name !== '' && name !== 'Object'
+    ? `a ${name.slice(0, 100)}`
+    : 'an object'
+}
+
+/**
+ * The rows of an answer, whatever gave it: libraries differ in whether they hand on what the server said or only the rows,
+ * and some give something else. @throws TransactionError
+ */
+function rowsOf(verb: string, given: string, answer: unknown, so = 'Roll back'): Row[] {
+  const rows: unknown = Array.isArray(answer)
+    ? answer
+    : typeof answer === 'object' && answer !== null && 'rows' in answer
+      ? answer.rows
+      : null
+  if (Array.isArray(rows) && rows.every(isRow)) return rows as Row[]
+  throw new TransactionError(
+    'UNKNOWN_RESULT',
+    `${verb} got ${given}, whose query answers with something else than rows. ${so}. Pass ${whatToPass}`,
+  )
+}
+
+const isRow = (row: unknown): boolean => typeof row === 'object' && row !== null && !Array.isArray(row)
 
 const abortedText =
   'publish got a transaction in which an earlier statement has failed; it can only be rolled back.'
 
 /** Says what an error of the server means here, where that is not for the server to know. */
 function explain(error: unknown): never {
-  const state = sqlstate(error)
+  const states = statesOf(error)
   // Right after a failure, the client does not know yet that its transaction is aborted.
-  if (state === '25P02') throw new TransactionError('TRANSACTION_ABORTED', abortedText, { cause: error })
-  if (state === '26000' || state === '42P05') {
+  if (states.includes('25P02'))
+    throw new TransactionError('TRANSACTION_ABORTED', abortedText, { cause: error })
+  if (states.some(isUnknownStatement)) {
     throw new TransactionError(
       'TRANSACTION_ABORTED',
-      'The server does not know a statement that was prepared on this connection: a pooler shares its sessions. Create the outbox with { preparedStatements: false }.',
+      'The server does not know a statement that was prepared on this connection: a pooler shares its sessions. Leave preparedStatements out, or set it to false.',
       { cause: error },
     )
   }
   throw error
+}
+
+/** Data libraries wrap the server's error, each in its own way, and some have codes of their own that look like its. */
+const wrapped = ['cause', 'driverError', 'original', 'originalError', 'nativeError', 'meta'] as const
+
+function statesOf(error: unknown, depth = 0): string[] {
+  if (typeof error !== 'object' || error === null || depth === 5) return []
+  const inner = wrapped.flatMap((name) => statesOf((error as Record<string, unknown>)[name], depth + 1))
+  const own = sqlstate(error)
+  return own === null ? inner : [own, ...inner]
 }

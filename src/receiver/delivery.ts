@@ -1,8 +1,9 @@
 import type { IncomingMessage } from '../brokers/broker.ts'
 import { fromWireHeaders } from '../brokers/cloudevent.ts'
+import { admit, isDeeper, jsonText } from '../database/gate.ts'
 import type { InboxMessage } from '../database/inbox.ts'
 import { describeError } from '../errors.ts'
-import { jsonContentType, toMessageId } from '../message.ts'
+import { toMessageId } from '../message.ts'
 import { limits } from '../options.ts'
 
 /** What makes a message of another system a message: above all an identity that is the same for every redelivery. */
@@ -16,49 +17,52 @@ export interface Identity {
 }
 
 /** For whom deliveries are read, and how those are told apart that are no CloudEvents. */
-interface Reading {
+export interface Reading {
   readonly consumer: string
+  readonly maxPayloadBytes: number
   readonly identify?: ((incoming: IncomingMessage) => Identity | null) | undefined
 }
 
-/** The message that a delivery is, or why it is none. */
+/** The message that a delivery is, or why it is none. Does not throw, whatever the delivery is. */
 export function readDelivery(incoming: IncomingMessage, as: Reading): InboxMessage | string {
+  try {
+    return read(incoming, as)
+  } catch (error) {
+    return `It could not be read: ${describeError(error)}`
+  }
+}
+
+function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
+  if (incoming.refused !== undefined) return incoming.refused
+  const size = incoming.body.byteLength
+  if (size > as.maxPayloadBytes)
+    return `Its body has ${size} bytes, but the limit is ${as.maxPayloadBytes} (maxPayloadBytes).`
   const event = fromWireHeaders(incoming)
   let identity: Identity | null
   try {
-    identity = identityOf(incoming, event, as)
+    const given = identityOf(incoming, event, as)
+    identity = given === null ? null : { id: given.id, topic: given.topic, key: given.key }
   } catch (error) {
     return `identify threw: ${describeError(error)}`
   }
   if (identity === null || typeof identity.id !== 'string' || identity.id === '') {
     return 'It has no identity: it is no CloudEvent, and identify gave none.'
   }
-  const key = identity.key === undefined ? incoming.key : identity.key
-  if (key !== null && Buffer.byteLength(key) > limits.keyBytes)
-    return `Its key has more than ${limits.keyBytes} bytes.`
-  const topic = identity.topic ?? event?.attributes.get('type') ?? incoming.topic
-  const headers = event?.headers ?? incoming.headers
-  const texts = [topic, key ?? '', ...Object.entries(headers).flat()]
-  if (texts.some((text) => text.includes('\0') || !text.isWellFormed())) {
-    return 'Its topic, key or headers contain what is no valid text.'
-  }
-  const json = jsonText(incoming)
-  const timeOf = (name: string): Date | null => {
-    const time = Date.parse(event?.attributes.get(name) ?? '')
-    return Number.isNaN(time) ? null : new Date(time)
-  }
-  return {
+  const json = jsonText(incoming.contentType, incoming.body)
+  if (json !== null && isDeeper(json, limits.receivedDepth))
+    return `Its JSON is nested deeper than ${limits.receivedDepth} levels, the limit.`
+  const timeOf = (name: string): Date => new Date(event?.attributes.get(name) ?? Number.NaN)
+  return admit({
     consumer: as.consumer,
     id: toMessageId(identity.id),
-    topic,
-    key: key === '' ? null : key,
-    headers: Object.keys(headers).length === 0 ? null : JSON.stringify(headers),
-    payload: json,
-    body: json === null ? Buffer.from(incoming.body) : null,
-    contentType: json === null ? (incoming.contentType ?? 'application/octet-stream') : null,
+    topic: identity.topic ?? event?.attributes.get('type') ?? incoming.topic,
+    key: identity.key === undefined ? incoming.key : identity.key,
+    headers: event?.headers ?? incoming.headers,
+    content: json ?? incoming.body,
+    contentType: incoming.contentType,
     publishedAt: timeOf('time'),
     expiresAt: timeOf('expirytime'),
-  }
+  })
 }
 
 function identityOf(
@@ -76,18 +80,4 @@ function identityOf(
   if (identify !== undefined) return identify(incoming)
   const id = incoming.headers['message-id'] ?? incoming.position
   return id === null || id === undefined ? null : { id: `${incoming.topic} ${id}` }
-}
-
-/** The body as JSON text if it says that it is JSON and is: Postgres would refuse the whole batch for one that is not. */
-function jsonText(incoming: IncomingMessage): string | null {
-  const type = (incoming.contentType ?? '').split(';')[0]!.trim().toLowerCase()
-  if (type !== jsonContentType) return null
-  try {
-    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(incoming.body)
-    if (text.includes('\0')) return null
-    JSON.parse(text)
-    return text
-  } catch {
-    return null
-  }
 }

@@ -6,6 +6,7 @@ import type { Lane, Lanes } from '../leases/lanes.ts'
 import type { Parking } from '../leases/parking.ts'
 import { byLane } from '../leases/rows.ts'
 import { topicMatches } from '../message.ts'
+import { limits } from '../options.ts'
 
 interface Row {
   readonly snapshot: string
@@ -24,17 +25,25 @@ interface Row {
   readonly published_at: Date
   readonly expires_at: Date | null
   readonly expired: boolean | null
+  /** More than is read at once: it has come without its content. */
+  readonly beyond: boolean | null
 }
 
 /** A message at the head of a lane. */
 export type Head = Row & { readonly lane: number }
 
-/** A message that the broker has taken. */
-export type Confirmed = Pick<Head, 'lane' | 'seq' | 'id'>
+/** A message that the broker has taken, and the fence of its lane when it was read. */
+export type Confirmed = Pick<Head, 'lane' | 'seq' | 'id'> & { readonly fence: number }
 
 /** What one read has brought. */
 export interface Heads {
   readonly batch: readonly Head[]
+  /** The lanes that were read, under these fences. */
+  readonly fences: ReadonlyMap<number, number>
+  /** By lane, the places of messages whose keys are held back: they have to follow the others of their key. */
+  readonly following: ReadonlyMap<Lane, readonly number[]>
+  /** Whether something of it was thrown away, and has to be read again. */
+  readonly outdated: boolean
   readonly snapshot: Snapshot
   /** Lanes of which not everything was taken, and the seq up to which it was. */
   readonly cut: ReadonlyMap<number, number>
@@ -53,12 +62,15 @@ export interface HeadReaderParts {
 }
 
 const quotaMin = 16
+/** Read at once, of all lanes of a strand together; a larger message alone. A relay's heap may have 256 MB. */
+const bytesMax = limits.batchBytes
 
 /** Reads the heads of lanes, a few of each, more of those that have more. */
 export class HeadReader {
   readonly #parts: HeadReaderParts
   readonly #sql: ReturnType<typeof outboxSql>
   readonly #quota = new Map<number, number>()
+  #turn = 0
   #marks = new Marks()
 
   constructor(parts: HeadReaderParts) {
@@ -72,11 +84,16 @@ export class HeadReader {
   }
 
   /** Deletes what was confirmed, and reads on in the same round trip. */
-  async read(lanes: readonly Lane[], confirmed: readonly Confirmed[]): Promise<Heads> {
-    const { database, lanes: held, parking, batchSize } = this.#parts
+  async read(held: readonly Lane[], confirmed: readonly Confirmed[]): Promise<Heads> {
+    const { database, parking, batchSize } = this.#parts
+    // From another one each time: where messages are large, those of the first lanes may be all that fits.
+    this.#turn = (this.#turn + 1) % Math.max(1, held.length)
+    const lanes = [...held.slice(this.#turn), ...held.slice(0, this.#turn)]
     const marks = this.#marks
     const lowered = new Map(lanes.map(({ lane, floor }) => [lane, floor.lowered]))
+    const fences = new Map(lanes.map(({ lane, fence }) => [lane, fence]))
     const confirmedOf = byLane(confirmed)
+    const confirmedLanes = [...new Map(confirmed.map(({ lane, fence }) => [lane, fence]))]
     const rows = await database.keep<Row>(this.#sql.step, [
       arrayText(confirmed.map(({ lane }) => lane)),
       arrayText(confirmed.map(({ seq }) => seq)),
@@ -86,6 +103,9 @@ export class HeadReader {
       arrayText(lanes.map(({ lane }) => this.#quotaOf(lane))),
       marks.wanted,
       lanes.map(({ lane }) => arrayText((confirmedOf.get(lane) ?? []).map(({ seq }) => seq))),
+      arrayText(confirmedLanes.map(([lane]) => lane)),
+      arrayText(confirmedLanes.map(([, fence]) => fence)),
+      bytesMax,
     ])
     const snapshot = parseSnapshot(rows[0]!.snapshot)
     const found = rows.filter((row): row is Head => row.lane !== null).toSorted((a, b) => a.seq - b.seq)
@@ -94,7 +114,8 @@ export class HeadReader {
     const rowsOf = byLane(found)
     for (const lane of lanes) {
       this.#adapt(lane.lane, rowsOf.get(lane.lane) ?? [], found.length / batchSize, cut)
-      if (lane.floor.mustReread(snapshot)) {
+      // Also if something has come back below meanwhile: what this read has brought of its key must not go before it.
+      if (lane.floor.mustReread(snapshot) || lane.floor.lowered !== lowered.get(lane.lane)) {
         reread.add(lane.lane)
         cut.set(lane.lane, lane.floor.clean)
       }
@@ -103,9 +124,11 @@ export class HeadReader {
     const batch: Head[] = []
     const keysTaken = new Set<string>()
     for (const row of found) {
-      const lane = held.held.get(row.lane)
-      if (lane === undefined || reread.has(row.lane)) continue
-      if (parking.holdsBack(row.lane, row.key, row.seq)) {
+      const lane = this.#parts.lanes.held.get(row.lane)
+      if (lane === undefined || lane.fence !== fences.get(row.lane) || reread.has(row.lane)) continue
+      if (row.beyond === true) {
+        cut.set(row.lane, Math.min(cut.get(row.lane) ?? Infinity, row.seq - 1))
+      } else if (parking.holdsBack(row.lane, row.key, row.seq)) {
         following.set(lane, [...(following.get(lane) ?? []), row.seq])
       } else if (row.key !== null && keysTaken.has(row.key) && this.#isStrict(row.topic)) {
         cut.set(row.lane, Math.min(cut.get(row.lane) ?? Infinity, row.seq - 1))
@@ -115,8 +138,8 @@ export class HeadReader {
       }
     }
     if (rows[0]!.xid !== null && found.length > 0) marks.add(found.at(-1)!.seq, rows[0]!.xid)
-    for (const [lane, seqs] of following) await parking.follow(lane, seqs)
-    return { batch, snapshot, cut, marks, lowered }
+    const outdated = found.some(({ lane }) => reread.has(lane))
+    return { batch, fences, following, outdated, snapshot, cut, marks, lowered }
   }
 
   /** Lets the next reads start higher, but not above what was read and is still there. */

@@ -1,18 +1,18 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
 import type { Database } from '../database/database.ts'
-import { outboxSql } from '../database/sql/outbox.ts'
-import { describeError, errorRecord, type BrokerError } from '../errors.ts'
+import type { BrokerError } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Failpoint } from '../failpoint.ts'
 import type { Lane, Lanes } from '../leases/lanes.ts'
 import { Polling } from '../leases/polling.ts'
 import type { Sleep } from '../leases/sleep.ts'
 import type { Parking } from '../leases/parking.ts'
-import { backoffMs } from '../loop.ts'
+import { reconnectMs } from '../loop.ts'
 import type { Telemetry } from '../telemetry.ts'
 import type { RelaySettings } from './options.ts'
 import { HeadReader, type Confirmed, type Head, type Heads } from './heads.ts'
 import { sendAll } from './sending.ts'
+import { Settlement } from './settlement.ts'
 
 export interface StrandParts {
   readonly database: Database
@@ -37,8 +37,8 @@ export interface StrandParts {
  */
 export class Strand {
   readonly #parts: StrandParts
-  readonly #sql: ReturnType<typeof outboxSql>
   readonly #heads: HeadReader
+  readonly #settlement: Settlement
   #confirmed: Confirmed[] = []
   #batch: readonly Head[] = []
   #abort = new AbortController()
@@ -47,8 +47,8 @@ export class Strand {
 
   constructor(parts: StrandParts) {
     this.#parts = parts
-    this.#sql = outboxSql(parts.database.schema)
     this.#heads = new HeadReader({ ...parts, batchSize: parts.settings.batchSize, lanes: parts.lanesOf })
+    this.#settlement = new Settlement(parts)
     this.#polling = new Polling(parts.settings, parts.sleep)
   }
 
@@ -110,12 +110,15 @@ export class Strand {
       return settings.pollMsMax
     }
     const heads = await this.#read(lanes)
-    await this.#expire(heads.batch.filter(({ expired }) => expired === true))
+    await this.#settlement.expire(
+      heads.batch.filter(({ expired }) => expired === true),
+      heads.fences,
+    )
     const batch = heads.batch.filter(({ expired }) => expired !== true)
     this.#batch = batch
     if (heads.batch.length === 0) {
       this.#heads.advance(lanes, heads, new Set())
-      return this.#polling.next(false)
+      return heads.outdated ? 0 : this.#polling.next(false)
     }
     this.#polling.next(true)
     if (batch.length === 0) return 0
@@ -134,7 +137,7 @@ export class Strand {
     const topics: Record<string, number> = {}
     for (const [index, row] of batch.entries()) {
       if (outcomes[index]?.status !== 'sent') continue
-      this.#confirmed.push({ lane: row.lane, seq: row.seq, id: row.id })
+      this.#confirmed.push({ lane: row.lane, seq: row.seq, id: row.id, fence: heads.fences.get(row.lane)! })
       unsettled.delete(row.seq)
       sent.push(row.id)
       topics[row.topic] = (topics[row.topic] ?? 0) + 1
@@ -144,12 +147,7 @@ export class Strand {
       const durationMs = performance.now() - startedAt
       emit({ type: 'sent', ids: sent, topics, broker: broker.name, durationMs })
     }
-    for (const [index, row] of batch.entries()) {
-      const outcome = outcomes[index]
-      if (outcome?.status !== 'rejected') continue
-      await this.#refused(row, outcome.error, batch)
-      unsettled.delete(row.seq)
-    }
+    for (const { seq } of await this.#settlement.refuse(batch, outcomes, heads.fences)) unsettled.delete(seq)
     this.#heads.advance(lanes, heads, unsettled)
     return this.#outage(outcomes)
   }
@@ -166,7 +164,7 @@ export class Strand {
       return 0
     }
     this.#failures++
-    const pauseMs = backoffMs(this.#failures, 100, 5000)
+    const pauseMs = reconnectMs(this.#failures, 100, 5000)
     this.#parts.onBroker(fault.error, pauseMs)
     return pauseMs
   }
@@ -178,57 +176,12 @@ export class Strand {
     if (confirmed.length > 0) await failpoint('relay.before_delete')
     const heads = await this.#heads.read(lanes, confirmed)
     this.#batch = heads.batch
+    for (const [lane, seqs] of heads.following) await this.#parts.parking.follow(lane, seqs)
     if (confirmed.length > 0) {
       await failpoint('relay.after_delete')
       this.#confirmed = []
       if (confirmed.some(({ lane }) => !lanes.some((held) => held.lane === lane))) this.#parts.wakeLanes()
     }
     return heads
-  }
-
-  /** The broker will not take this message by itself. */
-  async #refused(row: Head, error: BrokerError, batch: readonly Head[]): Promise<void> {
-    const { database, settings, onDead, parking, lanesOf, emit } = this.#parts
-    const attempt = row.attempt + 1
-    const reason = describeError(error)
-    const record = errorRecord(error, attempt, lanesOf.workerId)
-    const dead = error.kind === 'poison' || attempt >= settings.maxAttempts
-    const delayMs = backoffMs(attempt, settings.backoffMsMin, settings.backoffMsMax)
-    const common = { id: row.id, topic: row.topic, key: row.key, attempt, error }
-    emit({ type: 'message_failed', ...common, foundBy: 'error', retryInMs: dead ? null : delayMs })
-    let buried = dead
-    if (row.key !== null && (!dead || onDead === 'park')) {
-      const lane = lanesOf.held.get(row.lane)
-      // Its new holder sends it again, and is told the same.
-      if (lane === undefined) return
-      // The later ones of the key that this batch has not got rid of.
-      const later = batch.filter(
-        ({ key, seq }) =>
-          key === row.key && seq > row.seq && !this.#confirmed.some((sent) => sent.seq === seq),
-      )
-      if (!dead) await database.keep(this.#sql.fail, [row.lane, row.seq, row.id, record])
-      const seqs = [...(dead ? [] : [row.seq]), ...later.map(({ seq }) => seq)]
-      const letter = dead ? { id: row.id, attempts: attempt, error: record } : undefined
-      const head = { key: row.key, seq: row.seq, reason, dead: letter }
-      buried = await parking.park(lane, head, dead ? null : delayMs, seqs)
-    } else if (dead)
-      await database.keep(this.#sql.bury, [[row.lane], [row.seq], [row.id], [reason], [record]])
-    else await database.keep(this.#sql.defer, [[row.lane], [row.seq], [row.id], [delayMs], [record]])
-    if (buried) emit({ type: 'dead_letter', id: row.id, topic: row.topic, attempt, reason })
-  }
-
-  /** Nobody wants these any more; their keys go on. */
-  async #expire(rows: readonly Head[]): Promise<void> {
-    if (rows.length === 0) return
-    const { database, emit } = this.#parts
-    await database.keep(this.#sql.bury, [
-      rows.map(({ lane }) => lane),
-      rows.map(({ seq }) => seq),
-      rows.map(({ id }) => id),
-      rows.map(() => 'expired'),
-      rows.map(() => '[]'),
-    ])
-    for (const { id, topic, attempt } of rows)
-      emit({ type: 'dead_letter', id, topic, attempt, reason: 'expired' })
   }
 }

@@ -15,8 +15,8 @@ const ticksMax = 500
  *
  * node-cron, which wakes the upkeep up, only tells when it would run next from now on. croner tells it from any time on,
  * has no dependencies and refuses what is not a whole expression. In a time zone, a time that the clock skips in spring
- * is taken when the gap ends, and one that comes twice in autumn is taken the first time; what runs every so many
- * minutes goes on every so many minutes.
+ * is taken when the gap ends, and one that comes twice in autumn is taken the first time. An expression with a wildcard
+ * or a step among seconds, minutes and hours names no times but a rhythm, which goes on through both changes.
  */
 export class Ticks {
   readonly #cron: Cron
@@ -28,7 +28,13 @@ export class Ticks {
         throw new Error('It is no text, or too long.')
       if (typeof timeZone !== 'string' || timeZone === '')
         throw new Error('timeZone must be a name as Europe/Berlin.')
-      this.#cron = new Cron(expression, { timezone: timeZone, paused: true, mode: '5-or-6-parts' })
+      this.#cron = new Cron(expression, {
+        timezone: timeZone,
+        paused: true,
+        mode: '5-or-6-parts',
+        // Otherwise only a single value counts as a time: "30 2,14" would be lost in spring, and come twice in autumn.
+        fixedTimeRule: 'no-wildcard',
+      })
       this.#cron.nextRun(new Date(0))
     } catch (cause) {
       throw new OptionError(

@@ -31,7 +31,11 @@ export function outgoing(topic: string, fields: Partial<OutgoingMessage> = {}): 
   }
 }
 
-export const idOf = (message: IncomingMessage): string => fromWireHeaders(message)!.attributes.get('id')!
+export function idOf(message: IncomingMessage): string {
+  const id = fromWireHeaders(message)?.attributes.get('id')
+  if (id === undefined) throw new Error(`At ${message.position} stands none of ours: ${message.refused}`)
+  return id
+}
 
 export const statuses = (outcomes: readonly SendOutcome[]): string[] => outcomes.map(({ status }) => status)
 
@@ -48,15 +52,20 @@ export interface Collector {
   until(condition: (received: readonly IncomingMessage[]) => boolean): Promise<void>
 }
 
-/** An `onBatch` that keeps what it gets. If `handle` rejects, so does it, and keeps nothing. */
+/**
+ * An `onBatch` that keeps what it gets. If `handle` rejects, so does it, and keeps nothing. Of a place in a log the first
+ * copy is kept: when a group rebalances, and it does so whenever it likes, what was not committed yet comes once more.
+ */
 export function collector(handle: OnBatch = async () => {}): Collector {
   const received: IncomingMessage[] = []
+  const places = new Set<string>()
   const watchers = new Set<() => void>()
   return {
     received,
     onBatch: async (batch) => {
       await handle(batch)
-      received.push(...batch)
+      received.push(...batch.filter(({ position }) => position === null || !places.has(position)))
+      for (const { position } of batch) if (position !== null) places.add(position)
       for (const watcher of watchers) watcher()
     },
     ids: () => received.map(idOf),

@@ -5,6 +5,8 @@ import { brokerContract } from './contract.ts'
 import { kafkaCluster } from './kafka/cluster.ts'
 import { kafkaFaults } from './kafka/faults.ts'
 import { useFixture } from './kafka/fixture.ts'
+import { kafkaFromOthers } from './kafka/foreign.ts'
+import { kafkaFuzz } from './kafka/fuzz.ts'
 import { kafkaInGoodHealth } from './kafka/health.ts'
 
 for (const version of ['3.9', '4'] as const satisfies KafkaVersion[]) {
@@ -30,6 +32,8 @@ for (const version of ['3.9', '4'] as const satisfies KafkaVersion[]) {
           timeoutMs: 40_000,
         })
         kafkaInGoodHealth(fixture)
+        kafkaFromOthers(fixture)
+        if (version === '3.9') kafkaFuzz(fixture)
       })
 
       // A server that belongs to somebody else is not killed.

@@ -1,7 +1,10 @@
+import fc from 'fast-check'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { postgres } from '../../src/brokers/postgres.ts'
-import type { Broker, SendOutcome } from '../../src/index.ts'
+import type { Broker, SendOutcome, Telemetry } from '../../src/index.ts'
 import { outgoing } from './contract.ts'
+import type { OutgoingMessage } from '../../src/message.ts'
+import { anyBody, anyText, fuzzDeliveries, fuzzed, fuzzSeed } from '../support/fuzz.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
 /**
@@ -99,6 +102,84 @@ test('a batch keeps the order of a key', async () => {
     'select id, key from twinbox.inbox order by seq',
   )
   expect(rows.map(({ id }) => id)).toEqual(sent.map(({ id }) => id))
+})
+
+test('for a hundred consumers it is written in statements that are bounded, in order', async () => {
+  const consumers = Array.from({ length: 100 }, (_, n) => `c${n}`)
+  for (const consumer of consumers) await subscribe(consumer, ['t'])
+  const statements: { bytes: number; rows: number }[] = []
+  const telemetry: Telemetry = {
+    begin: (_, messages) => {
+      statements.push({ rows: messages.length, bytes: messages.reduce((sum, { bytes }) => sum + bytes, 0) })
+      return { carried: [], run: (work) => work(), end: () => {} }
+    },
+  }
+  const small = Array.from({ length: 120 }, () => ({ ...outgoing('t'), key: 'k' }))
+  const large = Array.from({ length: 3 }, () => ({ ...outgoing('t'), content: new Uint8Array(1 << 18) }))
+  const sent = [...small, ...large]
+  expect(new Set(statuses(await broker.send(sent, { signal, telemetry })))).toEqual(new Set(['sent']))
+  expect(Math.max(...statements.map(({ rows }) => rows))).toBeLessThanOrEqual(5000)
+  expect(Math.max(...statements.map(({ bytes }) => bytes))).toBeLessThanOrEqual(8 << 20)
+  for (const consumer of ['c0', 'c99']) {
+    const ids = (await inbox(consumer)).map(({ id }) => id)
+    expect(ids.slice(0, 120)).toEqual(small.map(({ id }) => id))
+    expect(ids).toHaveLength(123)
+  }
+})
+
+test('what the inbox cannot hold is poison by itself, its neighbours are sent', async () => {
+  await subscribe('c', ['#'])
+  const sent = [
+    outgoing('t'),
+    { ...outgoing('t'), topic: 't\0' },
+    { ...outgoing('t'), key: 'k'.repeat(10_000) },
+    { ...outgoing('t'), headers: { a: '\ud800' } },
+    { ...outgoing('t'), content: `${'['.repeat(100_000)}${']'.repeat(100_000)}` },
+    { ...outgoing('t'), expiresAt: Infinity as unknown as Date },
+    outgoing('t'),
+  ]
+  const outcomes = await broker.send(sent, { signal })
+  expect(statuses(outcomes)).toEqual(['sent', 'rejected', 'rejected', 'rejected', 'rejected', 'sent', 'sent'])
+  for (const outcome of outcomes) if (outcome.status === 'rejected') expect(outcome.error.kind).toBe('poison')
+  expect(await inbox('c')).toHaveLength(3)
+})
+
+test(`${fuzzDeliveries} messages of anything, each before a sound one (seed ${fuzzSeed})`, async () => {
+  await subscribe('c', ['#'])
+  const anything = fuzzed(
+    fc.record({
+      id: fc.oneof(fc.uuid(), anyText()),
+      topic: anyText(),
+      key: fc.option(anyText()),
+      headers: fc.option(
+        fc.dictionary(anyText(), fc.oneof(anyText(), fc.integer() as fc.Arbitrary<unknown>), { maxKeys: 5 }),
+      ),
+      content: fc.oneof(anyText(), anyBody),
+      contentType: anyText(),
+      publishedAt: fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(-8.64e15), Infinity)),
+      expiresAt: fc.option(
+        fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(8.64e15), Infinity)),
+      ),
+    }),
+  ) as OutgoingMessage[]
+  const good: string[] = []
+  const taken = new Set<string>()
+  for (let start = 0; start < anything.length; start += 250) {
+    const batch = anything.slice(start, start + 250).flatMap((message) => [message, outgoing('good')])
+    const outcomes = await broker.send(batch, { signal })
+    for (const [index, { status }] of outcomes.entries()) {
+      const { id } = batch[index]!
+      expect(['sent', 'rejected']).toContain(status)
+      if (index % 2 === 1) {
+        expect(status).toBe('sent')
+        good.push(id)
+      }
+      if (status === 'sent') taken.add(id.toLowerCase())
+    }
+  }
+  const stored = await inbox('c')
+  expect(new Set(stored.map(({ id }) => id))).toEqual(taken)
+  expect(stored.filter(({ topic }) => topic === 'good').map(({ id }) => id)).toEqual(good)
 })
 
 test('the inbox of another database is as good as ours, and one that is away is an outage', async () => {

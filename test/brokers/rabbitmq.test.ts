@@ -2,14 +2,15 @@ import { CloudEvent } from 'cloudevents'
 import { expect, it } from 'vitest'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
 import type { OutgoingMessage } from '../../src/message.ts'
-import { findRabbitmq } from '../support/rabbitmq.ts'
+import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
+import { shared } from '../support/shared.ts'
 import { describeWith } from '../support/require.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe } from './collector.ts'
 import { brokerContract } from './contract.ts'
 import { never, useFixture } from './rabbitmq/fixture.ts'
 
 /** How it behaves with a server in good health. What may break stands in `rabbitmq/`. */
-describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker', ({ url }) => {
+describeWith('rabbitmq', await shared(rabbitmqServer), 'The RabbitMQ broker', ({ url }) => {
   const fixture = useFixture(() => url)
   const { make, newTopic, queueOf, admin, exchange } = fixture
 
@@ -19,6 +20,27 @@ describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker', ({ url }) 
     unroutableTopic: newTopic,
     // Needs a server with a low limit; see rabbitmq/server.test.ts.
     tooLarge: null,
+  })
+
+  it.each<[string, (url: URL) => void]>([
+    ['a wrong password', (to) => (to.password = 'canary')],
+    ['an unknown user', (to) => (to.username = 'nobody')],
+    ['an unknown virtual host', (to) => (to.pathname = '/no-such-vhost')],
+  ])('a probe finds %s, each time it is asked', async (_what, change) => {
+    const wrong = new URL(url)
+    change(wrong)
+    const broker = make({ url: wrong.href })
+    for (let time = 0; time < 2; time++) {
+      const error = await broker.probe!().catch((thrown: unknown) => thrown)
+      expect(error).toMatchObject({ name: 'BrokerError', kind: 'config' })
+      expect((error as Error).message).not.toContain('canary')
+    }
+  })
+
+  it('a probe has nothing against a server that is there, nor against one that is away', async () => {
+    for (const broker of [make(), make({ url: 'amqp://127.0.0.1:1' })]) {
+      await expect(broker.probe!()).resolves.toBe(undefined)
+    }
   })
 
   it('puts a CloudEvent on the wire that the CloudEvents SDK takes as valid', async () => {
@@ -69,6 +91,27 @@ describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker', ({ url }) 
         timestamp: Math.floor(message.publishedAt.getTime() / 1000),
       },
     })
+  })
+
+  it.each(['CC', 'BCC'])('rejects a message with the header %s alone, without sending it', async (name) => {
+    const topic = newTopic()
+    const broker = make()
+    const inbox = collector()
+    await subscribe(broker, 'billing', [topic], inbox.onBatch)
+    const batch = [{ a: 'b' }, { [name]: 'elsewhere' }, { cc: 'b' }].map((headers) =>
+      outgoing(topic, { headers }),
+    )
+
+    const outcomes = await broker.send(batch, { signal: never })
+
+    expect(statuses(outcomes)).toEqual(['sent', 'rejected', 'sent'])
+    expect(errorOf(outcomes[1]!)).toMatchObject({
+      kind: 'poison',
+      message: expect.stringContaining(name) as string,
+    })
+    await inbox.until((received) => received.length === 2)
+    // Nothing made the server close the channel, so nothing was sent again.
+    expect(inbox.received.map(idOf)).toEqual([batch[0]!.id, batch[2]!.id])
   })
 
   it('takes what other programs send, with header values of every type as text', async () => {

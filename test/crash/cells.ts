@@ -25,6 +25,8 @@ export type Given =
   | 'foreign'
   | 'deduped'
   | 'timed'
+  | 'unknown'
+  | 'aside'
   | `pruned ${string}`
 
 /** A process that dies at a point, and what becomes of the one message that it has in hand there. */
@@ -102,14 +104,11 @@ const relay: Cell[] = [
       letter: 2,
     }),
   ),
-  ...each(
-    'relay',
-    [
-      ...['before outbox_fail', 'after outbox_fail'],
-      ...['before due_keys', 'before release_parked_outbox', 'after release_parked_outbox'],
-    ],
-    { given: 'refused', attempt: null, letter: 2 },
-  ),
+  ...each('relay', [...['before due_keys', 'before release_parked_outbox', 'after release_parked_outbox']], {
+    given: 'refused',
+    attempt: null,
+    letter: 2,
+  }),
   ...each('relay', ['before follow_outbox', 'after follow_outbox'], {
     given: 'refused and followed',
     attempt: null,
@@ -209,6 +208,15 @@ const claimer: Cell[] = [
   cell('claimer', 'after claim', { given: 'inherited', key: null, attempt: 3 }),
 ]
 
+/** Of a topic that this claimer has no handler for, and that the next one has. */
+const unhandled: Cell[] = [
+  ...both('claimer', 'before set_aside', { given: 'unknown', attempt: 2 }),
+  ...both('claimer', 'after set_aside', { given: 'unknown' }),
+  ...each('claimer', ['before bring_back', 'after bring_back'], { given: 'aside' }),
+  cell('claimer', 'before adopt', { given: 'aside', key: null }),
+  cell('claimer', 'after adopt', { given: 'aside', key: null, attempt: 2 }),
+]
+
 /** What has not been handled survives what prunes, and what prunes survives its death. */
 const upkeep: Cell[] = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit'].flatMap((kind) => {
   const table = { dead: 'dead_letter', workers: 'worker' }[kind] ?? kind
@@ -218,8 +226,12 @@ const upkeep: Cell[] = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit']
 /** Of the Postgres broker, the relay itself writes the inbox. */
 const written: Cell[] = [...both('relay', 'before receive'), ...both('relay', 'after receive')]
 
+/** Whether it has to do with what is sent to the broker, or taken from it: all else is the same over each broker. */
+export const meetsBroker = ({ role, given = 'plain' }: Cell): boolean =>
+  (role === 'relay' && given === 'plain') || (role === 'receiver' && given !== 'stopping')
+
 export const cells = {
-  postgres: [...publisher, ...relay, ...written, ...claimer, ...upkeep],
-  rabbitmq: [...publisher, ...relay, ...receiver, ...claimer, ...upkeep],
-  kafka: [...publisher, ...relay, ...receiver, ...claimer, ...upkeep],
+  postgres: [...publisher, ...relay, ...written, ...claimer, ...unhandled, ...upkeep],
+  rabbitmq: [...publisher, ...relay, ...receiver, ...claimer, ...unhandled, ...upkeep],
+  kafka: [...publisher, ...relay, ...receiver, ...claimer, ...unhandled, ...upkeep],
 }

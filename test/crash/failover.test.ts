@@ -18,11 +18,11 @@ const keys = (count: number): (string | null)[] =>
   Array.from({ length: count }, (_, n) => (n % 2 === 0 ? null : `k${n % 40}`))
 
 async function crew(options: Record<string, unknown>, handleMs: number): Promise<Actor[]> {
-  for (const role of ['receiver', 'relay'] as const) await stage.start({ role, options: quick }).started
+  const others = (['receiver', 'relay'] as const).map((role) => stage.start({ role, options: quick }))
   const claimers = [1, 2, 3, 4].map(() =>
     stage.start({ role: 'claimer', options: { ...quick, ...options }, handleMs, locking: true }),
   )
-  await Promise.all(claimers.map(({ started }) => started))
+  await Promise.all([...others, ...claimers].map(({ started }) => started))
   // Everybody has a share, or the first to come would have everything.
   await stage.until(`select count(*) = 4 as done from (
     select holder from twinbox.lane where consumer <> '' and holder is not null group by holder having count(*) >= 17
@@ -91,46 +91,36 @@ describe.each(failoverStrategies)('with %s', (failover) => {
     },
   )
 
-  test('a handler that hangs is found by its time-out, and the message is handled by a later attempt', async () => {
-    const claimers = await crew({ failover, handleTimeoutMs: 300, backoffMsMin: 50 }, 1)
+  test('a handler that hangs, throws, rejects or ends its process is found out, and its message is handled later', async () => {
+    // Each first attempt fails, and nothing is handled between: the topic would pause.
+    const options = { failover, handleTimeoutMs: 500, backoffMsMin: 50, circuit: false }
+    const claimers = await crew(options, 1)
     await stage.publish(keys(20), 'hang')
-    await stage.publish(keys(200))
-    await stage.drained()
-    expect(await stage.faults()).toEqual([])
-    const failures = claimers.flatMap(({ events }) =>
-      events.filter((event) => event.type === 'message_failed'),
-    )
-    // On a busy machine others may run late as well.
-    expect(new Set(failures.map(({ id }) => id)).size).toBeGreaterThanOrEqual(20)
-    expect(failures.every(({ foundBy }) => foundBy === 'timeout')).toBe(true)
-    expect(claimers.some(({ events }) => events.some(({ type }) => type === 'worker_dead'))).toBe(false)
-  })
-
-  test('a handler that throws, rejects or ends its process is found out, and its message is handled later', async () => {
-    const claimers = await crew({ failover, backoffMsMin: 50 }, 1)
     await stage.publish(keys(10), 'throw')
     await stage.publish(keys(10), 'reject')
     await stage.drained()
+    expect(claimers.some(({ events }) => events.some(({ type }) => type === 'worker_dead'))).toBe(false)
     await stage.publish([null], 'die')
     await stage.publish(['k1'], 'die')
     await stage.publish(keys(200))
     await Promise.race(claimers.map(({ ended }) => ended))
     // As an orchestrator would.
-    const replacement = stage.start({
-      role: 'claimer',
-      options: { ...quick, failover, backoffMsMin: 50 },
-      locking: true,
-    })
+    const replacement = stage.start({ role: 'claimer', options: { ...quick, ...options }, locking: true })
     await stage.drained()
     expect(await stage.faults()).toEqual([])
     const failures = [...claimers, replacement].flatMap(({ events }) =>
       events.filter((event) => event.type === 'message_failed'),
     )
-    expect(failures.map(({ foundBy }) => foundBy)).toEqual(Array(20).fill('error'))
+    const found = (by: string): number =>
+      new Set(failures.filter(({ foundBy }) => foundBy === by).map(({ id }) => id)).size
+    expect(found('error')).toBe(20)
+    // On a busy machine others may run late as well.
+    expect(found('timeout')).toBeGreaterThanOrEqual(20)
+    expect(failures.every(({ foundBy }) => foundBy === 'error' || foundBy === 'timeout')).toBe(true)
     const [attempts] = await stage.database.query<{ died: number }>(
       `select count(*)::int as died from effects join ledger using (id) where attempt > 1`,
     )
-    expect(attempts!.died).toBeGreaterThanOrEqual(22)
+    expect(attempts!.died).toBeGreaterThanOrEqual(42)
   })
 })
 
@@ -176,7 +166,8 @@ test('what was dealt to somebody who dies as well is anybody’s after the grace
 })
 
 test('avoidLastHolder gives a failed message to another claimer, and to the same one if it is alone', async () => {
-  const claimers = await crew({ avoidLastHolder: true, backoffMsMin: 10 }, 1)
+  // Each first attempt fails: the topic would pause before all of them have.
+  const claimers = await crew({ avoidLastHolder: true, backoffMsMin: 10, circuit: false }, 1)
   await stage.publish(Array<null>(40).fill(null), 'throw')
   await stage.drained()
   expect(await stage.faults()).toEqual([])

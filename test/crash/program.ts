@@ -61,6 +61,10 @@ async function telemetryOf({ otlp, role }: Program): Promise<Parts['telemetry']>
 async function publish({ database, messages = [] }: Program, telemetry: Parts['telemetry']): Promise<void> {
   const client = new pg.Client({ connectionString: database })
   await client.connect()
+  // What a client publishes first is not prepared, and has no name by which a death could find it.
+  await client.query('begin')
+  await createOutbox().publishMany(client, messages)
+  await client.query('rollback')
   await client.query('begin')
   for (const message of messages) {
     const { id, duplicate } = await createOutbox({ telemetry }).publish(client, message)

@@ -101,6 +101,17 @@ const published = (more: object): Scene => ({
 
 const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
   plain: {},
+  unknown: { victim: { handling: 'other' } },
+  aside: {
+    async before(stage, { key }) {
+      const other = stage.start({ role: 'claimer', handling: 'other' })
+      await other.started
+      await stage.publish([key])
+      await stage.until('select exists (select from twinbox.unhandled) as done')
+      expect(await other.end()).toBe(0)
+    },
+    over: async () => {},
+  },
   // With nothing in hand.
   idle: {
     async over(stage, { key }, victim) {

@@ -5,10 +5,13 @@ import type { TwinboxEvent } from '../../src/events.ts'
 import type { NewMessage } from '../../src/message.ts'
 import { createOutbox } from '../../src/outbox.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
-import { removeTopology } from '../support/rabbitmq.ts'
+import { removeTopology } from '../support/servers/rabbitmq.ts'
+import { compiled } from '../support/shared.ts'
 import { lastWords } from './dying.ts'
 import type { Said } from './program.ts'
 import type { BrokerSpec, Misbehaviour, Program } from './worker.ts'
+
+await compiled('build')
 
 /** A child process running `program.ts`, and what it has said. */
 export class Actor {

@@ -1,13 +1,14 @@
 import { expect, test } from 'vitest'
-import { findKafka } from '../support/kafka.ts'
-import { findRabbitmq } from '../support/rabbitmq.ts'
+import { kafka as kafkaServer } from '../support/servers/kafka.ts'
+import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
+import { shared } from '../support/shared.ts'
 import { describeWith } from '../support/require.ts'
 import { Stage, unique } from './stage.ts'
 import type { BrokerSpec } from './worker.ts'
 
 /** A process whose workers have stopped ends by itself, see `endByItself`: nothing of ours keeps it alive. */
-const rabbit = await findRabbitmq()
-const kafka = await findKafka()
+const rabbit = await shared(rabbitmqServer)
+const kafka = await shared(kafkaServer)
 const roles = ['receiver', 'relay', 'claimer'] as const
 
 function suite(spec: () => BrokerSpec): void {

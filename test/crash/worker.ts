@@ -25,7 +25,8 @@ export interface Program {
   readonly dieAt?: Death
   readonly options?: Record<string, unknown>
   /** How the claimer's handler is called. With `outside`, it writes its effect outside of any transaction of ours. */
-  readonly handling?: 'one' | 'batch' | 'outside'
+  /** `other`: of another version of the application, which has no handler for the topic. */
+  readonly handling?: 'one' | 'batch' | 'outside' | 'other'
   /** How long the claimer's handler takes. */
   readonly handleMs?: number
   /** Whether the handler ends the process for messages that ask for it. */
@@ -131,6 +132,7 @@ function handlersOf(
     telemetry?.work()
     if (program.handleMs !== undefined) await new Promise((resolve) => setTimeout(resolve, program.handleMs))
   }
+  if (program.handling === 'other') return { [`${program.topic}.other`]: () => {} }
   if (program.handling === 'batch') {
     const batch = async (
       messages: readonly Message[],

@@ -1,7 +1,7 @@
 import { afterEach, expect, test } from 'vitest'
 import { Stage, unique } from '../crash/stage.ts'
 import { describeWith } from '../support/require.ts'
-import { startRabbitmq } from '../support/rabbitmq.ts'
+import { startRabbitmq } from '../support/servers/rabbitmq.ts'
 import { publishThroughout } from './load.ts'
 
 /** RabbitMQ stops in the middle of the load, and comes back. */

@@ -1,7 +1,11 @@
+import { setTimeout } from 'node:timers/promises'
+import pg from 'pg'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { Database } from '../../src/database/database.ts'
+import { postgres } from '../../src/brokers/postgres.ts'
+import { createOutbox, createRelay, diagnose, withTransaction } from '../../src/index.ts'
 import { Stage } from '../crash/stage.ts'
-import { findPgBouncer, type Pooler } from '../support/pgbouncer.ts'
+import { findPgBouncer, type Pooler } from '../support/servers/pgbouncer.ts'
 import { createTestDatabase } from '../support/postgres.ts'
 import { describeWith } from '../support/require.ts'
 
@@ -27,15 +31,116 @@ describeWith('pgbouncer', await findPgBouncer(), 'a pooler that shares sessions'
         const database = new Database(other.url)
         await database.probe()
         expect([database.sessions, database.preparedStatements]).toEqual([false, false])
-        const insisting = new Database(other.url, { preparedStatements: true })
-        await insisting.probe()
-        expect([insisting.sessions, insisting.preparedStatements]).toEqual([false, true])
-        await Promise.all([database.close(), insisting.close()])
+        await database.close()
       } finally {
         await other.stop()
       }
     },
   )
+
+  test('keeps prepared statements, or is named at start if it does not', async () => {
+    const [major, minor] = pgbouncer.version.split('.').map(Number) as [number, number]
+    const keeps = major > 1 || minor >= 21
+    const url = pooler.url
+    const worker = createRelay({
+      database: url,
+      preparedStatements: true,
+      broker: postgres({ database: url }),
+    })
+    if (keeps) {
+      await worker.start()
+      await worker.stop()
+    } else {
+      const text = /^preparedStatements is true, but the pooler .* PgBouncer 1\.21/
+      for (let attempt = 0; attempt < 3; attempt++) {
+        await expect(worker.start()).rejects.toMatchObject({
+          option: 'preparedStatements',
+          message: expect.stringMatching(text),
+        })
+      }
+    }
+    const database = new Database(url, { preparedStatements: false })
+    await database.probe()
+    expect(database.preparedStatements).toBe(false)
+    await database.close()
+  })
+
+  test('is noticed beside the transactions of others, each time', async () => {
+    const idle = new AbortController()
+    const others = [1, 2].map(async (pauseMs) => {
+      const client = new pg.Client(pooler.url)
+      await client.connect()
+      while (!idle.signal.aborted) {
+        await client.query('select 1')
+        await setTimeout(Math.random() * 2 * pauseMs)
+      }
+      await client.end()
+    })
+    const taken: boolean[] = []
+    for (let probe = 0; probe < 300; probe++) {
+      const database = new Database(pooler.url)
+      await database.probe()
+      taken.push(database.sessions)
+      await database.close()
+    }
+    idle.abort()
+    await Promise.all(others)
+    expect(taken.filter(Boolean)).toEqual([])
+  })
+
+  test('is used as what it is if it gives each connection a session', async () => {
+    const other = await pgbouncer.start(stage.database.url, { mode: 'session' })
+    const database = new Database(other.url)
+    try {
+      await database.probe()
+      expect([database.sessions, database.preparedStatements]).toEqual([true, true])
+      const text = `select current_setting('datestyle') || ' ' || current_setting('synchronous_commit') as set`
+      await stage.database.query(
+        `alter database ${stage.database.url.split('/').at(-1)} set datestyle = 'German'`,
+      )
+      expect(await database.keep({ text })).toEqual([{ set: 'ISO, MDY off' }])
+      expect(await database.query({ text })).toEqual([{ set: 'ISO, MDY on' }])
+      const found = await diagnose(other.url)
+      expect(found.find(({ check }) => check === 'session')).toMatchObject({ level: 'note' })
+      const session = await database.openSession()
+      expect((await session.query(text)).rows).toEqual([{ set: 'ISO, MDY off' }])
+      await session.end()
+    } finally {
+      await database.close()
+      await other.stop()
+    }
+  })
+
+  test('is named when it is full, and when it refuses what the user asks for', async () => {
+    const other = await pgbouncer.start(stage.database.url, { mode: 'session', size: 1 })
+    const full = new Database(other.url)
+    await expect(full.probe()).rejects.toMatchObject({ code: 'POOLER_FULL' })
+    await full.close()
+    await other.stop()
+    for (const wish of ['statement_timeout=1000', 'options=-c%20search_path%3Dshop']) {
+      const wishing = new Database(`${pooler.url}?${wish}`)
+      const [name] = wish.split('=')
+      await expect(wishing.probe()).rejects.toThrow(
+        `database sets ${name}, which the pooler in between refuses`,
+      )
+      await wishing.close()
+    }
+  })
+
+  test('any number of applications publish through it', async () => {
+    const pools = Array.from({ length: 3 }, () => new pg.Pool({ connectionString: pooler.url, max: 5 }))
+    const outbox = createOutbox()
+    const publishing = pools.flatMap((pool) =>
+      Array.from({ length: 40 }, (_, n) =>
+        withTransaction(pool, (client) => outbox.publish(client, { topic: 't', key: `k${n}`, payload: n })),
+      ),
+    )
+    await Promise.all(publishing)
+    await Promise.all(pools.map((pool) => pool.end()))
+    expect(await stage.database.query('select count(*)::int as count from twinbox.outbox')).toEqual([
+      { count: 120 },
+    ])
+  })
 
   test('messages flow, and a killed claimer is found by its heartbeat', async () => {
     const options = { heartbeatMs: 200, deadAfterMs: 1500, leaseMs: 60_000 }

@@ -30,6 +30,20 @@ describe.each(['dead', 'parked'])('%s', (command) => {
   })
 })
 
+test('unsubscribe ends subscriptions, and says what was none', async () => {
+  await database.query(`insert into twinbox.subscription values ('b', 'invoice.#'), ('b', 'order.#')`)
+  const ended = await twinbox('unsubscribe', '--consumer', 'b', 'invoice.#', '--broker', 'postgres')
+  expect(ended).toMatchObject({ code: 0, stdout: 'b is no longer subscribed to invoice.#.\n' })
+  const again = await twinbox('unsubscribe', '--consumer', 'b', 'invoice.#', '--json')
+  expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining('was not subscribed') as string })
+  expect(JSON.parse(again.stdout)).toMatchObject({ consumer: 'b', unsubscribed: [], unknown: ['invoice.#'] })
+  const rest = await database.query(
+    `select pattern from twinbox.subscription where consumer = 'b' and ended_at is null`,
+  )
+  expect(rest).toEqual([{ pattern: 'order.#' }])
+  await database.query(`delete from twinbox.subscription where consumer = 'b'`)
+})
+
 test.each([
   [['dead', 'redrive'], /^Say which/],
   [['dead', 'redrive', '0'], /whole number from 1/],

@@ -4,7 +4,7 @@ import { readDeadLetters, readParkedKeys, redriveDeadLetters, skipParkedKeys } f
 import { deadSql, type DeadAction, type DeadScope } from '../../src/database/sql/dead.ts'
 import { parkedSql } from '../../src/database/sql/parked.ts'
 import { bookkeepingSettings } from '../../src/database/sql/server.ts'
-import { waitingSql } from '../../src/database/sql/waiting.ts'
+import { parkingSql } from '../../src/database/sql/parking.ts'
 import type { Statement } from '../../src/database/database.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
@@ -18,7 +18,7 @@ beforeAll(async () => {
   worker = new pg.Client({
     connectionString: database.url,
     options: Object.entries(bookkeepingSettings)
-      .map(([name, value]) => `-c ${name}=${value}`)
+      .map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`)
       .join(' '),
   })
   await worker.connect()
@@ -140,7 +140,7 @@ test('what one statement touches does not grow with the number of dead letters',
 
 test('the holder of all lanes reads none of the keys that wait for an operator', async () => {
   const lanes = Array.from({ length: 64 }, (_, lane) => lane)
-  const { dueKeys } = waitingSql('twinbox')
+  const { dueKeys } = parkingSql('twinbox')
   // What was tried above and rolled back.
   await database.query('vacuum twinbox.parked')
   expect(await buffers(worker, dueKeys, ['c1', lanes, 20])).toBeLessThan(200)

@@ -1,14 +1,19 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { resolve } from 'node:path'
 import { expect } from 'vitest'
+import { compiled } from './shared.ts'
 
+await compiled('build')
 const main = resolve('.build/src/cli/main.js')
 
 export interface Output {
   readonly code: number | null
   readonly stdout: string
+  /** Without the line that says on which database it works. */
   readonly stderr: string
 }
+
+const placeLine = /^Database ".*" on .*\.\n/m
 
 /** A process of the command as a user starts it: in some folder, with nothing of ours in the environment. */
 export class Command {
@@ -29,7 +34,9 @@ export class Command {
     this.process.stdout!.on('data', (data: Buffer) => (this.stdout += data.toString()))
     this.process.stderr!.on('data', (data: Buffer) => (this.stderr += data.toString()))
     this.done = new Promise((done) => {
-      this.process.once('close', (code) => done({ code, stdout: this.stdout, stderr: this.stderr }))
+      this.process.once('close', (code) =>
+        done({ code, stdout: this.stdout, stderr: this.stderr.replace(placeLine, '') }),
+      )
     })
   }
 

@@ -36,6 +36,8 @@ export interface KafkaService {
 export interface KafkaNode {
   readonly id: number
   readonly address: string
+  /** The folder of its logs. */
+  readonly logs: string
   /** SIGKILL; resolves when the process is gone. */
   kill(): Promise<void>
   /** Starts it again on the same port with the same logs; resolves when it answers. */
@@ -275,6 +277,7 @@ function createNode({ id, folder, address, clusterId, classpath, properties }: N
   return {
     id,
     address,
+    logs: join(folder, 'logs'),
     async start() {
       await prepare()
       const shell = spawn('sh', ['-c', guardian, 'sh', 'java', ...java('kafka.Kafka', settings)], {
@@ -354,17 +357,17 @@ function accepts(address: string): Promise<boolean> {
 
 /** Asked for together, so that no two are the same. */
 async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
+  const held = await Promise.all(
     Array.from({ length: count }, async () => {
       const server = createServer()
       await new Promise<void>((ready) => server.listen(0, '127.0.0.1', ready))
       return server
     }),
   )
-  const ports = servers.map((server) => {
+  const ports = held.map((server) => {
     const address = server.address()
     return typeof address === 'object' ? (address?.port ?? 0) : 0
   })
-  await Promise.all(servers.map((server) => new Promise((closed) => server.close(closed))))
+  await Promise.all(held.map((server) => new Promise((closed) => server.close(closed))))
   return ports
 }

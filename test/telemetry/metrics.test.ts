@@ -159,6 +159,23 @@ test('a database that is away is said to be away, and its gauges are gone', asyn
   expect([...text.keys()].filter((series) => series.startsWith('twinbox_lag'))).toEqual([])
 })
 
+test('a gauge that cannot be read keeps the others from nothing', async () => {
+  const scraped = prometheus({ database: database.url })
+  stops.push(() => scraped.close())
+  const client = await database.pool.connect()
+  try {
+    await client.query('begin isolation level repeatable read; select 1')
+    await database.query('alter table twinbox.worker rename to gone')
+    const text = values(await scraped.text())
+    expect(text.get('twinbox_database_up')).toBe(0)
+    expect([...text.keys()].some((series) => series.startsWith('twinbox_xmin_age_seconds{'))).toBe(true)
+  } finally {
+    await database.query('alter table twinbox.gone rename to worker')
+    await client.query('rollback')
+    client.release()
+  }
+})
+
 describe('the catalogue', () => {
   const common = { kind: 'claimer', consumer: 'billing', workerId: 1 } as const
 
@@ -169,10 +186,14 @@ describe('the catalogue', () => {
       { type: 'received', fresh: 1, duplicates: 1, broker: 'kafka', durationMs: 1 },
       { type: 'refused', topic: 't', reason: 'x' },
       { type: 'claimed', ids: ['1'] },
+      { type: 'set_aside', ids: ['1'], topic: 't' },
       { type: 'handled', ids: ['1'], topic: 't', attempt: 1, durationMs: 1 },
       { type: 'message_failed', topic: 't', foundBy: 'error' },
       { type: 'dead_letter', topic: 't' },
       { type: 'parked', key: 'k', forMs: null },
+      { type: 'set_aside', topic: 't', ids: ['a'] },
+      { type: 'circuit_opened', topic: 't', reason: 'x' },
+      { type: 'handler_stuck', ids: ['1'], topic: 't', forMs: 1 },
       { type: 'lease_lost', ids: ['1'], lanes: [1], reason: 'x' },
       { type: 'takeover', foundBy: 'lock' },
       { type: 'worker_dead', foundBy: 'lock' },

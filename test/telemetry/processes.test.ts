@@ -1,17 +1,18 @@
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { BrokerSpec } from '../crash/worker.ts'
 import { Stage, unique } from '../crash/stage.ts'
-import { findKafka } from '../support/kafka.ts'
+import { kafka as kafkaServer } from '../support/servers/kafka.ts'
 import { startCollector, type Collector, type SeenSpan } from '../support/otlp.ts'
-import { findRabbitmq } from '../support/rabbitmq.ts'
+import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
+import { shared } from '../support/shared.ts'
 import { describeWith } from '../support/require.ts'
 
 /**
  * A message's way over four processes, each with an OpenTelemetry SDK of its own that exports to one collector, is one
  * trace there.
  */
-const rabbit = await findRabbitmq()
-const kafka = await findKafka()
+const rabbit = await shared(rabbitmqServer)
+const kafka = await shared(kafkaServer)
 
 const [internal, client, producer, consumer] = [1, 3, 4, 5]
 

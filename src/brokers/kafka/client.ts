@@ -3,6 +3,8 @@ import { connect as connectTls } from 'node:tls'
 import type * as Kafkajs from 'kafkajs'
 import type { Admin, ISocketFactory, Kafka } from 'kafkajs'
 import { BrokerError } from '../../errors.ts'
+import { toTrouble } from './errors.ts'
+import { guard, type GuardOptions } from './guard.ts'
 import type { Settings } from './options.ts'
 import { atMost } from '../../waiting.ts'
 
@@ -35,9 +37,19 @@ export async function loadKafkajs(
   }
 }
 
-/** @param requestTimeoutMs how long one request may take; connecting to each broker takes at most 3 s more. */
-export async function openClient(settings: Settings, requestTimeoutMs: number): Promise<Client> {
-  const { Kafka, logLevel } = await loadKafkajs()
+/**
+ * @param requestTimeoutMs how long one request may take; connecting to each broker takes at most 3 s more.
+ * @param guarding for a client that consumes
+ */
+export async function openClient(
+  settings: Settings,
+  requestTimeoutMs: number,
+  guarding: Omit<GuardOptions, 'codecs'> | null = null,
+): Promise<Client> {
+  const kafkajs = await loadKafkajs()
+  const { Kafka, logLevel } = kafkajs
+  // A namespace of an ES module lacks it; and it is looked up late, since users register codecs when they like.
+  const { CompressionCodecs: codecs } = kafkajs.default
   const sockets = new Set<Socket>()
   let retired = false
   const socketFactory: ISocketFactory = ({ host, port, ssl, onConnect }) => {
@@ -49,7 +61,8 @@ export async function openClient(settings: Settings, requestTimeoutMs: number): 
       : connectTcp({ host, port }, onConnect)
     sockets.add(socket)
     socket.setNoDelay(true).setKeepAlive(true, keepAliveMs)
-    return socket.once('close', () => sockets.delete(socket))
+    socket.once('close', () => sockets.delete(socket))
+    return guarding === null ? socket : guard(socket, { ...guarding, codecs })
   }
   const kafka = new Kafka({
     clientId: settings.clientId,
@@ -70,6 +83,18 @@ export async function openClient(settings: Settings, requestTimeoutMs: number): 
       retired = true
       for (const socket of sockets) socket.destroy(new Error('This client has been retired.'))
     },
+  }
+}
+
+/** Connects and signs in, once. @throws BrokerError */
+export async function probeKafka(settings: Settings): Promise<void> {
+  const client = await openClient(settings, connectTimeoutMs)
+  try {
+    await withAdmin(client.kafka, async () => {})
+  } catch (error) {
+    throw toTrouble('Could not connect to Kafka', error)
+  } finally {
+    client.retire()
   }
 }
 

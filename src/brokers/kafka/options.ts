@@ -54,7 +54,10 @@ export interface KafkaOptions {
    * by default. From 500. @default 10000
    */
   readonly sessionTimeoutMs?: number | undefined
-  /** How often patterns are matched against the topics that exist by then. From 50 to an hour. @default 30000 */
+  /**
+   * How often patterns are matched against the topics that exist by then; partitions that were added are looked for as
+   * often, but at least every 5 s. From 50 to an hour. @default 30000
+   */
   readonly topicRefreshMs?: number | undefined
 }
 

@@ -1,7 +1,9 @@
-import type { IHeaders, KafkaMessage, Message } from 'kafkajs'
+import type { KafkaMessage, Message } from 'kafkajs'
 import type { OutgoingMessage } from '../../message.ts'
 import type { IncomingMessage } from '../broker.ts'
+import { limits } from '../../options.ts'
 import { toWireHeaders } from '../cloudevent.ts'
+import { Cursor, Malformed } from './wire/cursor.ts'
 
 /** A message as a Kafka record and back: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md */
 
@@ -36,27 +38,71 @@ export function sizeOf({ key, value, headers }: Message): number {
   return size
 }
 
-/** A tombstone, the record without a value that marks its key as deleted, has an empty body. */
+/**
+ * A record as the guard has left it: its value is what the broker sent, from the key to the headers, and its key a
+ * reason why that cannot be read. A tombstone, the record without a value that marks its key as deleted, has an empty
+ * body.
+ */
 export function toIncoming(topic: string, partition: number, record: KafkaMessage): IncomingMessage {
-  const { [contentTypeHeader]: contentType = null, ...headers } = toText(record.headers)
-  return {
+  const content = record.value ?? Buffer.alloc(0)
+  const incoming = {
     topic,
-    key: record.key?.toString() ?? null,
-    headers,
-    contentType,
-    body: record.value ?? Buffer.alloc(0),
+    key: null,
+    headers: {},
+    contentType: null,
+    body: content,
     position: `${topic}/${partition}/${record.offset}`,
     // Kafka does not say. The inbox knows by the id.
     redelivered: false,
+    refused: record.key?.toString(),
+  }
+  try {
+    const { key, value, headers, refused } = readContent(content)
+    const contentType = headers.get(contentTypeHeader) ?? null
+    headers.delete(contentTypeHeader)
+    return {
+      ...incoming,
+      key: key?.toString() ?? null,
+      headers: Object.fromEntries(headers),
+      contentType,
+      body: value ?? Buffer.alloc(0),
+      refused: incoming.refused ?? refused,
+    }
+  } catch (error) {
+    if (!(error instanceof Malformed)) throw error
+    return { ...incoming, refused: `The record cannot be read: ${error.message}.` }
   }
 }
 
-/** A name may stand there several times; the last one counts, as with `lastHeader` in Kafka's own client. */
-function toText(headers: IHeaders | undefined): Record<string, string> {
-  const texts: Record<string, string> = {}
-  for (const [name, values] of Object.entries(headers ?? {})) {
-    const value = Array.isArray(values) ? values.at(-1) : values
-    if (value !== undefined && value !== null) texts[name] = value.toString()
+interface Content {
+  readonly key: Buffer | null
+  readonly value: Buffer | null
+  /** Of one with too many, the first. */
+  readonly headers: Map<string, string>
+  readonly refused: string | undefined
+}
+
+/** A header's name may stand there several times; the last one counts, as with `lastHeader` in Kafka's own client. */
+function readContent(content: Buffer): Content {
+  const cursor = new Cursor(content)
+  const key = cursor.varbytes()
+  const value = cursor.varbytes()
+  const headers = new Map<string, string>()
+  const count = cursor.varint()
+  if (count < 0) throw new Malformed('the number of its headers is negative')
+  const tooMany = count > limits.receivedHeaderCount
+  let bytes = 0
+  for (let left = tooMany ? limits.headerCount : count; left > 0; left--) {
+    const name = cursor.take(cursor.varint())
+    const text = cursor.varbytes()
+    bytes += name.length + (text?.length ?? 0)
+    if (bytes > limits.receivedHeadersBytes) break
+    if (text !== null) headers.set(name.toString(), text.toString())
   }
-  return texts
+  let refused: string | undefined
+  if (tooMany) refused = `It has ${count} headers; at most ${limits.receivedHeaderCount} are received.`
+  else if (bytes > limits.receivedHeadersBytes) {
+    refused = `Its headers have more than the ${limits.receivedHeadersBytes} bytes that are received.`
+  }
+  return { key, value, headers, refused }
 }

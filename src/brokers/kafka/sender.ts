@@ -1,4 +1,4 @@
-import { backoffMs } from '../../loop.ts'
+import { reconnectMs } from '../../loop.ts'
 import { BrokerError } from '../../errors.ts'
 import type { OutgoingMessage } from '../../message.ts'
 import type { Broker, SendContext, SendOutcome } from '../broker.ts'
@@ -64,7 +64,7 @@ export function createSender(settings: Settings): Sender {
         const gone = typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION'
         if (gone) attempts?.forget(topicsOf(inFlight))
         if ((gone || kind === 'retry') && failures <= maxRetries) {
-          await pause(backoffMs(failures, 100, 1000), signal)
+          await pause(reconnectMs(failures, 100, 1000), signal)
           continue
         }
         drop(shared)

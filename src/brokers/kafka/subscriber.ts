@@ -1,5 +1,6 @@
-import { backoffMs } from '../../loop.ts'
+import { reconnectMs } from '../../loop.ts'
 import { BrokerError } from '../../errors.ts'
+import { limits } from '../../options.ts'
 import type { OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
 import { keepConsuming, type Consuming } from '../consuming.ts'
 import { openClient, type Client } from './client.ts'
@@ -44,41 +45,44 @@ export function createSubscriber(settings: Settings): Subscriber {
 /** Consumes until stopped, over any number of consumers, one after the other, each with a client of its own. */
 async function consumeUntilStopped(
   settings: Settings,
-  { batchSize, topics: patterns, onReceiving }: SubscribeOptions,
+  { batchSize, batchBytes = limits.batchBytes, topics: patterns, onReceiving }: SubscribeOptions,
   groupId: string,
   onBatch: OnBatch,
   { signal, tried, report }: Consuming,
 ): Promise<void> {
   const hand = createHand(onBatch, report)
-  const feed: Feed = { groupId, batchSize, hand, report }
+  const feed: Feed = { groupId, batchSize, batchBytes, hand, report }
 
-  /** One client from connecting to its end. Resolves when it has to be replaced without anything being wrong. */
+  /** One consumer from finding its topics to its end. Resolves when it has to be replaced without anything being wrong. */
   async function consume(): Promise<void> {
-    const client = await openClient(settings, settings.sessionTimeoutMs)
+    // What watches a consumer has a client of its own: the consumer's may be the very thing that is broken.
+    const observer = await openClient(settings, settings.sessionTimeoutMs)
     try {
-      const { topics, missing } = await within(signal, findTopics(client.kafka, patterns, settings))
+      const { topics, missing } = await within(signal, findTopics(observer.kafka, patterns, settings))
       for (const trouble of missing.values()) report(trouble)
       if (topics.length === 0) {
         tried()
-        await untilTopicsChange(client, topics, signal)
+        await untilTopicsChange(observer, topics, signal)
         return
       }
-      const consumption = await openConsumption(client, settings, topics, feed, signal)
+      const consumption = await openConsumption(settings, topics, feed, signal)
       tried()
       onReceiving?.()
       try {
-        await untilReplaced(consumption, topics)
+        await untilReplaced(observer, consumption, topics)
       } finally {
         await consumption.close()
       }
     } finally {
-      client.retire()
+      observer.retire()
     }
   }
 
-  async function untilReplaced(consumption: Consumption, topics: readonly string[]): Promise<void> {
-    // By a client of their own: the consumer's may be the very thing that is broken.
-    const observer = await openClient(settings, settings.sessionTimeoutMs)
+  async function untilReplaced(
+    observer: Client,
+    consumption: Consumption,
+    topics: readonly string[],
+  ): Promise<void> {
     const enough = new AbortController()
     const stopListening = [signal, consumption.ended].map((given) =>
       onAbort(given, () => enough.abort(given.reason)),
@@ -91,7 +95,6 @@ async function consumeUntilStopped(
     } finally {
       enough.abort()
       for (const stop of stopListening) stop()
-      observer.retire()
     }
     if (consumption.ended.reason instanceof BrokerError) throw consumption.ended.reason
   }
@@ -142,7 +145,7 @@ async function consumeUntilStopped(
       report(toTrouble('Could not receive from Kafka', error))
       failures = performance.now() - startedAt > calmMs ? 1 : failures + 1
       tried()
-      await pause(backoffMs(failures, backoffMsMin, backoffMsMax), signal)
+      await pause(reconnectMs(failures, backoffMsMin, backoffMsMax), signal)
     }
   }
 }

@@ -4,6 +4,7 @@ import type * as Amqplib from 'amqplib'
 import type { ChannelModel } from 'amqplib'
 import { BrokerError } from '../../errors.ts'
 import { toBrokerError } from './errors.ts'
+import { guardFrames } from './frames.ts'
 import type { Settings } from './options.ts'
 import { atMost, within } from '../../waiting.ts'
 
@@ -58,6 +59,7 @@ export async function openLink(settings: Settings, purpose: string, signal: Abor
 }
 
 function watch(model: ChannelModel): Link {
+  guardFrames(model)
   let blockedBy: string | null = null
   let gone = false
   let failure: Error | null = null

@@ -1,10 +1,12 @@
 import type { ConsumeMessage } from 'amqplib'
 import type { IncomingMessage } from '../broker.ts'
 import { fromWireHeaders } from '../cloudevent.ts'
+import { prototypeName, unreadable } from './frames.ts'
 
 /** A delivery as Twinbox sees it. Anybody may publish to an exchange, so nothing here may throw. */
 export function toIncoming({ fields, properties, content }: ConsumeMessage): IncomingMessage {
-  const headers = textHeaders(properties.headers ?? {})
+  const { [unreadable]: refused, ...readable } = properties.headers ?? {}
+  const headers = textHeaders(readable)
   const messageId: unknown = properties.messageId
   if (typeof messageId === 'string') headers['message-id'] ??= messageId
   const contentType: unknown = properties.contentType
@@ -16,12 +18,20 @@ export function toIncoming({ fields, properties, content }: ConsumeMessage): Inc
     body: content,
     position: null,
     redelivered: fields.redelivered,
+    ...(typeof refused === 'string' && { refused }),
   }
 }
 
 function textHeaders(headers: Readonly<Record<string, unknown>>): Record<string, string> {
-  // `fromEntries` makes a header called __proto__ a property like any other.
-  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, toText(value)]))
+  return mapped(headers, toText)
+}
+
+/** `fromEntries` makes a header called __proto__ a property like any other. */
+function mapped<Value>(table: object, of: (value: unknown) => Value): Record<string, Value> {
+  const entries = Object.entries(table) as [string, unknown][]
+  return Object.fromEntries(
+    entries.map(([name, value]) => [name === prototypeName ? '__proto__' : name, of(value)]),
+  )
 }
 
 /** Other clients send numbers, bytes, dates and whole tables as header values. */
@@ -35,7 +45,7 @@ function toPlain(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(toPlain)
   if (typeof value !== 'object' || value === null) return value
   if ('!' in value && 'value' in value) return typedToPlain(value['!'], value.value)
-  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, toPlain(inner)]))
+  return mapped(value, toPlain)
 }
 
 /** amqplib's notation for the types that JavaScript does not have. */

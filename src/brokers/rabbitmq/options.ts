@@ -43,7 +43,10 @@ export interface RabbitmqOptions {
   readonly maxUnconfirmed?: number | undefined
   /** And how many bytes; a larger message goes alone. From 1 to 1 GiB. @default 8 MiB */
   readonly maxUnconfirmedBytes?: number | undefined
-  /** How many deliveries a receiver holds unacknowledged. From 1 to 65,535. @default twice its batchSize */
+  /**
+   * How many deliveries a receiver holds unacknowledged; fewer while they are large, so that it holds 32 MiB at most.
+   * From 1 to 65,535. @default twice its batchSize
+   */
   readonly prefetch?: number | undefined
 }
 

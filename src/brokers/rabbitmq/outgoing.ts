@@ -1,6 +1,6 @@
 import type { Options } from 'amqplib'
 import { BrokerError, describeError } from '../../errors.ts'
-import type { OutgoingMessage } from '../../message.ts'
+import { isRoutingHeader, type OutgoingMessage } from '../../message.ts'
 import type { SendOutcome } from '../broker.ts'
 import { toWireHeaders } from '../cloudevent.ts'
 import type { Settings } from './options.ts'
@@ -31,6 +31,12 @@ export function toSending(message: OutgoingMessage, settings: Settings): Sending
     },
     written: false,
     outcome: null,
+  }
+  // Rows that were written by hand: `publish` lets none of these pass.
+  const reserved = Object.keys(message.headers ?? {}).find(isRoutingHeader)
+  if (reserved !== undefined) {
+    const text = `The message has a header ${reserved}, which RabbitMQ would take for a list of further routing keys. It was not sent.`
+    return { ...sending, outcome: rejected(new BrokerError('poison', text)) }
   }
   try {
     return { ...sending, routingKey: settings.routingKey(message) }

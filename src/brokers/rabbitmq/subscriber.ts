@@ -1,17 +1,21 @@
 import { BrokerError } from '../../errors.ts'
 import type { IncomingMessage, OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
 import { keepConsuming, type Consuming } from '../consuming.ts'
+import { keepBound, unbind } from './bindings.ts'
 import { openConsumption, type Consumption, type Source } from './consumption.ts'
 import { openLink } from './connection.ts'
 import { toBrokerError } from './errors.ts'
 import { toIncoming } from './incoming.ts'
 import type { Settings } from './options.ts'
 import { onAbort, pause, within } from '../../waiting.ts'
-import { backoffMs } from '../../loop.ts'
+import { reconnectMs } from '../../loop.ts'
 import { reopening } from './reopening.ts'
+import { limits } from '../../options.ts'
+import { createWindow } from './window.ts'
 
 export interface Subscriber {
   readonly subscribe: (options: SubscribeOptions, onBatch: OnBatch) => Promise<Subscription>
+  readonly unsubscribe: (options: Pick<SubscribeOptions, 'consumer' | 'topics'>) => Promise<void>
   close(): Promise<void>
 }
 
@@ -27,10 +31,24 @@ export function createSubscriber(settings: Settings): Subscriber {
   async function subscribe(options: SubscribeOptions, onBatch: OnBatch): Promise<Subscription> {
     if (life.signal.aborted) throw closed()
     const source = toSource(options, settings)
-    const open = async (): Promise<Consumption> => openConsumption(await link.get(), settings, source)
+    const open = async (): Promise<Consumption> => {
+      const opened = await link.get()
+      const consumption = await openConsumption(opened, settings, source)
+      void keepBound(opened, settings, source, consumption.ended)
+      return consumption
+    }
     return keepConsuming(subscriptions, options, (consuming) =>
       consumeUntilStopped(open, options, onBatch, consuming),
     )
+  }
+
+  async function unsubscribe({
+    consumer,
+    topics,
+  }: Pick<SubscribeOptions, 'consumer' | 'topics'>): Promise<void> {
+    if (life.signal.aborted) throw closed()
+    const queue = toQueue(consumer, settings)
+    await unbind(await link.get(), settings, queue, topics)
   }
 
   async function close(): Promise<void> {
@@ -41,13 +59,13 @@ export function createSubscriber(settings: Settings): Subscriber {
     await connected?.then((opened) => opened.close()).catch(() => {})
   }
 
-  return { subscribe, close }
+  return { subscribe, unsubscribe, close }
 }
 
 /** Consumes until stopped, over any number of channels, one after the other. */
 async function consumeUntilStopped(
   open: () => Promise<Consumption>,
-  { batchSize, onReceiving }: SubscribeOptions,
+  options: SubscribeOptions,
   onBatch: OnBatch,
   { signal, tried, report }: Consuming,
 ): Promise<void> {
@@ -63,7 +81,7 @@ async function consumeUntilStopped(
         return true
       } catch (error) {
         report(toBrokerError(`A batch of ${batch.length} messages was not taken`, error, 'retry'))
-        await pause(backoffMs(failures, 100, 5000), ended)
+        await pause(reconnectMs(failures + 1, 100, 5000), ended)
       }
     }
     return false
@@ -77,7 +95,7 @@ async function consumeUntilStopped(
     })
     try {
       for (;;) {
-        const deliveries = await consumption.take(batchSize)
+        const deliveries = await consumption.take(options)
         if (deliveries === null) break
         const taken = await insist(deliveries.map(toIncoming), consumption.ended)
         if (taken) consumption.acknowledge(deliveries.at(-1)!)
@@ -90,22 +108,32 @@ async function consumeUntilStopped(
 
   for (let failures = 0; !signal.aborted; failures++) {
     const startedAt = performance.now()
+    let well = false
     try {
       const consumption = await within(signal, open(), (late) => late.close())
       tried()
-      onReceiving?.()
+      options.onReceiving?.()
       await consume(consumption)
+      well = consumption.ended.reason === null
     } catch (error) {
       if (!signal.aborted) report(toBrokerError('Could not receive from RabbitMQ', error))
       tried()
     }
-    if (performance.now() - startedAt > calmMs) failures = 0
-    await pause(backoffMs(failures, 100, 5000), signal)
+    if (well || performance.now() - startedAt > calmMs) failures = 0
+    await pause(reconnectMs(failures + 1, 100, 5000), signal)
   }
 }
 
 /** @throws BrokerError if the names cannot be those of a queue and its bindings. */
-function toSource({ consumer, topics, batchSize }: SubscribeOptions, settings: Settings): Source {
+function toSource(
+  { consumer, topics, batchSize, batchBytes = limits.batchBytes }: SubscribeOptions,
+  settings: Settings,
+): Source {
+  const window = createWindow(settings.prefetch ?? Math.min(2 * batchSize, 65_535), batchBytes)
+  return { queue: toQueue(consumer, settings), topics, window }
+}
+
+function toQueue(consumer: string, settings: Settings): string {
   let queue: string
   try {
     queue = settings.queue(consumer)
@@ -116,7 +144,7 @@ function toSource({ consumer, topics, batchSize }: SubscribeOptions, settings: S
   if (typeof queue !== 'string' || queue === '' || Buffer.byteLength(queue) > 255) {
     throw new BrokerError('config', `The queue of consumer "${consumer}" needs a name of 1 to 255 bytes.`)
   }
-  return { queue, topics, prefetch: settings.prefetch ?? Math.min(2 * batchSize, 65_535) }
+  return queue
 }
 
 const closed = (): BrokerError => new BrokerError('config', 'This RabbitMQ broker has been closed.')

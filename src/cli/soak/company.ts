@@ -27,6 +27,9 @@ export interface Post {
   busy: boolean
 }
 
+/** The way through the network to the service that handlers call. */
+export const service = 'service'
+
 const strength: Record<WorkRole, number> = { receiver: 2, relay: 2, claimer: 3, publisher: 2 }
 /** After `stop`, a process has so long to end by itself: what keeps it alive then is a timer that somebody forgot. */
 const endsWithinMs = 2000
@@ -56,6 +59,7 @@ export class Company {
   readonly #load: Omit<LoadOptions, 'rate'>
   #rate: number
   #network: Member | null = null
+  #serviceUrl = ''
   #restarted = (): void => {}
   readonly #routed = new Map<string, (port: number) => void>()
   readonly #stoppedAt = new Map<Member, number>()
@@ -83,6 +87,7 @@ export class Company {
   /** The first of each kind gets a network of its own, which can be broken; broker connections all have one. */
   async open(): Promise<void> {
     this.#network = await this.crew.hire('network', 'network', { type: 'begin', role: 'network' })
+    this.#serviceUrl = `http://127.0.0.1:${await this.#route(service, null)}/`
     const database = addressOf(this.#run.databaseUrl, 5432)
     const brokers = await brokerAddresses(this.#run)
     for (const role of ['receiver', 'relay', 'claimer', 'publisher'] as const) {
@@ -106,7 +111,7 @@ export class Company {
     const toDatabase = number === 1 && database !== null ? `${name} database` : null
     const url = new URL(this.#run.databaseUrl)
     if (toDatabase !== null) {
-      Object.assign(url, { hostname: '127.0.0.1', port: String(await this.#route(toDatabase, database!)) })
+      Object.assign(url, { hostname: '127.0.0.1', port: String(await this.#route(toDatabase, database)) })
     }
     url.searchParams.set('application_name', `${this.#run.name}.${name}`)
     const toBroker: string[] = []
@@ -152,6 +157,7 @@ export class Company {
           role: post.role,
           history: join(this.#folder, `${post.name}.${number}.tsv`),
           detours: post.detours,
+          serviceUrl: this.#serviceUrl,
           options,
           load: { ...this.#load, rate: this.#rate },
         }
@@ -228,9 +234,9 @@ export class Company {
     await Promise.all(leaving.map((post) => this.dismiss(post)))
   }
 
-  async #route(name: string, { host, port }: Address): Promise<number> {
+  async #route(name: string, to: Address | null): Promise<number> {
     const routed = new Promise<number>((resolve) => this.#routed.set(name, resolve))
-    this.crew.tell(this.#network!, { type: 'route', name, host, port })
+    this.crew.tell(this.#network!, { type: 'route', name, to })
     return Promise.race([routed, this.crew.failed])
   }
 

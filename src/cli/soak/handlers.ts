@@ -1,9 +1,10 @@
 import type { createClaimer } from '../../claimer.ts'
 import type { TransactionContext } from '../../claimer/handlers.ts'
 import type { Database } from '../../database/database.ts'
-import { soakSql } from '../../database/sql/soak.ts'
+import { awayText, soakSql } from '../../database/sql/soak.ts'
 import type { Message } from '../../message.ts'
 import type { Run } from '../wire.ts'
+import { foreignError } from './foreign.ts'
 import type { History } from './history.ts'
 import { hashOf, topics, type Body } from './message.ts'
 
@@ -14,9 +15,11 @@ export function handlers(parts: {
   readonly run: Run
   readonly database: Database
   readonly history: History
+  /** What handlers without a transaction call first; it may be away. */
+  readonly serviceUrl: string
   readonly workerId: () => number | null
 }): Parameters<typeof createClaimer>[1] {
-  const { run, database, history, workerId } = parts
+  const { run, database, history, serviceUrl, workerId } = parts
   const { text } = soakSql(run.schema).effect
   const thrown = new Set<number>()
 
@@ -44,7 +47,7 @@ export function handlers(parts: {
     return worker
   }
   const misbehave = async ({ n, temper }: Body, attempt: number, signal: AbortSignal): Promise<void> => {
-    if (temper === 'poison' || (temper === 'throw' && attempt === 1)) throw new Error(`${temper} on purpose`)
+    if (temper === 'poison' || (temper === 'throw' && attempt === 1)) throw foreignError(n)
     if (attempt > 1) return
     if (temper === 'hang') await new Promise((_, reject) => signal.addEventListener('abort', reject))
     if (temper === 'die') {
@@ -54,12 +57,22 @@ export function handlers(parts: {
     }
   }
 
+  const call = async (signal: AbortSignal): Promise<void> => {
+    try {
+      const { status } = await fetch(serviceUrl, { signal })
+      if (status !== 204) throw new Error(`HTTP status ${status}`)
+    } catch (error) {
+      throw new Error(awayText, { cause: error })
+    }
+  }
+
   return {
     [single]: async (message, { client, attempt, fence, signal }) => {
       const worker = begin([message], attempt, fence)
       // Half of those that fail have written before.
       const body = message.payload as Body
       if (body.n % 2 === 0) await misbehave(body, attempt, signal)
+      if (body.temper === 'cut' && attempt === 1) await client.query(soakSql(run.schema).cut)
       await client.query(text, values([message], attempt, fence, worker))
       if (body.n % 2 === 1) await misbehave(body, attempt, signal)
     },
@@ -74,10 +87,10 @@ export function handlers(parts: {
         await client.query(text, values(messages, attempt, fence, worker))
         for (const { payload } of messages) {
           const { n, temper } = payload as Body
-          if (temper === 'poison') throw new Error('poison on purpose')
+          if (temper === 'poison') throw foreignError(n)
           if (temper !== 'throw' || thrown.has(n)) continue
           thrown.add(n)
-          throw new Error('throw on purpose')
+          throw foreignError(n)
         }
       },
     },
@@ -85,6 +98,7 @@ export function handlers(parts: {
       transaction: false,
       handle: async (message, { attempt, fence, signal }) => {
         const worker = begin([message], attempt, fence)
+        await call(signal)
         await misbehave(message.payload as Body, attempt, signal)
         await database.query(soakSql(run.schema).effect, values([message], attempt, fence, worker))
       },

@@ -26,6 +26,9 @@ const batchMax = 24
 const hotKeys = 16
 /** Of the ways in which messages are handled. */
 const shares = { 'soak.single': 2, 'soak.batch': 1, 'soak.plain': 1 } as const
+/** Of all messages, and how large these are: as large as a message of RabbitMQ or Kafka usually may be, less its headers. */
+const oneInLarge = 1 / 1000
+const largeLength = 1_000_000
 /** So many messages fit into one life of a publisher. */
 const numbersPerLife = 1_000_000_000
 
@@ -176,9 +179,10 @@ export class Load {
       : `${random.whole(1, this.#options.keys)}`
     const topic = random.weighted(shares)
     const temper = this.#temper()
+    const length = random.chance(oneInLarge) ? largeLength : random.whole(0, 300)
     const payload: Body = {
       n,
-      text: `Ünïcode \u2028 "${'x'.repeat(random.whole(0, 300))}"`,
+      text: `Ünïcode \u2028 "${'x'.repeat(length)}"`,
       ...(temper === undefined ? {} : { temper }),
     }
     return {
@@ -197,6 +201,7 @@ export class Load {
     if (random.chance(0.004)) return 'throw'
     if (random.chance(0.0002)) return 'hang'
     if (random.chance(0.0002)) return 'poison'
+    if (random.chance(0.0005)) return 'cut'
     return oneInDies > 0 && random.chance(1 / oneInDies) ? 'die' : undefined
   }
 

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 
-/** What a handler does at its first attempt, or at each. */
-export type Temper = 'throw' | 'hang' | 'die' | 'poison'
+/** What a handler does at its first attempt, or at each: `cut` ends its own session. */
+export type Temper = 'throw' | 'hang' | 'die' | 'cut' | 'poison'
 
 /** The payload of a message. */
 export interface Body {
@@ -13,8 +13,8 @@ export interface Body {
 }
 
 /**
- * How messages are handled: one by one in a transaction, in batches, or without a transaction. In a key's messages all of
- * these alternate.
+ * How messages are handled: one by one in a transaction, in batches, or without a transaction, by a call of a service that may
+ * be away. In a key's messages all of these alternate.
  */
 export const topics = ['soak.single', 'soak.batch', 'soak.plain'] as const
 

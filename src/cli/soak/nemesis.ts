@@ -8,7 +8,7 @@ import { rollback } from '../../database/sql/server.ts'
 import { soakSql } from '../../database/sql/soak.ts'
 import { hasEnded } from '../crew.ts'
 import { sentence } from '../failure.ts'
-import type { Company, Post } from './company.ts'
+import { service, type Company, type Post } from './company.ts'
 import type { Disturbance } from './network.ts'
 import type { Fault, Kind } from './plan.ts'
 
@@ -97,6 +97,7 @@ export class Nemesis {
   /** Resolves when nothing is under way any more. */
   async healed(): Promise<void> {
     while (this.#active.size > 0) await Promise.all(this.#active)
+    this.#parts.company.disturb(service, { act: 'heal' })
     for (const { toDatabase, toBroker } of this.#parts.company.posts) {
       for (const way of [...(toDatabase === null ? [] : [toDatabase]), ...toBroker]) {
         this.#parts.company.disturb(way, { act: 'heal' })
@@ -199,6 +200,8 @@ export class Nemesis {
         return through(toBroker, { act: 'blackHole', direction: 'both' })
       case 'brokerDown':
         return through(toBroker, { act: 'refuse' })
+      case 'away':
+        return through([service], { act: 'refuse' })
       case 'brokerRestart':
         await promisify(exec)(restartBroker!)
         return
@@ -218,7 +221,7 @@ export class Nemesis {
       return post === undefined ? null : [post]
     }
     const workers = posts.filter(({ role }) => role !== 'publisher')
-    if (kind === 'longTransaction' || kind === 'serverRestart' || kind === 'brokerRestart') return []
+    if (['longTransaction', 'serverRestart', 'brokerRestart', 'away'].includes(kind)) return []
     if (kind === 'massacre') {
       const half = posts.toSorted((a, b) => order(a, pick) - order(b, pick)).slice(0, posts.length >> 1)
       return half.length === 0 ? null : half
@@ -280,6 +283,7 @@ const harmless: ReadonlySet<Kind> = new Set([
   'rolling',
   'clock',
   'longTransaction',
+  'away',
 ])
 
 /** An order of posts that follows from the fault alone. */

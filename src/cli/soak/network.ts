@@ -1,4 +1,8 @@
+import { once } from 'node:events'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { commit } from '../../database/sql/server.ts'
+import type { Address } from '../wire.ts'
 import { startProxy, type Proxy } from './proxy.ts'
 
 /** What can become of a way through the network. All but the first three last until `heal`. */
@@ -10,13 +14,17 @@ export type Disturbance =
   | { readonly act: 'latency'; readonly ms: number }
   | { readonly act: 'refuse' }
 
-/** All ways through the network: one to the database and one to the broker for each process that has its own. */
+/**
+ * All ways through the network: one to the database and one to the broker for each process that has its own, and one to the
+ * service that handlers call, which says yes to everything.
+ */
 export class Network {
   readonly #proxies = new Map<string, Proxy>()
+  #service: Server | null = null
 
-  /** Returns the port on which the way begins. */
-  async route({ name, host, port }: { name: string; host: string; port: number }): Promise<number> {
-    const proxy = await startProxy({ host, port })
+  /** Returns the port on which the way begins. Without an address it leads to the service. */
+  async route({ name, to }: { readonly name: string; readonly to: Address | null }): Promise<number> {
+    const proxy = await startProxy(to ?? (await this.#serve()))
     this.#proxies.set(name, proxy)
     return proxy.port
   }
@@ -35,5 +43,14 @@ export class Network {
 
   async close(): Promise<void> {
     await Promise.all([...this.#proxies.values()].map((proxy) => proxy.close()))
+    this.#service?.closeAllConnections()
+    this.#service?.close()
+  }
+
+  async #serve(): Promise<Address> {
+    this.#service = createServer((_request, response) => response.writeHead(204).end())
+    this.#service.listen(0, '127.0.0.1')
+    await once(this.#service, 'listening')
+    return { host: '127.0.0.1', port: (this.#service.address() as AddressInfo).port }
   }
 }

@@ -23,6 +23,7 @@ export const kinds = {
   brokerDown: 'the broker refuses connections',
   brokerBlackHole: 'the network to the broker swallows everything',
   brokerRestart: 'the command of --restart-broker',
+  away: 'the service that handlers call is away',
 } as const
 export type Kind = keyof typeof kinds
 
@@ -64,6 +65,7 @@ const weights: Record<Kind, number> = {
   brokerDown: 3,
   brokerBlackHole: 3,
   brokerRestart: 2,
+  away: 4,
 }
 
 /** For how long, in milliseconds: shorter and longer than what a worker's silence is borne for. */
@@ -87,6 +89,7 @@ const lengths: Record<Kind, readonly [number, number]> = {
   brokerDown: [1000, 8000],
   brokerBlackHole: [1000, 12_000],
   brokerRestart: [0, 0],
+  away: [1000, 12_000],
 }
 
 const quietShare = 0.25

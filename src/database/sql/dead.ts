@@ -1,5 +1,5 @@
 import type { Statement } from '../database.ts'
-import { columns, messageColumns, perSchema } from './statement.ts'
+import { columns, messageColumns, perSchema, readable } from './statement.ts'
 
 /** By what the candidates are found. Each has an index, so that what is looked at is bounded before it is filtered. */
 export type DeadScope = 'all' | 'consumer' | 'key' | 'named'
@@ -29,8 +29,8 @@ export const deadSql = perSchema((s) => {
     and ($7::float8 is null or d.died_at >= clock_timestamp() - $7::float8 * interval '1 millisecond')
     and (($8::bigint[] is null and $9::uuid[] is null)
       or d.number = any ($8::bigint[]) or d.id = any ($9::uuid[]))`
-  const shown = `d.number, d.died_at, d.seq, d.attempt, d.consumer, d.reason, d.id, d.topic, d.key, d.received_at,
-    d.published_at, d.expires_at`
+  const shown =
+    'number, died_at, seq, attempt, consumer, reason, id, topic, key, received_at, published_at, expires_at'
   // Narrow scopes have an index of their own, in which only what is not fixed is compared.
   const orders: Record<DeadScope, string> = {
     all: 'd.consumer, d.seq, d.number',
@@ -144,11 +144,11 @@ export const deadSql = perSchema((s) => {
           : ['d.number desc', 'd.number < $11::bigint and $10::bigint is not null']
       return {
         text: `with page as materialized (
-          select ${shown} from ${s}.dead_letter as d where ${scopes[scope]} and ${below}
+          select ${columns('d', shown)} from ${s}.dead_letter as d where ${scopes[scope]} and ${below}
           order by ${order} limit $12
         ),
         last as (select d.seq, d.number from page as d order by ${order.replaceAll('desc', 'asc')} limit 1)
-        select (select count(*) from page) as looked_at, last.seq as last_seq, last.number as last_number, m.*
+        select (select count(*) from page) as looked_at, last.seq as last_seq, last.number as last_number, ${readable('m', shown)}
         from (select) as one
         left join last on true
         left join (select * from page as d where ${filters} order by ${order} limit $13) as m on true
@@ -160,13 +160,13 @@ export const deadSql = perSchema((s) => {
 
     /** Those of a step, whole: $1 numbers. */
     letters: {
-      text: `select ${shown}, d.headers, d.payload, d.body, d.content_type, d.errors
+      text: `select ${readable('d', shown)}, d.headers, d.payload, d.body, d.content_type, d.errors
       from ${s}.dead_letter as d where d.number = any ($1::bigint[]) order by d.consumer, d.seq, d.number`,
     },
 
     /** $1 number or null, $2 id or null. */
     show: {
-      text: `select ${shown}, d.headers, d.errors, d.content_type,
+      text: `select ${readable('d', shown)}, d.headers, d.errors, d.content_type,
         coalesce(octet_length(d.payload::text), octet_length(d.body)) as bytes,
         case when $3::boolean then d.payload end as payload, case when $3::boolean then d.body end as body,
         exists (
@@ -181,8 +181,8 @@ export const deadSql = perSchema((s) => {
     },
 
     audit: {
-      text: `select action, at, who, why, died_at, attempt, reason, errors from ${s}.audit
-      where id = $1 and consumer = $2 order by number limit 1000`,
+      text: `select ${readable('a', 'action, at, who, why, died_at, attempt, reason, errors')} from ${s}.audit as a
+      where a.id = $1 and a.consumer = $2 order by a.number limit 1000`,
     },
   }
 })

@@ -55,9 +55,18 @@ export const doctorSql = perSchema((s) => {
       order by 1, 2`,
     },
 
+    // Handlers that do not end, as their claimers say.
+    stuck: {
+      text: `select id, consumer, host, pid, stuck_topic as topic,
+        extract(epoch from clock_timestamp() - stuck_since)::float8 * 1000 as for_ms
+      from ${s}.worker
+      where ended_at is null and stuck_since is not null and beat_at > clock_timestamp() - interval '30 seconds'
+      order by stuck_since limit 20`,
+    },
+
     tables: {
       text: `select t.relname::text as name, t.n_dead_tup::float8 as dead, t.n_live_tup::float8 as live,
-      c.relpersistence = 'u' as unlogged, coalesce('autovacuum_enabled=false' = any (c.reloptions), false)
+      c.relpersistence = 'u' and t.relname <> 'incarnation' as unlogged, coalesce('autovacuum_enabled=false' = any (c.reloptions), false)
         or coalesce('autovacuum_enabled=off' = any (c.reloptions), false) as unvacuumed
       from pg_stat_user_tables as t join pg_class as c on c.oid = t.relid
       where t.schemaname = '${bare}' order by t.relname`,
@@ -71,12 +80,27 @@ export const doctorSql = perSchema((s) => {
       where i.relnamespace = to_regnamespace('${bare}') order by i.relname`,
     },
 
+    // Topics of which messages wait for a handler, and what the living claimers of their consumers have handlers for.
+    unhandled: {
+      text: `select c.consumer, m.topic, count(*)::int as count, (
+        select coalesce(array_agg(distinct t.topic), '{}') from ${s}.worker as w cross join unnest(w.topics) as t(topic)
+        where w.kind = 'claimer' and w.consumer = c.consumer and w.ended_at is null
+          and w.beat_at > clock_timestamp() - interval '30 seconds') as patterns
+      from (select distinct consumer from ${s}.lane where consumer <> '') as c
+      cross join lateral (
+        select u.topic from ${s}.unhandled as u where u.consumer = c.consumer limit 100000
+      ) as m
+      group by c.consumer, m.topic
+      order by c.consumer, count(*) desc, m.topic`,
+    },
+
     // Of each consumer ('' is the outbox) whether anything waits to be worked on, who could do it, and how many lanes
     // with something in them nobody has taken for longer than any lease should lapse.
     consumers: {
       text: `select c.consumer,
         (case when c.consumer = '' then exists (select from ${s}.outbox)
-          else exists (select from ${s}.inbox as i where i.consumer = c.consumer) end) as waits,
+          else exists (select from ${s}.inbox as i where i.consumer = c.consumer)
+            or exists (select from ${s}.unhandled as u where u.consumer = c.consumer) end) as waits,
         (select count(*) from ${s}.worker as w where w.consumer = c.consumer
           and w.kind = case when c.consumer = '' then 'relay' else 'claimer' end and w.ended_at is null
           and w.beat_at > clock_timestamp() - interval '30 seconds')::int as workers,
@@ -88,11 +112,11 @@ export const doctorSql = perSchema((s) => {
               else l.lane < 64 and exists (select from ${s}.inbox as i
                 where i.consumer = c.consumer and i.lane = l.lane and i.seq > l.floor
                   and i.received_at < clock_timestamp() - interval '30 seconds') end)::int as stuck,
-        exists (select from ${s}.subscription as u where u.consumer = c.consumer) as subscribed,
+        exists (select from ${s}.subscription as u where u.consumer = c.consumer and u.ended_at is null) as subscribed,
         (select count(*) from ${s}.worker as w where w.consumer = c.consumer and c.consumer <> ''
           and (w.ended_at is null or w.ended_at > clock_timestamp() - interval '1 hour')
           and w.beat_at > clock_timestamp() - interval '1 hour')::int as lately
-      from (select distinct consumer from ${s}.lane union select consumer from ${s}.subscription) as c
+      from (select distinct consumer from ${s}.lane union select consumer from ${s}.subscription where ended_at is null) as c
       order by c.consumer`,
     },
   }

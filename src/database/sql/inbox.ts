@@ -1,9 +1,17 @@
-import { waking } from './sleep.ts'
-import { columns, fencedClaim, joinedBy, parted, perSchema } from './statement.ts'
-import { subscribed } from './subscription.ts'
+import {
+  bounded,
+  columns,
+  fencedClaim,
+  fits,
+  joinedBy,
+  messageColumns,
+  onlyIf,
+  perSchema,
+  readable,
+} from './statement.ts'
 
 /**
- * The inbox: received once per consumer, claimed by lane (with a key) or by row (without), deleted when handled.
+ * The inbox: claimed by lane (with a key) or by row (without), deleted when handled. How messages come in is in `receive.ts`.
  */
 export const inboxSql = perSchema((s, statement) => {
   const fenced = fencedClaim(s)
@@ -26,57 +34,19 @@ export const inboxSql = perSchema((s, statement) => {
       ${row}.seq < (select seq from over)
         or (${row}.seq = (select seq from over) and (select first from over) and ${noneInHand}), true)`
   // How long it may still be handled, by the clock of the database.
-  const claimed = `i.lane, i.seq, i.attempt, i.received_at, ${columns('i')},
-    extract(epoch from i.expires_at - clock_timestamp())::float8 * 1000 as expires_in_ms`
+  const times = `extract(epoch from i.expires_at - clock_timestamp())::float8 * 1000 as expires_in_ms`
+  const claimed = `i.lane, i.seq, i.attempt, ${readable('i', `received_at, ${messageColumns}`)}, ${times}`
   // Of a stripe, from a bound on, or from its floor if that is higher: below it nothing lives.
   const inStripe = `i.consumer = $1 and i.lane = stripe.lane and i.seq > greatest(stripe.bound, (
               select l.floor from ${s}.lane as l where l.consumer = $1 and l.lane = stripe.lane))`
 
   return {
-    // Insert-first: whoever writes the id to seen owns the message. Sorted, or two batches that overlap could deadlock.
-    // $12 what was subscribed to when the consumers were chosen: nothing is written if that has changed. Null if it does
-    // not matter.
-    receive: statement(
-      'receive',
-      `with m as materialized (
-        select m.consumer, m.id, m.topic, m.key, nullif(m.headers, '')::json as headers,
-          nullif(m.payload, '')::json as payload, m.body, m.content_type, m.published_at, m.expires_at, m.nr
-        from (
-          select pg_current_xact_id() as xid, $12::text is null or $12 = ${subscribed(s)} as routed offset 0
-        ) as x
-        cross join unnest(
-          $1::text[], $2::uuid[], $3::text[], $4::text[], ${parted('$5')}, ${parted('$6')}, $7::bytea[], $8::text[],
-          $9::timestamptz[], $11::timestamptz[]
-        ) with ordinality
-          as m(consumer, id, topic, key, headers, payload, body, content_type, published_at, expires_at, nr)
-        where x.xid is not null and x.routed
-      ),
-      fresh as (
-        insert into ${s}.seen (consumer, id)
-        select m.consumer, m.id from m order by m.consumer, m.id
-        on conflict do nothing
-        returning consumer, id
-      ),
-      inserted as (
-        insert into ${s}.inbox (
-          consumer, lane, id, topic, key, headers, payload, body, content_type, published_at, expires_at)
-        select m.consumer, coalesce(${s}.lane_of(m.key), (64 + ($10::int + m.nr / 64) % 8)::smallint),
-          m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type, m.published_at, m.expires_at
-        from m join fresh using (consumer, id)
-        order by m.nr
-      )
-      select count(*) as fresh, exists (select from m) as routed, (
-        select count(${waking(s, 'c.consumer')}) from (select distinct m.consumer from m) as c
-      ) as woken
-      from fresh`,
-    ),
-
     // A claim of rows: the first that nobody holds, of the first stripe that has any. MATERIALIZED, since a nested
     // loop would otherwise evaluate the limited subquery again and claim more than its limit.
     // $1 consumer; $2, $3 stripes and their bounds; $4 limit; $5 worker; $6 lease; $7 workers known to be dead;
     // $8, $9 room for suspects, and whether none is in hand; $10 the parts of dead workers' rows that were dealt to this
     // one; $11, $12 who leaves what it failed with to somebody else, and for how long; $13 whether to take only what
-    // others have held, which stands first in its stripe.
+    // others have held, which stands first in its stripe; $14 bytes.
     // A claim does not wait for the disk, so a crash of the server may take it back, and who claims next counts from the
     // same number. The fence therefore ends in the worker's id, which is never given out twice.
     claim: statement(
@@ -85,7 +55,7 @@ export const inboxSql = perSchema((s, statement) => {
         select i.*
         from unnest($2::smallint[], $3::bigint[]) as stripe(lane, bound)
         cross join lateral (
-          select i.lane, i.seq, i.holder, ${crashes} as crashes
+          select i.lane, i.seq, i.holder, i.size, ${crashes} as crashes
           from ${s}.inbox as i
           where ${inStripe}
             and (i.lease_until <= clock_timestamp() or i.holder = any ($7::int[])
@@ -100,8 +70,9 @@ export const inboxSql = perSchema((s, statement) => {
         limit $4
       ),
       ${over('locked', '$8::int')},
+      ${bounded('locked', '$14::bigint', '$4')},
       c as materialized (
-        select r.* from locked as r where ${allowed('r', '$9::boolean')}
+        select r.* from locked as r where ${allowed('r', '$9::boolean')} and ${fits('r')}
       )
       update ${s}.inbox as i set
         holder = $5, lease_until = clock_timestamp() + $6::float8 * interval '1 millisecond',
@@ -117,11 +88,13 @@ export const inboxSql = perSchema((s, statement) => {
     // anything of it is handled, so that a successor knows what has been attempted; a holder that has lost a lane
     // reads nothing from it.
     // $1 consumer; $2 to $6 lanes, fences, bounds, quotas, reaches; $7 what is in hand of each lane, as an array in text; $8 whether to assign an xid; $9, $10 room for suspects,
-    // and whether none is in hand.
+    // and whether none is in hand; $11, $12 bytes and rows, of which what is beyond comes without its content: it is there,
+    // and read the next time.
     read: statement(
       'read_lanes',
       `with found as materialized (
-        select head.*, l.fence, l.reach
+        -- What is looked at more than once stands first, before what is wide.
+        select l.fence, l.reach, head.*
         from (
           select l.lane, l.fence, l.bound, l.quota, l.reach, l.held::bigint[] as held
           from unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::int[], $6::bigint[], $7::text[])
@@ -129,7 +102,8 @@ export const inboxSql = perSchema((s, statement) => {
           offset 0
         ) as l
         cross join lateral (
-          select ${claimed}, ${crashes} as crashes
+          select i.lane, i.seq, i.size, ${crashes} as crashes, i.attempt, ${times},
+            ${columns('i', `received_at, ${messageColumns}`)}
           from ${s}.inbox as i
           where i.consumer = $1 and i.lane = l.lane and i.seq > l.bound and i.seq <> all (l.held)
           order by i.seq
@@ -137,10 +111,12 @@ export const inboxSql = perSchema((s, statement) => {
         ) as head
       ),
       ${over('found', '$9::int')},
+      ${bounded('found', '$11::bigint', '$12::int')},
       held as materialized (
         select l.lane, greatest(h.reach, h.last) as reach
         from ${s}.lane as l join (
-          select r.lane, r.fence, r.reach, max(r.seq) as last from found as r
+          -- Also lanes of which nothing fits: whoever is told of no row takes them for empty.
+          select r.lane, r.fence, r.reach, max(r.seq) filter (where ${fits('r')}) as last from found as r
           where ${allowed('r', '$10::boolean')}
           group by r.lane, r.fence, r.reach
         ) as h using (lane, fence)
@@ -160,7 +136,11 @@ export const inboxSql = perSchema((s, statement) => {
         offset 0
       ) as at
       left join (
-        select r.* from found as r join held using (lane) where ${allowed('r', '$10::boolean')}
+        select r.lane, r.seq, r.attempt, r.fence, r.crashes, r.id, r.topic, r.key, r.content_type, r.expires_in_ms,
+          ${readable('r', 'received_at, published_at, expires_at')}, not ${fits('r')} as beyond,
+          ${onlyIf(fits('r'), 'r', 'headers, payload, body')}
+        -- As an array: joined, all that was found would be gone through once for each lane.
+        from found as r where r.lane = any (array(select held.lane from held)) and ${allowed('r', '$10::boolean')}
       ) as m on true`,
     ),
 
@@ -172,6 +152,16 @@ export const inboxSql = perSchema((s, statement) => {
       where i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
       returning i.lane, i.seq`,
     ),
+
+    // The same for rows whose handler's transaction reads from one snapshot: in it, a row that has been changed since
+    // cannot be deleted. As long as it has locked the row itself, nobody else takes it.
+    hold: {
+      text: `select i.lane, i.seq
+      from ${s}.inbox as i join unnest($2::smallint[], $3::bigint[], $4::bigint[]) as a(lane, seq, fence)
+        on i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
+      where i.consumer = $1 and current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+      for no key update of i skip locked`,
+    },
 
     // Gives rows back untouched: the interruption is ours, so the attempt is not held against the message.
     release: statement(

@@ -4,7 +4,7 @@ import { durably, perSchema } from './statement.ts'
 /** Lanes: who holds them, under which fence, until when. The consumer '' is the outbox. */
 export const laneSql = perSchema((s, statement) => {
   // A floor counts only on the server on which it was found: what a crash or a failover has taken back may stand below.
-  const floor = `case when l.lowered = n.lowered and n.server = ${serverIdentity} then greatest(l.floor, n.floor)
+  const floor = `case when l.lowered = n.lowered and n.server = ${serverIdentity(s)} then greatest(l.floor, n.floor)
     else l.floor end`
   // A worker writes its lanes from several connections: it renews them, gives them back and reads on in them. Locked one
   // after the other in different orders, they would wait for each other until Postgres ends one of them with an error.
@@ -44,7 +44,7 @@ export const laneSql = perSchema((s, statement) => {
       reach = case when c.holder is null then 0 else l.reach end
     from c cross join ${durably} as d
     where l.consumer = $1 and l.lane = c.lane and d.durable is not null
-    returning l.lane, l.fence, l.floor, l.lowered, c.reach, c.holder as previous, ${serverIdentity} as server`,
+    returning l.lane, l.fence, l.floor, l.lowered, c.reach, c.holder as previous, ${serverIdentity(s)} as server`,
     ),
 
     renew: statement(
@@ -55,6 +55,32 @@ export const laneSql = perSchema((s, statement) => {
       floor = ${floor}
     from ours join unnest($4::smallint[], $6::bigint[], $7::int[], $8::text[]) as n(lane, floor, lowered, server)
       using (lane)
+    where l.consumer = $1 and l.lane = ours.lane
+    returning l.lane`,
+    ),
+
+    // Takes the lanes that their holders have made over to this worker; $4 are those that it works on.
+    accept: statement(
+      'accept_lanes',
+      `with c as materialized (
+      select lane from ${s}.lane where consumer = $1 and holder = $2 and lane <> all ($4::smallint[])
+      for no key update skip locked
+    )
+    update ${s}.lane as l set
+      since = clock_timestamp(), fence = l.fence + 1, lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond'
+    from c cross join ${durably} as d
+    where l.consumer = $1 and l.lane = c.lane and d.durable is not null
+    returning l.lane, l.fence, l.floor, l.lowered, l.reach, $2::int as previous, ${serverIdentity(s)} as server`,
+    ),
+
+    // Makes lanes over to others ($8), who have so long ($9) to accept them before they are anybody's.
+    handOver: statement(
+      'hand_over_lanes',
+      `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
+    update ${s}.lane as l set holder = n.heir, since = clock_timestamp(), fence = l.fence + 1, reach = 0,
+      lease_until = clock_timestamp() + $9::float8 * interval '1 millisecond', floor = ${floor}
+    from ours join unnest($3::smallint[], $5::bigint[], $6::int[], $7::text[], $8::int[])
+      as n(lane, floor, lowered, server, heir) using (lane)
     where l.consumer = $1 and l.lane = ours.lane
     returning l.lane`,
     ),

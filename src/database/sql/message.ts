@@ -1,7 +1,15 @@
-import { columns, messageColumns, perSchema } from './statement.ts'
+import { columns, instant, messageColumns, perSchema, readable } from './statement.ts'
 
 /** Where a message can be. */
-export const messageStates = ['outbox', 'inbox', 'deferred', 'parked', 'dead', 'handled'] as const
+export const messageStates = [
+  'outbox',
+  'inbox',
+  'deferred',
+  'parked',
+  'unhandled',
+  'dead',
+  'handled',
+] as const
 export type MessageState = (typeof messageStates)[number]
 
 /**
@@ -11,8 +19,10 @@ export type MessageState = (typeof messageStates)[number]
 export const messageSql = perSchema((s) => {
   const wanted = `($2::text is null or m.consumer = $2) and ($3::text is null or m.topic = $3)
     and ($4::text is null or m.key = $4) and ($5::uuid is null or m.id = $5)`
+  const shown = `consumer, id, topic, key, since, due_at, attempt, holder, reason, published_at, received_at, expires_at,
+    content_type, headers, errors, payload, body`
   const branch = (state: MessageState, rows: string): string => `(
-    select '${state}' as state, m.* from (${rows}) as m
+    select '${state}' as state, ${readable('m', shown)} from (${rows}) as m
     where '${state}' = any ($1::text[]) and ${wanted}
     order by m.consumer, m.place limit $7)`
   const content = (alias: string): string =>
@@ -79,6 +89,14 @@ export const messageSql = perSchema((s) => {
           ),
         ),
         branch(
+          'unhandled',
+          each(
+            'unhandled',
+            `m.consumer, m.seq as place, m.received_at as since, m.attempt, m.received_at, m.errors,
+            null::timestamptz as due_at, null::int as holder, 'No claimer with a handler for it has taken it.' as reason`,
+          ),
+        ),
+        branch(
           'dead',
           each(
             'dead_letter',
@@ -101,15 +119,15 @@ export const messageSql = perSchema((s) => {
 
     /** Who has received it inside the dedupe window. $1 id. */
     seen: {
-      text: `select c.consumer, k.seen_at
+      text: `select c.consumer, ${instant('k.seen_at')} as seen_at
       from (select distinct consumer from ${s}.lane where consumer <> '') as c
       join ${s}.seen as k on k.consumer = c.consumer and k.id = $1
       order by c.consumer`,
     },
 
     audit: {
-      text: `select consumer, action, at, who, why, died_at, attempt, reason, errors from ${s}.audit
-      where id = $1 order by number limit 1000`,
+      text: `select ${readable('a', 'consumer, action, at, who, why, died_at, attempt, reason, errors')}
+      from ${s}.audit as a where a.id = $1 order by a.number limit 1000`,
     },
   }
 })

@@ -5,4 +5,21 @@ export const migrationSql = perSchema((s) => ({
   lock: `select pg_advisory_xact_lock(hashtextextended('twinbox migrate ${s}', 0))`,
   exists: `select to_regclass('${s}.migration') is not null as found`,
   applied: `select version from ${s}.migration order by version`,
+
+  /** The statements that follow in this transaction wait for a lock no longer than this. */
+  lockTimeout: (time: number | string): string =>
+    `set local lock_timeout = '${typeof time === 'number' ? Math.round(time) : time}'`,
+  /** As it is now, to be put back. */
+  lockTimeoutNow: `select current_setting('lock_timeout') as "lockTimeout"`,
+  backend: `select pg_backend_pid() as pid`,
+  // Who keeps the backend $1 waiting. A prepared transaction has no process, and the number 0. Of sessions of other
+  // roles only members of pg_read_all_stats may see more than the pid and the application.
+  blockers: {
+    text: `select b.pid, nullif(a.application_name, '') as application, a.usename::text as "user", a.state,
+        extract(epoch from clock_timestamp() - a.query_start)::float8 * 1000 as "queryMs",
+        extract(epoch from clock_timestamp() - a.xact_start)::float8 * 1000 as "transactionMs"
+      from (select distinct pid from unnest(pg_blocking_pids($1::int)) as pid) as b
+      left join pg_stat_activity as a using (pid)
+      order by a.xact_start nulls last, b.pid limit 5`,
+  },
 }))

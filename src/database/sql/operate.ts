@@ -1,4 +1,4 @@
-import { perSchema } from './statement.ts'
+import { instant, perSchema, readable } from './statement.ts'
 
 /**
  * What an operator sees of the workers, and does with them. None is prepared by name: each runs once on its connection,
@@ -8,11 +8,11 @@ export const operateSql = perSchema((s) => ({
   // The living, then the dead of the last minutes, the latest first. A lock that was taken on another server, or on
   // this one before its restart, says nothing about its worker: after a failover all would be shown as gone.
   workers: {
-    text: `select w.id, w.kind, w.consumer, w.host, w.pid, w.version, w.started_at, w.in_hand, w.ended_at, w.ended_by,
+    text: `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_hand, topics, ended_at, ended_by')},
       extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms,
       lock.objid is not null as locked,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked,
-      coalesce(held.lanes, '{}') as lanes, held.since
+      coalesce(held.lanes, '{}') as lanes, ${instant('held.since')} as since
     from ${s}.worker as w
     left join (
       select holder, array_agg(lane order by lane) as lanes, min(since) as since

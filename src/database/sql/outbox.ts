@@ -1,5 +1,6 @@
+import { orderingLock, orderingLocks } from './ordering.ts'
 import { waking } from './sleep.ts'
-import { columns, messageColumns, parted, perSchema } from './statement.ts'
+import { bounded, columns, fits, onlyIf, parted, perSchema, readable } from './statement.ts'
 
 /**
  * The outbox: published by the caller's transaction, read by the holder of the lane, deleted once the broker has
@@ -9,32 +10,32 @@ export const outboxSql = perSchema((s, statement) => {
   // The transaction's xid is assigned before any row draws its seq: no row comes out of this join before `x` was
   // evaluated. The floor of a lane depends on it, see leases/floor.ts. The ordering locks are taken here for the same
   // reason: a seq drawn before the lock was granted would be out of order.
-  const newMessages = (arrays = '', names = ''): string => `
-    select m.id, m.topic, m.key, nullif(m.headers, '')::json as headers, nullif(m.payload, '')::json as payload, m.body,
-      m.content_type, m.dedupe_key${names.replaceAll(/\w+/g, 'm.$&')}, m.nr
+  const locks = `case when $10::text::boolean then ${orderingLocks(s, 'unnest($3::text::text[])')} end`
+  const newMessages = (arrays = '', names = '', values = '', locking = locks): string => `
+    select m.id, m.topic, nullif(m.key, '') as key, nullif(m.headers, '')::json as headers,
+      nullif(m.payload, '')::json as payload, case when coalesce(m.payload, '') = '' then m.body end as body,
+      nullif(m.content_type, '') as content_type, nullif(m.dedupe_key, '') as dedupe_key${values}, m.nr
     from (
-      select pg_current_xact_id() as xid, case when $10::boolean then (
-        select count(pg_advisory_xact_lock('${s}.outbox'::regclass::oid::int, hashtext(k.key)))
-        from (select distinct key from unnest($3::text[]) as k(key) where key is not null order by key) as k
-      ) end as locks, ${waking(s, "''")} as woken
+      select pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
       offset 0
     ) as x
     cross join unnest(
-      $1::uuid[], $2::text[], $3::text[], ${parted('$4')}, ${parted('$5')}, $6::bytea[], $7::text[], $8::text[]${arrays}
+      $1::text::uuid[], $2::text::text[], $3::text::text[], ${parted('$4')}, ${parted('$5')}, $6::text::bytea[],
+      $7::text::text[], $8::text::text[]${arrays}
     ) with ordinality as m(id, topic, key, headers, payload, body, content_type, dedupe_key${names}, nr)
     where x.xid is not null`
 
   // Messages without a key fill one lane after the other, 64 at a time: a lane each would touch 64 pages per call.
   const insert = (more = ''): string => `
     insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type${more.replaceAll('m.', '')})
-    select coalesce(${s}.lane_of(m.key), (($9::int + m.nr / 64) % 64)::smallint),
+    select coalesce(${s}.lane_of(m.key), (($9::text::int + m.nr / 64) % 64)::smallint),
       m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type${more}`
 
   // Of two transactions with one dedupe key, the second waits for the first to end: the unique index decides.
   const deduped = (messages: string, written: string): string => `with m as materialized (${messages}),
       known as (
         insert into ${s}.dedupe as known (topic, dedupe_key, id, expires_at)
-        select m.topic, m.dedupe_key, m.id, clock_timestamp() + $11::float8 * interval '1 millisecond'
+        select m.topic, m.dedupe_key, m.id, clock_timestamp() + $11::text::float8 * interval '1 millisecond'
         from m where m.dedupe_key is not null
         order by m.topic, m.dedupe_key
         on conflict (topic, dedupe_key) do update set
@@ -44,26 +45,33 @@ export const outboxSql = perSchema((s, statement) => {
         returning topic, dedupe_key, id
       ),
       ${written}
-      select m.nr::int - 1 as index, known.id
+      select m.nr::int - 1 as index, known.id::text as id
       from m join known using (topic, dedupe_key) where known.id <> m.id`
   const fresh = 'm left join known using (topic, dedupe_key) where (m.dedupe_key is null or known.id = m.id)'
 
+  const one = (locking: string): string => `
+    insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type)
+    select coalesce(${s}.lane_of($3::text), $8::text::smallint), $1::text::uuid, $2::text, $3::text, $4::text::json,
+      $5::text::json, $6::bytea, $7::text
+    from (
+      select pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
+      offset 0
+    ) as x
+    where x.xid is not null`
+
+  // Locks that nobody asked for would still be part of the plan: they are of statements of their own where it counts.
   return {
-    publish: statement('publish', `${insert()} from (${newMessages()}) as m order by m.nr`),
+    publish: statement(
+      'publish',
+      `${insert()} from (${newMessages('', '', '', '$10::text::boolean')}) as m order by m.nr`,
+    ),
+    publishOrdered: statement('publish_ordered', `${insert()} from (${newMessages()}) as m order by m.nr`),
 
     // One message alone, which most calls are: the same without arrays, for two thirds of the server's time.
-    publishOne: statement(
-      'publish_one',
-      `insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type)
-      select coalesce(${s}.lane_of($3::text), $8::smallint), $1::uuid, $2::text, $3, $4::json, $5::json, $6::bytea,
-        $7::text
-      from (
-        select pg_current_xact_id() as xid, case when $9::boolean then (
-          select count(pg_advisory_xact_lock('${s}.outbox'::regclass::oid::int, hashtext($3)))
-        ) end as locks, ${waking(s, "''")} as woken
-        offset 0
-      ) as x
-      where x.xid is not null`,
+    publishOne: statement('publish_one', one('$9::text::boolean')),
+    publishOneOrdered: statement(
+      'publish_one_ordered',
+      one(`case when $9::text::boolean then ${orderingLock(s, '$3::text')} end`),
     ),
 
     publishDeduped: statement(
@@ -79,7 +87,12 @@ export const outboxSql = perSchema((s, statement) => {
         `select m.*, (m.due_at <= clock_timestamp()) is not false as ready
         from (
           select m.*, coalesce(m.deliver_at, clock_timestamp() + m.delay_ms * interval '1 millisecond') as due_at
-          from (${newMessages(', $12::timestamptz[], $13::float8[], $14::timestamptz[]', ', deliver_at, delay_ms, expires_at')}) as m
+          from (${newMessages(
+            ', $12::text::text[], $13::text::text[], $14::text::text[]',
+            ', deliver_at, delay_ms, expires_at',
+            `, nullif(m.deliver_at, '')::timestamptz as deliver_at, nullif(m.delay_ms, '')::float8 as delay_ms,
+              nullif(m.expires_at, '')::timestamptz as expires_at`,
+          )}) as m
         ) as m`,
         `ready as (
           ${insert(', m.expires_at')} from ${fresh} and m.ready order by m.nr
@@ -99,8 +112,8 @@ export const outboxSql = perSchema((s, statement) => {
       'cancel',
       `with gone as (
         delete from ${s}.deferred as d
-        where d.consumer = '' and d.attempt = 0 and d.id = coalesce($1::uuid, (
-          select k.id from ${s}.dedupe as k where k.topic = $2 and k.dedupe_key = $3))
+        where d.consumer = '' and d.attempt = 0 and d.id = coalesce($1::text::uuid, (
+          select k.id from ${s}.dedupe as k where k.topic = $2::text and k.dedupe_key = $3::text))
         returning d.topic, d.dedupe_key, d.id
       ),
       freed as (
@@ -115,20 +128,18 @@ export const outboxSql = perSchema((s, statement) => {
     // One round trip between two batches: deletes what was confirmed, reads the heads of the lanes.
     // $1 to $3 confirmed (lane, seq, id); $4 to $6 lanes, bounds and quotas; $7 whether to assign an xid, for a mark; $8
     // what was confirmed of each of these lanes, as an array in text. Only constants are looked up in a hash table, so
-    // each row is compared with those of its lane and not with all.
+    // each row is compared with those of its lane and not with all. $9, $10 the lanes of what was confirmed, and the
+    // fences under which it was read: of a lane that somebody else has by now, nothing is deleted. $11 bytes, of which
+    // what is beyond comes without its content: it is there, and read the next time.
     step: statement(
       'relay_step',
       `with gone as (
         delete from ${s}.outbox as o using unnest($1::smallint[], $2::bigint[], $3::uuid[]) as a(lane, seq, id)
-        where o.lane = a.lane and o.seq = a.seq and o.id = a.id
-      )
-      select at.snapshot, at.xid, m.*
-      from (
-        select pg_current_snapshot()::text as snapshot,
-          case when $7::boolean then pg_current_xact_id() end as xid
-        offset 0
-      ) as at
-      left join (
+        where o.lane = a.lane and o.seq = a.seq and o.id = a.id and a.lane = any (array(
+          select l.lane from ${s}.lane as l join unnest($9::smallint[], $10::bigint[]) as n(lane, fence) using (lane, fence)
+          where l.consumer = ''))
+      ),
+      found as materialized (
         select head.*
         from (
           select l.lane, l.bound, l.quota, l.confirmed::bigint[] as confirmed
@@ -136,49 +147,26 @@ export const outboxSql = perSchema((s, statement) => {
           offset 0
         ) as l
         cross join lateral (
-          select o.lane, o.seq, o.attempt, o.expires_at <= clock_timestamp() as expired, ${columns('o')}
+          select o.lane, o.seq, o.size, o.attempt, o.expires_at <= clock_timestamp() as expired, ${columns('o')}
           from ${s}.outbox as o
           where o.lane = l.lane and o.seq > l.bound and o.seq <> all (l.confirmed)
           order by o.seq
           limit l.quota
         ) as head
+      ),
+      ${bounded('found', '$11::bigint', '2147483647')}
+      select at.snapshot, at.xid, m.*
+      from (
+        select pg_current_snapshot()::text as snapshot,
+          case when $7::boolean then pg_current_xact_id() end as xid
+        offset 0
+      ) as at
+      left join (
+        select f.lane, f.seq, f.attempt, f.expired, f.id, f.topic, f.key, f.content_type,
+          ${readable('f', 'published_at, expires_at')}, not ${fits('f')} as beyond,
+          ${onlyIf(fits('f'), 'f', 'headers, payload, body')}
+        from found as f
       ) as m on true`,
-    ),
-
-    // A message that the broker refused by itself and that has no key: tried again later, behind nobody's back.
-    defer: statement(
-      'outbox_defer',
-      `with gone as (
-        delete from ${s}.outbox as o
-        using unnest($1::smallint[], $2::bigint[], $3::uuid[], $4::float8[], $5::jsonb[])
-          as a(lane, seq, id, delay_ms, error)
-        where o.lane = a.lane and o.seq = a.seq and o.id = a.id
-        returning a.delay_ms, a.error, o.attempt, o.errors, ${columns('o')}
-      )
-      insert into ${s}.deferred (consumer, due_at, attempt, errors, ${messageColumns})
-      select '', clock_timestamp() + gone.delay_ms * interval '1 millisecond', gone.attempt + 1,
-        coalesce(gone.errors, '[]') || gone.error, ${columns('gone')}
-      from gone`,
-    ),
-
-    bury: statement(
-      'outbox_bury',
-      `with gone as (
-        delete from ${s}.outbox as o
-        using unnest($1::smallint[], $2::bigint[], $3::uuid[], $4::text[], $5::jsonb[])
-          as a(lane, seq, id, reason, error)
-        where o.lane = a.lane and o.seq = a.seq and o.id = a.id
-        returning a.reason, a.error, o.seq, o.attempt, o.errors, ${columns('o')}
-      )
-      insert into ${s}.dead_letter (consumer, seq, attempt, reason, errors, ${messageColumns})
-      select '', gone.seq, gone.attempt + case gone.reason when 'expired' then 0 else 1 end, gone.reason, coalesce(gone.errors, '[]') || gone.error, ${columns('gone')}
-      from gone`,
-    ),
-
-    fail: statement(
-      'outbox_fail',
-      `update ${s}.outbox as o set attempt = o.attempt + 1, errors = coalesce(o.errors, '[]') || $4::jsonb
-      where o.lane = $1 and o.seq = $2 and o.id = $3`,
     ),
   }
 })

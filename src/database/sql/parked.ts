@@ -1,5 +1,5 @@
 import type { Statement } from '../database.ts'
-import { columns, messageColumns, perSchema } from './statement.ts'
+import { columns, instant, messageColumns, perSchema, readable } from './statement.ts'
 
 /** What is done with the keys that were chosen. */
 export type ParkedAction = 'count' | 'redrive' | 'skip'
@@ -61,7 +61,8 @@ export const parkedSql = perSchema((s) => {
       from (select) as one
       left join (select * from page order by consumer desc, lane desc, key desc limit 1) as last on true
       left join (
-        select c.consumer, c.lane, c.key, c.since, nullif(c.until, 'infinity') as until, c.reason,
+        select ${readable('c', 'consumer, lane, key, since, reason')},
+          ${instant("nullif(c.until, 'infinity')")} as until,
           (select count(*) from (
             select from ${s}.parked_message as w
             where w.consumer = c.consumer and w.lane = c.lane and w.key = c.key limit 1001

@@ -32,7 +32,11 @@ const only = (table: string, privilege: Privilege, ...columns: readonly string[]
 })
 
 /** Registering, giving signs of life, declaring others dead, forgetting those who died yesterday. */
-const membership = [on('worker', 'select', 'insert', 'update', 'delete'), on('migration', 'select')]
+const membership = [
+  on('worker', 'select', 'insert', 'update', 'delete'),
+  on('incarnation', 'select', 'insert'),
+  on('migration', 'select'),
+]
 /** Moving messages between lanes and the tables of those that are not ready. `for update` asks for `update`. */
 const waiting = [
   on('lane', 'select', 'update'),
@@ -49,6 +53,18 @@ const published = ['id', 'topic', 'key', 'headers', 'payload', 'body', 'content_
 
 /** What nobody but the workers of its consumer has to see. */
 export const hiddenFromReaders = ['payload', 'body', 'headers'] as const
+
+/** Of which a reader sees everything but what is hidden. */
+export const messageTables = [
+  'outbox',
+  'inbox',
+  'deferred',
+  'parked',
+  'parked_message',
+  'unhandled',
+  'dead_letter',
+  'schedule',
+] as const
 
 export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
   // Neither status, attempts nor the order of what it publishes, and nothing that others have published: of those, only
@@ -79,7 +95,7 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
     on('lane', 'select', 'insert'),
     on('inbox', 'insert'),
     on('seen', 'select', 'insert', 'delete'),
-    on('subscription', 'select', 'insert'),
+    on('subscription', 'select', 'insert', 'update'),
     on('dead_letter', 'insert'),
   ],
   claimer: [
@@ -88,48 +104,34 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
     on('lane', 'insert'),
     on('inbox', 'select', 'insert', 'update', 'delete'),
     on('handled', 'select', 'insert', 'delete'),
+    on('unhandled', 'select', 'insert', 'update', 'delete'),
+    on('circuit', 'select', 'insert', 'update', 'delete'),
   ],
   operator: [
     on('migration', 'select'),
     ...[
-      'outbox',
-      'inbox',
+      ...messageTables,
       'lane',
-      'deferred',
-      'parked',
-      'parked_message',
-      'dead_letter',
+      'circuit',
       'worker',
       'subscription',
       'dedupe',
       'seen',
       'audit',
       'handled',
-      'schedule',
     ].map((table) => on(table, 'select', 'insert', 'update', 'delete')),
   ],
   // The columns of messages are found when the grants are given, so that none of a later version is forgotten.
-  reader: ['migration', 'lane', 'worker', 'subscription', 'audit', 'handled'].map((table) =>
+  reader: ['migration', 'lane', 'worker', 'subscription', 'audit', 'handled', 'circuit'].map((table) =>
     on(table, 'select'),
   ),
 }
 
-/** Of which a reader sees everything but what is hidden. */
-export const messageTables = [
-  'outbox',
-  'inbox',
-  'deferred',
-  'parked',
-  'parked_message',
-  'dead_letter',
-  'schedule',
-] as const
-
 const functions: Partial<Record<RoleName, readonly string[]>> = {
   publisher: ['publish', 'new_id', 'lane_of'],
-  relay: ['lane_of'],
-  receiver: ['lane_of'],
-  claimer: ['lane_of', 'complete'],
+  relay: ['lane_of', 'incarnation'],
+  receiver: ['lane_of', 'incarnation'],
+  claimer: ['lane_of', 'complete', 'incarnation'],
   operator: ['lane_of'],
 }
 

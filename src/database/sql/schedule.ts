@@ -1,5 +1,5 @@
 import { waking } from './sleep.ts'
-import { perSchema } from './statement.ts'
+import { instant, perSchema, readable } from './statement.ts'
 
 /**
  * Recurring messages. Whoever publishes a tick holds the row of its schedule, and moves it to the next tick in the same
@@ -16,22 +16,24 @@ export const scheduleSql = perSchema((s, statement) => {
   const comparable = (alias: string): string =>
     `(${defined.map((name) => `${alias}.${name}${/^(headers|payload)$/.test(name) ? '::text' : ''}`).join(', ')})`
   return {
-    now: statement('schedule_now', `select clock_timestamp() as now`),
+    now: statement('schedule_now', `select ${instant('clock_timestamp()')} as now`),
 
-    // $1 is how far the clock of a test is ahead of the database's; otherwise 0.
+    // $1 is how far the clock of a test is ahead of the database's, otherwise 0. Left out are those named last.
     anyDue: statement(
       'schedules_due',
       `select exists (
         select from ${s}.schedule
         where paused_at is null and next_at <= statement_timestamp() + $1::float8 * interval '1 millisecond'
+          and name <> all ($2::text[])
       ) as due`,
     ),
     lockDue: statement(
       'lock_schedules',
-      `select name, cron, time_zone, catch_up, next_at,
-        statement_timestamp() + $1::float8 * interval '1 millisecond' as now
+      `select name, cron, time_zone, catch_up, ${instant('next_at')} as next_at,
+        ${instant("(statement_timestamp() + $1::float8 * interval '1 millisecond')")} as now
       from ${s}.schedule
       where paused_at is null and next_at <= statement_timestamp() + $1::float8 * interval '1 millisecond'
+        and name <> all ($3::text[])
       order by next_at limit $2
       for no key update skip locked`,
     ),
@@ -81,7 +83,7 @@ export const scheduleSql = perSchema((s, statement) => {
         next_at = case
           when (c.cron, c.time_zone) = (excluded.cron, excluded.time_zone) then c.next_at else excluded.next_at end
       where ${comparable('c')} is distinct from ${comparable('excluded')}
-      returning next_at`,
+      returning name`,
     },
     remove: { text: `delete from ${s}.schedule where name = $1 returning name` },
     pause: {
@@ -92,7 +94,8 @@ export const scheduleSql = perSchema((s, statement) => {
       returning name`,
     },
     list: {
-      text: `select ${shown} from ${s}.schedule where $1::text is null or name = $1 order by name limit 10000`,
+      text: `select ${readable('c', shown)} from ${s}.schedule as c
+      where $1::text is null or c.name = $1 order by c.name limit 10000`,
     },
   }
 })

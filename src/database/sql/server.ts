@@ -1,13 +1,21 @@
+import { quoted } from './statement.ts'
+
 /** Statements about the server and the transaction, independent of any schema. */
 export const begin = 'begin'
+/** Of our own: what the user has made the default is for transactions of theirs. */
+export const beginOurs = 'begin isolation level read committed'
 export const commit = 'commit'
 export const rollback = 'rollback'
+/** Outside of a transaction the server refuses it with 25P01, whoever asks; inside, what these two leave behind is nothing. */
+export const savepoint = 'savepoint twinbox'
+export const releaseSavepoint = 'release savepoint twinbox'
 /**
  * Which server this is, and since when without a crash. A failover leads to another one, a restart has another start,
- * and a crash of one process, after which all others begin anew, throws the statistics away.
+ * and a crash of one process, after which all others begin anew, empties the unlogged table behind `incarnation()`. The
+ * statistics, which a crash throws away as well, tell less: an operator may reset them while all goes on.
  */
-export const serverIdentity = `(pg_postmaster_start_time()::text || ' ' ||
-  coalesce((select stats_reset from pg_stat_wal)::text, ''))`
+export const serverIdentity = (s: string): string =>
+  `(extract(epoch from pg_postmaster_start_time())::text || ' ' || coalesce(${s}.incarnation()::text, ''))`
 /**
  * Which transaction this is: its id, the server's start and its own. An id alone is not enough to ask for its outcome
  * later: what a crash or a failover has swept away unwritten, its id included, is given out again.
@@ -30,7 +38,35 @@ export const transactionStatus = `with asked as (
     else nullif(pg_xact_status(xid), 'committed') end as status
   from judged`
 export const serverFacts = `select current_setting('server_version_num')::int as version,
-  current_setting('server_encoding') as encoding, pg_is_in_recovery() as recovery`
+  current_setting('server_encoding') as encoding, pg_is_in_recovery() as recovery,
+  current_setting('default_transaction_read_only')::boolean as read_only`
+
+/**
+ * Settings of all connections that run only statements of ours: what these depend on, and what the user, the database or
+ * the process may have set otherwise for statements of their own. Handlers' connections keep what the user has set.
+ */
+export const ownSettings = {
+  datestyle: 'ISO',
+  intervalstyle: 'postgres',
+  timezone: 'UTC',
+  bytea_output: 'hex',
+  extra_float_digits: '1',
+  array_nulls: 'on',
+  standard_conforming_strings: 'on',
+  default_transaction_isolation: 'read committed',
+  default_transaction_deferrable: 'off',
+  statement_timeout: '0',
+  lock_timeout: '0',
+  idle_in_transaction_session_timeout: '30000',
+  idle_session_timeout: '0',
+} as const
+
+/** On a connection that a pool keeps for later. */
+export const withoutIdleTimeout = { idle_session_timeout: '0' } as const
+
+/** Since version 17. It ends the session, whatever is done in the transaction. */
+export const withoutTransactionTimeout = { transaction_timeout: '0' } as const
+export const transactionTimeoutSince = 170_000
 
 /**
  * Settings of the connections that do only bookkeeping: leases, claims, settling, deleting what was sent.
@@ -40,16 +76,29 @@ export const serverFacts = `select current_setting('server_version_num')::int as
  * kept while it grows to 100,000 rows, and only plain index scans tell the index which of its entries are dead.
  */
 export const bookkeepingSettings = {
+  ...ownSettings,
   synchronous_commit: 'off',
   enable_seqscan: 'off',
   enable_bitmapscan: 'off',
   enable_hashjoin: 'off',
   enable_mergejoin: 'off',
   jit: 'off',
-  statement_timeout: '10s',
-  lock_timeout: '2s',
-  idle_in_transaction_session_timeout: '30s',
+  statement_timeout: '10000',
+  lock_timeout: '2000',
 } as const
+
+/** Theirs, with the system's own objects first, whatever a schema of the user's calls its functions: so they are if unnamed. */
+export const searchPath = (theirs: string): string =>
+  theirs
+    .split(',')
+    .filter((schema) => !/^\s*"?pg_catalog"?\s*$/.test(schema))
+    .join(',')
+
+/** Settings as a statement, where they cannot be given at start-up. */
+export const setting = (settings: Readonly<Record<string, string>>): string =>
+  `select ${Object.entries(settings)
+    .map(([name, value]) => `set_config('${name}', ${quoted(value)}, false)`)
+    .join(', ')}`
 
 /** Those that a connection has made for its prepared statements; each is made anew when it is needed. */
 export const forgetPlans = 'discard plans'
@@ -73,8 +122,14 @@ export const connectionCheck = { client_connection_check_interval: '1s' } as con
 export const tryConnectionCheck = "select set_config('client_connection_check_interval', '1s', false)"
 
 /** Whether this is the primary, and not set to be read-only either. */
-export const takesWrites =
-  "select not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off' as writable"
+export const writable = "not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off'"
+export const takesWrites = `select ${writable} as writable`
 
-/** Whether the settings above are in force here. A pooler that ignores them shares its sessions. */
-export const hasBookkeepingSettings = "select current_setting('synchronous_commit') = 'off' as ours"
+/** A parameter that no pooler knows: whether it arrives tells whether settings do. */
+export const markName = 'twinbox.mark'
+export const linkFacts = `select current_setting('server_version_num')::int as version,
+  current_setting('search_path') as search_path, current_setting('${markName}', true) as mark, pg_backend_pid() as pid`
+/** What is set for a connection on which nothing is set by us. */
+export const sessionFacts = `select current_setting('array_nulls') as array_nulls,
+  current_setting('default_transaction_read_only') as read_only`
+export const backendPid = 'select pg_backend_pid() as pid'

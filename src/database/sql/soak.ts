@@ -1,5 +1,8 @@
 import { perSchema } from './statement.ts'
 
+/** What a handler says of a service that is away. No message may die of it. */
+export const awayText = 'The service is away'
+
 /**
  * The oracle of `twinbox soak`: what was committed with each message, what the handlers made of it, and who held what,
  * each written by the transaction that it is about. So an ambiguous commit needs no guessing: the tables know.
@@ -103,6 +106,8 @@ export const soakSql = perSchema((s, statement) => ({
 
   savepoint: 'savepoint part',
   undo: 'rollback to savepoint part',
+
+  cut: 'select pg_terminate_backend(pg_backend_pid())',
 
   record: statement(
     'soak_record',
@@ -331,6 +336,8 @@ function checks(s: string): { readonly checks: Readonly<Record<CheckName, string
 
       attempts: `
         select id, attempt || ' attempts' as why from ${s}.soak_effect where attempt > $1::int
+        union all
+        select id, 'died of the service being away: ' || reason from ${s}.dead_letter where reason like '%${awayText}%'
         union all
         select id, count(*) || ' calls' from ${s}.soak_effect where plain group by id having count(*) > $1::int`,
 

@@ -38,6 +38,51 @@ export const columns = (alias: string, names: string = messageColumns): string =
     .join(', ')
 
 /**
+ * A time to be read, as seconds since 1970. As a `timestamptz` it would come as the session's DateStyle and TimeZone write
+ * it, and those are anybody's behind a pooler: `25/11/2026 07:35:47 IST` is a different time to each who reads it.
+ */
+export const instant = (time: string): string => `extract(epoch from ${time})`
+
+/** Columns of `alias` to be read, those that are times as `instant`. */
+export const readable = (alias: string, names: string = messageColumns): string =>
+  names
+    .split(/,\s+/)
+    .map((name) => {
+      const isTime = /_at$|^(at|since|until)$/.test(name)
+      return isTime ? `${instant(`${alias}.${name}`)} as ${name}` : `${alias}.${name}`
+    })
+    .join(', ')
+
+/**
+ * How much of the rows of a CTE, each with `lane`, `seq` and `size`, is read at once: those up to so many bytes and rows,
+ * in the order in which they come, which costs no sorting. The first always is, or nobody would ever read it. Mostly all
+ * of them are, and then nothing is counted row by row.
+ */
+export const bounded = (rows: string, bytes: string, count: string): string => `
+      whole as materialized (
+        select coalesce(sum(r.size), 0) <= ${bytes} and count(*) <= ${count} as fits from ${rows} as r
+      ),
+      part as (
+        select r.lane, r.seq
+        from (
+          select r.lane, r.seq, sum(r.size) over up as bytes, count(*) over up as nr
+          from ${rows} as r window up as (rows unbounded preceding)
+        ) as r
+        where r.nr = 1 or r.bytes <= ${bytes} and r.nr <= ${count}
+      )`
+
+/** Whether a row is among those. */
+export const fits = (row: string): string =>
+  `((select whole.fits from whole) or (${row}.lane, ${row}.seq) in (select part.lane, part.seq from part))`
+
+/** Columns of a row that are read only if `condition` holds: what is not is not unpacked. */
+export const onlyIf = (condition: string, alias: string, names: string): string =>
+  names
+    .split(/,\s+/)
+    .map((name) => `case when ${condition} then ${alias}.${name} end as ${name}`)
+    .join(', ')
+
+/**
  * A parameter of the statement as a value of its row `from`, for a column of the row that is joined to it. A plan that is
  * made while a table is empty is kept when it has grown, and as a parameter alone it would do for a search in the index:
  * of all that has this consumer, for each row of `from` again. Like this, it can only be looked up together with the rest.
@@ -46,16 +91,37 @@ export const joinedBy = (from: string, parameter: string): string =>
   `case when ${from}.seq is not null then ${parameter} end`
 
 /**
- * The one fence check: whether a row `i` of the inbox is still held under the fence that `a` names, for the consumer $1.
- * In a lane the lane's fence counts, in a stripe the row's own. And it has to be the message that was claimed: after a
- * failover that has lost the latest transactions, seqs and fences of those are given out again, to others.
+ * The one fence check: whether a row `i` of the inbox is still held under the fence that `a` names, for the consumer $1,
+ * where $2 are the lanes and $4 the fences of all. In a lane the lane's fence counts, and is looked up once and not for
+ * each row; in a stripe the row's own. And it has to be the message that was claimed: after a failover that has lost the
+ * latest transactions, seqs and fences of those are given out again, to others.
  */
 export const fencedClaim = (
   schema: string,
 ): string => `i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
-    when a.lane < 64 then exists (
-      select from ${schema}.lane as l where l.consumer = $1 and l.lane = a.lane and l.fence = a.fence)
+    when a.lane < 64 then a.fence * 64 + a.lane = any (array(
+      select l.fence * 64 + l.lane
+      from ${schema}.lane as l
+      join (select distinct n.lane, n.fence from unnest($2::smallint[], $4::bigint[]) as n(lane, fence)) as n
+        using (lane, fence)
+      where l.consumer = $1))
     else i.fence = a.fence end`
+
+/**
+ * The lanes of the consumer $1 that are held under these fences. They are locked, so that nobody takes one before this has
+ * been committed; in the order in which they are renewed and given back, see lane.ts.
+ */
+export const lanesHeld = (schema: string, lanes: string): string => `
+      select l.lane from ${schema}.lane as l join (${lanes}) as n using (lane, fence)
+      where l.consumer = $1 order by l.lane for no key update of l`
+
+/** What `distinct` has made of errors; `withError` finds them there. */
+export const errors = (texts: string): string =>
+  `errors as materialized (select array(select e::jsonb from unnest(${parted(texts)}) as e) as texts)`
+
+/** The errors of a row and, if `a` has the number of one, that one. */
+export const withError = (row: string, a: string): string => `case when ${a}.error is null then ${row}.errors
+          else coalesce(${row}.errors, '[]') || (select errors.texts[${a}.error] from errors) end`
 
 /**
  * Numbers or ids as Postgres reads an array from text. The driver would look in each for what has to be escaped; and of
@@ -74,8 +140,38 @@ export function joined(texts: readonly (string | null)[]): string | null {
 /** What `joined` has made, as an array; what was null is the empty text. */
 export const parted = (parameter: string): string => `string_to_array(${parameter}::text, E'\\x1e')`
 
+/** JSON texts, of which many may be alike: each once, as `joined` makes them, and for each text its number, from 1 on. */
+export function distinct(
+  texts: readonly (string | null)[],
+): [numbers: readonly (number | null)[], once: string | null] {
+  const numbers = new Map<string, number>()
+  const given = texts.map((text) => {
+    if (text === null) return null
+    const number = numbers.get(text) ?? numbers.size + 1
+    numbers.set(text, number)
+    return number
+  })
+  return [given, joined(numbers.size === 0 ? [null] : [...numbers.keys()])]
+}
+
 /** The same of texts in which nothing has to be escaped but a comma or a brace. */
 export const plainArray = (texts: readonly string[]): string => `{"${texts.join('","')}"}`
+
+/**
+ * Texts as an array in text, null as the empty one, which none of them may be: what a driver makes of an array, and whether
+ * `array_nulls` is on, decides nothing then. Null if there is none at all; `unnest` fills the column up.
+ */
+export function textArray(texts: readonly (string | null)[]): string | null {
+  if (texts.every((text) => text === null)) return null
+  return `{${texts.map((text) => (text === null ? '""' : `"${escaped(text)}"`)).join(',')}}`
+}
+
+const escaped = (text: string): string =>
+  /["\\]/.test(text) ? text.replaceAll(/["\\]/g, String.raw`\$&`) : text
+
+/** The same of bytes, in hex. Null is the empty bytes: whether there are any, another column has to tell. */
+export const bytesArray = (values: readonly (Buffer | null)[]): string | null =>
+  textArray(values.map((bytes) => bytes && String.raw`\x${bytes.toString('hex')}`))
 
 /** A text as a literal, whatever `standard_conforming_strings` says. For a message of several statements, which has no parameters. */
 export const quoted = (text: string): string => `E'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
@@ -83,3 +179,24 @@ export const quoted = (text: string): string => `E'${text.replaceAll('\\', '\\\\
 /** Null for a column in which nothing is: `unnest` fills it up. */
 export const unlessEmpty = <Value>(values: readonly (Value | null)[]): readonly (Value | null)[] | null =>
   values.every((value) => value === null) ? null : values
+
+/**
+ * Bytes of several rows as one parameter, and of each row the place and the length in it, null if it has none. The driver
+ * would write an array of bytes as text, in hexadecimals: twice as long, and at 256 MB longer than a text may be.
+ */
+export function pieces(
+  rows: readonly (Uint8Array | null)[],
+): [bytes: Buffer | null, starts: readonly number[] | null, sizes: readonly (number | null)[] | null] {
+  if (rows.every((row) => row === null)) return [null, null, null]
+  let end = 1
+  const starts = rows.map((row) => (end += row?.byteLength ?? 0) - (row?.byteLength ?? 0))
+  return [
+    Buffer.concat(rows.filter((row) => row !== null)),
+    starts,
+    rows.map((row) => row?.byteLength ?? null),
+  ]
+}
+
+/** One of them, by the columns `start` and `size` of its row. */
+export const piece = (parameter: string, row: string): string =>
+  `substring(${parameter}::bytea from ${row}.start for ${row}.size)`

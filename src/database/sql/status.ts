@@ -1,9 +1,10 @@
 import type { Statement } from '../database.ts'
-import { perSchema } from './statement.ts'
+import { perSchema, readable } from './statement.ts'
 
 /**
  * What an operator wants to see. Every statement reads a bounded number of rows: $1 is where counting ends, so a count
- * that reaches it means "or more". None is prepared by name, see operate.ts.
+ * that reaches it means "or more"; $2 is how many topics of a box are told apart. None is prepared by name, see
+ * operate.ts.
  */
 export const statusSql = perSchema((s) => {
   const statement = (text: string): Statement => ({ text })
@@ -17,13 +18,22 @@ export const statusSql = perSchema((s) => {
       order by m.seq limit ${limit}
     ) as m
     where l.consumer = c.consumer`
+  const inInbox = (limit: string): string =>
+    lanes('inbox', 'received_at', 'm.consumer = c.consumer and', limit)
+  const unhandled = `select u.topic, u.received_at as since from ${s}.unhandled as u where u.consumer = c.consumer`
   const ageOf = (time: string): string => `extract(epoch from clock_timestamp() - ${time})::float8 * 1000`
-  const depth = (table: string, since: string, where: string, consumers: string): string => `
-    select c.consumer, m.topic, count(*) as count, ${ageOf('min(m.since)')} as lag_ms
-    from (select distinct consumer from ${s}.lane where consumer ${consumers}) as c
-    cross join lateral (${lanes(table, since, where, '$1')} limit $1) as m
-    group by c.consumer, m.topic
-    order by c.consumer, count(*) desc, m.topic`
+  const depth = (rows: string, consumers: string): string => `
+    select * from (
+      select c.consumer, m.topic, count(*) as count, ${ageOf('min(m.since)')} as lag_ms,
+        (sum(count(*)) over box)::bigint as total, count(*) over box as topics,
+        row_number() over (box order by count(*) desc, m.topic) as place
+      from (select distinct consumer from ${s}.lane where consumer ${consumers}) as c
+      cross join lateral (${rows} limit $1) as m
+      group by c.consumer, m.topic
+      window box as (partition by c.consumer)
+    ) as m
+    where place <= $2
+    order by consumer, place`
   const lag = (table: string, since: string, where: string, consumers: string): string => `
     select c.consumer, ${ageOf('min(m.since)')} as lag_ms
     from (select distinct consumer from ${s}.lane where consumer ${consumers}) as c
@@ -43,15 +53,17 @@ export const statusSql = perSchema((s) => {
     consumers: statement(
       `select consumer, array_agg(pattern order by pattern) filter (where pattern is not null) as patterns
       from (
-        select consumer, pattern from ${s}.subscription
+        select distinct consumer, pattern from ${s}.subscription where ended_at is null
         union all select distinct consumer, null from ${s}.lane where consumer <> ''
       ) as known
       group by consumer order by consumer`,
     ),
-    outboxDepth: statement(depth('outbox', 'published_at', '', "= ''")),
+    outboxDepth: statement(depth(lanes('outbox', 'published_at', '', '$1'), "= ''")),
     outboxLag: statement(lag('outbox', 'published_at', '', "= ''")),
-    inboxDepth: statement(depth('inbox', 'received_at', 'm.consumer = c.consumer and', "<> ''")),
+    inboxDepth: statement(depth(`(${inInbox('$1')}) union all (${unhandled})`, "<> ''")),
     inboxLag: statement(lag('inbox', 'received_at', 'm.consumer = c.consumer and', "<> ''")),
+    // Of the inbox, what waits for a handler.
+    unhandled: statement(depth(unhandled, "<> ''")),
     deferred: statement(countOf('deferred')),
     parkedKeys: statement(countOf('parked')),
     parkedMessages: statement(countOf('parked_message')),
@@ -61,8 +73,8 @@ export const statusSql = perSchema((s) => {
       group by consumer`,
     ),
     latestDeadLetters: statement(
-      `select number, died_at, id, consumer, topic, key, attempt, reason
-      from ${s}.dead_letter order by number desc limit $1`,
+      `select ${readable('d', 'number, died_at, id, consumer, topic, key, attempt, reason')}
+      from ${s}.dead_letter as d order by d.number desc limit $1`,
     ),
   }
 })

@@ -1,10 +1,10 @@
-import { serverIdentity } from './server.ts'
-import { durably, perSchema } from './statement.ts'
+import { serverIdentity, writable } from './server.ts'
+import { durably, instant, perSchema } from './statement.ts'
 
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
 // taken on another server, or on this one before its restart, says nothing.
 const peers = (s: string): string => `
-    select w.id, w.ended_by, w.beat_at::text as beat, w.in_hand, w.lane_heirs, w.row_heirs,
+    select w.id, w.ended_by, ${instant('w.beat_at')}::text as beat, w.in_hand, w.lane_heirs, w.row_heirs,
       coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and w.ended_at is null and w.id::oid not in (
         select lock.objid from pg_locks as lock
@@ -28,11 +28,11 @@ export const workerSql = perSchema((s, statement) => ({
   // The lock comes first: a worker that is registered as locked and whose lock is free is dead.
   register: statement(
     'worker_register',
-    `insert into ${s}.worker (id, kind, consumer, host, pid, version, application, locked_on)
+    `insert into ${s}.worker (id, kind, consumer, host, pid, version, application, locked_on, topics)
     overriding system value
-    select $1::int, $2, $3, $4, $5::int, $6, $7, case when $8::boolean then pg_postmaster_start_time() end
+    select $1::int, $2, $3, $4, $5::int, $6, $7, case when $8::boolean then pg_postmaster_start_time() end, $9::text[]
     from ${durably} as d where d.durable is not null
-    returning ${serverIdentity} as server`,
+    returning ${serverIdentity(s)} as server`,
   ),
 
   // With a look at the peers, since both are due at the same time.
@@ -42,12 +42,23 @@ export const workerSql = perSchema((s, statement) => ({
       update ${s}.worker
       set beat_at = clock_timestamp(), in_hand = $5, locked_on = case when $6 then pg_postmaster_start_time() end
       where id = $4 and ended_at is null
-      returning ${serverIdentity} as server
+      returning ${serverIdentity(s)} as server
     )
     select beat.server, peer.* from (select) as look left join beat on true left join (${peers(s)}) as peer on true`,
   ),
 
   peers: statement('worker_peers', peers(s)),
+
+  topicsOf: statement('worker_topics', `select id, topics from ${s}.worker where id = any ($1::int[])`),
+
+  // Of the handler that has run for longest, if that is too long. $2 its topic, $3 for how long; null if there is none.
+  stuck: statement(
+    'worker_stuck',
+    `update ${s}.worker set stuck_topic = $2,
+      stuck_since = clock_timestamp() - $3::float8 * interval '1 millisecond' where id = $1`,
+  ),
+
+  look: { text: `select ${serverIdentity(s)} as server, ${writable} as writable` },
 
   lanesOf: statement(
     'worker_lanes',
@@ -59,7 +70,7 @@ export const workerSql = perSchema((s, statement) => ({
     'worker_declare_dead',
     `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $2, lane_heirs = $4, row_heirs = $5,
       reserved_until = clock_timestamp() + $6::float8 * interval '1 millisecond'
-    where w.id = $1 and w.ended_at is null and w.beat_at = $3::timestamptz
+    where w.id = $1 and w.ended_at is null and ${instant('w.beat_at')} = $3::numeric
     returning w.application, extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms`,
   ),
 

@@ -9,6 +9,8 @@ export const never: AbortSignal = new AbortController().signal
 
 export interface Fixture {
   readonly service: () => KafkaService
+  /** Whether its nodes are ours. */
+  readonly ours: boolean
   /** Closed after the test. */
   readonly make: (options?: Partial<KafkaOptions>) => Broker
   /** A name that nobody has used. */
@@ -51,6 +53,7 @@ export function useFixture(source: KafkaSource, nodes = 1): Fixture {
   const newTopic = (): string => `test.${randomBytes(6).toString('hex')}`
   return {
     service: () => service,
+    ours: source.ours,
     make: (options = {}) => {
       const broker = kafka({
         brokers: service.brokers,

@@ -1,7 +1,8 @@
 import { expect, it } from 'vitest'
 import type { Broker, IncomingMessage } from '../../../src/brokers/broker.ts'
 import type { BrokerError } from '../../../src/errors.ts'
-import { findRabbitmq } from '../../support/rabbitmq.ts'
+import { rabbitmq as rabbitmqServer } from '../../support/servers/rabbitmq.ts'
+import { shared } from '../../support/shared.ts'
 import { describeWith } from '../../support/require.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe } from '../collector.ts'
 import { never, useFixture } from './fixture.ts'
@@ -10,7 +11,7 @@ import { never, useFixture } from './fixture.ts'
 const confirmation = Uint8Array.of(0, 60, 0, 80)
 
 /** What a network can do. */
-describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker on a bad network', ({ url }) => {
+describeWith('rabbitmq', await shared(rabbitmqServer), 'The RabbitMQ broker on a bad network', ({ url }) => {
   const { make, makeBehindProxy, newTopic, admin, exchange } = useFixture(() => url)
   const send = (broker: Broker, topic: string, count = 1) =>
     broker.send(

@@ -1,13 +1,14 @@
 import { expect, it } from 'vitest'
 import type { Broker, SendOutcome } from '../../../src/brokers/broker.ts'
 import type { BrokerError } from '../../../src/errors.ts'
-import { findRabbitmq } from '../../support/rabbitmq.ts'
+import { rabbitmq as rabbitmqServer } from '../../support/servers/rabbitmq.ts'
+import { shared } from '../../support/shared.ts'
 import { describeWith } from '../../support/require.ts'
 import { collector, errorOf, outgoing, statuses, subscribe } from '../collector.ts'
 import { never, useFixture } from './fixture.ts'
 
 /** What a careless operator can do. */
-describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker and its operators', ({ url }) => {
+describeWith('rabbitmq', await shared(rabbitmqServer), 'The RabbitMQ broker and its operators', ({ url }) => {
   const { make, newTopic, queueOf, admin, exchange } = useFixture(() => url)
   const send = (broker: Broker, topic: string, count = 1): Promise<readonly SendOutcome[]> =>
     broker.send(
@@ -38,6 +39,42 @@ describeWith('rabbitmq', await findRabbitmq(), 'The RabbitMQ broker and its oper
 
     while (statuses(await send(broker, topic))[0] !== 'sent') await new Promise(setImmediate)
     await inbox.until((received) => received.length === 2)
+  })
+
+  it.each(['a binding', 'the exchange'])('binds again when %s was deleted', async (what) => {
+    const topic = newTopic()
+    const broker = make({ exchange: `${exchange}.${what.length}` })
+    const inbox = collector()
+    await subscribe(broker, 'rebound', [topic], inbox.onBatch)
+    expect(statuses(await send(broker, topic))).toEqual(['sent'])
+    if (what === 'a binding')
+      await admin().unbindQueue(queueOf('rebound', topic), `${exchange}.${what.length}`, topic)
+    else await admin().deleteExchange(`${exchange}.${what.length}`)
+    expect(statuses(await send(broker, topic))).not.toEqual(['sent'])
+    await expect
+      .poll(async () => statuses(await send(broker, topic)), { timeout: 30_000, interval: 100 })
+      .toEqual(['sent'])
+    await inbox.until((received) => received.length === 2)
+    await admin().deleteExchange(`${exchange}.${what.length}`)
+  })
+
+  it('unbinds what a consumer has unsubscribed from, and minds neither a missing binding nor a missing queue', async () => {
+    const [wanted, unwanted] = [newTopic(), newTopic()]
+    const broker = make()
+    const inbox = collector()
+    const subscription = await subscribe(broker, 'narrowed', [wanted, unwanted], inbox.onBatch)
+    const consumer = `narrowed-${wanted}`
+    expect(statuses([...(await send(broker, wanted)), ...(await send(broker, unwanted))])).toEqual([
+      'sent',
+      'sent',
+    ])
+    await subscription.stop()
+    for (let times = 0; times < 2; times++) await broker.unsubscribe!({ consumer, topics: [unwanted] })
+    expect(statuses([...(await send(broker, wanted)), ...(await send(broker, unwanted))])).toEqual([
+      'sent',
+      'rejected',
+    ])
+    await broker.unsubscribe!({ consumer: 'nobody', topics: [unwanted] })
   })
 
   it('holds nothing against messages that a full queue refuses', async () => {

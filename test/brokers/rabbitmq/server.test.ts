@@ -1,10 +1,13 @@
 import { expect, it } from 'vitest'
 import type { BrokerError } from '../../../src/errors.ts'
-import { ownMaxMessageBytes, startRabbitmq } from '../../support/rabbitmq.ts'
+import { ownMaxMessageBytes, startRabbitmq } from '../../support/servers/rabbitmq.ts'
 import { describeWith } from '../../support/require.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe } from '../collector.ts'
 import { brokerContract } from '../contract.ts'
 import { never, useFixture } from './fixture.ts'
+
+/** Each command of rabbitmqctl starts a virtual machine, for which a busy machine takes ten seconds. */
+const patience = 120_000
 
 /**
  * What takes a node of our own: alarms, limits, rights and restarts would hurt others on a shared one. So it is a
@@ -66,7 +69,7 @@ describeWith(
 
     it(
       'stops sending while the server has a memory alarm, says so, and goes on after it',
-      { timeout: 30_000 },
+      { timeout: patience },
       async () => {
         const topic = newTopic()
         const broker = make({ sendTimeoutMs: 1500 })
@@ -96,7 +99,7 @@ describeWith(
       },
     )
 
-    it('acknowledges and closes during an alarm', { timeout: 30_000 }, async () => {
+    it('acknowledges and closes during an alarm', { timeout: patience }, async () => {
       const topic = newTopic()
       const broker = make({ sendTimeoutMs: 1000 })
       let release = (): void => {}
@@ -127,7 +130,7 @@ describeWith(
       expect(again.ids()).not.toContain(message.id)
     })
 
-    it('receives again what it held for longer than the server allows', { timeout: 30_000 }, async () => {
+    it('receives again what it held for longer than the server allows', { timeout: patience }, async () => {
       await server.ctl('eval', 'application:set_env(rabbit, consumer_timeout, 1000).')
       const topic = newTopic()
       const broker = make()
@@ -153,7 +156,7 @@ describeWith(
       await server.ctl('eval', 'application:set_env(rabbit, consumer_timeout, 1800000).')
     })
 
-    it('loses nothing when the server restarts', { timeout: 60_000 }, async () => {
+    it('loses nothing when the server restarts', { timeout: patience }, async () => {
       const topic = newTopic()
       const broker = make()
       let refuse = true

@@ -4,15 +4,24 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { freePort } from '../../src/cli/demo/embedded.ts'
+import { freePort } from '../../../src/cli/demo/embedded.ts'
 import { answers } from './postgres.ts'
-import type { Found } from './require.ts'
+import { leave, type Server } from './server.ts'
+import { isMissing, type Found } from '../require.ts'
 
-/** A real PgBouncer in transaction mode, as Debian's package `pgbouncer` brings it. */
+/** A real PgBouncer, as Debian's package `pgbouncer` brings it. */
 export interface PgBouncer {
   readonly version: string
   /** Puts one in front of the server of this URL. */
-  start(url: string, options?: { readonly ignoresOptions?: boolean }): Promise<Pooler>
+  start(url: string, options?: PgBouncerOptions): Promise<Pooler>
+}
+
+export interface PgBouncerOptions {
+  readonly ignoresOptions?: boolean
+  /** @default 'transaction' */
+  readonly mode?: 'transaction' | 'session'
+  /** Sessions of the server. @default 15 */
+  readonly size?: number
 }
 
 export interface Pooler {
@@ -21,6 +30,19 @@ export interface Pooler {
   stop(): Promise<void>
 }
 
+/** Found here only: each test puts one of its own in front of its database. */
+const pgbouncer: Server<{ readonly version: string }> = {
+  name: 'pgbouncer',
+  packages: { pgbouncer: ['pgbouncer'] },
+  start: async () => {
+    const found = await findPgBouncer()
+    if (isMissing(found)) return found
+    return { address: { version: found.version }, from: found.version, stop: leave }
+  },
+}
+
+export const servers = [pgbouncer]
+
 const run = promisify(execFile)
 
 export async function findPgBouncer(): Promise<Found<PgBouncer>> {
@@ -28,7 +50,7 @@ export async function findPgBouncer(): Promise<Found<PgBouncer>> {
     try {
       const { stdout } = await run(program, ['--version'])
       const version = /[\d.]+/.exec(stdout)?.[0] ?? 'unknown'
-      return { version, start: (url, options) => start(program, url, options?.ignoresOptions ?? false) }
+      return { version, start: (url, options) => start(program, url, options) }
     } catch {
       // It is looked for at the next place.
     }
@@ -36,7 +58,11 @@ export async function findPgBouncer(): Promise<Found<PgBouncer>> {
   return { missing: 'no pgbouncer is installed' }
 }
 
-async function start(program: string, target: string, ignoresOptions: boolean): Promise<Pooler> {
+async function start(
+  program: string,
+  target: string,
+  { ignoresOptions = false, mode = 'transaction', size = 15 }: PgBouncerOptions = {},
+): Promise<Pooler> {
   const { hostname, port: serverPort, username, password, pathname } = new URL(target)
   const server = Object.entries({
     host: hostname,
@@ -61,8 +87,9 @@ listen_addr = 127.0.0.1
 listen_port = ${port}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
-default_pool_size = 15
+pool_mode = ${mode}
+default_pool_size = ${size}
+query_wait_timeout = 10
 max_client_conn = 200
 ${ignoresOptions ? 'ignore_startup_parameters = options' : ''}
 `,

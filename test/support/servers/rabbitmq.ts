@@ -8,21 +8,21 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { connect } from 'amqplib'
-import { describeError } from '../../src/errors.ts'
-import type { Certificate } from './certificates.ts'
-import { portOf } from './proxy.ts'
-import { isMissing, type Found } from './require.ts'
+import { describeError } from '../../../src/errors.ts'
+import type { Certificate } from '../certificates.ts'
+import { portOf } from '../proxy.ts'
+import { isMissing, type Found } from '../require.ts'
+import { leave, type Server } from './server.ts'
 
 const run = promisify(execFile)
 
-/** A RabbitMQ to test against. `stop` ends only what was started for it. */
-export interface Rabbitmq {
+export interface RabbitmqAddress {
   readonly url: string
-  readonly stop: () => Promise<void>
 }
 
 /** A RabbitMQ node of our own, that tests may hurt. */
-export interface OwnRabbitmq extends Rabbitmq {
+export interface OwnRabbitmq extends RabbitmqAddress {
+  readonly stop: () => Promise<void>
   /** Where it speaks TLS, if it was given a certificate. */
   readonly tlsPort: number
   /** Runs `rabbitmqctl` on it, and gives what that printed. */
@@ -33,17 +33,24 @@ const localUrl = 'amqp://guest:guest@127.0.0.1:5672'
 /** The Debian package's own scripts: those in /usr/sbin change the user and drop the environment. */
 const binaries = ['/usr/lib/rabbitmq/bin', '/usr/sbin', '/opt/rabbitmq/sbin', '/usr/local/sbin']
 
-/** In this order: the environment's, one on the standard port, one in Docker, one of our own. */
-export async function findRabbitmq(): Promise<Found<Rabbitmq>> {
-  const given = process.env['TWINBOX_TEST_RABBITMQ_URL']
-  if (given !== undefined) return { url: given, stop: async () => {} }
-  const here = { url: localUrl, stop: async () => {} }
-  if (await answers(localUrl)) return here
-  if ((await startInDocker()) && (await answers(localUrl))) return here
-  const own = await startRabbitmq()
-  if (!isMissing(own)) return own
-  return { missing: `nothing in TWINBOX_TEST_RABBITMQ_URL or on port 5672, no Docker, and ${own.missing}` }
+/** A RabbitMQ, found in this order: the environment's, one on the standard port, one in Docker, one of our own. */
+export const rabbitmq: Server<RabbitmqAddress> = {
+  name: 'rabbitmq',
+  variable: 'TWINBOX_TEST_RABBITMQ_URL',
+  packages: { 'rabbitmq-server': ['rabbitmq-server'], openssl: ['openssl'] },
+  start: async () => {
+    const given = process.env[rabbitmq.variable!]
+    if (given !== undefined) return { address: { url: given }, from: rabbitmq.variable!, stop: leave }
+    const address = { url: localUrl }
+    if (await answers(localUrl)) return { address, from: 'the server on port 5672', stop: leave }
+    if ((await startInDocker()) && (await answers(localUrl))) return { address, from: 'Docker', stop: leave }
+    const own = await startRabbitmq()
+    if (!isMissing(own)) return { address: { url: own.url }, from: 'a node of our own', stop: own.stop }
+    return { missing: `nothing in ${rabbitmq.variable} or on port 5672, no Docker, and ${own.missing}` }
+  },
 }
+
+export const servers = [rabbitmq]
 
 /**
  * Starts a node of our own with a free port and temporary files. It refuses messages of more than 1 MiB, and looks

@@ -1,0 +1,93 @@
+import { isConflict } from '../database/sqlstate.ts'
+import { LeaseLostError } from '../errors.ts'
+import type { Claim } from './claim.ts'
+import type { DispatcherParts } from './dispatcher.ts'
+import { Conflict, Interrupted, Interruptions } from './interruptions.ts'
+import type { FailureOptions } from './settlement.ts'
+
+/** A message whose transaction has lost against others so often is put off like any that fails. */
+const conflictsMax = 5
+
+/** What becomes of messages whose handler did not end well. */
+export class Failures {
+  readonly #parts: Pick<DispatcherParts, 'context' | 'settlement' | 'release'>
+  readonly #isStopping: () => boolean
+  readonly #interruptions: Interruptions
+
+  constructor(parts: Pick<DispatcherParts, 'context' | 'settlement' | 'release'>, isStopping: () => boolean) {
+    this.#parts = parts
+    this.#isStopping = isStopping
+    this.#interruptions = new Interruptions(parts.context.membership)
+  }
+
+  /** These were handled. */
+  handled(claims: readonly Claim[]): void {
+    this.#interruptions.acquit(claims)
+    this.#parts.context.circuits.succeeded(claims)
+  }
+
+  /** Whether failures of these could not be written down when they happened. */
+  owes(taken: readonly Claim[]): boolean {
+    return taken.some((claim) => this.#interruptions.owedBy(claim) !== undefined)
+  }
+
+  /** Writes down the failures that could not be when they happened. Returns whose they were: not to be handled now. */
+  async settleOwed(taken: readonly Claim[], options: FailureOptions): Promise<readonly Claim[]> {
+    const failed: Claim[] = []
+    for (const claim of taken) {
+      const error = this.#interruptions.owedBy(claim)
+      if (error === undefined || !this.#parts.context.hand.has(claim)) continue
+      failed.push(claim)
+      if (await this.#parts.settlement.fail(claim, error, options)) this.#interruptions.settled(claim)
+    }
+    return failed
+  }
+
+  async settle(options: FailureOptions, claims: readonly Claim[], error: unknown): Promise<void> {
+    const { settlement } = this.#parts
+    const { hand, lose, reread, circuits } = this.#parts.context
+    const held = claims.filter((claim) => hand.has(claim))
+    for (const claim of held) claim.settling = false
+    // Of several, only some were lost, and it is not known which: the others must stay in hand.
+    if (error instanceof LeaseLostError && claims.length === 1) {
+      reread(held)
+      return lose(held, error.message)
+    }
+    // What a stop has cut short is given back by it.
+    if (held.length === 0 || (this.#isStopping() && held.every(({ abort }) => abort.aborted))) return
+    if (error instanceof Interrupted) return this.#interrupted(error, held)
+    const conflict = error instanceof Conflict || isConflict(error)
+    if (conflict && held.every((claim) => claim.conflicts++ < conflictsMax)) {
+      for (const claim of held) settlement.again(claim, Math.random() * 10 * (claim.conflicts - 1))
+    } else if (claims.length > 1) {
+      // All of it was rolled back. One by one it will turn out whose fault it was.
+      for (const claim of held) {
+        claim.alone = true
+        settlement.again(claim, 0)
+      }
+    } else {
+      const [claim] = held as [Claim]
+      const reason = error instanceof Conflict ? error.cause : error
+      if (!circuits.failed(claim, reason)) return void (await settlement.fail(claim, reason, options))
+      if (claim.abort.aborted) claim.renewAbort()
+      circuits.hold(claim)
+    }
+  }
+
+  /** Their handler's connection was lost. */
+  async #interrupted(error: Interrupted, claims: readonly Claim[]): Promise<void> {
+    const { hand, emit, reread } = this.#parts.context
+    const { settlement, release } = this.#parts
+    const blamed = await this.#interruptions.blames(error, claims)
+    if (!blamed) emit({ type: 'trouble', error: error.cause, doing: 'handling' })
+    const held = claims.filter((claim) => hand.has(claim))
+    if (error.open) {
+      reread(held)
+      return release(held.filter(({ keyed }) => !keyed)).catch(() => {})
+    }
+    for (const claim of held) {
+      if (blamed && claims.length > 1) claim.alone = true
+      settlement.again(claim, blamed ? 0 : 100 + Math.random() * 200)
+    }
+  }
+}

@@ -1,0 +1,67 @@
+import type { FailoverStrategy } from '../events.ts'
+import type { WorkerOptions } from '../worker.ts'
+import type { UnknownPolicy } from './unhandled.ts'
+
+export interface ClaimerOptions extends WorkerOptions {
+  /** The name under which claimers share an inbox. */
+  readonly consumer: string
+  /**
+   * How many handlers run at a time; each one with a transaction takes a connection. @default 10
+   */
+  readonly concurrency?: number | undefined
+  /** Most messages in one claim. How many are claimed ahead follows from how fast they are handled. @default 500 */
+  readonly batchSize?: number | undefined
+  /** How often a message is attempted before it becomes a dead letter. @default 10 */
+  readonly maxAttempts?: number | undefined
+  /** First pause after a failure; it doubles, with jitter. In milliseconds. @default 500 */
+  readonly backoffMsMin?: number | undefined
+  /** Longest pause after a failure. In milliseconds. @default 300_000 */
+  readonly backoffMsMax?: number | undefined
+  /** How long a handler may run, from when it is called; 0 for ever. In milliseconds. @default 0 */
+  readonly handleTimeoutMs?: number | undefined
+  /**
+   * After how long a handler that has not ended is told of, by the event `handler_stuck` and by `twinbox doctor`. It goes on; to end
+   * it, set `handleTimeoutMs`. In milliseconds. @default 60_000
+   */
+  readonly stuckAfterMs?: number | undefined
+  /**
+   * What becomes of a key whose message became a dead letter: `park` holds its later messages back until an operator
+   * decides, `skip` goes on with the next. @default 'park'
+   */
+  readonly onDead?: 'park' | 'skip' | undefined
+  /**
+   * What becomes of a message for whose topic this claimer has no handler. `wait`: it waits apart, without an attempt, until
+   * a living claimer of the consumer has one; what follows of its key and has a handler goes on. `fail`: a failed attempt.
+   * `drop`: it is gone as if it had been handled, also if another claimer has a handler. @default 'wait'
+   */
+  readonly unknown?: UnknownPolicy | undefined
+  /**
+   * Whether a topic pauses while what its handler needs is away: when five messages with different keys, or without, have
+   * failed alike at their first attempt and none has succeeded between. Then no attempt is counted, one message of the consumer
+   * at a time tries, after 1 s and up to 60 s, and the first success ends the pause. @default true
+   */
+  readonly circuit?: boolean | undefined
+  /**
+   * Who gets what a dead claimer of this consumer leaves: whoever comes first, the living in turn, one at random, or
+   * the one with the least in hand. Alike in all claimers of a consumer, since the one that finds the death decides.
+   * @default 'first-free'
+   */
+  readonly failover?: FailoverStrategy | undefined
+  /** How long what was dealt out is reserved, before anybody may take it. In milliseconds. @default 2000 */
+  readonly failoverGraceMs?: number | undefined
+  /**
+   * Gives a failed message without a key to another claimer, if there is one that takes it within `failoverGraceMs`.
+   * A message with a key stays with the holder of its lane. @default false
+   */
+  readonly avoidLastHolder?: boolean | undefined
+  /**
+   * How long it is kept which messages were handled, when, by whom and at which attempt, without their payload; 0 not at
+   * all. It costs each message a row more. In milliseconds. @default 0
+   */
+  readonly keepHandledMs?: number | undefined
+  /**
+   * How long dead letters are kept; 0 until somebody redrives or skips them. Those behind which a key is held back are
+   * kept in any case. In milliseconds. @default 0
+   */
+  readonly keepDeadMs?: number | undefined
+}

@@ -1,0 +1,242 @@
+import { topicsMax, unhandledSql, unkeyedLane } from '../database/sql/unhandled.ts'
+import { workerSql } from '../database/sql/worker.ts'
+import type { Lane } from '../leases/lanes.ts'
+import { topicMatches } from '../message.ts'
+import type { Claim } from './claim.ts'
+import type { ClaimerContext } from './context.ts'
+import { isKeyed } from './keyed.ts'
+import type { Settlement } from './settlement.ts'
+import type { StripedRow } from './stripes.ts'
+
+/** What becomes of a message for whose topic a claimer has no handler; the first is the default. */
+export const unknownPolicies = ['wait', 'fail', 'drop'] as const
+export type UnknownPolicy = (typeof unknownPolicies)[number]
+
+export interface UnhandledOptions {
+  readonly policy: UnknownPolicy
+  /** The names and patterns that this claimer has handlers for. */
+  readonly topics: readonly string[]
+  readonly handles: (topic: string) => boolean
+}
+
+interface Peer {
+  readonly id: number
+  /** Null if it is of a version that does not say. */
+  readonly topics: readonly string[] | null
+}
+
+interface Returned {
+  readonly first: number | null
+  readonly count: number
+  readonly lowered: number | null
+}
+
+type Adopted = StripedRow & { readonly previous: null }
+
+const lookMs = 500
+/** So many messages of a lane are brought back at a time, and for so long: leases go on being renewed. */
+const bringBatch = 500
+const bringMs = 200
+/** So long a lane is kept of which something has come back. */
+const keptMs = 5000
+const knownMax = 10_000
+
+/**
+ * Messages of topics that this claimer has no handler for: a new version of the application may have one, or an old one
+ * had. They are set aside without a count, and what follows of their key goes on.
+ *
+ * Whoever holds a lane has nothing aside of it that it could handle itself: before it reads a lane that it has taken, it
+ * brings that back to where it stood, so that among what it handles the order of a key is whole. If it holds a lane of
+ * which something waits for another living claimer, it makes the lane over to that one. Messages without a key are taken
+ * one by one, by any claimer that has a handler for them.
+ */
+export class Unhandled {
+  readonly policy: UnknownPolicy
+  readonly #context: ClaimerContext
+  readonly #options: UnhandledOptions
+  readonly #sql: ReturnType<typeof unhandledSql>
+  #peers: readonly Peer[] = []
+  /** Whom the peers were when they were last asked for their topics. */
+  #asked: string | null = null
+  /** Whether it has been looked for messages without a key since the peers are who they are. */
+  #looked = false
+  #heirs = new Map<string, readonly number[]>()
+  /** Lanes whose messages are being brought back, of which topics. Meanwhile nothing of the lane may be read. */
+  readonly #coming = new Map<number, readonly string[]>()
+  /** Topics of messages without a key that this claimer can take, and behind which topic to look for more. */
+  #unkeyed: readonly string[] = []
+  #after = ''
+  #lookAt = 0
+
+  constructor(context: ClaimerContext, options: UnhandledOptions) {
+    this.policy = options.policy
+    this.#context = context
+    this.#options = options
+    this.#sql = unhandledSql(context.database.schema)
+  }
+
+  /** Whether other versions of the application are at work: somebody lacks a handler that this claimer has. */
+  get isMixed(): boolean {
+    const { topics } = this.#options
+    return this.#peers.some(
+      (peer) => peer.topics === null || topics.some((topic) => !peer.topics!.includes(topic)),
+    )
+  }
+
+  /** Whether nothing of a lane may be read yet. */
+  isComing(lane: number): boolean {
+    return this.#coming.has(lane)
+  }
+
+  /** Lanes are about to be this claimer's: what waits of them, and for whom? */
+  async take(lanes: readonly Lane[]): Promise<void> {
+    for (const { lane } of lanes) this.#coming.delete(lane)
+    if (this.#asked === null) await this.#askPeers()
+    await this.#sort(lanes)
+  }
+
+  /** Ends claims of topics without a handler: sets them aside, or drops them. */
+  async passOver(claims: readonly Claim[], settlement: Settlement): Promise<void> {
+    const { hand, lanes, emit, lose, reread } = this.#context
+    try {
+      const gone = await (this.policy === 'drop' ? settlement.complete(claims) : settlement.setAside(claims))
+      for (const claim of gone) {
+        hand.done(claim)
+        const lane = claim.keyed ? lanes.held.get(claim.lane) : undefined
+        if (lane !== undefined) lane.heir ??= this.#heirOf(lane.lane, claim.topic)
+      }
+      const type = this.policy === 'drop' ? 'dropped' : 'set_aside'
+      for (const topic of new Set(gone.map((claim) => claim.topic)))
+        emit({ type, topic, ids: gone.flatMap((claim) => (claim.topic === topic ? [claim.id] : [])) })
+      const rest = claims.filter((claim) => !gone.includes(claim) && hand.has(claim))
+      reread(rest)
+      lose(rest, 'A message without a handler could not be set aside: it is held by somebody else.')
+    } catch (error) {
+      emit({ type: 'trouble', error, doing: 'settling' })
+    }
+  }
+
+  /** Messages without a key that had been set aside, claimed; null if there are none. */
+  async adopt(limit: number, workerId: number, bytes: number): Promise<readonly Adopted[] | null> {
+    const { database, consumer, settings } = this.#context
+    if (this.#unkeyed.length === 0) return null
+    const values = [consumer, this.#unkeyed, limit, workerId, settings.leaseMs, bytes]
+    const rows = await database.keep<Adopted>(this.#sql.adopt, values)
+    // Fewer may also have been all that fits. Whether there are more is known when there are none.
+    if (rows.length === 0) this.#unkeyed = []
+    return rows.length === 0 ? null : rows
+  }
+
+  /** Looks who is there and what waits, and brings back. True if something has come. */
+  async keepHouse(): Promise<boolean> {
+    const { membership, lanes } = this.#context
+    const isNews = membership.peers.join() !== this.#asked
+    if (isNews) {
+      await this.#askPeers()
+      await this.#sort([...lanes.held.values()].filter(isKeyed))
+    }
+    const now = performance.now()
+    const mayBeMore = this.#unkeyed.length === 0 && (this.isMixed || this.#after !== '')
+    const looks = !this.#looked || (mayBeMore && now >= this.#lookAt)
+    if (looks) {
+      this.#lookAt = now + lookMs
+      await this.#lookForUnkeyed()
+      this.#looked = true
+    }
+    const hasCome = await this.#bringBack()
+    return hasCome || (looks && this.#unkeyed.length > 0)
+  }
+
+  async #askPeers(): Promise<void> {
+    const { database, membership } = this.#context
+    const ids = membership.peers
+    const { topicsOf } = workerSql(database.schema)
+    this.#peers = ids.length === 0 ? [] : await database.keep<Peer>(topicsOf, [ids])
+    this.#heirs = new Map()
+    this.#asked = ids.join()
+    this.#looked = false
+  }
+
+  /** Of what waits of these lanes, what is this claimer's and what is others'. */
+  async #sort(lanes: readonly Lane[]): Promise<void> {
+    for (const lane of lanes) lane.heir = null
+    const { database, consumer } = this.#context
+    for (let behind = lanes.map((lane) => ({ lane, topic: '' })); behind.length > 0;) {
+      const found = await database.keep<{ lane: number; topic: string }>(this.#sql.topics, [
+        consumer,
+        behind.map(({ lane }) => lane.lane),
+        behind.map(({ topic }) => topic),
+      ])
+      const next: typeof behind = []
+      for (const { lane } of behind) {
+        const topics = found.flatMap((row) => (row.lane === lane.lane ? [row.topic] : []))
+        const own = topics.filter((topic) => this.#takes(topic))
+        if (own.length > 0) {
+          this.#coming.set(lane.lane, [...(this.#coming.get(lane.lane) ?? []), ...own])
+          // Given away before something of it has been handled, it would go to and fro between two that each have a part.
+          lane.keptUntil = Math.max(lane.keptUntil, performance.now() + keptMs)
+        }
+        for (const topic of topics) if (!own.includes(topic)) lane.heir ??= this.#heirOf(lane.lane, topic)
+        if (topics.length === topicsMax) next.push({ lane, topic: topics.at(-1)! })
+      }
+      behind = next
+    }
+  }
+
+  async #lookForUnkeyed(): Promise<void> {
+    const { database, consumer } = this.#context
+    const found = await database.keep<{ topic: string }>(this.#sql.topics, [
+      consumer,
+      [unkeyedLane],
+      [this.#after],
+    ])
+    this.#after = found.length === topicsMax ? found.at(-1)!.topic : ''
+    this.#unkeyed = found.map(({ topic }) => topic).filter((topic) => this.#takes(topic))
+  }
+
+  async #bringBack(): Promise<boolean> {
+    const { database, consumer, lanes } = this.#context
+    const enough = performance.now() + bringMs
+    let hasCome = false
+    for (const [number, topics] of this.#coming) {
+      const lane = lanes.held.get(number)
+      while (lane !== undefined && performance.now() < enough) {
+        const values = [consumer, number, lane.fence, topics, bringBatch]
+        const [back] = await database.keep<Returned>(this.#sql.bringBack, values).catch((error: unknown) => {
+          // The answer is lost, and messages may be back anywhere in the lane.
+          lane.floor.lower(1)
+          throw error
+        })
+        hasCome = true
+        if (back!.count === 0) {
+          this.#coming.delete(number)
+          break
+        }
+        lane.floor.lower(back!.first!)
+        lane.lowered = back!.lowered!
+      }
+    }
+    return hasCome
+  }
+
+  /** What nobody has a handler for, a claimer that does not wait fails or drops. */
+  #takes(topic: string): boolean {
+    return this.#options.handles(topic) || (this.policy !== 'wait' && this.#heirsOf(topic).length === 0)
+  }
+
+  #heirOf(lane: number, topic: string): number | null {
+    const heirs = this.#heirsOf(topic)
+    return heirs.length === 0 ? null : heirs[lane % heirs.length]!
+  }
+
+  /** The living claimers that have a handler for a topic. */
+  #heirsOf(topic: string): readonly number[] {
+    let heirs = this.#heirs.get(topic)
+    if (heirs === undefined) {
+      if (this.#heirs.size >= knownMax) this.#heirs.clear()
+      const able = this.#peers.filter(({ topics }) => topics?.some((pattern) => topicMatches(pattern, topic)))
+      this.#heirs.set(topic, (heirs = able.map(({ id }) => id)))
+    }
+    return heirs
+  }
+}

@@ -1,0 +1,49 @@
+import { describeBlocker, type LockWait } from '../database/lockwait.ts'
+import { migrate, migrationFiles } from '../database/migrate.ts'
+import type { CommonFlags } from './flags.ts'
+import { readSettings } from './settings.ts'
+import { untilStopped } from './until.ts'
+
+export interface MigrateFlags extends CommonFlags {
+  readonly print?: boolean
+  /** In milliseconds. */
+  readonly wait?: number
+}
+
+const say = (text: string): boolean => process.stdout.write(`${text}\n`)
+
+/** Creates the tables, or brings them up to date. Returns the exit code. */
+export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
+  const { schema, database } = await readSettings(flags)
+  if (flags.print === true) {
+    const files = migrationFiles(schema)
+    const texts = files.map(({ sql }) => sql)
+    say(flags.json === true ? JSON.stringify(files) : texts.join('\n').trimEnd())
+    return 0
+  }
+  // On standard error, also in a log: whoever waits for a deployment has to know what for.
+  const onWait = (wait: LockWait): void => {
+    const text = flags.json === true ? JSON.stringify({ schema, waiting: wait }) : waitingFor(wait)
+    process.stderr.write(`${text}\n`)
+  }
+  const { result: applied } = await untilStopped('', ({ signal }) =>
+    migrate(database(), { schema, waitMs: flags.wait, onWait, signal }).catch((error: unknown) => {
+      if (signal.aborted && error === signal.reason) return null
+      throw error
+    }),
+  )
+  if (applied === null) {
+    process.stderr.write('Stopped. Nothing was changed.\n')
+    return 1
+  }
+  if (flags.json === true) say(JSON.stringify({ schema, applied }))
+  else if (applied.length === 0) say(`The schema "${schema}" is up to date.`)
+  else for (const name of applied) say(`Applied ${name}`)
+  return 0
+}
+
+function waitingFor({ waitedMs, retryInMs, blockers }: LockWait): string {
+  const who = blockers.length === 0 ? 'somebody who has gone since' : blockers.map(describeBlocker).join('; ')
+  const [waited, next] = [waitedMs, retryInMs].map((ms) => (ms / 1000).toFixed(1))
+  return `Waiting for locks since ${waited} s, in the way: ${who}. Others go ahead; the next try is in ${next} s.`
+}

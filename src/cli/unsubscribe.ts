@@ -1,0 +1,36 @@
+import { unsubscribe } from '../operate/unsubscribe.ts'
+import type { Flags } from './flags.ts'
+import { readSettings } from './settings.ts'
+
+const say = (text: string): boolean => process.stdout.write(`${text}\n`)
+
+/** Ends subscriptions of a consumer. 1 if it was not subscribed to one of them. */
+export async function endSubscriptions(
+  topics: readonly string[],
+  flags: Flags & { readonly consumer: string },
+): Promise<0 | 1> {
+  const { consumer } = flags
+  const { schema, database, config, openBroker } = await readSettings(flags)
+  const named = flags.broker ?? flags.url ?? process.env['TWINBOX_BROKER'] ?? config.broker
+  const broker = named === undefined ? undefined : await openBroker()
+  try {
+    const result = await unsubscribe(database(), { consumer, topics, broker, schema })
+    if (flags.json === true) say(JSON.stringify({ schema, consumer, ...result }))
+    else {
+      for (const topic of result.unsubscribed) say(`${consumer} is no longer subscribed to ${topic}.`)
+      if (broker?.name === 'kafka')
+        say(
+          'In Kafka nothing had to be changed: a receiver reads what it names. The offsets of its group stay.',
+        )
+      if (broker?.name === 'rabbitmq')
+        say(
+          'What no other queue is bound for is unroutable from now on: stop publishing it, or see unroutable.',
+        )
+    }
+    for (const topic of result.unknown)
+      process.stderr.write(`${consumer} was not subscribed to ${topic}, as far as is written down.\n`)
+    return result.unknown.length === 0 ? 0 : 1
+  } finally {
+    await broker?.close()
+  }
+}

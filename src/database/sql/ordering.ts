@@ -1,0 +1,62 @@
+/** Of one call, and of one transaction over all its calls: the most keys that are locked each by itself. */
+const keysMax = { call: 500, transaction: 2000 }
+/** Stands for too many keys: from here on the transaction locks lanes. */
+const tooMany = 1_000_000
+
+const taken = `coalesce(nullif(current_setting('twinbox.ordering_keys', true), '')::int, 0)`
+const take = (count: string): string => `set_config('twinbox.ordering_keys', (${count})::text, true)`
+const laneSpace = (s: string): string => `'${s}.lane'::regclass::oid::int`
+const keySpace = (s: string): string => `'${s}.outbox'::regclass::oid::int`
+/** How many it has really locked, if it seems to be too many: a key is counted again each time. */
+const recounted = (s: string, wanted: string): string => `case
+    when taken >= ${tooMany} or taken + ${wanted} <= ${keysMax.transaction} then taken
+    else (
+      select count(*)::int from pg_locks
+      where locktype = 'advisory' and pid = pg_backend_pid() and classid = '${s}.outbox'::regclass and objsubid = 2
+    ) end`
+
+/**
+ * Locks keys until the end of the transaction, so that publishers of one key come one after the other.
+ *
+ * The server has room for some thousands of locks, for everybody together. So whoever has many keys locks their lanes
+ * instead, of which there are 64. To be kept out by that, whoever locks keys shares the locks of their lanes. In one call
+ * all take them in one order, lanes first: of two calls, one waits for the other, and never both. How many keys the
+ * transaction has locked is kept in a setting of the transaction.
+ *
+ * `keys` is a from-item with one column of texts.
+ */
+export const orderingLocks = (s: string, keys: string): string => `(
+    with k as materialized (
+      select distinct hashtext(k.key) as number, ${s}.lane_of(k.key)::int as lane
+      from ${keys} as k(key) where k.key <> ''
+    ),
+    known as materialized (
+      select wanted, case when wanted > ${keysMax.call} then taken else ${recounted(s, 'wanted')} end as taken
+      from (select count(*)::int as wanted, ${taken} as taken from k offset 0) as k
+    ),
+    chosen as materialized (
+      select few, ${take(`case when few then taken + wanted when wanted > ${keysMax.call} then taken else ${tooMany} end`)}
+      from (
+        select *, wanted <= ${keysMax.call} and taken + wanted <= ${keysMax.transaction} as few from known offset 0
+      ) as known
+    )
+    select count(case when l.alone then pg_advisory_xact_lock(l.space, l.number)
+      else pg_advisory_xact_lock_shared(l.space, l.number) end)
+    from (
+      select distinct 1 as turn, ${laneSpace(s)} as space, k.lane as number, not chosen.few as alone
+      from k cross join chosen
+      union all
+      select 2, ${keySpace(s)}, k.number, true from k cross join chosen where chosen.few
+      order by turn, number
+    ) as l
+  )`
+
+/** The same for one key, which most calls have. */
+export const orderingLock = (s: string, key: string): string => `(
+    select case when taken < ${keysMax.transaction}
+      then concat(pg_advisory_xact_lock_shared(${laneSpace(s)}, ${s}.lane_of(${key})::int),
+        pg_advisory_xact_lock(${keySpace(s)}, hashtext(${key})), ${take('taken + 1')})
+      else concat(pg_advisory_xact_lock(${laneSpace(s)}, ${s}.lane_of(${key})::int), ${take(String(tooMany))}) end
+    from (select ${recounted(s, '1')} as taken from (select ${taken} as taken offset 0) as t offset 0) as t
+    where ${key} is not null
+  )`

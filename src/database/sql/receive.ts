@@ -1,0 +1,44 @@
+import { waking } from './sleep.ts'
+import { parted, perSchema, piece } from './statement.ts'
+import { subscribed } from './subscription.ts'
+
+/** How messages come into the inbox. */
+export const receiveSql = perSchema((s, statement) => ({
+  // Insert-first: whoever writes the id to seen owns the message. Sorted, or two batches that overlap could deadlock.
+  // $12 what was subscribed to when the consumers were chosen: nothing is written if that has changed. Null if it does
+  // not matter.
+  receive: statement(
+    'receive',
+    `with m as materialized (
+      select m.consumer, m.id, m.topic, m.key, nullif(m.headers, '')::json as headers,
+        nullif(m.payload, '')::json as payload, ${piece('$7', 'm')} as body, m.content_type, m.published_at, m.expires_at, m.nr
+      from (
+        select pg_current_xact_id() as xid, $12::text is null or $12 = ${subscribed(s)} as routed offset 0
+      ) as x
+      cross join unnest(
+        $1::text[], $2::uuid[], $3::text[], $4::text[], ${parted('$5')}, ${parted('$6')}, $13::int[], $14::int[],
+        $8::text[], $9::timestamptz[], $11::timestamptz[]
+      ) with ordinality
+        as m(consumer, id, topic, key, headers, payload, start, size, content_type, published_at, expires_at, nr)
+      where x.xid is not null and x.routed
+    ),
+    fresh as (
+      insert into ${s}.seen (consumer, id)
+      select m.consumer, m.id from m order by m.consumer, m.id
+      on conflict do nothing
+      returning consumer, id
+    ),
+    inserted as (
+      insert into ${s}.inbox (
+        consumer, lane, id, topic, key, headers, payload, body, content_type, published_at, expires_at)
+      select m.consumer, coalesce(${s}.lane_of(m.key), (64 + ($10::int + m.nr / 64) % 8)::smallint),
+        m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type, m.published_at, m.expires_at
+      from m join fresh using (consumer, id)
+      order by m.nr
+    )
+    select count(*) as fresh, exists (select from m) as routed, (
+      select count(${waking(s, 'c.consumer')}) from (select distinct m.consumer from m) as c
+    ) as woken
+    from fresh`,
+  ),
+}))

@@ -1,0 +1,53 @@
+import type { Statement } from '../database.ts'
+import { perSchema } from './statement.ts'
+
+/**
+ * Tables of which row-level security hides rows. Whoever works without these rows takes them for not there: a lane is
+ * free for nobody, a message never came.
+ */
+export const rowSecuritySql = perSchema((s) => {
+  const bare = s.slice(1, -1)
+  const secured = `from pg_class as c
+    where c.relnamespace = to_regnamespace('${bare}') and c.relkind in ('r', 'p') and c.relrowsecurity`
+
+  // Policies that let everything through are somebody's decision, and no harm. Of each command that the role may do.
+  const hiddenFrom = (role: string): string => `select c.relname::text as name ${secured}
+      and case when ${role} = current_user then row_security_active(c.oid) else exists (
+        select from pg_roles as r where r.rolname = ${role} and not r.rolsuper and not r.rolbypassrls
+          and (c.relforcerowsecurity or not pg_has_role(r.oid, c.relowner, 'usage'))) end
+      and exists (
+        select from (values ('select', 'r'), ('insert', 'a'), ('update', 'w'), ('delete', 'd')) as may(privilege, command)
+        cross join lateral (
+          select coalesce(bool_or(p.passes) filter (where p.polpermissive), false)
+            and coalesce(bool_and(p.passes) filter (where not p.polpermissive), true) as passes
+          from (
+            select p.polpermissive,
+              (may.command = 'a' or pg_get_expr(p.polqual, c.oid) is not distinct from 'true')
+              and (may.command in ('r', 'd')
+                or coalesce(pg_get_expr(p.polwithcheck, c.oid), pg_get_expr(p.polqual, c.oid)) is not distinct from 'true')
+                as passes
+            from pg_policy as p
+            where p.polrelid = c.oid and p.polcmd in ('*', may.command::"char") and exists (
+              select from unnest(p.polroles) as u(id) where u.id = 0 or pg_has_role(${role}, u.id, 'usage'))
+          ) as p
+        ) as policies
+        where not policies.passes and case when may.privilege = 'delete'
+          then has_table_privilege(${role}, c.oid, 'delete')
+          else has_any_column_privilege(${role}, c.oid, may.privilege) end)
+      order by 1`
+
+  return {
+    /** From whoever asks. */
+    hidden: hiddenFrom('current_user'),
+    /** From the role $1. */
+    hiddenFrom: { text: hiddenFrom('$1::name') } satisfies Statement,
+    secured: { text: `select c.relname::text as name ${secured} order by 1` } satisfies Statement,
+    // Those who may log in as one of the roles $1.
+    logins: {
+      text: `select r.rolname::text as name from pg_roles as r
+        where r.rolcanlogin and not r.rolsuper and exists (
+          select from pg_roles as g where g.rolname = any ($1::text[]) and pg_has_role(r.oid, g.oid, 'usage'))
+        order by 1 limit 100`,
+    } satisfies Statement,
+  }
+})

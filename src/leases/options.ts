@@ -1,0 +1,57 @@
+import type { Database } from '../database/database.ts'
+import type { Emit, FailoverStrategy, WorkerKind } from '../events.ts'
+import type { Lane } from './lane.ts'
+import type { Membership } from './workers.ts'
+
+/** How a worker takes its place among those that share its work, see `Membership`. */
+export interface MembershipOptions {
+  readonly database: Database
+  readonly kind: WorkerKind
+  /** '' for relays. */
+  readonly consumer: string
+  /** What it handles or receives, for others to see: names and patterns. */
+  readonly topics?: readonly string[] | undefined
+  readonly heartbeatMs: number
+  readonly deadAfterMs: number
+  readonly leaseMs: number
+  readonly failover: FailoverStrategy
+  readonly failoverGraceMs: number
+  readonly emit: Emit
+  /** How much the worker has in hand, for others to see. */
+  readonly inHand: () => number
+  /** Whether it has more in hand than it can work on at once. Some never have. */
+  readonly hasBacklog?: () => boolean
+  /** By the monotonic clock, until when the worker is sure of all its leases. */
+  readonly sureUntil: () => number
+  /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
+  readonly onOrphans: () => void
+  /** Somebody who shares the work has come or gone. */
+  readonly onPeers: () => void
+  /** Somebody has written something that this worker may have waited for. */
+  readonly onWoken: () => void
+  /** This worker has been given up on, or must fear it. All that it held is void; it comes back under a new id. */
+  readonly onVoid: (reason: string) => void
+  /** Contact again, before it is registered anew: what nobody has taken over may be given back. */
+  readonly onReturn: (formerId: number) => Promise<void>
+}
+
+/** Which lanes a worker shares with others, and who is told of them, see `Lanes`. */
+export interface LanesOptions {
+  readonly database: Database
+  readonly membership: Membership
+  /** '' for the outbox. */
+  readonly consumer: string
+  readonly count: number
+  readonly leaseMs: number
+  readonly failover: FailoverStrategy
+  readonly failoverGraceMs: number
+  readonly emit: Emit
+  /** The lowest seq of the lane that is in hand: the floor may not be written down above it. Null if there is none. */
+  readonly lowestInHand: (lane: number) => number | null
+  /** Whether others may make lanes over to this worker. */
+  readonly mayInherit?: () => boolean
+  /** Lanes are there to be worked on. */
+  readonly onTaken: (lanes: readonly Lane[]) => void | Promise<void>
+  /** Lanes have been lost to others; what is in hand of them must not be settled. */
+  readonly onLost: (lanes: readonly Lane[], reason: string) => void
+}

@@ -1,0 +1,79 @@
+import type { Broker } from '../brokers/broker.ts'
+import type { DatabaseInput } from '../database/database.ts'
+import { subscriptionSql } from '../database/sql/subscription.ts'
+import { OptionError } from '../errors.ts'
+import { checkTopicPattern } from '../message.ts'
+import { checkConsumer, refuseUnknown } from '../options.ts'
+import { withTables } from './tables.ts'
+
+export interface UnsubscribeOptions {
+  /** Who shall not receive them any more. */
+  readonly consumer: string
+  /** The patterns as receivers have named them: `invoice.#`. */
+  readonly topics: readonly string[]
+  /** Where it is subscribed. RabbitMQ has to be given, since it keeps the bindings. @default none */
+  readonly broker?: Broker | undefined
+  /** Where the tables are. @default 'twinbox' */
+  readonly schema?: string | undefined
+}
+
+/** What became of the patterns. */
+export interface Unsubscribed {
+  readonly unsubscribed: readonly string[]
+  /** The consumer was not subscribed to these, as far as is written down. */
+  readonly unknown: readonly string[]
+}
+
+/** Kafka's receivers read the topics that they name, and the Postgres broker's subscriptions stand in our own table. */
+const withoutBindings = ['postgres', 'kafka']
+
+/**
+ * Ends what a consumer is subscribed to, at once. What it has received of it stays.
+ *
+ * Postgres: nothing more is written to its inbox; a topic that nobody else takes is dropped from then on. RabbitMQ: its queue
+ * is unbound; a topic that nobody else takes is unroutable from then on, see `unroutable`. Kafka: nothing has to be done
+ * there, since a receiver reads what it names; the offsets of its group stay.
+ *
+ * @throws OptionError if a living receiver names one of them, which would subscribe to it again; SchemaError, BrokerError, or
+ * the database's error. After a BrokerError it is still written down: call it again.
+ */
+export async function unsubscribe(input: DatabaseInput, options: UnsubscribeOptions): Promise<Unsubscribed> {
+  refuseUnknown('unsubscribe', options, ['consumer', 'topics', 'broker', 'schema'])
+  const { topics, broker } = options
+  const consumer = checkConsumer(options.consumer)
+  if (!Array.isArray(topics) || topics.length === 0) {
+    throw new OptionError(
+      'topics',
+      'topics is required: a list of topic names or patterns such as ["invoice.#"].',
+    )
+  }
+  for (const topic of topics) checkTopicPattern(topic)
+  return withTables(input, options.schema, async (database) => {
+    const sql = subscriptionSql(database.schema)
+    const [naming] = await database.query<{ id: number; host: string; pattern: string }>(sql.naming, [
+      consumer,
+      topics,
+    ])
+    if (naming !== undefined) {
+      throw new OptionError(
+        'topics',
+        `Receiver ${naming.id} of "${consumer}" on ${naming.host} lives and names "${naming.pattern}": it would subscribe again. Stop it, or start it without that topic, first.`,
+      )
+    }
+    const known = await database.query<{ broker: string; pattern: string }>(sql.known, [consumer, topics])
+    const bound = known.find((row) => row.broker !== broker?.name && !withoutBindings.includes(row.broker))
+    if (bound !== undefined) {
+      throw new OptionError(
+        'broker',
+        `"${consumer}" is subscribed to "${bound.pattern}" over ${bound.broker}, which keeps the binding: give that broker.`,
+      )
+    }
+    await broker?.unsubscribe?.({ consumer, topics })
+    await database.query(sql.end, [consumer, topics, [...new Set(known.map((row) => row.broker))]])
+    const ended = new Set(known.map(({ pattern }) => pattern))
+    return {
+      unsubscribed: topics.filter((topic) => ended.has(topic)),
+      unknown: topics.filter((topic) => !ended.has(topic)),
+    }
+  })
+}

@@ -1,0 +1,121 @@
+import type { IncomingMessage } from '../brokers/broker.ts'
+import { batchLength, bytesOf } from '../brokers/consuming.ts'
+import type { Database } from '../database/database.ts'
+import type { InboxMessage } from '../database/inbox.ts'
+import { halving } from '../database/halving.ts'
+import { isContentError, isPassing } from '../database/sqlstate.ts'
+import { describeError } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import { reconnectMs } from '../loop.ts'
+import { pause } from '../waiting.ts'
+import { loopReports } from '../worker.ts'
+import { readDelivery, type Reading } from './delivery.ts'
+import { setAside, toLetter, type Letter } from './letter.ts'
+
+/** A message, and what it was read from. */
+interface Read {
+  readonly message: InboxMessage
+  readonly incoming: IncomingMessage
+}
+
+interface Parts {
+  readonly database: Database
+  readonly reading: Reading
+  readonly batchSize: number
+  readonly batchBytes: number
+  readonly emit: Emit
+  readonly stopping: AbortSignal
+  /** Writes messages to the inbox. Returns how many were new. */
+  readonly store: (messages: readonly InboxMessage[]) => Promise<number>
+}
+
+/** What became of a batch. */
+export interface Taken {
+  readonly fresh: number
+  readonly refused: number
+}
+
+/**
+ * Takes deliveries in, each as a message or as a dead letter, and resolves when the database has them all. What
+ * cannot be a message, or cannot be stored, is set aside by itself and does not hold up the others; an outage holds
+ * them all up, until it is over.
+ *
+ * @throws what the database threw last, when the receiver stops meanwhile: the broker delivers again what is missing
+ */
+export class Intake {
+  readonly #parts: Parts
+  readonly #reports: ReturnType<typeof loopReports>
+  #refused = 0
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+    this.#reports = loopReports(parts.emit, 'receiving')
+  }
+
+  /** One batch at a time. Adapters cut their batches as well, but anybody may write one. */
+  async take(batch: readonly IncomingMessage[]): Promise<Taken> {
+    this.#refused = 0
+    let fresh = 0
+    for (let start = 0, length = 0; start < batch.length; start += length) {
+      length = batchLength(batch, bytesOf, this.#parts, start)
+      fresh += await this.#takePart(batch.slice(start, start + length))
+    }
+    return { fresh, refused: this.#refused }
+  }
+
+  async #takePart(deliveries: readonly IncomingMessage[]): Promise<number> {
+    const messages = new Map<string, Read>()
+    const letters: Letter[] = []
+    for (const incoming of deliveries) {
+      const message = readDelivery(incoming, this.#parts.reading)
+      if (typeof message === 'string') letters.push(this.#toLetter(incoming, message))
+      // The same message twice in a batch: the first counts.
+      else if (!messages.has(message.id)) messages.set(message.id, { message, incoming })
+    }
+    const fresh = messages.size === 0 ? 0 : await this.#store([...messages.values()])
+    if (letters.length > 0) await this.#setAside(letters)
+    return fresh
+  }
+
+  async #store(all: readonly Read[]): Promise<number> {
+    let fresh = 0
+    await halving(
+      all,
+      async (some) => {
+        fresh += await this.#insist(() => this.#parts.store(some.map(({ message }) => message)))
+      },
+      ({ incoming }, error) =>
+        this.#setAside([this.#toLetter(incoming, `The database refuses it: ${describeError(error)}`)]),
+    )
+    return fresh
+  }
+
+  #toLetter(incoming: IncomingMessage, reason: string): Letter {
+    return toLetter(incoming, reason, this.#parts.reading.maxPayloadBytes)
+  }
+
+  async #setAside(letters: readonly Letter[]): Promise<void> {
+    const { database, reading, emit } = this.#parts
+    await this.#insist(() => setAside(database, reading.consumer, letters))
+    this.#refused += letters.length
+    for (const { topic, reason } of letters) emit({ type: 'refused', topic, reason })
+  }
+
+  /** Waiting here is what holds the broker back. Only a stop gives up, and then the broker delivers again. */
+  async #insist<Result>(work: () => Promise<Result>): Promise<Result> {
+    const { stopping } = this.#parts
+    for (let failures = 1; ; failures++) {
+      try {
+        const result = await work()
+        this.#reports.onRecovered()
+        return result
+      } catch (error) {
+        if (isContentError(error)) throw error
+        const retryInMs = reconnectMs(failures, 100, isPassing(error) ? 2000 : 10_000)
+        this.#reports.onError(error, failures, retryInMs)
+        if (!stopping.aborted) await pause(retryInMs, stopping)
+        if (stopping.aborted) throw error
+      }
+    }
+  }
+}

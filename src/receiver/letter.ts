@@ -1,0 +1,106 @@
+import { createHash } from 'node:crypto'
+import type { IncomingMessage } from '../brokers/broker.ts'
+import type { Database } from '../database/database.ts'
+import { cut } from '../database/gate.ts'
+import { arrayText, joined, pieces, unlessEmpty } from '../database/sql/statement.ts'
+import { refusedSql } from '../database/sql/refused.ts'
+import { newMessageId, toMessageId } from '../message.ts'
+import { limits } from '../options.ts'
+
+/** A delivery that was refused, as it becomes a dead letter: cut and cleaned, so that it fits whatever was delivered. */
+export interface Letter {
+  readonly id: string
+  /** By which it is known when it is delivered again. */
+  readonly mark: string
+  /** Whether it may have been delivered before. */
+  readonly again: boolean
+  readonly topic: string
+  readonly key: string | null
+  readonly headers: string
+  readonly body: Uint8Array
+  readonly contentType: string | null
+  readonly reason: string
+}
+
+const reasonBytes = 2000
+const headerNameBytes = 100
+const headerValueBytes = 1000
+
+/**
+ * The body is kept whole if it is no larger than a receiver takes, since a redrive hands it to a handler; else its
+ * beginning, and the reason tells the true length.
+ */
+export function toLetter(incoming: IncomingMessage, reason: string, maxPayloadBytes: number): Letter {
+  const { topic, key, headers, contentType, position, redelivered } = incoming
+  const body =
+    incoming.body.byteLength <= maxPayloadBytes
+      ? incoming.body
+      : incoming.body.subarray(0, limits.refusedBytes)
+  const known = toMessageId(`refused ${position ?? digest(incoming)}`)
+  const kept = cutHeaders(headers)
+  const lost = [
+    lossOf('topic', topic, limits.keyBytes),
+    lossOf('key', key ?? '', limits.keyBytes),
+    lossOf('content type', contentType ?? '', limits.receivedTypeBytes),
+    Object.keys(headers).length > Object.keys(kept).length ? `of ${Object.keys(headers).length} headers` : '',
+    body === incoming.body ? '' : `a body of ${incoming.body.byteLength} bytes`,
+  ].filter((loss) => loss !== '')
+  return {
+    // The place is the same for every redelivery; without one, two that look alike are two.
+    id: position === null ? newMessageId() : toMessageId(`letter ${position}`),
+    mark: known,
+    again: redelivered || position !== null,
+    topic: cut(topic, limits.keyBytes),
+    key: key === null ? null : cut(key, limits.keyBytes),
+    headers: JSON.stringify(kept),
+    body,
+    contentType: contentType === null ? null : cut(contentType, limits.receivedTypeBytes),
+    reason: cut(
+      lost.length === 0 ? reason : `${cut(reason, 1500)} Cut here: ${lost.join(', ')}.`,
+      reasonBytes,
+    ),
+  }
+}
+
+const lossOf = (what: string, text: string, maxBytes: number): string =>
+  text.length > maxBytes || Buffer.byteLength(text) > maxBytes
+    ? `a ${what} of ${Buffer.byteLength(text)} bytes`
+    : ''
+
+function cutHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
+  const entries: [string, string][] = []
+  let bytes = 0
+  for (const [name, value] of Object.entries(headers)) {
+    const entry: [string, string] = [cut(name, headerNameBytes), cut(value, headerValueBytes)]
+    bytes += entry[0].length + entry[1].length
+    if (entries.length >= limits.headerCount || bytes > limits.headersBytes) break
+    entries.push(entry)
+  }
+  return Object.fromEntries(entries)
+}
+
+/** Without the headers: RabbitMQ counts the deliveries in one. */
+function digest({ topic, key, body }: IncomingMessage): string {
+  const hash = createHash('sha256').update(JSON.stringify([topic, key]))
+  return hash.update(body).digest('hex')
+}
+
+/** Writes them among the dead letters, in one statement. After its commit the broker may forget them. */
+export async function setAside(database: Database, consumer: string, all: readonly Letter[]): Promise<void> {
+  const letters = [...new Map(all.map((letter) => [letter.id, letter])).values()]
+  const [bytes, starts, sizes] = pieces(letters.map(({ body }) => body))
+  await database.query(refusedSql(database.schema).refuse, [
+    consumer,
+    arrayText(letters.map(({ id }) => id)),
+    arrayText(letters.map(({ mark }) => mark)),
+    letters.map(({ again }) => again),
+    letters.map(({ topic }) => topic),
+    unlessEmpty(letters.map(({ key }) => key)),
+    joined(letters.map(({ headers }) => headers)),
+    bytes,
+    starts,
+    sizes,
+    unlessEmpty(letters.map(({ contentType }) => contentType)),
+    letters.map(({ reason }) => reason),
+  ])
+}

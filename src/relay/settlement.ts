@@ -1,0 +1,200 @@
+import type { SendOutcome } from '../brokers/broker.ts'
+import type { Database, Statement } from '../database/database.ts'
+import { arrayText, distinct } from '../database/sql/statement.ts'
+import { waitingSql } from '../database/sql/waiting.ts'
+import { backoffMs } from '../backoff.ts'
+import { describeError, errorRecord, type BrokerError } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import type { Lanes } from '../leases/lanes.ts'
+import type { HeldKey, Parking } from '../leases/parking.ts'
+import type { Head } from './heads.ts'
+import type { RelaySettings } from './options.ts'
+
+export interface SettlementParts {
+  readonly database: Database
+  readonly settings: RelaySettings
+  readonly onDead: 'park' | 'skip'
+  readonly lanesOf: Lanes
+  readonly parking: Parking
+  readonly emit: Emit
+}
+
+/** A message that the broker has refused by itself, and what is to become of it. */
+interface Refusal {
+  readonly row: Head
+  readonly fence: number
+  readonly error: BrokerError
+  readonly attempt: number
+  readonly reason: string
+  /** What its history says. */
+  readonly record: string
+  /** In how long it is tried again; null if it is not. */
+  readonly retryInMs: number | null
+}
+
+/**
+ * What becomes of messages that the broker will not take: each is put off, held back with its key, or buried. What one
+ * batch has brought goes in at most three statements. Each of them names the fence under which its lane was read, and
+ * what it has not touched is in other hands: nothing is said of it.
+ */
+export class Settlement {
+  readonly #parts: SettlementParts
+  readonly #sql: { readonly deferOutbox: Statement; readonly buryOutbox: Statement }
+
+  constructor(parts: SettlementParts) {
+    this.#parts = parts
+    this.#sql = waitingSql(parts.database.schema)
+  }
+
+  /**
+   * Settles what was rejected. Of a key, the first one counts: the others wait behind it, and no attempt of theirs is
+   * counted, or a key would use up its attempts several at a time. Returns what is no longer where it was read.
+   */
+  async refuse(
+    batch: readonly Head[],
+    outcomes: readonly SendOutcome[],
+    fences: ReadonlyMap<number, number>,
+  ): Promise<readonly Head[]> {
+    const alone: Refusal[] = []
+    const held: Refusal[] = []
+    /** What is left of each key that is held back. */
+    const rest = new Map<string, Head[]>()
+    let last: Refusal | undefined
+    for (const [index, row] of batch.entries()) {
+      const outcome = outcomes[index]
+      const behind = row.key === null ? undefined : rest.get(row.key)
+      if (behind !== undefined) {
+        if (outcome?.status !== 'sent') behind.push(row)
+        continue
+      }
+      if (outcome?.status !== 'rejected') continue
+      const refusal = this.#judge(row, outcome.error, fences.get(row.lane)!, last)
+      last = refusal
+      if (row.key === null || (refusal.retryInMs === null && this.#parts.onDead === 'skip')) {
+        alone.push(refusal)
+      } else {
+        held.push(refusal)
+        rest.set(row.key, [])
+      }
+    }
+    await this.#defer(alone.filter(({ retryInMs }) => retryInMs !== null))
+    await this.#bury(alone.filter(({ retryInMs }) => retryInMs === null))
+    await this.#hold(held, rest)
+    return [...[...alone, ...held].map(({ row }) => row), ...[...rest.values()].flat()]
+  }
+
+  /** Nobody wants these any more; their keys go on. */
+  async expire(rows: readonly Head[], fences: ReadonlyMap<number, number>): Promise<void> {
+    if (rows.length === 0) return
+    const buried = await this.#write(
+      this.#sql.buryOutbox,
+      rows.map((row) => ({ row, fence: fences.get(row.lane)! })),
+      [rows.map(({ attempt }) => attempt), rows.map(() => 'expired'), null, null],
+    )
+    for (const { id, topic, attempt } of rows.filter(({ seq }) => buried.has(seq)))
+      this.#parts.emit({ type: 'dead_letter', id, topic, attempt, reason: 'expired' })
+  }
+
+  #judge(row: Head, error: BrokerError, fence: number, last: Refusal | undefined): Refusal {
+    const { settings, lanesOf } = this.#parts
+    const attempt = row.attempt + 1
+    const dead = error.kind === 'poison' || attempt >= settings.maxAttempts
+    // Mostly they all fail with one error, and what is kept of it is dear.
+    return {
+      row,
+      fence,
+      error,
+      attempt,
+      reason: last?.error === error ? last.reason : describeError(error),
+      record:
+        last?.error === error && last.attempt === attempt
+          ? last.record
+          : errorRecord(error, attempt, lanesOf.workerId),
+      retryInMs: dead ? null : backoffMs(attempt, settings.backoffMsMin, settings.backoffMsMax),
+    }
+  }
+
+  async #defer(refusals: readonly Refusal[]): Promise<void> {
+    if (refusals.length === 0) return
+    const gone = await this.#write(this.#sql.deferOutbox, refusals, [
+      refusals.map(({ retryInMs }) => retryInMs),
+      refusals.map(({ attempt }) => attempt),
+      ...distinct(refusals.map(({ record }) => record)),
+      null,
+    ])
+    for (const refusal of refusals) if (gone.has(refusal.row.seq)) this.#tell(refusal)
+  }
+
+  async #bury(refusals: readonly Refusal[]): Promise<void> {
+    if (refusals.length === 0) return
+    const gone = await this.#write(this.#sql.buryOutbox, refusals, [
+      refusals.map(({ attempt }) => attempt),
+      refusals.map(({ reason }) => reason),
+      ...distinct(refusals.map(({ record }) => record)),
+    ])
+    for (const refusal of refusals) {
+      if (!gone.has(refusal.row.seq)) continue
+      this.#tell(refusal)
+      this.#tellDead(refusal)
+    }
+  }
+
+  /** Holds the key of each back behind it. */
+  async #hold(refusals: readonly Refusal[], rest: ReadonlyMap<string, readonly Head[]>): Promise<void> {
+    const { lanesOf, parking } = this.#parts
+    const keys = new Map<HeldKey, Refusal>()
+    for (const refusal of refusals) {
+      const { row, fence, reason, attempt, record, retryInMs } = refusal
+      const lane = lanesOf.held.get(row.lane)
+      // Its new holder sends it again, and is told the same.
+      if (lane === undefined || lane.fence !== fence) continue
+      const key: HeldKey = {
+        lane,
+        key: row.key!,
+        seq: row.seq,
+        id: row.id,
+        reason,
+        dead: retryInMs === null,
+        failure: { attempts: attempt, error: record },
+        forMs: retryInMs,
+        rest: rest.get(row.key!)!.map(({ seq }) => seq),
+      }
+      keys.set(key, refusal)
+    }
+    if (keys.size === 0) return
+    for (const [key, buried] of await parking.park([...keys.keys()])) {
+      const refusal = keys.get(key)!
+      this.#tell(refusal)
+      if (buried) this.#tellDead(refusal)
+    }
+  }
+
+  /** Returns the places of those that were still there, and ours. */
+  async #write(
+    statement: Statement,
+    of: readonly Pick<Refusal, 'row' | 'fence'>[],
+    values: readonly unknown[],
+  ): Promise<ReadonlySet<number>> {
+    const written = await this.#parts.database.keep<{ seq: number }>(statement, [
+      '',
+      arrayText(of.map(({ row }) => row.lane)),
+      arrayText(of.map(({ row }) => row.seq)),
+      arrayText(of.map(({ fence }) => fence)),
+      arrayText(of.map(({ row }) => row.id)),
+      ...values,
+    ])
+    return new Set(written.map(({ seq }) => seq))
+  }
+
+  #tell({ row: { id, topic, key }, attempt, error, retryInMs }: Refusal): void {
+    this.#parts.emit({
+      type: 'message_failed',
+      ...{ id, topic, key, attempt, error, retryInMs },
+      foundBy: 'error',
+    })
+  }
+
+  #tellDead({ row: { id, topic }, attempt, reason }: Refusal): void {
+    this.#parts.emit({ type: 'dead_letter', id, topic, attempt, reason })
+  }
+}

@@ -1,0 +1,45 @@
+import type pg from 'pg'
+import type { Database } from '../database/database.ts'
+import { circuitSql } from '../database/sql/circuit.ts'
+
+/** A topic of a consumer that pauses: what its handlers need is away. */
+export interface PausedTopic {
+  readonly topic: string
+  /** The code or the class of the errors. */
+  readonly reason: string
+  /** The error that it began with. */
+  readonly error: string
+  readonly since: Date
+  /** How many messages have tried since. */
+  readonly probes: number
+}
+
+interface PausedRow extends Omit<PausedTopic, 'since'> {
+  readonly consumer: string
+  readonly opened_at: Date
+}
+
+/** All topics that pause, or those of one consumer. */
+export async function readPaused(
+  database: Database,
+  client: pg.ClientBase | null = null,
+  of: string | null = null,
+): Promise<(PausedTopic & { readonly consumer: string })[]> {
+  const { all } = circuitSql(database.schema)
+  const rows =
+    client === null
+      ? await database.query<PausedRow>(all, [of])
+      : await database.run<PausedRow>(client, all, [of])
+  return rows.map(({ opened_at: since, ...row }) => ({ ...row, since }))
+}
+
+/** `pauses order.placed: ECONNREFUSED since 12:03`; with the day if that was not in the last twenty hours. */
+export function tellPaused({
+  topic,
+  reason,
+  since,
+}: Pick<PausedTopic, 'topic' | 'reason' | 'since'>): string {
+  const text = since.toISOString()
+  const recent = Date.now() - since.getTime() < 20 * 3_600_000
+  return `pauses ${topic}: ${reason} since ${recent ? text.slice(11, 16) : text.slice(0, 16).replace('T', ' ')}`
+}

@@ -1,0 +1,239 @@
+import { open, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import kafkajs from 'kafkajs'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import type { OnBatch } from '../../../src/brokers/broker.ts'
+import { createReceiver, type TwinboxEvent, type Worker } from '../../../src/index.ts'
+import { fuzzDeliveries, fuzzSeed } from '../../support/fuzz.ts'
+import { createTestDatabase, type TestDatabase } from '../../support/postgres.ts'
+import type { Fixture } from './fixture.ts'
+
+const { CompressionTypes } = kafkajs
+
+/** How many are sent before the last good one of them is waited for. */
+const groupSize = 20
+
+interface Delivery {
+  readonly key: Buffer | null
+  readonly value: Buffer | null
+  readonly headers: Record<string, Buffer | Buffer[]>
+}
+
+const bytes = (maxLength: number): fc.Arbitrary<Buffer> =>
+  fc.uint8Array({ maxLength }).map((array) => Buffer.from(array))
+const utf8 = (arbitrary: fc.Arbitrary<string>): fc.Arbitrary<Buffer> =>
+  arbitrary.map((string) => Buffer.from(string))
+const nested = (depth: number): string => '['.repeat(depth) + ']'.repeat(depth)
+
+/** Texts that somebody has choked on, among any others. */
+const nasty = fc.oneof(
+  utf8(fc.string({ unit: 'binary', maxLength: 40 })),
+  bytes(40),
+  utf8(
+    fc.constantFrom(
+      '',
+      '\0',
+      'text/plain\0',
+      'application/json',
+      'application/json; charset=utf-16',
+      'x'.repeat(20_000),
+      '1.0',
+      '-005000-01-01T00:00:00Z',
+      '+275760-09-13T00:00:00.000Z',
+      '0000-01-01T00:00:00Z',
+      '9999-12-31T23:59:59+14:00',
+      'infinity',
+      'NaN',
+      '-0',
+    ),
+  ),
+)
+const names = fc.oneof(
+  fc.constantFrom(
+    ...['ce_specversion', 'ce_id', 'ce_source', 'ce_type', 'ce_time', 'ce_expirytime', 'ce_partitionkey'],
+    ...['ce_traceparent', 'content-type', 'message-id', '__proto__', 'constructor', 'toString', '', '\0'],
+  ),
+  fc.string({ unit: 'binary', maxLength: 30 }),
+)
+const fewHeaders = fc
+  .array(fc.tuple(names, fc.oneof(nasty, fc.array(nasty, { minLength: 2, maxLength: 3 }))), { maxLength: 12 })
+  .map((entries) => Object.fromEntries(entries))
+const event = fewHeaders.map((headers) => ({
+  ...headers,
+  ce_specversion: Buffer.from('1.0'),
+  ce_id: headers['ce_id'] ?? Buffer.from('any'),
+}))
+const manyHeaders = fc
+  .integer({ min: 50, max: 3000 })
+  .map((count) =>
+    Object.fromEntries(Array.from({ length: count }, (_, index) => [`h${index}`, Buffer.from('v')])),
+  )
+
+const delivery: fc.Arbitrary<Delivery> = fc.record({
+  key: fc.oneof(
+    fc.constant(null),
+    nasty,
+    fc.constantFrom(Buffer.alloc(10_000, 'k'), Buffer.from([0, 0, 0, 0]), Buffer.alloc(8)),
+  ),
+  value: fc.oneof(
+    fc.constant(null),
+    bytes(300),
+    utf8(fc.json()),
+    utf8(fc.constantFrom(nested(20_000), '"\\u0000"', '"\\ud800"', '9'.repeat(200_000), '{', '1e999')),
+  ),
+  headers: fc.oneof(
+    { weight: 4, arbitrary: fewHeaders },
+    { weight: 4, arbitrary: event },
+    { arbitrary: manyHeaders, weight: 1 },
+  ),
+})
+
+/** Any bytes in any field of a record, and any bytes in place of a batch of them, through a whole receiver. */
+export function kafkaFuzz(fixture: Fixture): void {
+  const { make, createTopic, producer } = fixture
+
+  describe('a receiver', () => {
+    let database: TestDatabase
+    let receiver: Worker | null = null
+    let seen: { received: number; refused: number; causes: string[]; positions: Set<string | null> }
+
+    beforeAll(async () => {
+      database = await createTestDatabase()
+    })
+    afterEach(async () => {
+      await receiver?.stop()
+      receiver = null
+    })
+    afterAll(() => database.drop())
+
+    async function receive(topic: string): Promise<void> {
+      seen = { received: 0, refused: 0, causes: [], positions: new Set() }
+      const broker = make()
+      receiver = createReceiver({
+        database: database.url,
+        broker: { ...broker, subscribe: (options, onBatch) => broker.subscribe(options, noting(onBatch)) },
+        consumer: topic,
+        topics: [topic],
+        onEvent: (happened: TwinboxEvent) => {
+          if (happened.type === 'received') seen.received += happened.fresh + happened.duplicates
+          if (happened.type === 'refused') seen.refused++
+          if (happened.type === 'trouble') seen.causes.push(String(happened.error))
+        },
+      })
+      await receiver.start()
+    }
+
+    const noting =
+      (onBatch: OnBatch): OnBatch =>
+      async (batch) => {
+        await onBatch(batch)
+        for (const { position } of batch) seen.positions.add(position)
+      }
+
+    /** Each was taken or set aside. A group that rebalances may bring some of them once more. */
+    async function expectAll(topic: string, count: number): Promise<void> {
+      await expect.poll(() => seen.positions.size, { timeout: 20_000 }).toBe(count)
+      const again = seen.received + seen.refused - count
+      expect(again).toBeGreaterThanOrEqual(0)
+      const letters = await dead(topic)
+      expect(letters).toBeLessThanOrEqual(seen.refused)
+      expect(letters).toBeGreaterThanOrEqual(seen.refused - again)
+    }
+
+    const countOf = async (sql: string, topic: string): Promise<number> =>
+      (await database.query<{ count: number }>(`select count(*)::int as count from ${sql}`, [topic]))[0]!
+        .count
+    const arrived = (topic: string): Promise<number> =>
+      countOf(`twinbox.inbox where consumer = $1 and key = 'good'`, topic)
+    const dead = (topic: string): Promise<number> => countOf('twinbox.dead_letter where consumer = $1', topic)
+    const good = (id: string) => ({
+      key: 'good',
+      value: JSON.stringify({ good: id }),
+      headers: {
+        ce_specversion: '1.0',
+        ce_id: `good ${id}`,
+        ce_source: 'fuzz',
+        'content-type': 'application/json',
+      },
+    })
+
+    it(
+      'takes or sets aside whatever comes, and what is behind it arrives',
+      async () => {
+        const topic = await createTopic({ numPartitions: 1 })
+        await receive(topic)
+        const cpu: number[] = []
+        const sample = fc.sample(delivery, { numRuns: fuzzDeliveries, seed: fuzzSeed })
+        for (let from = 0; from < sample.length; from += groupSize) {
+          const group = sample.slice(from, from + groupSize)
+          const messages = group.flatMap((message, index) => [message, good(String(from + index))])
+          const compression = from % (2 * groupSize) === 0 ? CompressionTypes.GZIP : CompressionTypes.None
+          await producer().send({ topic, compression, messages })
+          const before = process.cpuUsage()
+          await expect
+            .poll(() => arrived(topic), {
+              interval: 5,
+              timeout: 20_000,
+              message: `behind the deliveries ${from} to ${from + groupSize}, seed ${fuzzSeed}; ${seen.causes.at(-1)}`,
+            })
+            .toBe(from + group.length)
+          const { user, system } = process.cpuUsage(before)
+          cpu.push((user + system) / 1000)
+        }
+        await expectAll(topic, 2 * sample.length)
+        expect(seen.refused).toBeGreaterThan(0)
+        const sorted = cpu.slice(5).toSorted((one, other) => one - other)
+        const median = sorted[sorted.length >> 1]!
+        expect(sorted.at(-1), `CPU of a group in ms, seed ${fuzzSeed}`).toBeLessThan(
+          Math.max(10 * median, 200),
+        )
+      },
+      60_000 + fuzzDeliveries * 50,
+    )
+
+    it.skipIf(!fixture.ours)(
+      'sets aside batches that are damaged on the disk of the broker, each alone',
+      async () => {
+        const topic = await createTopic({ numPartitions: 1 })
+        const count = 100
+        for (let index = 0; index < count; index++) {
+          await producer().send({ topic, messages: [{ value: 'x'.repeat(50), headers: { h: 'v' } }] })
+          await producer().send({ topic, messages: [good(String(index))] })
+        }
+        const changes = fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1, maxLength: 6 })
+        const log = join(fixture.service().nodes[0]!.logs, `${topic}-0`, `${'0'.repeat(20)}.log`)
+        await damage(log, fc.sample(changes, { numRuns: count, seed: fuzzSeed }))
+        await receive(topic)
+        await expect
+          .poll(() => arrived(topic), {
+            timeout: 20_000,
+            message: `seed ${fuzzSeed}; ${seen.causes.at(-1)}`,
+          })
+          .toBe(count)
+        await expectAll(topic, 2 * count)
+        expect(seen.refused).toBeGreaterThan(count / 2)
+      },
+    )
+  })
+}
+
+/** Changes bytes of every second batch of a log: any but its offset and its length, without which nothing is found. */
+async function damage(
+  log: string,
+  changes: readonly (readonly (readonly [number, number])[])[],
+): Promise<void> {
+  const content = await readFile(log)
+  const file = await open(log, 'r+')
+  let place = 0
+  for (let batch = 0; place < content.length; batch++) {
+    const size = 12 + content.readInt32BE(place + 8)
+    if (batch % 2 === 0) {
+      for (const [at, byte] of changes[batch / 2] ?? []) {
+        await file.write(Buffer.from([byte]), 0, 1, place + 16 + (at % (size - 16)))
+      }
+    }
+    place += size
+  }
+  await file.close()
+}

