@@ -81,45 +81,42 @@ async function makeTemplate(server: string): Promise<string> {
     hash.update(readFileSync(resolve(import.meta.dirname, '../../src/database', file)))
   }
   const name = `twinbox_template_${hash.digest('hex').slice(0, 12)}`
-  const there = await administer(server, `select from pg_database where datname = '${name}'`)
-  if (there > 0) return name
-  // Renamed when complete: a run that is broken off leaves no half a template, and of two runs the first one wins.
-  const draft = `twinbox_test_${randomBytes(6).toString('hex')}`
-  await administer(server, `create database ${draft} template template0`)
-  await migrate(urlOf(server, draft))
-  await dropOldTemplates(server)
-  try {
-    await administer(server, `alter database ${draft} rename to ${name}`)
-    await administer(server, `comment on database ${name} is '${new Date().toISOString()}'`)
-  } catch (error) {
-    await administer(server, `drop database ${draft} with (force)`)
-    if ((error as { code?: string }).code !== '42P04') throw error
-  }
-  return name
-}
-
-/** Those of other commits, a week after they were made: another checkout may still work with a younger one. */
-async function dropOldTemplates(server: string): Promise<void> {
   const client = new pg.Client({ connectionString: server })
   await client.connect()
   try {
-    const { rows } = await client.query<{ datname: string }>(
-      `select datname from pg_database
-       where datname like 'twinbox\\_template\\_%'
-         and shobj_description(oid, 'pg_database')::timestamptz < now() - interval '7 days'`,
-    )
-    for (const { datname } of rows) await client.query(`drop database if exists ${datname}`).catch(() => {})
+    // One at a time: of two files that began together, the second one's rename broke an index of pg_database, and with it
+    // the whole run. The lock is the session's, so who is killed leaves none.
+    await client.query(`select pg_advisory_lock(hashtext('twinbox_template'))`)
+    const there = await client.query(`select from pg_database where datname = '${name}'`)
+    if (there.rowCount) return name
+    // Renamed when complete: a run that is broken off leaves no half a template.
+    const draft = `twinbox_test_${randomBytes(6).toString('hex')}`
+    await client.query(`create database ${draft} template template0`)
+    await migrate(urlOf(server, draft))
+    await dropOldTemplates(client)
+    await client.query(`alter database ${draft} rename to ${name}`)
+    await client.query(`comment on database ${name} is '${new Date().toISOString()}'`)
+    return name
   } finally {
     await client.end()
   }
 }
 
-/** Runs one statement, and says how many rows it gave. */
-async function administer(url: string, statement: string): Promise<number> {
+/** Those of other commits, a week after they were made: another checkout may still work with a younger one. */
+async function dropOldTemplates(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ datname: string }>(
+    `select datname from pg_database
+     where datname like 'twinbox\\_template\\_%'
+       and shobj_description(oid, 'pg_database')::timestamptz < now() - interval '7 days'`,
+  )
+  for (const { datname } of rows) await client.query(`drop database if exists ${datname}`).catch(() => {})
+}
+
+async function administer(url: string, statement: string): Promise<void> {
   const client = new pg.Client({ connectionString: url })
   await client.connect()
   try {
-    return (await client.query(statement)).rowCount ?? 0
+    await client.query(statement)
   } finally {
     await client.end()
   }
