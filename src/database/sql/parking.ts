@@ -25,7 +25,7 @@ export const parkingSql = perSchema((s, statement) => {
     ${errors('$15')},
     held as materialized (${lanesHeld(s, 'select distinct w.lane, w.fence from wanted as w')}),
     head as (
-      delete from ${table} as i using (select w.* from wanted as w join held using (lane)) as h
+      delete from ${table} as i using (select w.* from wanted as w join held using (lane, fence)) as h
       where ${of(joinedBy('h', '$1::text'))} i.lane = h.lane and i.seq = h.seq and i.id = h.id
       returning h.dead, h.reason, ${receivedAt} as received_at, i.lane, i.seq, ${failed}, ${columns('i')}
     ),
@@ -48,7 +48,7 @@ export const parkingSql = perSchema((s, statement) => {
     )
     insert into ${s}.parked (consumer, lane, key, until, reason, head)
     select $1, w.lane, w.key, coalesce(clock_timestamp() + w.for_ms * interval '1 millisecond', 'infinity'), w.reason, w.seq
-    from wanted as w join held using (lane)
+    from wanted as w join held using (lane, fence)
     on conflict (consumer, lane, key) do update set until = greatest(parked.until, excluded.until),
       reason = case when parked.until = 'infinity' then parked.reason else coalesce(excluded.reason, parked.reason) end,
       head = case when parked.until = 'infinity' then parked.head else excluded.head end, released_to = 0

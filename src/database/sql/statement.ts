@@ -108,11 +108,11 @@ export const fencedClaim = (
     else i.fence = a.fence end`
 
 /**
- * The lanes of the consumer $1 that are held under these fences. They are locked, so that nobody takes one before this has
- * been committed; in the order in which they are renewed and given back, see lane.ts.
+ * Those lanes of the consumer $1 that are still held under the fences named. They are locked, so that nobody takes one
+ * before this has been committed; in the order in which they are renewed and given back, see lane.ts.
  */
 export const lanesHeld = (schema: string, lanes: string): string => `
-      select l.lane from ${schema}.lane as l join (${lanes}) as n using (lane, fence)
+      select l.lane, l.fence from ${schema}.lane as l join (${lanes}) as n using (lane, fence)
       where l.consumer = $1 order by l.lane for no key update of l`
 
 /** What `distinct` has made of errors; `withError` finds them there. */

@@ -1,4 +1,13 @@
-import { bounded, columns, fits, joinedBy, messageColumns, perSchema, readable } from './statement.ts'
+import {
+  bounded,
+  columns,
+  fits,
+  joinedBy,
+  lanesHeld,
+  messageColumns,
+  perSchema,
+  readable,
+} from './statement.ts'
 
 /** All messages without a key wait under this number. */
 export const unkeyedLane = 64
@@ -20,18 +29,12 @@ export const unhandledSql = perSchema((s, statement) => {
     // to see what waits of it. The claim of a row had counted an attempt, which is taken back.
     setAside: statement(
       'set_aside',
-      `with held as materialized (
-        select l.lane, l.fence from ${s}.lane as l
-        where l.consumer = $1 and l.lane < 64
-          and (l.lane, l.fence) in (select a.lane, a.fence from unnest($2::smallint[], $4::bigint[]) as a(lane, fence))
-        order by l.lane
-        for no key update of l
-      ),
+      `with held as materialized (${lanesHeld(s, 'select distinct a.lane, a.fence from unnest($2::smallint[], $4::bigint[]) as a(lane, fence)')}),
       gone as (
         delete from ${s}.inbox as i
         using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[]) as a(lane, seq, fence, id)
         where i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id
-          and case when a.lane < 64 then exists (select from held where held.lane = a.lane and held.fence = a.fence)
+          and case when a.lane < 64 then (a.lane, a.fence) in (select held.lane, held.fence from held)
             else i.fence = a.fence end
         returning i.lane, i.seq, ${kept('i')}
       ),

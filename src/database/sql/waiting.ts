@@ -39,7 +39,8 @@ export const waitingSql = perSchema((s, statement) => {
     table: `${s}.outbox`,
     receivedAt: 'null::timestamptz',
     held: `held as materialized (${lanesHeld(s, 'select distinct n.lane, n.fence from unnest($2::smallint[], $4::bigint[]) as n(lane, fence)')}),`,
-    fenced: 'i.lane = a.lane and i.seq = a.seq and i.id = a.id and a.lane in (select held.lane from held)',
+    fenced:
+      'i.lane = a.lane and i.seq = a.seq and i.id = a.id and (a.lane, a.fence) in (select held.lane, held.fence from held)',
   }
   const lastly = `a.attempt, ${withError('i', 'a')} as errors`
   const defer = ({ table, receivedAt, held, fenced }: typeof ofInbox): string => `
