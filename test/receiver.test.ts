@@ -379,6 +379,36 @@ test('what fails in the database by its content is found among 300 and set aside
   }
 })
 
+test('a dead letter that the database refuses as well is kept without what is to blame, and stops nobody', async () => {
+  await start()
+  await database.query(`
+    create function refuse() returns trigger language plpgsql as $$ begin
+      if new.headers::text like '%bad%' or new.topic = 'bad' then raise exception 'no' using errcode = '22P02'; end if;
+      return new;
+    end $$;
+    create trigger refuse before insert on twinbox.dead_letter for each row execute function refuse()`)
+  try {
+    await deliver([
+      incoming({ topic: 'one' }),
+      incoming({ topic: 'two', headers: { bad: '1' } }),
+      incoming({ topic: 'bad' }),
+      cloudEvent(),
+    ])
+    const letters = await refused()
+    expect(letters.map(({ topic, body }) => [topic, String(body)])).toEqual([
+      ['one', '{"n":1}'],
+      ['two', '{"n":1}'],
+      ['unknown', ''],
+    ])
+    for (const { reason } of letters.slice(1))
+      expect(reason).toMatch(/It has no identity.* The database does not keep more of it: .*no/)
+    expect(await rows()).toHaveLength(1)
+    expect(events.of('refused').map(({ topic }) => topic)).toEqual(['one', 'two', 'bad'])
+  } finally {
+    await database.query('drop function refuse cascade')
+  }
+})
+
 test('40 MiB in one batch go in, in statements of 8 MiB', async () => {
   const statements: number[] = []
   await start({

@@ -10,7 +10,7 @@ import { reconnectMs } from '../loop.ts'
 import { pause } from '../waiting.ts'
 import { loopReports } from '../worker.ts'
 import { readDelivery, type Reading } from './delivery.ts'
-import { setAside, toLetter, type Letter } from './letter.ts'
+import { setAside, toLetter, withoutBody, withoutHeaders, type Letter } from './letter.ts'
 
 /** A message, and what it was read from. */
 interface Read {
@@ -96,7 +96,13 @@ export class Intake {
 
   async #setAside(letters: readonly Letter[]): Promise<void> {
     const { database, reading, emit } = this.#parts
-    await this.#insist(() => setAside(database, reading.consumer, letters))
+    const write = (some: readonly Letter[]): Promise<void> =>
+      this.#insist(() => setAside(database, reading.consumer, some))
+    await halving(letters, write, async (letter, error) => {
+      // The last resort: its place is known, and what is behind it goes on.
+      const because = `The database does not keep more of it: ${describeError(error)}`
+      await halving([withoutHeaders(letter, because)], write, () => write([withoutBody(letter, because)]))
+    })
     this.#refused += letters.length
     for (const { topic, reason } of letters) emit({ type: 'refused', topic, reason })
   }

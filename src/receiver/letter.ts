@@ -62,6 +62,22 @@ export function toLetter(incoming: IncomingMessage, reason: string, maxPayloadBy
   }
 }
 
+/** For a letter that the database refuses: what most likely is to blame is left out. */
+export const withoutHeaders = (letter: Letter, because: string): Letter => ({
+  ...letter,
+  key: null,
+  headers: '{}',
+  contentType: null,
+  reason: cut(`${cut(letter.reason, reasonBytes / 2)} ${because}`, reasonBytes),
+})
+
+/** Where it stood and why it was refused, and nothing that was sent. */
+export const withoutBody = (letter: Letter, because: string): Letter => ({
+  ...withoutHeaders(letter, because),
+  topic: 'unknown',
+  body: Buffer.alloc(0),
+})
+
 const lossOf = (what: string, text: string, maxBytes: number): string =>
   text.length > maxBytes || Buffer.byteLength(text) > maxBytes
     ? `a ${what} of ${Buffer.byteLength(text)} bytes`
