@@ -9,7 +9,7 @@ const tags = {
   'servers:postgres': [
     'test/model/*.test.ts',
     'test/{bad-input,claimer,doctor,failover,floor,health,memory,migrate,package,plans,receiver}.test.ts',
-    'test/{rowsecurity,schedules,settings,sleep,unhandled,upkeep,workers}.test.ts',
+    'test/{rowsecurity,schedules,settings,sleep,unhandled,upkeep,sequences,workers}.test.ts',
     'test/claimer/{circuits,errors}.test.ts',
     'test/operate/*.test.ts',
     'test/telemetry/tracing.test.ts',

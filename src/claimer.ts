@@ -166,6 +166,8 @@ class Claimer {
       inHand: () => this.#hand.size,
       hasBacklog: () => this.#hand.waitingRows > 0,
       sureUntil: () => Math.min(this.#lanes.sureUntil, this.#unkeyed.sureUntil),
+      highest: () => this.#lanes.highest,
+      onBehind: () => this.#lanes.lower(),
       onOrphans: () => {
         suspects.reset()
         this.#unkeyed.sweep()
@@ -201,6 +203,11 @@ class Claimer {
       onTaken: async (lanes) => {
         await this.#keyed.take(lanes.filter(isKeyed))
         setImmediate(() => this.#wake())
+      },
+      onLowered: () => {
+        this.#keyed.forget()
+        this.#unkeyed.forget()
+        this.#wake()
       },
       onLost: (lanes, reason) =>
         this.#lose(

@@ -106,6 +106,19 @@ type Happening =
       readonly reason: string
     }
   | { readonly type: 'lanes_taken'; readonly lanes: readonly number[] }
+  /**
+   * The sequence of this table had gone back, by a restore, a switch to a replica or a truncation, and was set forward to
+   * where its numbers had been. All is sent and handled; but of one key, what was written in between may have gone before
+   * what is older.
+   */
+  | {
+      readonly type: 'sequence_mended'
+      readonly table: string
+      readonly from: number
+      readonly to: number
+    }
+  /** Messages were found in these lanes below where all were known to be done. They are worked on, late. */
+  | { readonly type: 'found_below'; readonly lanes: readonly number[] }
   | { readonly type: 'lanes_released'; readonly lanes: readonly number[] }
   /** A survivor found that a worker is gone. */
   | {

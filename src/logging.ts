@@ -99,6 +99,16 @@ function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: st
       return say('info', `took ${count(event.lanes, 'lane')}`)
     case 'lanes_released':
       return say('info', `gave back ${count(event.lanes, 'lane')}`)
+    case 'sequence_mended':
+      return say(
+        'error',
+        `the sequence of ${event.table} had gone back to ${event.from} and was set to ${event.to}: of one key, what was written in between may go before what is older`,
+      )
+    case 'found_below':
+      return say(
+        'error',
+        `messages were found in ${count(event.lanes, 'lane')} below where all were known to be done; they are worked on now`,
+      )
     case 'worker_dead': {
       const how = event.foundBy === 'lock' ? 'its process is gone' : 'it gives no sign of life'
       return say('warn', `worker ${event.deadWorkerId} is dead: ${how}, silent for ${ms(event.silentMs)}`)

@@ -186,6 +186,8 @@ export function measure(event: TwinboxEvent, topicLabel: (topic: string) => stri
       return [one('twinbox_outages_total', { kind, consumer, type: 'database' })]
     case 'stalled':
       return [one('twinbox_stalls_total', { kind })]
+    case 'sequence_mended':
+    case 'found_below':
     case 'trouble':
       return [one('twinbox_troubles_total', { kind, consumer })]
     case 'started':

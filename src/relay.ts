@@ -109,6 +109,8 @@ class Relay {
       emit: this.#emit,
       inHand: () => this.#strands.reduce((sum, strand) => sum + strand.inHand, 0),
       sureUntil: () => this.#lanes.sureUntil,
+      highest: () => this.#lanes.highest,
+      onBehind: () => this.#lanes.lower(),
       onOrphans: () => this.#lanes.wake(),
       onPeers: () => this.#lanes.wake(),
       onWoken: () => this.#hurry(),
@@ -131,6 +133,7 @@ class Relay {
         await this.#parking.load(lanes)
         setImmediate(() => this.#hurry())
       },
+      onLowered: () => this.#strands.forEach((strand) => strand.forget()),
       onLost: (lanes) => this.#strands.forEach((strand) => strand.drop(lanes)),
     })
     this.#parking = new Parking(database, '', this.#emit)

@@ -26,6 +26,8 @@ export class Stripes {
   readonly #context: ClaimerContext
   readonly #sql: ReturnType<typeof inboxSql>
   #marks = new Marks()
+  /** Those by which the claim under way was begun. */
+  #asked = this.#marks
   readonly #floors = new Map<number, Floor>()
   readonly #bound = new Map<number, number>(stripes.map((stripe) => [stripe, 0]))
   readonly #reached = new Map<number, number>()
@@ -60,6 +62,7 @@ export class Stripes {
   /** All stripes, with the bounds from which the next claim looks. */
   look(): { order: readonly number[]; bounds: readonly number[] } {
     const now = performance.now()
+    this.#asked = this.#marks
     if (now >= this.#sweepAt) {
       this.#sweepAt = now + sweepMs * (0.5 + Math.random())
       for (const stripe of stripes) this.#bound.set(stripe, this.#floorOf(stripe).bound)
@@ -75,7 +78,9 @@ export class Stripes {
     this.stir()
     for (const { lane, seq } of rows) this.#reached.set(lane, Math.max(seq, this.#reached.get(lane) ?? 0))
     const { xid, snapshot: text } = rows.find((row) => row.snapshot !== null) ?? { xid: null, snapshot: null }
-    // Not one per claim: under load the old marks would be pushed out before they have come of age.
+    // What was begun before the marks were forgotten says nothing of what has come since. Not one per claim: under load
+    // the old marks would be pushed out before they have come of age.
+    if (this.#asked !== this.#marks) return
     if (xid !== null && this.#marks.wanted) this.#marks.add(rows.at(-1)!.seq, xid)
     if (text === null) return
     const snapshot = parseSnapshot(text)

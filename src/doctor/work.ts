@@ -10,6 +10,7 @@ interface ConsumerRow {
   readonly waits: boolean
   readonly workers: number
   readonly stuck: number
+  readonly below: number
   readonly subscribed: boolean
   readonly lately: number
 }
@@ -40,36 +41,47 @@ interface IndexRow {
 /** Work that nobody does. */
 export async function examineWork(database: Database): Promise<readonly Finding[]> {
   const rows = await database.query<ConsumerRow>(doctorSql(database.schema).consumers)
-  const findings = rows.flatMap(({ consumer, waits, workers, stuck, subscribed, lately }): Finding[] => {
-    const [box, worker, command] =
-      consumer === ''
-        ? ['the outbox', 'relay', 'twinbox relay']
-        : [`the inbox of "${consumer}"`, 'claimer', `twinbox claim --consumer ${consumer}`]
-    const found: Finding[] = []
-    if (waits && workers === 0) {
-      found.push(
-        wrong('work', `Messages wait in ${box}, and no ${worker} is running.`, `Start one: ${command}`),
-      )
-    } else if (stuck > 0) {
-      found.push(
-        wrong(
-          'work',
-          `${stuck} lanes of ${box} have messages in them, and nobody has taken them for 30 s.`,
-          `See "twinbox workers" and the logs of the ${worker}s; as a last resort, start them again.`,
-        ),
-      )
-    }
-    if (subscribed && lately === 0) {
-      found.push(
-        wrong(
-          'subscriptions',
-          `The consumer "${consumer}" is subscribed, but none of its workers has run for an hour: what is sent to it piles up.`,
-          `Start its workers, or unsubscribe it: twinbox unsubscribe --consumer ${consumer}, with what "twinbox status --json" shows.`,
-        ),
-      )
-    }
-    return found
-  })
+  const findings = rows.flatMap(
+    ({ consumer, waits, workers, stuck, below, subscribed, lately }): Finding[] => {
+      const [box, worker, command] =
+        consumer === ''
+          ? ['the outbox', 'relay', 'twinbox relay']
+          : [`the inbox of "${consumer}"`, 'claimer', `twinbox claim --consumer ${consumer}`]
+      const found: Finding[] = []
+      if (waits && workers === 0) {
+        found.push(
+          wrong('work', `Messages wait in ${box}, and no ${worker} is running.`, `Start one: ${command}`),
+        )
+      } else if (stuck > 0) {
+        found.push(
+          wrong(
+            'work',
+            `${stuck} lanes of ${box} have messages in them, and nobody has taken them for 30 s.`,
+            `See "twinbox workers" and the logs of the ${worker}s; as a last resort, start them again.`,
+          ),
+        )
+      }
+      if (below > 0) {
+        found.push(
+          wrong(
+            'work',
+            `${below} lanes of ${box} have messages in them below where all were known to be done: a sequence has gone back, by a restore, a switch to a replica or a truncation.`,
+            `A ${worker} finds them when it starts, or within some minutes. Of one key, they may go before what is older.`,
+          ),
+        )
+      }
+      if (subscribed && lately === 0) {
+        found.push(
+          wrong(
+            'subscriptions',
+            `The consumer "${consumer}" is subscribed, but none of its workers has run for an hour: what is sent to it piles up.`,
+            `Start its workers, or unsubscribe it: twinbox unsubscribe --consumer ${consumer}, with what "twinbox status --json" shows.`,
+          ),
+        )
+      }
+      return found
+    },
+  )
   findings.push(
     ...(await examineTopics(database)),
     ...(await examineCircuits(database)),

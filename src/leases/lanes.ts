@@ -15,6 +15,10 @@ const takeMsCalm = 1000
 const heirMs = 3000
 /** A lane that was inherited stays for so long beyond the fair share. */
 const inheritedMs = 5000
+/** So often at most is it looked whether lanes are missing. */
+const createMs = 5000
+/** So often it is looked for messages below the floors. */
+const belowMs = 60_000
 /** So often at most is it written down where the floors are: how much a successor need not look through. */
 const writeMs = 1000
 
@@ -30,9 +34,11 @@ export class Lanes {
   readonly #options: LanesOptions
   readonly #sql: ReturnType<typeof laneSql>
   #loop: Loop | null = null
+  #below: Loop | null = null
   #renewedAt = -Infinity
   #wroteAt = -Infinity
   #takeAt = 0
+  #createAt = 0
   #left: readonly LeftLane[] = []
   #taken: Taken | null = null
 
@@ -42,9 +48,9 @@ export class Lanes {
   }
 
   async start(onError: LoopOptions['onError']): Promise<void> {
-    const { database, consumer, count } = this.#options
-    if (consumer !== '') await database.query(this.#sql.create, [consumer, count])
+    await this.#create()
     this.#loop = startLoop(() => this.#tick(), { onError })
+    this.#below = startLoop(() => this.#lookBelow(), { onError })
   }
 
   /** Looks for lanes now: somebody died, or a drained lane can be given back. */
@@ -61,6 +67,11 @@ export class Lanes {
   /** By the monotonic clock, until when the leases are sure to run. */
   get sureUntil(): number {
     return this.held.size === 0 ? Infinity : this.#renewedAt + sureShare * this.#options.leaseMs
+  }
+
+  /** Up to where all is done in one of the lanes at least. */
+  get highest(): number {
+    return Math.max(0, ...[...this.held.values()].map(({ floor }) => floor.bound))
   }
 
   get workerId(): number | null {
@@ -88,7 +99,7 @@ export class Lanes {
 
   /** Stops, and gives back whatever is still held. Returns how many lanes that were. */
   async stop(): Promise<number> {
-    await this.#loop?.stop()
+    await Promise.all([this.#loop?.stop(), this.#below?.stop()])
     return this.#leave([...this.held.values()])
   }
 
@@ -107,6 +118,7 @@ export class Lanes {
     if (this.held.size < share && (!membership.settled || now >= this.#takeAt)) {
       this.#takeAt = now + takeMsCalm
       await this.#take(share - this.held.size, free, [])
+      if (this.held.size < share && now >= this.#createAt) await this.#create()
     }
     if (this.#options.mayInherit?.() === true) await this.#accept()
     const surplus = this.held.size - share
@@ -163,6 +175,7 @@ export class Lanes {
     if (membership.id !== holder) return
     for (const lane of lanes) this.held.set(lane.lane, lane)
     emit({ type: 'lanes_taken', lanes: lanes.map(({ lane }) => lane) })
+    this.#below?.wake()
     for (const { of, ...from } of membership.orphans.takenOver(rows, holder)) {
       emit({ type: 'takeover', ...from, strategy: failover, lanes: of.map(({ lane }) => lane), rows: 0 })
     }
@@ -181,12 +194,60 @@ export class Lanes {
     if (lanes.length === 0) return
     const left = this.#asLeft(lanes)
     const values = [consumer, membership.id, leaseMs, ...asColumns(left)]
-    const renewed = await database.keep<{ lane: number }>(this.#sql.renew, values)
+    const renewed = await database.keep<Pick<LaneRow, 'lane' | 'floor' | 'lowered'>>(this.#sql.renew, values)
     for (const [index, lane] of lanes.entries()) lane.written = left[index]!.floor
-    const kept = new Set(renewed.map(({ lane }) => lane))
+    const kept = new Map(renewed.map((row) => [row.lane, row]))
+    // By another worker, which has found the sequence behind.
+    const lowered = lanes.filter(({ lane, lowered: known }) => known < (kept.get(lane)?.lowered ?? 0))
+    for (const lane of lowered) {
+      lane.floor.lower(kept.get(lane.lane)!.floor + 1)
+      lane.lowered = kept.get(lane.lane)!.lowered
+    }
+    if (lowered.length > 0) this.#options.onLowered()
     const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
     for (const { lane } of lost) this.held.delete(lane)
     if (lost.length > 0) this.#lose(lost, 'Another worker has taken the lane.')
+  }
+
+  /** Has lanes read from their beginning: what was known of their numbers does not count any more. */
+  async lower(lanes: readonly Lane[] = [...this.held.values()]): Promise<void> {
+    const { database, membership, consumer, onLowered } = this.#options
+    for (const { floor } of lanes) floor.lower(1)
+    onLowered()
+    const values = [consumer, membership.id, lanes.map(({ lane }) => lane), lanes.map(({ fence }) => fence)]
+    for (const { lane, lowered } of await database.keep<LaneRow>(this.#sql.lower, values)) {
+      const held = lanes.find((each) => each.lane === lane)!
+      held.lowered = lowered
+    }
+  }
+
+  /** Below a floor there is nothing, as far as is known. Whatever has made that untrue, nobody would ever look there. */
+  async #lookBelow(): Promise<number> {
+    const { database, consumer, emit } = this.#options
+    const lanes = [...this.held.values()]
+    if (lanes.length === 0) return belowMs
+    const startedAt = performance.now()
+    const found = await database.keep<{ lane: number }>(
+      consumer === '' ? this.#sql.belowOutbox : this.#sql.below,
+      [consumer, lanes.map(({ lane }) => lane)],
+    )
+    const wrong = lanes.filter(
+      ({ lane, fence }) => found.some((row) => row.lane === lane) && this.holds(lane, fence),
+    )
+    if (wrong.length > 0) {
+      emit({ type: 'found_below', lanes: wrong.map(({ lane }) => lane) })
+      await this.lower(wrong)
+    }
+    // Behind an old transaction there may be millions of dead rows to go through.
+    return Math.max(belowMs, 100 * (performance.now() - startedAt))
+  }
+
+  /** They are there from the first start on, unless somebody has truncated their table. */
+  async #create(): Promise<void> {
+    this.#createAt = performance.now() + createMs
+    const { database, consumer, count } = this.#options
+    const [there] = await database.query<{ count: number }>(this.#sql.count, [consumer])
+    if (there!.count < count) await database.query(this.#sql.create, [consumer, count])
   }
 
   /** Marks the surplus for giving back, or unmarks it if somebody else has left meanwhile. */

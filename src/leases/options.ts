@@ -23,6 +23,10 @@ export interface MembershipOptions {
   readonly hasBacklog?: () => boolean
   /** By the monotonic clock, until when the worker is sure of all its leases. */
   readonly sureUntil: () => number
+  /** The highest place below which this worker takes all for done; 0 if it reads no lanes. */
+  readonly highest?: () => number
+  /** The sequence had gone back behind that. */
+  readonly onBehind?: () => Promise<void>
   /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
   readonly onOrphans: () => void
   /** Somebody who shares the work has come or gone. */
@@ -52,6 +56,8 @@ export interface LanesOptions {
   readonly mayInherit?: () => boolean
   /** Lanes are there to be worked on. */
   readonly onTaken: (lanes: readonly Lane[]) => void | Promise<void>
+  /** Lanes are to be read from their beginning, and no mark of before counts. */
+  readonly onLowered: () => void
   /** Lanes have been lost to others; what is in hand of them must not be settled. */
   readonly onLost: (lanes: readonly Lane[], reason: string) => void
 }

@@ -5,6 +5,7 @@ import { startLoop, type Loop } from '../loop.ts'
 import { version } from '../version.ts'
 import type { MembershipOptions } from './options.ts'
 import { Orphans } from './orphans.ts'
+import { mendSequences } from './sequences.ts'
 import { Session, type Sight } from './session.ts'
 import { Sleep } from './sleep.ts'
 import { Sightings, type Peer } from './sightings.ts'
@@ -20,6 +21,15 @@ const givenUp = 'Another worker took this one for dead, or an operator evicted i
 const otherServer = 'The server was restarted or is another one: what was known of its tables does not count.'
 /** The part of its time after which a worker doubts itself: before anybody else may. */
 export const sureShare = 0.8
+
+/** What a sign of life tells beside the peers. */
+interface Beat {
+  /** Null if this worker was given up on. */
+  readonly server: string | null
+  /** The sequence that numbers what it reads, and how far that has come: null if there is none, or nobody may know. */
+  readonly file: number | null
+  readonly position: number | null
+}
 
 /**
  * A worker's place among those that share its work: it registers, gives signs of life, and finds the dead.
@@ -50,6 +60,7 @@ export class Membership {
   /** On which it is registered. */
   #server: string | null = null
   #formerId: number | null = null
+  #numbered: Pick<Beat, 'file' | 'position'> | null = null
 
   constructor(options: MembershipOptions) {
     this.#options = options
@@ -89,6 +100,7 @@ export class Membership {
 
   /** Registers, and gives signs of life from then on. */
   async join(): Promise<void> {
+    await mendSequences(this.#options.database, this.#options.emit)
     await this.#session.open()
     await this.#register()
     await this.#watch(await this.#peers())
@@ -142,14 +154,22 @@ export class Membership {
     if (!this.#session.locked) await this.#session.lock(id)
     const at = performance.now()
     const values = [...this.#circle, id, this.#options.inHand(), this.#session.locked]
-    const peers = await this.#session.run<Peer & { server: string | null }>(this.#sql.beat, values)
-    const { server } = peers[0]!
+    // Before it is asked where the sequence stands: afterwards, more may have been read.
+    const highest = this.#options.highest?.() ?? 0
+    const peers = await this.#session.run<Peer & Beat>(this.#sql.beat, values)
+    const { server, file, position } = peers[0]!
     if (server !== this.#server) {
       this.#void(server === null ? givenUp : otherServer)
       await this.#comeBack()
       return null
     }
     this.#beatAt = at
+    const before = this.#numbered ?? { file, position }
+    this.#numbered = { file, position }
+    if (file !== before.file || (position ?? Infinity) < Math.max(highest, before.position ?? 0)) {
+      await mendSequences(this.#options.database, this.#options.emit)
+      await this.#options.onBehind?.()
+    }
     return peers
   }
 

@@ -1,4 +1,4 @@
-import { perSchema } from './statement.ts'
+import { everyConsumer, everyLane, perSchema } from './statement.ts'
 
 /** What `twinbox doctor` asks. Each statement reads catalogs, or a bounded number of rows. */
 export const doctorSql = perSchema((s) => {
@@ -86,7 +86,7 @@ export const doctorSql = perSchema((s) => {
         select coalesce(array_agg(distinct t.topic), '{}') from ${s}.worker as w cross join unnest(w.topics) as t(topic)
         where w.kind = 'claimer' and w.consumer = c.consumer and w.ended_at is null
           and w.beat_at > clock_timestamp() - interval '30 seconds') as patterns
-      from (select distinct consumer from ${s}.lane where consumer <> '') as c
+      from ${everyConsumer(s)} as c
       cross join lateral (
         select u.topic from ${s}.unhandled as u where u.consumer = c.consumer limit 100000
       ) as m
@@ -104,19 +104,25 @@ export const doctorSql = perSchema((s) => {
         (select count(*) from ${s}.worker as w where w.consumer = c.consumer
           and w.kind = case when c.consumer = '' then 'relay' else 'claimer' end and w.ended_at is null
           and w.beat_at > clock_timestamp() - interval '30 seconds')::int as workers,
-        (select count(*) from ${s}.lane as l
-          where l.consumer = c.consumer and l.lease_until < clock_timestamp() - interval '30 seconds'
+        (select count(*) from ${everyLane}
+          where l.lane < 64 and not exists (select from ${s}.lane as h where h.consumer = c.consumer and h.lane = l.lane
+              and h.lease_until >= clock_timestamp() - interval '30 seconds')
             and case when c.consumer = ''
-              then exists (select from ${s}.outbox as o where o.lane = l.lane and o.seq > l.floor
+              then exists (select from ${s}.outbox as o where o.lane = l.lane
                 and o.published_at < clock_timestamp() - interval '30 seconds')
-              else l.lane < 64 and exists (select from ${s}.inbox as i
-                where i.consumer = c.consumer and i.lane = l.lane and i.seq > l.floor
+              else exists (select from ${s}.inbox as i
+                where i.consumer = c.consumer and i.lane = l.lane
                   and i.received_at < clock_timestamp() - interval '30 seconds') end)::int as stuck,
+        -- Workers read from the floor of a lane on: what stands below is seen by nobody.
+        (select count(*) from ${s}.lane as l where l.consumer = c.consumer and case when c.consumer = ''
+            then exists (select from ${s}.outbox as o where o.lane = l.lane and o.seq <= l.floor)
+            else exists (select from ${s}.inbox as i where i.consumer = c.consumer and i.lane = l.lane and i.seq <= l.floor)
+            end)::int as below,
         exists (select from ${s}.subscription as u where u.consumer = c.consumer and u.ended_at is null) as subscribed,
         (select count(*) from ${s}.worker as w where w.consumer = c.consumer and c.consumer <> ''
           and (w.ended_at is null or w.ended_at > clock_timestamp() - interval '1 hour')
           and w.beat_at > clock_timestamp() - interval '1 hour')::int as lately
-      from (select distinct consumer from ${s}.lane union select consumer from ${s}.subscription where ended_at is null) as c
+      from (select '' as consumer union select consumer from ${everyConsumer(s)} as c union select consumer from ${s}.subscription where ended_at is null) as c
       order by c.consumer`,
     },
   }

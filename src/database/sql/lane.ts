@@ -14,11 +14,16 @@ export const laneSql = perSchema((s, statement) => {
       order by l.lane
       for no key update of l
     )`
+  const below = (table: string, where: string): string => `
+    select l.lane from ${s}.lane as l
+    where l.consumer = $1 and l.lane = any ($2::smallint[])
+      and exists (select from ${s}.${table} as m where ${where} m.lane = l.lane and m.seq <= l.floor)`
   return {
+    // Made again after a truncation, with fences that nobody can still have in hand.
     create: statement(
       'create_lanes',
-      `insert into ${s}.lane (consumer, lane)
-    select $1, lane from generate_series(0, $2::int - 1) as lane
+      `insert into ${s}.lane (consumer, lane, fence)
+    select $1, lane, extract(epoch from clock_timestamp())::bigint from generate_series(0, $2::int - 1) as lane
     on conflict do nothing`,
     ),
 
@@ -56,8 +61,24 @@ export const laneSql = perSchema((s, statement) => {
     from ours join unnest($4::smallint[], $6::bigint[], $7::int[], $8::text[]) as n(lane, floor, lowered, server)
       using (lane)
     where l.consumer = $1 and l.lane = ours.lane
-    returning l.lane`,
+    returning l.lane, l.floor, l.lowered`,
     ),
+
+    // Has lanes read from their beginning, also by who holds them next. $1 consumer, $2 worker, $3, $4 lanes and fences.
+    lower: statement(
+      'lower_lanes',
+      `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
+    update ${s}.lane as l set floor = 0, lowered = l.lowered + 1 from ours
+    where l.consumer = $1 and l.lane = ours.lane
+    returning l.lane, l.lowered`,
+    ),
+
+    count: statement('count_lanes', `select count(*)::int as count from ${s}.lane where consumer = $1`),
+
+    // Which of these lanes ($2) have messages in them where there should be none. What comes back below a floor lowers it
+    // in the same statement.
+    below: statement('below_floors', below('inbox', 'm.consumer = $1 and')),
+    belowOutbox: statement('below_floors_outbox', below('outbox', '')),
 
     // Takes the lanes that their holders have made over to this worker; $4 are those that it works on.
     accept: statement(

@@ -1,4 +1,12 @@
-import { columns, instant, messageColumns, perSchema, readable } from './statement.ts'
+import {
+  columns,
+  everyConsumer,
+  everyLane,
+  instant,
+  messageColumns,
+  perSchema,
+  readable,
+} from './statement.ts'
 
 /** Where a message can be. */
 export const messageStates = [
@@ -30,14 +38,15 @@ export const messageSql = perSchema((s) => {
     `, case when $8::boolean then ${alias}.payload end as payload, case when $8::boolean then ${alias}.body end as body`
   const inHand = (holder: string, leaseUntil: string): string =>
     `case when ${leaseUntil} > clock_timestamp() then ${holder} end`
-  // From each lane's floor on, and with a key only its lane: below it there are dead rows only.
+  // With a key only its lane.
   const lanes = (table: string, where: string, consumers: string, select: string): string => `
-    select m.* from ${s}.lane as l
+    select m.* from ${consumers} as c cross join ${everyLane}
+    left join ${s}.lane as h on h.consumer = c.consumer and h.lane = l.lane
     cross join lateral (
       select ${select}, ${content('m')} from ${s}.${table} as m
-      where ${where} m.lane = l.lane and m.seq > l.floor order by m.seq limit $6
+      where ${where} m.lane = l.lane order by m.seq limit $6
     ) as m
-    where ${consumers} and ($2::text is null or l.consumer = $2)
+    where ($2::text is null or c.consumer = $2)
       and ($4::text is null or l.lane = ${s}.lane_of($4)) limit $6`
   const each = (table: string, select: string, payload = content('m')): string => `
     select ${select}, ${payload} from ${s}.${table} as m
@@ -52,8 +61,8 @@ export const messageSql = perSchema((s) => {
           lanes(
             'outbox',
             '',
-            `l.consumer = ''`,
-            `l.consumer, m.seq as place, m.published_at as since, m.attempt, null::timestamptz as received_at, m.errors,
+            `(select '' as consumer)`,
+            `c.consumer, m.seq as place, m.published_at as since, m.attempt, null::timestamptz as received_at, m.errors,
             ${nothing}`,
           ),
         ),
@@ -61,11 +70,11 @@ export const messageSql = perSchema((s) => {
           'inbox',
           lanes(
             'inbox',
-            'm.consumer = l.consumer and',
-            `l.consumer <> ''`,
+            'm.consumer = c.consumer and',
+            everyConsumer(s),
             `m.consumer, m.seq as place, m.received_at as since, m.attempt, m.received_at, m.errors,
             null::timestamptz as due_at, case when m.lane >= 64 then ${inHand('m.holder', 'm.lease_until')}
-              when m.seq <= l.reach then ${inHand('l.holder', 'l.lease_until')} end as holder, null::text as reason`,
+              when m.seq <= h.reach then ${inHand('h.holder', 'h.lease_until')} end as holder, null::text as reason`,
           ),
         ),
         branch(

@@ -86,6 +86,7 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
   relay: [
     ...membership,
     ...waiting,
+    on('lane', 'insert'),
     on('outbox', 'select', 'insert', 'update', 'delete'),
     on('dedupe', 'select', 'insert', 'delete'),
     on('schedule', 'select', 'update'),
@@ -127,11 +128,24 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
   ),
 }
 
+/** To number workers, and to see whether a sequence has gone back. None may set one. */
+const sequences: Partial<Record<RoleName, readonly (readonly [privilege: string, sequence: string])[]>> = {
+  relay: [
+    ['usage', 'worker_id_seq'],
+    ['select', 'outbox_seq_seq'],
+  ],
+  receiver: [['usage', 'worker_id_seq']],
+  claimer: [
+    ['usage', 'worker_id_seq'],
+    ['select', 'inbox_seq_seq'],
+  ],
+}
+
 const functions: Partial<Record<RoleName, readonly string[]>> = {
   publisher: ['publish', 'new_id', 'lane_of'],
-  relay: ['lane_of', 'incarnation'],
-  receiver: ['lane_of', 'incarnation'],
-  claimer: ['lane_of', 'complete', 'incarnation'],
+  relay: ['lane_of', 'incarnation', 'mend_sequences'],
+  receiver: ['lane_of', 'incarnation', 'mend_sequences'],
+  claimer: ['lane_of', 'complete', 'incarnation', 'mend_sequences'],
   operator: ['lane_of'],
 }
 
@@ -149,9 +163,9 @@ export const rolesSql = perSchema((s) => {
     [
       `-- ${name}`,
       ...grants[name].map((each) => grant(each, name)),
-      ...(['relay', 'receiver', 'claimer'].includes(name)
-        ? [`grant usage on sequence ${s}.worker_id_seq to ${role(name)};`]
-        : []),
+      ...(sequences[name] ?? []).map(
+        ([privilege, sequence]) => `grant ${privilege} on sequence ${s}.${sequence} to ${role(name)};`,
+      ),
       ...(functions[name] ?? []).map(
         (called) => `grant execute on function ${s}.${called} to ${role(name)};`,
       ),

@@ -115,6 +115,24 @@ export const lanesHeld = (schema: string, lanes: string): string => `
       select l.lane, l.fence from ${schema}.lane as l join (${lanes}) as n using (lane, fence)
       where l.consumer = $1 order by l.lane for no key update of l`
 
+/**
+ * Every lane of a box, and every consumer that has an inbox, for whoever counts: by the rows themselves. The table of lanes
+ * says what workers believe, and an instrument that believes the same shows nothing where they are wrong.
+ */
+export const everyLane = 'generate_series(0, 71) as l(lane)'
+export const everyConsumer = (s: string): string => `(
+      select consumer from ${s}.lane where consumer <> ''
+      union
+      select consumer from (
+        with recursive c as (
+          select min(i.consumer) as consumer from ${s}.inbox as i
+          union all
+          select (select min(i.consumer) from ${s}.inbox as i where i.consumer > c.consumer) from c where c.consumer is not null
+        )
+        select c.consumer from c where c.consumer is not null
+      ) as c
+    )`
+
 /** What `distinct` has made of errors; `withError` finds them there. */
 export const errors = (texts: string): string =>
   `errors as materialized (select array(select e::jsonb from unnest(${parted(texts)}) as e) as texts)`

@@ -1,10 +1,10 @@
-import { perSchema } from './statement.ts'
+import { everyConsumer, everyLane, perSchema } from './statement.ts'
 
 /** What metrics and health checks ask beside the status. Each statement reads a bounded number of rows. */
 export const watchSql = perSchema((s) => {
   const headOf = (table: string, since: string, where: string): string => `
     select m.${since} as since from ${s}.${table} as m
-    where ${where} m.lane = l.lane and m.seq > l.floor order by m.seq limit 1`
+    where ${where} m.lane = l.lane order by m.seq limit 1`
   const ageOf = (time: string): string => `extract(epoch from clock_timestamp() - ${time})::float8 * 1000`
 
   return {
@@ -34,10 +34,12 @@ export const watchSql = perSchema((s) => {
     // Keyed lanes with messages in them that nobody holds. Of stripes, the rows are leased and not the lane.
     orphanedLanes: {
       text: `select l.consumer, count(*) as count
-      from ${s}.lane as l
-      where l.lease_until <= clock_timestamp() and case when l.consumer = ''
-        then exists (${headOf('outbox', 'published_at', '')})
-        else l.lane < 64 and exists (${headOf('inbox', 'received_at', 'm.consumer = l.consumer and')}) end
+      from (select c.consumer, l.lane from (select '' as consumer union select consumer from ${everyConsumer(s)} as c) as c
+        cross join ${everyLane} where l.lane < 64) as l
+      where not exists (select from ${s}.lane as h
+          where h.consumer = l.consumer and h.lane = l.lane and h.lease_until > clock_timestamp())
+        and case when l.consumer = '' then exists (${headOf('outbox', 'published_at', '')})
+          else exists (${headOf('inbox', 'received_at', 'm.consumer = l.consumer and')}) end
       group by l.consumer`,
     },
 
@@ -59,7 +61,7 @@ export const watchSql = perSchema((s) => {
         from ${s}.lane as l
         cross join lateral (
           select m.received_at as since from ${s}.inbox as m
-          where m.consumer = l.consumer and m.lane = l.lane and m.seq > l.floor
+          where m.consumer = l.consumer and m.lane = l.lane
             and (m.lease_until <= clock_timestamp() or m.holder = w.id)
           order by m.seq limit 1
         ) as head

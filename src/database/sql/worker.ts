@@ -1,3 +1,4 @@
+import { numbering } from './sequence.ts'
 import { serverIdentity, writable } from './server.ts'
 import { durably, instant, perSchema } from './statement.ts'
 
@@ -44,7 +45,8 @@ export const workerSql = perSchema((s, statement) => ({
       where id = $4 and ended_at is null
       returning ${serverIdentity(s)} as server
     )
-    select beat.server, peer.* from (select) as look left join beat on true left join (${peers(s)}) as peer on true`,
+    select beat.server, numbered.file, numbered.position, peer.*
+    from ${numbering(s, '$1::text')} as numbered left join beat on true left join (${peers(s)}) as peer on true`,
   ),
 
   peers: statement('worker_peers', peers(s)),

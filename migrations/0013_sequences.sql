@@ -1,0 +1,71 @@
+-- A sequence that has gone back: a switch to a logical replica copies rows and not sequences, and so may a restore; a test
+-- suite truncates with RESTART IDENTITY. What is numbered from then on stands below what workers have long read, where they
+-- never look, and a number that is still taken makes the insert fail.
+--
+-- Locks: none on existing tables. Old code can run beside it.
+
+-- Sets the sequences forward that have fallen behind their tables, and has the lanes of these tables read from their
+-- beginning. Returns those that it has set, and nothing if all is well. Anybody may call it at any time.
+--
+-- With its owner's rights: of whoever works here, none may set a sequence, since it could be set back as well.
+create function twinbox.mend_sequences() returns table (name text, stood_at bigint, set_to bigint)
+  language plpgsql volatile security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  sequence regclass;
+  needed bigint;
+begin
+  -- One at a time: the second one would set back what the first has set forward and publishers have drawn from since.
+  perform pg_advisory_xact_lock('twinbox.dead_letter'::regclass::oid::int, 1);
+  for name, sequence, needed in
+    -- A message that waits elsewhere comes back to the place that it had. Of the tables, the last place of each lane is
+    -- looked up in its index.
+    select 'outbox', pg_get_serial_sequence('twinbox.outbox', 'seq')::regclass, greatest(
+      (select max(l.floor) from twinbox.lane as l where l.consumer = ''),
+      (select max(m.seq) from generate_series(0, 63) as lane cross join lateral (
+        select o.seq from twinbox.outbox as o where o.lane = lane.lane order by o.seq desc limit 1) as m),
+      (select max(p.seq) from twinbox.parked_message as p where p.consumer = ''),
+      (select max(d.seq) from twinbox.dead_letter as d where d.consumer = ''))
+    union all
+    select 'inbox', pg_get_serial_sequence('twinbox.inbox', 'seq')::regclass, greatest(
+      (select max(l.floor) from twinbox.lane as l where l.consumer <> ''),
+      (select max(m.seq) from twinbox.lane as l cross join lateral (
+        select i.seq from twinbox.inbox as i where i.consumer = l.consumer and i.lane = l.lane
+        order by i.seq desc limit 1) as m where l.consumer <> ''),
+      (select max(p.seq) from twinbox.parked_message as p where p.consumer <> ''),
+      (select max(u.seq) from twinbox.unhandled as u),
+      (select max(m.seq) from (select distinct l.consumer from twinbox.lane as l where l.consumer <> '') as l
+        cross join lateral (select max(d.seq) as seq from twinbox.dead_letter as d where d.consumer = l.consumer) as m))
+    union all
+    select 'dead_letter', pg_get_serial_sequence('twinbox.dead_letter', 'number')::regclass,
+      (select max(d.number) from twinbox.dead_letter as d)
+    union all
+    select 'audit', pg_get_serial_sequence('twinbox.audit', 'number')::regclass,
+      (select max(a.number) from twinbox.audit as a)
+    union all
+    select 'worker', pg_get_serial_sequence('twinbox.worker', 'id')::regclass,
+      (select max(w.id) from twinbox.worker as w)
+  loop
+    stood_at := coalesce(pg_sequence_last_value(sequence), 0);
+    set_to := needed;
+    if set_to > stood_at then
+      perform setval(sequence, set_to);
+      -- In the order in which workers lock them.
+      update twinbox.lane as l set floor = 0, lowered = l.lowered + 1
+      from (
+        select k.consumer, k.lane from twinbox.lane as k
+        where name = 'outbox' and k.consumer = '' or name = 'inbox' and k.consumer <> ''
+        order by k.consumer, k.lane
+        for no key update
+      ) as k
+      where l.consumer = k.consumer and l.lane = k.lane;
+      return next;
+    end if;
+  end loop;
+end
+$$;
+
+revoke all on function twinbox.mend_sequences() from public;
+
+insert into twinbox.migration (version, name) values (13, 'sequences');
