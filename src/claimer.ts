@@ -20,6 +20,7 @@ import { onReceived } from './hints.ts'
 import { failoverStrategies } from './leases/failover.ts'
 import { Lanes } from './leases/lanes.ts'
 import { Parking } from './leases/parking.ts'
+import { highestOf } from './leases/repair.ts'
 import { Membership } from './leases/workers.ts'
 import { startLoop, type Loop } from './loop.ts'
 import {
@@ -166,7 +167,7 @@ class Claimer {
       inHand: () => this.#hand.size,
       hasBacklog: () => this.#hand.waitingRows > 0,
       sureUntil: () => Math.min(this.#lanes.sureUntil, this.#unkeyed.sureUntil),
-      highest: () => this.#lanes.highest,
+      highest: () => highestOf(this.#lanes.held),
       onBehind: () => this.#lanes.lower(),
       onOrphans: () => {
         suspects.reset()

@@ -7,6 +7,7 @@ import { onPublished } from './hints.ts'
 import { failoverStrategies } from './leases/failover.ts'
 import { Lanes } from './leases/lanes.ts'
 import { Parking } from './leases/parking.ts'
+import { highestOf } from './leases/repair.ts'
 import { Membership } from './leases/workers.ts'
 import { startLoop, type Loop } from './loop.ts'
 import { checkHeartbeat, limits, oneOf, readNumbers, refuseUnknown, requireOrder } from './options.ts'
@@ -109,7 +110,7 @@ class Relay {
       emit: this.#emit,
       inHand: () => this.#strands.reduce((sum, strand) => sum + strand.inHand, 0),
       sureUntil: () => this.#lanes.sureUntil,
-      highest: () => this.#lanes.highest,
+      highest: () => highestOf(this.#lanes.held),
       onBehind: () => this.#lanes.lower(),
       onOrphans: () => this.#lanes.wake(),
       onPeers: () => this.#lanes.wake(),

@@ -4,7 +4,7 @@ import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { Floor } from '../src/leases/floor.ts'
-import type { Lane } from '../src/leases/lanes.ts'
+import type { Lane } from '../src/leases/lane.ts'
 import { Parking, type HeldKey } from '../src/leases/parking.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 

@@ -1,6 +1,6 @@
 import { topicsMax, unhandledSql, unkeyedLane } from '../database/sql/unhandled.ts'
 import { workerSql } from '../database/sql/worker.ts'
-import type { Lane } from '../leases/lanes.ts'
+import type { Lane } from '../leases/lane.ts'
 import { topicMatches } from '../message.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'

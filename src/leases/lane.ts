@@ -50,6 +50,8 @@ export interface Taken {
   readonly holder: number
   readonly rows: readonly LaneRow[]
   readonly lanes: readonly Lane[]
+  /** Nobody has worked on them just before. */
+  readonly cold: boolean
 }
 
 /** A lane as it was when it was left, with what may be written down of its floor. */

@@ -2,9 +2,8 @@ import { laneSql } from '../database/sql/lane.ts'
 import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
 import { asColumns, toLane, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
 import type { LanesOptions } from './options.ts'
+import { findBelow, followLowered, lanesMaker, lowerFloors, startLookingBelow } from './repair.ts'
 import { sureShare } from './workers.ts'
-
-export type { Lane } from './lane.ts'
 
 const lookMs = 100
 /** When nobody comes or goes. */
@@ -15,10 +14,6 @@ const takeMsCalm = 1000
 const heirMs = 3000
 /** A lane that was inherited stays for so long beyond the fair share. */
 const inheritedMs = 5000
-/** So often at most is it looked whether lanes are missing. */
-const createMs = 5000
-/** So often it is looked for messages below the floors. */
-const belowMs = 60_000
 /** So often at most is it written down where the floors are: how much a successor need not look through. */
 const writeMs = 1000
 
@@ -33,24 +28,25 @@ export class Lanes {
   readonly held = new Map<number, Lane>()
   readonly #options: LanesOptions
   readonly #sql: ReturnType<typeof laneSql>
+  readonly #made: ReturnType<typeof lanesMaker>
   #loop: Loop | null = null
   #below: Loop | null = null
   #renewedAt = -Infinity
   #wroteAt = -Infinity
   #takeAt = 0
-  #createAt = 0
   #left: readonly LeftLane[] = []
   #taken: Taken | null = null
 
   constructor(options: LanesOptions) {
     this.#options = options
     this.#sql = laneSql(options.database.schema)
+    this.#made = lanesMaker(options)
   }
 
   async start(onError: LoopOptions['onError']): Promise<void> {
-    await this.#create()
+    await this.#made.now()
     this.#loop = startLoop(() => this.#tick(), { onError })
-    this.#below = startLoop(() => this.#lookBelow(), { onError })
+    this.#below = startLookingBelow(this.#options, this, onError)
   }
 
   /** Looks for lanes now: somebody died, or a drained lane can be given back. */
@@ -67,11 +63,6 @@ export class Lanes {
   /** By the monotonic clock, until when the leases are sure to run. */
   get sureUntil(): number {
     return this.held.size === 0 ? Infinity : this.#renewedAt + sureShare * this.#options.leaseMs
-  }
-
-  /** Up to where all is done in one of the lanes at least. */
-  get highest(): number {
-    return Math.max(0, ...[...this.held.values()].map(({ floor }) => floor.bound))
   }
 
   get workerId(): number | null {
@@ -107,8 +98,10 @@ export class Lanes {
     const { membership, count, leaseMs } = this.#options
     if (membership.id === null) return lookMs
     const now = performance.now()
-    if (now - this.#renewedAt >= leaseMs / 3) await this.#renew()
-    else if (now - this.#wroteAt >= writeMs) {
+    if (now - this.#renewedAt >= leaseMs / 3) {
+      await this.#write([...this.held.values()])
+      this.#renewedAt = now
+    } else if (now - this.#wroteAt >= writeMs) {
       await this.#write([...this.held.values()].filter((lane) => this.#floorOf(lane) !== lane.written))
     }
     await this.#begin()
@@ -118,14 +111,13 @@ export class Lanes {
     if (this.held.size < share && (!membership.settled || now >= this.#takeAt)) {
       this.#takeAt = now + takeMsCalm
       await this.#take(share - this.held.size, free, [])
-      if (this.held.size < share && now >= this.#createAt) await this.#create()
+      if (this.held.size < share) await this.#made.again()
     }
     if (this.#options.mayInherit?.() === true) await this.#accept()
     const surplus = this.held.size - share
     this.#drain(surplus)
-    const drained = [...this.held.values()].filter(
-      (lane) => lane.draining && this.#options.lowestInHand(lane.lane) === null,
-    )
+    const isEmpty = ({ lane }: Lane): boolean => this.#options.lowestInHand(lane) === null
+    const drained = [...this.held.values()].filter((lane) => lane.draining && isEmpty(lane))
     await this.#leave(drained.filter(({ heir }) => heir === null))
     await this.#leave(drained.filter(({ heir }) => heir !== null))
     const calm = membership.settled && surplus <= 0 && dealt.length === 0
@@ -137,7 +129,9 @@ export class Lanes {
     const { id } = membership
     if (id === null) return
     const rows = await database.keep<LaneRow>(this.#sql.take, [consumer, id, leaseMs, free, limit, dealt])
-    await this.#hold(id, rows, dealt.length === 0 ? 0 : failoverGraceMs)
+    // Of somebody who has lived a moment ago, and would have noticed, that is looked at later.
+    const cold = rows.some(({ previous }) => previous === null || !free.includes(previous))
+    await this.#hold(id, rows, dealt.length === 0 ? 0 : failoverGraceMs, cold && dealt.length === 0)
   }
 
   /** Takes what others have made over to this worker, beyond its share. It stays for a while, or it would go to and fro. */
@@ -146,10 +140,10 @@ export class Lanes {
     const { id } = membership
     if (id === null) return
     const values = [consumer, id, leaseMs, [...this.held.keys()]]
-    await this.#hold(id, await database.keep<LaneRow>(this.#sql.accept, values), inheritedMs)
+    await this.#hold(id, await database.keep(this.#sql.accept, values), inheritedMs, false)
   }
 
-  async #hold(id: number, rows: readonly LaneRow[], keptForMs: number): Promise<void> {
+  async #hold(id: number, rows: readonly LaneRow[], keptForMs: number, cold: boolean): Promise<void> {
     if (rows.length === 0) return
     if (this.held.size === 0) this.#renewedAt = performance.now()
     const lanes = rows.map((row) => toLane(row, keptForMs))
@@ -160,7 +154,7 @@ export class Lanes {
         'The lease had lapsed.',
       )
     }
-    this.#taken = { holder: id, rows, lanes }
+    this.#taken = { holder: id, rows, lanes, cold }
     await this.#begin()
   }
 
@@ -168,7 +162,8 @@ export class Lanes {
   async #begin(): Promise<void> {
     if (this.#taken === null) return
     const { membership, failover, emit } = this.#options
-    const { holder, rows, lanes } = this.#taken
+    const { holder, rows, lanes, cold } = this.#taken
+    if (cold) await this.lower(await findBelow(this.#options, lanes))
     if (membership.id === holder) await this.#options.onTaken(lanes)
     this.#taken = null
     // Given up on meanwhile: these lanes have a holder that has ended, and whoever finds them takes them.
@@ -181,12 +176,6 @@ export class Lanes {
     }
   }
 
-  async #renew(): Promise<void> {
-    const at = performance.now()
-    await this.#write([...this.held.values()])
-    this.#renewedAt = at
-  }
-
   /** Writes down the floors of lanes, which renews their leases. */
   async #write(lanes: readonly Lane[]): Promise<void> {
     const { database, membership, consumer, leaseMs } = this.#options
@@ -197,57 +186,15 @@ export class Lanes {
     const renewed = await database.keep<Pick<LaneRow, 'lane' | 'floor' | 'lowered'>>(this.#sql.renew, values)
     for (const [index, lane] of lanes.entries()) lane.written = left[index]!.floor
     const kept = new Map(renewed.map((row) => [row.lane, row]))
-    // By another worker, which has found the sequence behind.
-    const lowered = lanes.filter(({ lane, lowered: known }) => known < (kept.get(lane)?.lowered ?? 0))
-    for (const lane of lowered) {
-      lane.floor.lower(kept.get(lane.lane)!.floor + 1)
-      lane.lowered = kept.get(lane.lane)!.lowered
-    }
-    if (lowered.length > 0) this.#options.onLowered()
+    if (followLowered(lanes, kept)) this.#options.onLowered()
     const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
     for (const { lane } of lost) this.held.delete(lane)
     if (lost.length > 0) this.#lose(lost, 'Another worker has taken the lane.')
   }
 
-  /** Has lanes read from their beginning: what was known of their numbers does not count any more. */
-  async lower(lanes: readonly Lane[] = [...this.held.values()]): Promise<void> {
-    const { database, membership, consumer, onLowered } = this.#options
-    for (const { floor } of lanes) floor.lower(1)
-    onLowered()
-    const values = [consumer, membership.id, lanes.map(({ lane }) => lane), lanes.map(({ fence }) => fence)]
-    for (const { lane, lowered } of await database.keep<LaneRow>(this.#sql.lower, values)) {
-      const held = lanes.find((each) => each.lane === lane)!
-      held.lowered = lowered
-    }
-  }
-
-  /** Below a floor there is nothing, as far as is known. Whatever has made that untrue, nobody would ever look there. */
-  async #lookBelow(): Promise<number> {
-    const { database, consumer, emit } = this.#options
-    const lanes = [...this.held.values()]
-    if (lanes.length === 0) return belowMs
-    const startedAt = performance.now()
-    const found = await database.keep<{ lane: number }>(
-      consumer === '' ? this.#sql.belowOutbox : this.#sql.below,
-      [consumer, lanes.map(({ lane }) => lane)],
-    )
-    const wrong = lanes.filter(
-      ({ lane, fence }) => found.some((row) => row.lane === lane) && this.holds(lane, fence),
-    )
-    if (wrong.length > 0) {
-      emit({ type: 'found_below', lanes: wrong.map(({ lane }) => lane) })
-      await this.lower(wrong)
-    }
-    // Behind an old transaction there may be millions of dead rows to go through.
-    return Math.max(belowMs, 100 * (performance.now() - startedAt))
-  }
-
-  /** They are there from the first start on, unless somebody has truncated their table. */
-  async #create(): Promise<void> {
-    this.#createAt = performance.now() + createMs
-    const { database, consumer, count } = this.#options
-    const [there] = await database.query<{ count: number }>(this.#sql.count, [consumer])
-    if (there!.count < count) await database.query(this.#sql.create, [consumer, count])
+  /** What was known of the numbers in these lanes does not count any more. */
+  lower(lanes: readonly Lane[] = [...this.held.values()]): Promise<void> {
+    return lowerFloors(this.#options, lanes)
   }
 
   /** Marks the surplus for giving back, or unmarks it if somebody else has left meanwhile. */

@@ -128,19 +128,8 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
   ),
 }
 
-/** To number workers, and to see whether a sequence has gone back. None may set one. */
-const sequences: Partial<Record<RoleName, readonly (readonly [privilege: string, sequence: string])[]>> = {
-  relay: [
-    ['usage', 'worker_id_seq'],
-    ['select', 'outbox_seq_seq'],
-  ],
-  receiver: [['usage', 'worker_id_seq']],
-  claimer: [
-    ['usage', 'worker_id_seq'],
-    ['select', 'inbox_seq_seq'],
-  ],
-}
-
+/** Of which a worker has to see whether it has gone back. */
+const numbers: Partial<Record<RoleName, string>> = { relay: 'outbox_seq_seq', claimer: 'inbox_seq_seq' }
 const functions: Partial<Record<RoleName, readonly string[]>> = {
   publisher: ['publish', 'new_id', 'lane_of'],
   relay: ['lane_of', 'incarnation', 'mend_sequences'],
@@ -163,9 +152,10 @@ export const rolesSql = perSchema((s) => {
     [
       `-- ${name}`,
       ...grants[name].map((each) => grant(each, name)),
-      ...(sequences[name] ?? []).map(
-        ([privilege, sequence]) => `grant ${privilege} on sequence ${s}.${sequence} to ${role(name)};`,
-      ),
+      ...(['relay', 'receiver', 'claimer'].includes(name)
+        ? [`grant usage on sequence ${s}.worker_id_seq to ${role(name)};`]
+        : []),
+      ...(name in numbers ? [`grant select on sequence ${s}.${numbers[name]} to ${role(name)};`] : []),
       ...(functions[name] ?? []).map(
         (called) => `grant execute on function ${s}.${called} to ${role(name)};`,
       ),

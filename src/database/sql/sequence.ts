@@ -13,13 +13,13 @@ const tables: Readonly<Record<WorkerKind, string | null>> = {
  * sequence stands only if it has gone back. `kind` is an expression.
  */
 export const numbering = (s: string, kind: string): string => {
-  const of = Object.entries(tables).flatMap(([of, table]) =>
+  const cases = Object.entries(tables).flatMap(([of, table]) =>
     table === null ? [] : [`when '${of}' then pg_get_serial_sequence('${s}.${table}', 'seq')`],
   )
   return `(
       select pg_relation_filenode(q.name::regclass)::bigint as file,
         case when has_sequence_privilege(q.name, 'select') then coalesce(pg_sequence_last_value(q.name::regclass), 0) end as position
-      from (select case ${kind} ${of.join(' ')} end as name offset 0) as q
+      from (select case ${kind} ${cases.join(' ')} end as name offset 0) as q
     )`
 }
 

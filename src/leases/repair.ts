@@ -1,0 +1,120 @@
+import type { Database } from '../database/database.ts'
+import { laneSql } from '../database/sql/lane.ts'
+import { sequenceSql, type Mended } from '../database/sql/sequence.ts'
+import type { Emit } from '../events.ts'
+import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
+import { sqlstate } from '../database/sqlstate.ts'
+import type { Lane, LaneRow } from './lane.ts'
+import type { LanesOptions } from './options.ts'
+
+/** What is written down of sequences, lanes and floors is compared with the tables, and made right. */
+
+/**
+ * Sets sequences forward that have fallen behind their tables. A switch to a logical replica copies rows and not
+ * sequences, and so may a restore. Until then, what is published may fail by a number that is still taken, and what is
+ * not numbered twice goes before what is older. A worker that may not do it tells so, and works on.
+ */
+export async function mendSequences(database: Database, emit: Emit): Promise<void> {
+  try {
+    const mended = await database.query<Mended>(sequenceSql(database.schema).mend)
+    for (const { name, stood_at: from, set_to: to } of mended)
+      emit({ type: 'sequence_mended', table: name, from, to })
+  } catch (error) {
+    emit({ type: 'trouble', error, doing: 'setting sequences forward' })
+  }
+}
+
+/** So often at most is it looked whether lanes are missing. */
+const makeMs = 5000
+
+/** Lanes are there from the first start on, unless somebody has truncated their table: made now, or looked for now and then. */
+export function lanesMaker({ database, consumer, count }: LanesOptions): {
+  now(): Promise<void>
+  again(): Promise<void>
+} {
+  const sql = laneSql(database.schema)
+  let madeAt = -Infinity
+  const now = async (): Promise<void> => {
+    madeAt = performance.now()
+    const [there] = await database.query<{ count: number }>(sql.count, [consumer])
+    if (there!.count < count) await database.query(sql.create, [consumer, count])
+  }
+  return { now, again: async () => (performance.now() < madeAt + makeMs ? undefined : now()) }
+}
+
+/**
+ * Lanes with messages below their floors. There are none, as far as is known, and nobody ever looks there: whatever has
+ * made that untrue, they would lie there for good. It is told of those that it finds.
+ *
+ * Behind an old transaction there may be millions of dead rows to go through: what takes too long counts as not found.
+ */
+export async function findBelow<Held extends Lane>(
+  { database, consumer, emit }: Pick<LanesOptions, 'database' | 'consumer' | 'emit'>,
+  lanes: readonly Held[],
+): Promise<Held[]> {
+  const sql = laneSql(database.schema)
+  const values = [consumer, lanes.map(({ lane }) => lane)]
+  const rows = await database
+    .keep<{ lane: number }>(consumer === '' ? sql.belowOutbox : sql.below, values)
+    .catch((error: unknown) => {
+      if (sqlstate(error) !== '57014') throw error
+      return []
+    })
+  const found = lanes.filter(({ lane }) => rows.some((row) => row.lane === lane))
+  if (found.length > 0) emit({ type: 'found_below', lanes: found.map(({ lane }) => lane) })
+  return found
+}
+
+/** Follows what another worker has done that found the sequence behind. Whether it has. */
+export function followLowered(
+  lanes: readonly Lane[],
+  written: ReadonlyMap<number, Pick<LaneRow, 'floor' | 'lowered'>>,
+): boolean {
+  let follows = false
+  for (const lane of lanes) {
+    const row = written.get(lane.lane)
+    if (row === undefined || row.lowered <= lane.lowered) continue
+    lane.floor.lower(row.floor + 1)
+    lane.lowered = row.lowered
+    follows = true
+  }
+  return follows
+}
+
+const belowMs = 60_000
+
+/** Looks once a minute, and when woken. */
+export function startLookingBelow(
+  options: Pick<LanesOptions, 'database' | 'consumer' | 'emit'>,
+  lanes: {
+    readonly held: ReadonlyMap<number, Lane>
+    holds(lane: number, fence: number): boolean
+    lower(lanes: readonly Lane[]): Promise<void>
+  },
+  onError: LoopOptions['onError'],
+): Loop {
+  const look = async (): Promise<number> => {
+    const startedAt = performance.now()
+    const found = await findBelow(options, [...lanes.held.values()])
+    await lanes.lower(found.filter(({ lane, fence }) => lanes.holds(lane, fence)))
+    return Math.max(belowMs, 100 * (performance.now() - startedAt))
+  }
+  return startLoop(async () => (lanes.held.size === 0 ? belowMs : look()), { onError })
+}
+
+/** Has lanes read from their beginning, by this worker and by whoever holds them next. */
+export async function lowerFloors(
+  { database, consumer, membership, onLowered }: LanesOptions,
+  lanes: readonly Lane[],
+): Promise<void> {
+  if (lanes.length === 0) return
+  onLowered()
+  for (const { floor } of lanes) floor.lower(1)
+  const values = [consumer, membership.id, lanes.map(({ lane }) => lane), lanes.map(({ fence }) => fence)]
+  const rows = await database.keep<Pick<Lane, 'lane' | 'lowered'>>(laneSql(database.schema).lower, values)
+  for (const lane of lanes) lane.lowered = rows.find((row) => row.lane === lane.lane)?.lowered ?? lane.lowered
+}
+
+/** Up to where all is done in one of the lanes at least. */
+export const highestOf = (lanes: ReadonlyMap<number, Lane>): number =>
+  Math.max(0, ...[...lanes.values()].map(({ floor }) => floor.bound))
