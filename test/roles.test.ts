@@ -29,7 +29,7 @@ const may: Readonly<Record<string, Partial<Record<RoleName, string>>>> = {
   seen: { receiver: 'sid', operator: 'siud' },
   subscription: { receiver: 'siu', operator: 'siud', reader: 's' },
   worker: { relay: 'siud', receiver: 'siud', claimer: 'siud', operator: 'siud', reader: 's' },
-  lane: { relay: 'su', receiver: 'si', claimer: 'siu', operator: 'siud', reader: 's' },
+  lane: { relay: 'siu', receiver: 'si', claimer: 'siu', operator: 'siud', reader: 's' },
   deferred: {
     publisher: 'i',
     canceller: 'sd',
@@ -142,6 +142,17 @@ describe('what a role may do', () => {
       `create or replace function twinbox.lane_of(key text) returns smallint language sql as 'select 1::smallint'`,
     ]) {
       expect([statement, await outcome(role, statement)]).toEqual([statement, denied])
+    }
+  })
+
+  test('nobody sets a sequence, and whoever works may have those set forward that have fallen behind', async () => {
+    for (const role of roleNames) {
+      expect([role, await outcome(role, "select setval('twinbox.outbox_seq_seq', 1)")]).toEqual([
+        role,
+        denied,
+      ])
+      const mends = ['relay', 'receiver', 'claimer'].includes(role) ? 'ok' : denied
+      expect([role, await outcome(role, 'select * from twinbox.mend_sequences()')]).toEqual([role, mends])
     }
   })
 
