@@ -164,6 +164,16 @@ test('a foreign message is identified by message-id, by its position, or by iden
     incoming({ position: 't/0/5', redelivered: true }),
   ])
   expect(await rows()).toHaveLength(2)
+  // The topic was made again.
+  await deliver([
+    incoming({ position: 't/0/5', placedAt: '1764400000000' }),
+    incoming({ position: 't/0/5', body: Buffer.from('{"n":2}') }),
+    incoming({ position: 't/0/5', placedAt: '1764400000000' }),
+  ])
+  expect(await rows()).toHaveLength(4)
+  const bad = { contentType: 'a\0b', position: 't/0/6' }
+  await deliver([incoming(bad), incoming({ ...bad, placedAt: '1764400000000' }), incoming(bad)])
+  expect(await refused()).toHaveLength(2)
   await receiver!.stop()
 
   consumer += 'i'

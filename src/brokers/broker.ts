@@ -102,6 +102,8 @@ export interface IncomingMessage {
   readonly body: Uint8Array
   /** A place that is the same for every redelivery, where the broker has one: Kafka's topic, partition and offset. */
   readonly position: string | null
+  /** When it was put there, as the broker tells each time: a topic that is made again has the same places. */
+  readonly placedAt?: string | undefined
   /** True if the broker knows that it has delivered this before. */
   readonly redelivered: boolean
   /** Why the adapter could not read it, if it could not: what is left of it becomes a dead letter, and nothing else. */

@@ -5,6 +5,7 @@ import type { InboxMessage } from '../database/inbox.ts'
 import { describeError } from '../errors.ts'
 import { toMessageId } from '../message.ts'
 import { limits } from '../options.ts'
+import { placeOf } from './place.ts'
 
 /** What makes a message of another system a message: above all an identity that is the same for every redelivery. */
 export interface Identity {
@@ -78,6 +79,6 @@ function identityOf(
     return { id: own ? id : `${source} ${id}`, key: event.attributes.get('partitionkey') ?? incoming.key }
   }
   if (identify !== undefined) return identify(incoming)
-  const id = incoming.headers['message-id'] ?? incoming.position
+  const id = incoming.headers['message-id'] ?? placeOf(incoming)
   return id === null || id === undefined ? null : { id: `${incoming.topic} ${id}` }
 }

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import type { IncomingMessage } from '../brokers/broker.ts'
 import type { Database } from '../database/database.ts'
 import { cut } from '../database/gate.ts'
@@ -6,6 +5,7 @@ import { arrayText, joined, pieces, unlessEmpty } from '../database/sql/statemen
 import { refusedSql } from '../database/sql/refused.ts'
 import { newMessageId, toMessageId } from '../message.ts'
 import { limits } from '../options.ts'
+import { digest, placeOf } from './place.ts'
 
 /** A delivery that was refused, as it becomes a dead letter: cut and cleaned, so that it fits whatever was delivered. */
 export interface Letter {
@@ -31,12 +31,13 @@ const headerValueBytes = 1000
  * beginning, and the reason tells the true length.
  */
 export function toLetter(incoming: IncomingMessage, reason: string, maxPayloadBytes: number): Letter {
-  const { topic, key, headers, contentType, position, redelivered } = incoming
+  const { topic, key, headers, contentType, redelivered } = incoming
+  const place = placeOf(incoming)
   const body =
     incoming.body.byteLength <= maxPayloadBytes
       ? incoming.body
       : incoming.body.subarray(0, limits.refusedBytes)
-  const known = toMessageId(`refused ${position ?? digest(incoming)}`)
+  const known = toMessageId(`refused ${place ?? digest(incoming)}`)
   const kept = cutHeaders(headers)
   const lost = [
     lossOf('topic', topic, limits.keyBytes),
@@ -47,9 +48,9 @@ export function toLetter(incoming: IncomingMessage, reason: string, maxPayloadBy
   ].filter((loss) => loss !== '')
   return {
     // The place is the same for every redelivery; without one, two that look alike are two.
-    id: position === null ? newMessageId() : toMessageId(`letter ${position}`),
+    id: place === null ? newMessageId() : toMessageId(`letter ${place}`),
     mark: known,
-    again: redelivered || position !== null,
+    again: redelivered || place !== null,
     topic: cut(topic, limits.keyBytes),
     key: key === null ? null : cut(key, limits.keyBytes),
     headers: JSON.stringify(kept),
@@ -93,12 +94,6 @@ function cutHeaders(headers: Readonly<Record<string, string>>): Record<string, s
     entries.push(entry)
   }
   return Object.fromEntries(entries)
-}
-
-/** Without the headers: RabbitMQ counts the deliveries in one. */
-function digest({ topic, key, body }: IncomingMessage): string {
-  const hash = createHash('sha256').update(JSON.stringify([topic, key]))
-  return hash.update(body).digest('hex')
 }
 
 /** Writes them among the dead letters, in one statement. After its commit the broker may forget them. */

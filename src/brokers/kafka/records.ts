@@ -52,6 +52,7 @@ export function toIncoming(topic: string, partition: number, record: KafkaMessag
     contentType: null,
     body: content,
     position: `${topic}/${partition}/${record.offset}`,
+    placedAt: record.timestamp,
     // Kafka does not say. The inbox knows by the id.
     redelivered: false,
     refused: record.key?.toString(),

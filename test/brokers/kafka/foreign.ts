@@ -107,6 +107,20 @@ export function kafkaFromOthers(fixture: Fixture): void {
       expect(batches).toEqual([[3000, 3000, 3000], [50_000], [100, 100, 9000], [1900]])
     })
 
+    it('tells when a record was put there, each time the same', async () => {
+      const topic = await createTopic({ numPartitions: 1 })
+      const timestamp = '1764400000123'
+      await producer().send({ topic, messages: [{ value: 'a', timestamp }, { value: 'b' }] })
+      for (const consumer of [`${topic}-1`, `${topic}-2`]) {
+        const inbox = collector()
+        await subscribe(make(), consumer, [topic], inbox.onBatch)
+        await inbox.until((received) => received.length === 2)
+        const times = inbox.received.map(({ placedAt }) => placedAt)
+        expect(times[0]).toBe(timestamp)
+        expect(Number(times[1])).toBeGreaterThan(Date.now() - 60_000)
+      }
+    })
+
     it('reads a partition that was added', async () => {
       const topic = await createTopic({ numPartitions: 1 })
       const inbox = collector()
