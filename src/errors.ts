@@ -1,3 +1,5 @@
+import { redactCut } from './printable.ts'
+
 /**
  * What can go wrong, grouped by who has to act.
  *
@@ -185,12 +187,7 @@ export function describeError(error: unknown): string {
   } catch {
     text = 'an error that cannot be described'
   }
-  return clean(redact(text.slice(0, 2000)))
-}
-
-/** Without the passwords of URLs. Greedy up to the last @ of a word: a password may contain one. */
-export function redact(text: string): string {
-  return text.replaceAll(/([a-z][a-z0-9+.-]{0,30}:\/\/[^\s:/@]*):\S*@/gi, '$1:***@')
+  return clean(redactCut(text, 2000))
 }
 
 /** What kind of error it is, in a word: its code if it has one, else its class. */

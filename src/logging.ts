@@ -1,6 +1,7 @@
 import { isOutage } from './database/evidence.ts'
-import { BrokerError, codeOf, describeError, redact, TwinboxError } from './errors.ts'
+import { BrokerError, codeOf, describeError, TwinboxError } from './errors.ts'
 import type { OnEvent, TwinboxEvent } from './events.ts'
+import { printable, printableLine, redact } from './printable.ts'
 
 /** The one place that decides with which words and how loudly an event is told. */
 
@@ -23,7 +24,7 @@ export function logEvents(logger: Logger, options: LogOptions = {}): OnEvent {
   const stacks = options.stacks === true
   return (event) => {
     const { level, text } = tell(event, stacks)
-    logger[level](facts(event, stacks), text)
+    logger[level](facts(event, stacks), stacks ? printable(text) : printableLine(text))
   }
 }
 

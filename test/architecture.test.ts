@@ -56,7 +56,7 @@ describe('imports run downwards', () => {
     {
       name: 'words',
       files:
-        /^src\/(message|check|payload|options|errors|events|version|hints|loop|backoff|waiting|failpoint|telemetry|metrics)\.ts$/,
+        /^src\/(message|check|payload|options|errors|printable|events|version|hints|loop|backoff|waiting|failpoint|telemetry|metrics)\.ts$/,
       uses: [],
     },
     { name: 'sql', files: /^src\/database\/sql\//, uses: ['words', 'database'] },

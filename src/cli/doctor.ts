@@ -2,6 +2,8 @@ import type { Config } from '../config.ts'
 import { diagnose, type Demand, type Finding } from '../doctor.ts'
 import { numberOptions } from '../options.ts'
 import type { Flags } from './flags.ts'
+import { printableLine } from '../printable.ts'
+import { say } from './output.ts'
 import { readSettings } from './settings.ts'
 
 /** Beside those of its handlers, a worker has up to so many. */
@@ -12,7 +14,7 @@ export async function runDoctor(flags: Flags): Promise<0 | 1> {
   const { schema, database, config } = await readSettings(flags)
   const findings = await diagnose(database(), { schema, demand: demandOf(config) })
   const ok = findings.every(({ level }) => level !== 'wrong')
-  process.stdout.write(flags.json === true ? `${JSON.stringify({ schema, ok, findings })}\n` : told(findings))
+  say(flags.json === true ? JSON.stringify({ schema, ok, findings }) : told(findings))
   return ok ? 0 : 1
 }
 
@@ -41,5 +43,5 @@ function told(findings: readonly Finding[]): string {
   ])
   const count = findings.filter(({ level }) => level === 'wrong').length
   const end = count === 0 ? 'Nothing is wrong.' : `${count} ${count === 1 ? 'thing is' : 'things are'} wrong.`
-  return `${lines.join('\n')}\n\n${end}\n`
+  return `${lines.map(printableLine).join('\n')}\n\n${end}`
 }

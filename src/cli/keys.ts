@@ -5,8 +5,7 @@ import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from './table.ts'
 import { untilStopped } from './until.ts'
-
-const say = (text: string): boolean => process.stdout.write(`${text}\n`)
+import { remark, say } from './output.ts'
 
 const filterOf = (flags: FilterFlags, key = flags.key): ParkedKeyFilter => ({
   consumer: consumerOf(flags),
@@ -67,7 +66,7 @@ export async function changeKeys(
   if (flags.json === true) say(JSON.stringify({ count, dryRun, stopped }))
   else say(`${dryRun ? 'Keys that would go on' : 'Keys that go on'}: ${count}.`)
   if (count === 0 && filter.key !== undefined) {
-    process.stderr.write(`The key "${filter.key}" is not held back in the schema "${schema}".\n`)
+    remark(`The key "${filter.key}" is not held back in the schema "${schema}".`)
     return 1
   }
   return stopped ? 1 : 0

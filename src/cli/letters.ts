@@ -11,6 +11,7 @@ import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from './table.ts'
 import { untilStopped } from './until.ts'
+import { remark, say } from './output.ts'
 
 /** What narrows down which messages are meant. */
 export interface FilterFlags extends CommonFlags {
@@ -34,8 +35,6 @@ export interface ChangeFlags extends FilterFlags {
   readonly reason?: string
   readonly by?: string
 }
-
-const say = (text: string): boolean => process.stdout.write(`${text}\n`)
 
 /** Null for the outbox, undefined for all. @throws UsageError */
 export function consumerOf(flags: FilterFlags): string | null | undefined {
@@ -103,8 +102,7 @@ export async function showLetter(name: string, flags: CommonFlags & { payload?: 
   const letters = await showDeadLetter(database(), numbers[0] ?? ids[0]!, { schema, payload: flags.payload })
   if (flags.json === true) say(JSON.stringify(letters.map(printable)))
   else if (letters.length > 0) say(letters.map(renderLetter).join('\n\n'))
-  if (letters.length === 0)
-    process.stderr.write(`There is no dead letter ${name} in the schema "${schema}".\n`)
+  if (letters.length === 0) remark(`There is no dead letter ${name} in the schema "${schema}".`)
   return letters.length === 0 ? 1 : 0
 }
 
@@ -180,8 +178,7 @@ export async function changeLetters(
   else {
     const done = action === 'redrive' ? 'Redriven' : 'Skipped'
     say(dryRun ? `Would be ${done.toLowerCase()}: ${result.count}.` : `${done}: ${result.count}.`)
-    for (const name of result.unknown)
-      process.stderr.write(`There is no dead letter ${name} in the schema "${schema}".\n`)
+    for (const name of result.unknown) remark(`There is no dead letter ${name} in the schema "${schema}".`)
   }
   return result.unknown.length > 0 || stopped ? 1 : 0
 }

@@ -1,5 +1,6 @@
 import type { OnEvent } from '../events.ts'
 import { logEvents, type LogLevel } from '../logging.ts'
+import { remark, say } from './output.ts'
 
 export { ms } from '../logging.ts'
 
@@ -21,11 +22,8 @@ export function createLog({ json, verbose }: LogOptions): Log {
   const write = (level: LogLevel, who: string | null, text: string, fields: object): void => {
     if (level === 'debug' && !verbose) return
     const at = new Date().toISOString()
-    if (json) process.stdout.write(`${JSON.stringify({ at, level, ...fields })}\n`)
-    else
-      process.stderr.write(
-        `${at.slice(11, 23)} ${level.padEnd(5)} ${who === null ? '' : `${who}: `}${text}\n`,
-      )
+    if (json) say(JSON.stringify({ at, level, ...fields }))
+    else remark(`${at.slice(11, 23)} ${level.padEnd(5)} ${who === null ? '' : `${who}: `}${text}`)
   }
   const to =
     (level: LogLevel) =>

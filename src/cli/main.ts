@@ -11,6 +11,7 @@ import { duration, whole } from './parse.ts'
 import { addProving } from './proving.ts'
 import type { RosterFlags } from './roster.ts'
 import type { WorkerCommand } from './workers.ts'
+import { remark } from './output.ts'
 
 // What a command needs is loaded when it runs: help and complaints come at once.
 
@@ -213,7 +214,7 @@ try {
   if (error instanceof CommanderError) code = error.exitCode === 0 ? 0 : 2
   else {
     code = exitCode(error)
-    process.stderr.write(`${report(error, verbose)}\n`)
+    remark(report(error, verbose))
   }
 }
 // Pools of a configuration file, or of a handler, would keep the process alive.

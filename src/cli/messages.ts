@@ -5,13 +5,12 @@ import { consumerOf, printable, renderAttempt, type FilterFlags } from './letter
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from './table.ts'
+import { remark as aside, say } from './output.ts'
 
 export interface MessageFlags extends FilterFlags {
   readonly state?: readonly MessageState[]
   readonly payload?: boolean
 }
-
-const say = (text: string): boolean => process.stdout.write(`${text}\n`)
 
 export async function listMessages(flags: MessageFlags): Promise<void> {
   const { schema, database } = await readSettings(flags)
@@ -58,7 +57,7 @@ export async function showOne(id: string, flags: CommonFlags & { payload?: boole
   const known = history.places.length + history.received.length + history.interventions.length > 0
   if (flags.json === true) say(JSON.stringify({ ...history, places: history.places.map(printable) }))
   else if (known) say(renderHistory(history))
-  if (!known) process.stderr.write(`Nothing is known of a message ${id} in the schema "${schema}".\n`)
+  if (!known) aside(`Nothing is known of a message ${id} in the schema "${schema}".`)
   return known ? 0 : 1
 }
 

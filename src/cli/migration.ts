@@ -3,14 +3,13 @@ import { migrate, migrationFiles } from '../database/migrate.ts'
 import type { CommonFlags } from './flags.ts'
 import { readSettings } from './settings.ts'
 import { untilStopped } from './until.ts'
+import { remark, say } from './output.ts'
 
 export interface MigrateFlags extends CommonFlags {
   readonly print?: boolean
   /** In milliseconds. */
   readonly wait?: number
 }
-
-const say = (text: string): boolean => process.stdout.write(`${text}\n`)
 
 /** Creates the tables, or brings them up to date. Returns the exit code. */
 export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
@@ -24,7 +23,7 @@ export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
   // On standard error, also in a log: whoever waits for a deployment has to know what for.
   const onWait = (wait: LockWait): void => {
     const text = flags.json === true ? JSON.stringify({ schema, waiting: wait }) : waitingFor(wait)
-    process.stderr.write(`${text}\n`)
+    remark(text)
   }
   const { result: applied } = await untilStopped('', ({ signal }) =>
     migrate(database(), { schema, waitMs: flags.wait, onWait, signal }).catch((error: unknown) => {
@@ -33,7 +32,7 @@ export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
     }),
   )
   if (applied === null) {
-    process.stderr.write('Stopped. Nothing was changed.\n')
+    remark('Stopped. Nothing was changed.')
     return 1
   }
   if (flags.json === true) say(JSON.stringify({ schema, applied }))

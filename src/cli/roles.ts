@@ -3,6 +3,7 @@ import { UsageError } from './failure.ts'
 import type { Flags } from './flags.ts'
 import { readSettings } from './settings.ts'
 import { table } from './table.ts'
+import { say } from './output.ts'
 
 export interface RolesFlags extends Flags {
   readonly print?: boolean
@@ -21,7 +22,7 @@ export async function showRoles(flags: RolesFlags): Promise<void> {
   if (flags.apply === true) await applyRoles(database(), { schema })
   const roles = await readRoles(database(), { schema })
   if (flags.json === true) {
-    process.stdout.write(`${JSON.stringify({ schema, applied: flags.apply === true, roles })}\n`)
+    say(JSON.stringify({ schema, applied: flags.apply === true, roles }))
     return
   }
   const rows = roles.map(({ name, exists, members }) => [
@@ -29,7 +30,7 @@ export async function showRoles(flags: RolesFlags): Promise<void> {
     exists ? 'yes' : 'no',
     members.join(', ') || '-',
   ])
-  process.stdout.write(`${table(['role', 'exists', 'members'], rows)}\n`)
+  say(table(['role', 'exists', 'members'], rows))
   if (flags.apply === true) {
     process.stdout.write('\nGrant them to the users that your processes log in as: grant … to …\n')
   } else if (roles.some(({ exists }) => !exists)) {

@@ -6,6 +6,7 @@ import { ms } from './log.ts'
 import { plainWidth, show } from './screen.ts'
 import { readSettings } from './settings.ts'
 import { table } from './table.ts'
+import { remark, say } from './output.ts'
 
 export interface RosterFlags extends Flags {
   readonly kind?: WorkerKind
@@ -97,20 +98,18 @@ function shortened(name: string, max: number): string {
 export async function evict(ids: readonly number[], flags: Flags): Promise<0 | 1> {
   const { schema, database } = await readSettings(flags)
   const eviction = await evictWorkers(database(), ids, { schema })
-  if (flags.json === true) process.stdout.write(`${JSON.stringify(eviction)}\n`)
+  if (flags.json === true) say(JSON.stringify(eviction))
   else tell(eviction, schema)
   return eviction.evicted.length === new Set(ids).size ? 0 : 1
 }
 
 function tell({ evicted, unknown, ended }: Eviction, schema: string): void {
-  for (const id of evicted) process.stdout.write(`Evicted worker ${id}.\n`)
+  for (const id of evicted) say(`Evicted worker ${id}.`)
   if (evicted.length > 0) {
-    process.stdout.write(
-      'Others of its kind take its work over now. If its process lives, it comes back under a new id.\n',
-    )
+    say('Others of its kind take its work over now. If its process lives, it comes back under a new id.')
   }
-  for (const id of unknown) process.stderr.write(`There is no worker ${id} in the schema "${schema}".\n`)
+  for (const id of unknown) remark(`There is no worker ${id} in the schema "${schema}".`)
   for (const id of ended) {
-    process.stderr.write(`Worker ${id} had already ended, so there is nothing to take from it.\n`)
+    remark(`Worker ${id} had already ended, so there is nothing to take from it.`)
   }
 }

@@ -13,6 +13,7 @@ import { checkSchema, refuseUnknown } from '../options.ts'
 import { openBroker } from './brokers.ts'
 import { UsageError } from './failure.ts'
 import { brokerNames, type CommonFlags } from './flags.ts'
+import { remark } from './output.ts'
 
 /** Flags, environment and configuration file as one. What a command does not ask for may be missing. */
 export interface Settings {
@@ -28,7 +29,7 @@ const configNames = ['twinbox.config.js', 'twinbox.config.mjs', 'twinbox.config.
 
 /** Tells on standard error, which programs that read the output do not. */
 export const tellPeople = (flags: CommonFlags) => (text: string) => {
-  if (flags.json !== true) process.stderr.write(`${text}\n`)
+  if (flags.json !== true) remark(text)
 }
 
 /**

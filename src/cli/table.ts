@@ -1,4 +1,5 @@
 import Table from 'cli-table3'
+import { printableLine } from '../printable.ts'
 
 const none = { 'top-mid': '', 'top-left': '', 'top-right': '', top: '', 'bottom-mid': '', 'bottom-left': '' }
 
@@ -20,7 +21,7 @@ export function table(head: string[], rows: string[][]): string {
       'right-mid': '',
     },
   })
-  drawn.push(...rows)
+  drawn.push(...rows.map((row) => row.map(printableLine)))
   return drawn
     .toString()
     .split('\n')

@@ -9,8 +9,7 @@ import { readSettings } from './settings.ts'
 import { table } from './table.ts'
 import type { CommonFlags } from './flags.ts'
 import { untilStopped } from './until.ts'
-
-const say = (text: string): boolean => process.stdout.write(`${text}\n`)
+import { remark, say } from './output.ts'
 
 async function schedulesOf(
   flags: CommonFlags,
@@ -87,7 +86,7 @@ export async function changeSchedule(
     say(`${{ remove: 'Removed', pause: 'Paused', resume: 'Resumed' }[action]} the schedule "${name}".`)
   if (done) return 0
   const state = action === 'resume' ? 'paused schedule' : 'schedule'
-  process.stderr.write(`There is no ${state} "${name}" in the schema "${schema}".\n`)
+  remark(`There is no ${state} "${name}" in the schema "${schema}".`)
   return 1
 }
 

@@ -1,8 +1,7 @@
 import { unsubscribe } from '../operate/unsubscribe.ts'
 import type { Flags } from './flags.ts'
 import { readSettings } from './settings.ts'
-
-const say = (text: string): boolean => process.stdout.write(`${text}\n`)
+import { remark, say } from './output.ts'
 
 /** Ends subscriptions of a consumer. 1 if it was not subscribed to one of them. */
 export async function endSubscriptions(
@@ -28,7 +27,7 @@ export async function endSubscriptions(
         )
     }
     for (const topic of result.unknown)
-      process.stderr.write(`${consumer} was not subscribed to ${topic}, as far as is written down.\n`)
+      remark(`${consumer} was not subscribed to ${topic}, as far as is written down.`)
     return result.unknown.length === 0 ? 0 : 1
   } finally {
     await broker?.close()

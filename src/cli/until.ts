@@ -1,3 +1,5 @@
+import { remark } from './output.ts'
+
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 const tellMs = 1000
 
@@ -16,7 +18,7 @@ export async function untilStopped<Result>(
   const onProgress = (count: number): void => {
     if (!process.stderr.isTTY || performance.now() - toldAt < tellMs) return
     toldAt = performance.now()
-    process.stderr.write(`${count} ${done} …\n`)
+    remark(`${count} ${done} …`)
   }
   try {
     const result = await work({ signal: stop.signal, onProgress })

@@ -1,4 +1,5 @@
 import progress from 'cli-progress'
+import { remark } from './output.ts'
 
 /** How far a command is, on standard error: bars and lines, or one line a second without a terminal. */
 export interface View {
@@ -20,7 +21,7 @@ class Lines implements View {
   #saidAt = 0
 
   say(text: string): void {
-    process.stderr.write(`${text}\n`)
+    remark(text)
   }
   show(messages: number, _: () => readonly string[], summary: () => string): void {
     this.#messages = messages
@@ -42,7 +43,7 @@ class Live implements View {
   readonly #lines: progress.SingleBar[] = []
 
   say(text: string): void {
-    if (this.#bars === null) process.stderr.write(`${text}\n`)
+    if (this.#bars === null) remark(text)
     else this.#bars.log(`${text}\n`)
   }
   show(messages: number, lines: () => readonly string[]): void {
