@@ -15,7 +15,8 @@ create table twinbox.deferred (
   -- The worker that failed with it, if somebody else shall have it next.
   avoid integer,
   attempt smallint not null default 0,
-  consumer text collate "C" not null,
+  -- The outbox, unless somebody says otherwise; a publisher has no right to.
+  consumer text collate "C" not null default '',
   topic text collate "C" not null,
   key text collate "C",
   headers json,

@@ -118,10 +118,10 @@ begin
     return;
   elsif due_at > clock_timestamp() then
     insert into deferred (
-      consumer, due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at
+      due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at
     )
     values (
-      '', due_at, due_at, publish.dedupe_key, new_id, publish.topic, publish.key, publish.headers, publish.payload,
+      due_at, due_at, publish.dedupe_key, new_id, publish.topic, publish.key, publish.headers, publish.payload,
       publish.body, publish.content_type, publish.expires_at
     );
   else

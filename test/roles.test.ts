@@ -175,6 +175,7 @@ describe('what a role may do', () => {
       `update twinbox.dedupe set dedupe_key = 'x'`,
       'delete from twinbox.dedupe',
       `select nextval('twinbox.worker_id_seq')`,
+      `insert into twinbox.deferred (consumer, due_at, id, topic, payload) values ('c', now(), gen_random_uuid(), 'admin.grant', '1')`,
     ]) {
       expect([statement, await outcome('publisher', statement)]).toEqual([statement, denied])
     }

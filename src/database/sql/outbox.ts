@@ -99,8 +99,8 @@ export const outboxSql = perSchema((s, statement) => {
         ),
         later as (
           insert into ${s}.deferred (
-            consumer, due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at)
-          select '', m.due_at, m.due_at, m.dedupe_key, m.id, m.topic, m.key, m.headers, m.payload, m.body,
+            due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at)
+          select m.due_at, m.due_at, m.dedupe_key, m.id, m.topic, m.key, m.headers, m.payload, m.body,
             m.content_type, m.expires_at
           from ${fresh} and not m.ready order by m.nr
         )`,

@@ -71,7 +71,7 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
   // the dedupe keys, which tell a duplicate.
   publisher: [
     only('outbox', 'insert', 'lane', ...published),
-    only('deferred', 'insert', 'consumer', 'due_at', 'published_at', 'dedupe_key', ...published),
+    only('deferred', 'insert', 'due_at', 'published_at', 'dedupe_key', ...published),
     only('dedupe', 'insert', 'topic', 'dedupe_key', 'id', 'expires_at'),
     only('dedupe', 'select', 'topic', 'dedupe_key', 'id', 'expires_at'),
     only('dedupe', 'update', 'id', 'expires_at'),
