@@ -144,43 +144,52 @@ test('what the inbox cannot hold is poison by itself, its neighbours are sent', 
   expect(await inbox('c')).toHaveLength(3)
 })
 
-test(`${fuzzDeliveries} messages of anything, each before a sound one (seed ${fuzzSeed})`, async () => {
-  await subscribe('c', ['#'])
-  const anything = fuzzed(
-    fc.record({
-      id: fc.oneof(fc.uuid(), anyText()),
-      topic: anyText(),
-      key: fc.option(anyText()),
-      headers: fc.option(
-        fc.dictionary(anyText(), fc.oneof(anyText(), fc.integer() as fc.Arbitrary<unknown>), { maxKeys: 5 }),
-      ),
-      content: fc.oneof(anyText(), anyBody),
-      contentType: anyText(),
-      publishedAt: fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(-8.64e15), Infinity)),
-      expiresAt: fc.option(
-        fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(8.64e15), Infinity)),
-      ),
-    }),
-  ) as OutgoingMessage[]
-  const good: string[] = []
-  const taken = new Set<string>()
-  for (let start = 0; start < anything.length; start += 250) {
-    const batch = anything.slice(start, start + 250).flatMap((message) => [message, outgoing('good')])
-    const outcomes = await broker.send(batch, { signal })
-    for (const [index, { status }] of outcomes.entries()) {
-      const { id } = batch[index]!
-      expect(['sent', 'rejected']).toContain(status)
-      if (index % 2 === 1) {
-        expect(status).toBe('sent')
-        good.push(id)
+test(
+  `${fuzzDeliveries} messages of anything, each before a sound one (seed ${fuzzSeed})`,
+  { timeout: 60_000 + fuzzDeliveries * 10 },
+  async () => {
+    await subscribe('c', ['#'])
+    const anything = fuzzed(
+      fc.record({
+        id: fc.oneof(fc.uuid(), anyText()),
+        topic: anyText(),
+        key: fc.option(anyText()),
+        headers: fc.option(
+          fc.dictionary(anyText(), fc.oneof(anyText(), fc.integer() as fc.Arbitrary<unknown>), {
+            maxKeys: 5,
+          }),
+        ),
+        content: fc.oneof(anyText(), anyBody),
+        contentType: anyText(),
+        publishedAt: fc.oneof(
+          fc.date({ noInvalidDate: false }),
+          fc.constantFrom(new Date(-8.64e15), Infinity),
+        ),
+        expiresAt: fc.option(
+          fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(8.64e15), Infinity)),
+        ),
+      }),
+    ) as OutgoingMessage[]
+    const good: string[] = []
+    const taken = new Set<string>()
+    for (let start = 0; start < anything.length; start += 250) {
+      const batch = anything.slice(start, start + 250).flatMap((message) => [message, outgoing('good')])
+      const outcomes = await broker.send(batch, { signal })
+      for (const [index, { status }] of outcomes.entries()) {
+        const { id } = batch[index]!
+        expect(['sent', 'rejected']).toContain(status)
+        if (index % 2 === 1) {
+          expect(status).toBe('sent')
+          good.push(id)
+        }
+        if (status === 'sent') taken.add(id.toLowerCase())
       }
-      if (status === 'sent') taken.add(id.toLowerCase())
     }
-  }
-  const stored = await inbox('c')
-  expect(new Set(stored.map(({ id }) => id))).toEqual(taken)
-  expect(stored.filter(({ topic }) => topic === 'good').map(({ id }) => id)).toEqual(good)
-})
+    const stored = await inbox('c')
+    expect(new Set(stored.map(({ id }) => id))).toEqual(taken)
+    expect(stored.filter(({ topic }) => topic === 'good').map(({ id }) => id)).toEqual(good)
+  },
+)
 
 test('the inbox of another database is as good as ours, and one that is away is an outage', async () => {
   const other = await createTestDatabase()
