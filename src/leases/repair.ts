@@ -48,14 +48,18 @@ export function lanesMaker({ database, consumer, count }: LanesOptions): {
  *
  * Behind an old transaction there may be millions of dead rows to go through: what takes too long counts as not found.
  */
-export async function findBelow<Held extends Lane>(
+export async function findBelow(
   { database, consumer, emit }: Pick<LanesOptions, 'database' | 'consumer' | 'emit'>,
-  lanes: readonly Held[],
-): Promise<Held[]> {
+  lanes: readonly Lane[],
+): Promise<Lane[]> {
   const sql = laneSql(database.schema)
+  const statement = consumer === '' ? sql.belowOutbox : sql.below
   const values = [consumer, lanes.map(({ lane }) => lane)]
   const rows = await database
-    .keep<{ lane: number }>(consumer === '' ? sql.belowOutbox : sql.below, values)
+    .transaction(async (client) => {
+      await client.query(sql.briefly)
+      return database.run<{ lane: number }>(client, statement, values)
+    })
     .catch((error: unknown) => {
       if (sqlstate(error) !== '57014') throw error
       return []

@@ -165,11 +165,11 @@ export class Membership {
     }
     this.#beatAt = at
     const before = this.#numbered ?? { file, position }
-    this.#numbered = { file, position }
     if (file !== before.file || (position ?? Infinity) < Math.max(highest, before.position ?? 0)) {
       await mendSequences(this.#options.database, this.#options.emit)
       await this.#options.onBehind?.()
     }
+    this.#numbered = { file, position }
     return peers
   }
 

@@ -82,7 +82,7 @@ export function kafkaInGoodHealth(fixture: Fixture): void {
       await subscribe(make(), 'billing', [topic], inbox.onBatch)
       await inbox.until((received) => received.length === 2)
 
-      const common = { topic, redelivered: false }
+      const common = { topic, redelivered: false, placedAt: expect.stringMatching(/^\d{13}$/) as string }
       expect(inbox.received).toEqual([
         {
           ...{ ...common, key: 'gone', headers: {}, contentType: null },
