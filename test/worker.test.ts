@@ -98,13 +98,15 @@ describe('what no waiting mends keeps a worker from starting', () => {
     expect(await refused(postgres({ database: url.href }))).toBe(4)
   })
 
-  test.each<[string, Partial<URL>, string]>([
-    ['a user whom its database does not know', { username: 'no_such_user' }, '28000'],
-    ['a database that is not there', { pathname: '/no_such_database' }, '3D000'],
+  test.each<[string, Partial<URL>, RegExp]>([
+    // By the way it asks for passwords.
+    ['a user whom its database does not know', { username: 'no_such_user' }, /^28(000|P01)$/],
+    ['a database that is not there', { pathname: '/no_such_database' }, /^3D000$/],
   ])('%s, each time', async (_what, wrong, code) => {
     const url = Object.assign(new URL(database.url), wrong).href
     const relay = createRelay({ database: url, broker: postgres({ database: database.url }) })
-    for (let time = 0; time < 2; time++) expect(await errorOf(relay.start())).toMatchObject({ code })
+    for (let time = 0; time < 2; time++)
+      expect(await errorOf(relay.start())).toMatchObject({ code: expect.stringMatching(code) as string })
     await relay.stop()
   })
 

@@ -36,8 +36,9 @@ export function lanesMaker({ database, consumer, count }: LanesOptions): {
   let madeAt = -Infinity
   const now = async (): Promise<void> => {
     madeAt = performance.now()
-    const [there] = await database.query<{ count: number }>(sql.count, [consumer])
-    if (there!.count < count) await database.query(sql.create, [consumer, count])
+    // A relay of somebody's own grants need not be able to make what the migrations have made.
+    const [there] = consumer === '' ? await database.query<{ count: number }>(sql.count, [consumer]) : []
+    if ((there?.count ?? 0) < count) await database.query(sql.create, [consumer, count])
   }
   return { now, again: async () => (performance.now() < madeAt + makeMs ? undefined : now()) }
 }
