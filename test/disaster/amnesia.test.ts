@@ -91,13 +91,17 @@ const worked = (table: string, consumer: string): Promise<void> =>
 
 test('a relay finds what it had sent and deleted, and is to delete again', async () => {
   await start(createRelay({ database: server.url, broker }))
-  const published = await publish(true)
-  sent.length = 0
-  await worked('outbox', '')
-  await crash()
-  await until('select not exists (select from twinbox.outbox) as done')
-  // It was all there again, or this would be no test.
-  await expect.poll(() => sent.length, { timeout: 30_000 }).toBe(2 * count)
+  // It is all there again, or this would be no test. A commit of upkeep that waits for the disk may take the deletions
+  // along: then they outlive the crash, and it is tried once more.
+  let published: string[] = []
+  for (let tries = 0; tries < 5 && sent.length < 2 * count; tries++) {
+    sent.length = 0
+    published = await publish(true)
+    await worked('outbox', '')
+    await crash()
+    await until('select not exists (select from twinbox.outbox) as done')
+  }
+  expect(sent).toHaveLength(2 * count)
   expect(new Set(sent)).toEqual(new Set(published))
 })
 
