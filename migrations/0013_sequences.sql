@@ -5,7 +5,7 @@
 -- Locks: none on existing tables. Old code can run beside it.
 
 -- Sets the sequences forward that have fallen behind their tables, and has the lanes of these tables read from their
--- beginning. Returns those that it has set, and nothing if all is well. Anybody may call it at any time.
+-- beginning. Returns those that it has set, and nothing if all is well. Its roles may call it at any time.
 --
 -- With its owner's rights: of whoever works here, none may set a sequence, since it could be set back as well.
 create function twinbox.mend_sequences() returns table (name text, stood_at bigint, set_to bigint)

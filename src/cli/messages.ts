@@ -5,7 +5,7 @@ import { consumerOf, printable, renderAttempt, type FilterFlags } from './letter
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from './table.ts'
-import { remark as aside, say } from './output.ts'
+import { remark, say } from './output.ts'
 
 export interface MessageFlags extends FilterFlags {
   readonly state?: readonly MessageState[]
@@ -36,14 +36,14 @@ export async function listMessages(flags: MessageFlags): Promise<void> {
         message.since === null ? '-' : ms(Math.max(0, now - message.since.getTime())),
         String(message.attempt),
         message.worker === null ? '-' : String(message.worker),
-        remark(message, now, message.payload),
+        waitsFor(message, now, message.payload),
       ]),
     ),
   )
 }
 
 /** What it waits for, and what it holds. */
-function remark({ dueAt, reason }: PlacedMessage, now: number, payload?: string | Uint8Array): string {
+function waitsFor({ dueAt, reason }: PlacedMessage, now: number, payload?: string | Uint8Array): string {
   const due = dueAt === null ? '' : `in ${ms(Math.max(0, dueAt.getTime() - now))} `
   const content =
     payload === undefined ? '' : ` ${typeof payload === 'string' ? payload : `${payload.length} bytes`}`
@@ -57,7 +57,7 @@ export async function showOne(id: string, flags: CommonFlags & { payload?: boole
   const known = history.places.length + history.received.length + history.interventions.length > 0
   if (flags.json === true) say(JSON.stringify({ ...history, places: history.places.map(printable) }))
   else if (known) say(renderHistory(history))
-  if (!known) aside(`Nothing is known of a message ${id} in the schema "${schema}".`)
+  if (!known) remark(`Nothing is known of a message ${id} in the schema "${schema}".`)
   return known ? 0 : 1
 }
 
@@ -81,7 +81,7 @@ function renderHistory({ places, received, interventions }: MessageHistory): str
     `${place.state} of ${place.consumer ?? 'the outbox'} since ${time(place.since)}`,
     `  topic ${place.topic}, key ${place.key ?? '-'}, published ${time(place.publishedAt)}, attempts ${place.attempt}` +
       (place.worker === null ? '' : `, worker ${place.worker}`),
-    ...(remark(place, now) === '' ? [] : [`  ${remark(place, now)}`]),
+    ...(waitsFor(place, now) === '' ? [] : [`  ${waitsFor(place, now)}`]),
     ...(place.payload === undefined
       ? []
       : [typeof place.payload === 'string' ? place.payload : Buffer.from(place.payload).toString('base64')]),

@@ -125,16 +125,20 @@ function snappyBlockSize(block: Buffer): number {
   throw new Malformed('it is no snappy')
 }
 
+/** Passes over a frame that is for others. lz4 and zstd have the same: RFC 8878, section 3.1.2. Whether it was one. */
+function skips(cursor: Cursor, magic: number): boolean {
+  if (magic >>> 4 !== 0x184d2a5) return false
+  cursor.take(cursor.take(4).readUInt32LE())
+  return true
+}
+
 /** https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md and lz4_Block_format.md */
 function measureLz4(packed: Buffer): number {
   const cursor = new Cursor(packed)
   let size = 0
   while (cursor.left > 0) {
     const magic = cursor.take(4).readUInt32LE()
-    if (magic >>> 4 === 0x184d2a5) {
-      cursor.take(cursor.take(4).readUInt32LE())
-      continue
-    }
+    if (skips(cursor, magic)) continue
     if (magic !== 0x184d2204) throw new Malformed('it is no lz4')
     const flags = cursor.take(2)[0]!
     cursor.take((flags & 0x08 ? 8 : 0) + (flags & 0x01 ? 4 : 0) + 1)
@@ -181,10 +185,7 @@ function measureZstd(packed: Buffer): number {
   let size = 0
   while (cursor.left > 0) {
     const magic = cursor.take(4).readUInt32LE()
-    if (magic >>> 4 === 0x184d2a5) {
-      cursor.take(cursor.take(4).readUInt32LE())
-      continue
-    }
+    if (skips(cursor, magic)) continue
     if (magic !== 0xfd2fb528) throw new Malformed('it is no zstd')
     const descriptor = cursor.take(1)[0]!
     const single = (descriptor & 0x20) !== 0
