@@ -149,31 +149,26 @@ test(
   { timeout: 60_000 + fuzzDeliveries * 10 },
   async () => {
     await subscribe('c', ['#'])
-    const anything = fuzzed(
-      fc.record({
-        id: fc.oneof(fc.uuid(), anyText()),
-        topic: anyText(),
-        key: fc.option(anyText()),
-        headers: fc.option(
-          fc.dictionary(anyText(), fc.oneof(anyText(), fc.integer() as fc.Arbitrary<unknown>), {
-            maxKeys: 5,
-          }),
-        ),
-        content: fc.oneof(anyText(), anyBody),
-        contentType: anyText(),
-        publishedAt: fc.oneof(
-          fc.date({ noInvalidDate: false }),
-          fc.constantFrom(new Date(-8.64e15), Infinity),
-        ),
-        expiresAt: fc.option(
-          fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(8.64e15), Infinity)),
-        ),
-      }),
-    ) as OutgoingMessage[]
+    const anything = fc.record({
+      id: fc.oneof(fc.uuid(), anyText()),
+      topic: anyText(),
+      key: fc.option(anyText()),
+      headers: fc.option(
+        fc.dictionary(anyText(), fc.oneof(anyText(), fc.integer() as fc.Arbitrary<unknown>), {
+          maxKeys: 5,
+        }),
+      ),
+      content: fc.oneof(anyText(), anyBody),
+      contentType: anyText(),
+      publishedAt: fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(-8.64e15), Infinity)),
+      expiresAt: fc.option(
+        fc.oneof(fc.date({ noInvalidDate: false }), fc.constantFrom(new Date(8.64e15), Infinity)),
+      ),
+    })
     const good: string[] = []
     const taken = new Set<string>()
-    for (let start = 0; start < anything.length; start += 250) {
-      const batch = anything.slice(start, start + 250).flatMap((message) => [message, outgoing('good')])
+    for (const messages of fuzzed(anything as fc.Arbitrary<OutgoingMessage>, 250)) {
+      const batch = messages.flatMap((message) => [message, outgoing('good')])
       const outcomes = await broker.send(batch, { signal })
       for (const [index, { status }] of outcomes.entries()) {
         const { id } = batch[index]!

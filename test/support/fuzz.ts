@@ -6,8 +6,14 @@ export const fuzzDeliveries = Number(process.env['TWINBOX_TEST_FUZZ'] ?? 2000)
 /** Printed with each failure; given again, it makes up the same. */
 export const fuzzSeed = Number(process.env['TWINBOX_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
 
-export const fuzzed = <Value>(arbitrary: fc.Arbitrary<Value>): Value[] =>
-  fc.sample(arbitrary, { numRuns: fuzzDeliveries, seed: fuzzSeed })
+/**
+ * The deliveries, so many at a time. 100,000 made up at once would keep the process busy for longer than a broker waits for
+ * a sign of life.
+ */
+export function* fuzzed<Value>(arbitrary: fc.Arbitrary<Value>, size: number): Generator<Value[]> {
+  for (let from = 0; from < fuzzDeliveries; from += size)
+    yield fc.sample(arbitrary, { numRuns: Math.min(size, fuzzDeliveries - from), seed: fuzzSeed + from })
+}
 
 /** Any text, those included that are none: with a NUL, with half a character, long. */
 export const anyText = (maxLength = 300): fc.Arbitrary<string> =>

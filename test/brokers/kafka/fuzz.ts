@@ -5,7 +5,7 @@ import kafkajs from 'kafkajs'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import type { OnBatch } from '../../../src/brokers/broker.ts'
 import { createReceiver, type TwinboxEvent, type Worker } from '../../../src/index.ts'
-import { fuzzDeliveries, fuzzSeed } from '../../support/fuzz.ts'
+import { fuzzDeliveries, fuzzed, fuzzSeed } from '../../support/fuzz.ts'
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.ts'
 import type { Fixture } from './fixture.ts'
 
@@ -164,24 +164,24 @@ export function kafkaFuzz(fixture: Fixture): void {
         const topic = await createTopic({ numPartitions: 1 })
         await receive(topic)
         const cpu: number[] = []
-        const sample = fc.sample(delivery, { numRuns: fuzzDeliveries, seed: fuzzSeed })
-        for (let from = 0; from < sample.length; from += groupSize) {
-          const group = sample.slice(from, from + groupSize)
-          const messages = group.flatMap((message, index) => [message, good(String(from + index))])
-          const compression = from % (2 * groupSize) === 0 ? CompressionTypes.GZIP : CompressionTypes.None
-          await producer().send({ topic, compression, messages })
+        let sent = 0
+        for (const group of fuzzed(delivery, groupSize)) {
+          const compression = sent % (2 * groupSize) === 0 ? CompressionTypes.GZIP : CompressionTypes.None
+          for (const pairs of halved(group.map((message, index) => [message, good(String(sent + index))])))
+            await producer().send({ topic, compression, messages: pairs.flat() })
           const before = process.cpuUsage()
           await expect
             .poll(() => arrived(topic), {
               interval: 5,
               timeout: 20_000,
-              message: `behind the deliveries ${from} to ${from + groupSize}, seed ${fuzzSeed}; ${seen.causes.at(-1)}`,
+              message: `behind the deliveries ${sent} to ${sent + groupSize}, seed ${fuzzSeed}; ${seen.causes.at(-1)}`,
             })
-            .toBe(from + group.length)
+            .toBe(sent + group.length)
+          sent += group.length
           const { user, system } = process.cpuUsage(before)
           cpu.push((user + system) / 1000)
         }
-        await expectAll(topic, 2 * sample.length)
+        await expectAll(topic, 2 * fuzzDeliveries)
         expect(seen.refused).toBeGreaterThan(0)
         const sorted = cpu.slice(5).toSorted((one, other) => one - other)
         const median = sorted[sorted.length >> 1]!
@@ -216,6 +216,13 @@ export function kafkaFuzz(fixture: Fixture): void {
       },
     )
   })
+}
+
+/** In as many parts as Kafka needs to take each: a batch of more than 1 MB is refused. */
+function halved<Item>(items: readonly Item[]): (readonly Item[])[] {
+  if (items.length <= 1 || JSON.stringify(items).length < 2_000_000) return [items]
+  const half = items.length >> 1
+  return [...halved(items.slice(0, half)), ...halved(items.slice(half))]
 }
 
 /** Changes bytes of every second batch of a log: any but its offset and its length, without which nothing is found. */
