@@ -163,9 +163,8 @@ export function kafkaFuzz(fixture: Fixture): void {
       async () => {
         const topic = await createTopic({ numPartitions: 1 })
         await receive(topic)
-        const cpu: number[] = []
         let sent = 0
-        for (const group of fuzzed(delivery, groupSize)) {
+        const cpuOf = async (group: readonly Delivery[]): Promise<number> => {
           const compression = sent % (2 * groupSize) === 0 ? CompressionTypes.GZIP : CompressionTypes.None
           for (const pairs of halved(group.map((message, index) => [message, good(String(sent + index))])))
             await producer().send({ topic, compression, messages: pairs.flat() })
@@ -179,15 +178,20 @@ export function kafkaFuzz(fixture: Fixture): void {
             .toBe(sent + group.length)
           sent += group.length
           const { user, system } = process.cpuUsage(before)
-          cpu.push((user + system) / 1000)
+          return (user + system) / 1000
         }
-        await expectAll(topic, 2 * fuzzDeliveries)
+        const groups: [cpu: number, group: readonly Delivery[]][] = []
+        for (const group of fuzzed(delivery, groupSize)) groups.push([await cpuOf(group), group])
+        groups.splice(0, 5)
+        groups.sort(([one], [other]) => one - other)
+        const limit = Math.max(10 * groups[groups.length >> 1]![0], 200)
+        // What costs much by its content costs it again. A collection of garbage comes once.
+        for (const [cpu, group] of groups.filter((each) => each[0] >= limit)) {
+          const again = Math.min(await cpuOf(group), await cpuOf(group))
+          expect(again, `CPU of a group in ms, ${cpu} at first, seed ${fuzzSeed}`).toBeLessThan(limit)
+        }
+        await expectAll(topic, 2 * sent)
         expect(seen.refused).toBeGreaterThan(0)
-        const sorted = cpu.slice(5).toSorted((one, other) => one - other)
-        const median = sorted[sorted.length >> 1]!
-        expect(sorted.at(-1), `CPU of a group in ms, seed ${fuzzSeed}`).toBeLessThan(
-          Math.max(10 * median, 200),
-        )
       },
       60_000 + fuzzDeliveries * 50,
     )
