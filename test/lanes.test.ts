@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Database, type Statement } from '../src/database/database.ts'
-import { inboxSql } from '../src/database/sql/inbox.ts'
+import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { createClaimer, type Worker } from '../src/index.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
@@ -47,7 +47,7 @@ describe('lanes are locked in their order', () => {
       [consumer, holder, lanes, fences, [0, 0, 0], [0, 0, 0], ['', '', '']],
     ],
     read: (consumer) => [
-      inboxSql(own.schema).read,
+      readingSql(own.schema).read,
       [
         consumer,
         lanes,
@@ -61,6 +61,7 @@ describe('lanes are locked in their order', () => {
         true,
         8e6,
         100,
+        null,
       ],
     ],
   }

@@ -77,7 +77,7 @@ async function held(consumer: string): Promise<Held> {
       floor: new Floor(floor),
       server,
       lowered,
-      orphaned: 0,
+      orphaned: false,
       draining: false,
       heir: null,
       keptUntil: 0,

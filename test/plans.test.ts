@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bookkeepingSettings } from '../src/database/sql/server.ts'
 import { completionSql } from '../src/database/sql/completion.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'
+import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { outboxSql } from '../src/database/sql/outbox.ts'
 import { arrayText } from '../src/database/sql/statement.ts'
@@ -140,7 +141,7 @@ function statements(
     ],
     [
       'read lanes',
-      inbox.read,
+      readingSql('twinbox').read,
       [
         'c',
         lanes,
@@ -154,6 +155,15 @@ function statements(
         true,
         8e6,
         1000,
+        null,
+      ],
+    ],
+    [
+      'read lanes past a key',
+      readingSql('twinbox').readPast,
+      [
+        ...['c', lanes, each(0, 64), each(floor, 64), each(8, 64), each(0, 64), each('{}', 64)],
+        ...[true, 1, true, 8e6, 1000, null, each('{"k"}', 64), 10],
       ],
     ],
     [

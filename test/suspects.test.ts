@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Database } from '../src/database/database.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'
+import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
@@ -102,9 +103,10 @@ test('so does a read of lanes, which says whether it has left something', async 
         noneInHand,
         8e6,
         1000,
+        null,
       ]
       const rows = await own.keep<{ seq: number | null; left_out: boolean }>(
-        inboxSql(own.schema).read,
+        readingSql(own.schema).read,
         values,
       )
       const taken = new Set(rows.map(({ seq }) => seq))

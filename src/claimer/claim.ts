@@ -32,6 +32,8 @@ export class Claim {
   readonly seq: number
   readonly fence: number
   readonly keyed: boolean
+  /** It was read past a hot key of its lane, and stands beyond where the lane is read in order. */
+  readonly past: boolean
   readonly bytes: number
   /** A dead claimer had it in hand, and it may be why. */
   readonly suspect: boolean
@@ -60,8 +62,9 @@ export class Claim {
   #row: ClaimedRow | null
   #message: Message | null = null
 
-  constructor(row: ClaimedRow, keyed: boolean) {
+  constructor(row: ClaimedRow, keyed: boolean, past = false) {
     this.#row = row
+    this.past = past
     this.id = row.id
     this.topic = row.topic
     this.key = row.key

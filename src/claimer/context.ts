@@ -58,8 +58,14 @@ export interface ClaimerContext {
 /** Handlers are few beside this; what is claimed ahead may not fill the memory with large payloads. */
 const handBytesMax = 32 * 1024 * 1024
 
-/** How much more may be claimed at once, in bytes and in messages; null if enough is in hand. A larger message comes alone. */
-export function roomOf({ hand, settings, circuits }: ClaimerContext): { bytes: number; rows: number } | null {
+/** How much more may be claimed at once, in bytes and in messages. A larger message comes alone. */
+export interface Room {
+  readonly bytes: number
+  readonly rows: number
+}
+
+/** Null if enough is in hand. */
+export function roomOf({ hand, settings, circuits }: ClaimerContext): Room | null {
   const rows = settings.batchSize * 2 - (hand.size - circuits.waiting().total)
   const bytes = Math.min(handBytesMax - hand.bytes, limits.batchBytes)
   return rows <= 0 || bytes <= 0 ? null : { rows, bytes }

@@ -51,10 +51,9 @@ export class Hand {
     return lowest
   }
 
+  /** How far reads of the lane have come in order; what was read past a hot key stands beyond. */
   highest(lane: number): number {
-    let highest = 0
-    for (const seq of this.seqsOf(lane)) if (seq > highest) highest = seq
-    return highest
+    return Math.max(0, ...[...this.all(lane)].map(({ seq, past }) => (past ? 0 : seq)))
   }
 
   has(claim: Claim): boolean {

@@ -1,28 +1,32 @@
-import { inboxSql } from '../database/sql/inbox.ts'
-import { arrayText } from '../database/sql/statement.ts'
-import { Marks, parseSnapshot } from '../leases/floor.ts'
+import { readingSql } from '../database/sql/reading.ts'
+import type { Statement } from '../database/database.ts'
+import { arrayText, textArray, unlessEmpty } from '../database/sql/statement.ts'
 import { Polling } from '../leases/polling.ts'
 import type { Lane } from '../leases/lane.ts'
-import { byLane } from '../leases/rows.ts'
+import { LaneReader, type Asked, type ReadAt, type Reading, type ReadRow } from '../leases/reader.ts'
 import { limits } from '../options.ts'
-import { roomOf, type ClaimerContext } from './context.ts'
+import { roomOf, type ClaimerContext, type Room } from './context.ts'
 import { Claim, type ClaimedRow } from './claim.ts'
+import { HotKeys } from './hot.ts'
 import type { Unhandled } from './unhandled.ts'
 
-interface At {
-  readonly snapshot: string
-  readonly xid: number | null
+interface At extends ReadAt {
   /** Whether there was more that caution forbade to take. */
   readonly left_out: boolean
-  /** More than is read at once: it has come without its content. */
-  readonly beyond: boolean
+  /** Of a read past hot keys, by lane, as JSON: the last seq that it has looked at, and how many those were. */
+  readonly ends?: string
 }
 
-type ReadRow = ClaimedRow & At
+type Row = ClaimedRow & ReadRow
 
 const quotaMin = 8
 /** No lane gives more than its part of so many: of one with a hot key nothing else could be handled side by side. */
 const lanesMin = 8
+/** So many rows a read past hot keys goes through at most, of all its lanes together. */
+const pastMax = 1000
+
+const endsOf = ({ ends = '{}' }: At): Record<string, readonly [number | null, number]> =>
+  JSON.parse(ends) as Record<string, readonly [number | null, number]>
 
 export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < limits.keyedLanes
 
@@ -33,21 +37,32 @@ export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < 
 export class KeyedClaims {
   readonly #context: ClaimerContext
   readonly #unhandled: Unhandled
-  readonly #sql: ReturnType<typeof inboxSql>
-  #marks = new Marks()
-  readonly #quota = new Map<number, number>()
-  /** Lanes whose last read was cut short. */
-  readonly #more = new Set<number>()
-  #turn = 0
+  readonly #sql: ReturnType<typeof readingSql>
+  readonly #reader: LaneReader<Row, At>
+  readonly #hot: HotKeys
+  readonly #pastReader: LaneReader<Row, At>
   /** Whether something was left that there was no room for. */
   #left = false
   readonly #polling: Polling
+  #pastAt = 0
+  #pastPauseMs = 0
 
   constructor(context: ClaimerContext, unhandled: Unhandled) {
+    const { database, settings, membership, hand } = context
     this.#context = context
     this.#unhandled = unhandled
-    this.#sql = inboxSql(context.database.schema)
-    this.#polling = new Polling(context.settings, context.membership.sleep)
+    this.#sql = readingSql(database.schema)
+    this.#polling = new Polling(settings, membership.sleep)
+    this.#hot = new HotKeys(hand)
+    const max = Math.max(quotaMin, Math.ceil(settings.batchSize / lanesMin))
+    this.#reader = new LaneReader({ ...context, quota: { min: quotaMin, max } })
+    this.#pastReader = new LaneReader({
+      ...context,
+      // At least as many as stay in hand: a read that finds nothing among what is of hot keys makes the quota no smaller.
+      quota: { min: 2 * quotaMin, max: Math.max(2 * quotaMin, max) },
+      floorOf: (lane) => this.#hot.floorOf(lane),
+      seen: (at) => Math.max(0, ...Object.values(endsOf(at)).map(([last]) => last ?? 0)),
+    })
   }
 
   /** Something is about to come: look often again. */
@@ -55,27 +70,27 @@ export class KeyedClaims {
     this.#polling.hurry()
   }
 
-  /** The lanes are gone, perhaps with the server: of another one, no mark says anything. */
+  /** The lanes are gone, perhaps with the server. */
   forget(): void {
-    this.#marks = new Marks()
+    this.#reader.forget()
+    this.#pastReader.forget()
   }
 
   /** Lanes are ours now. What their last holder had in hand when it died has been attempted once more. */
   async take(lanes: readonly Lane[]): Promise<void> {
     const { database, consumer, parking } = this.#context
-    const orphaned = lanes.filter((lane) => lane.orphaned > 0)
+    const orphaned = lanes.filter((lane) => lane.orphaned)
     if (orphaned.length > 0) {
       await database.keep(this.#sql.charge, [
         consumer,
         orphaned.map(({ lane }) => lane),
         orphaned.map(({ fence }) => fence),
         orphaned.map(({ floor }) => floor.clean),
-        orphaned.map((lane) => lane.orphaned),
       ])
     }
     await parking.load(lanes)
     await this.#unhandled.take(lanes)
-    for (const { lane } of lanes) this.#quota.set(lane, quotaMin)
+    for (const { lane } of lanes) this.#reader.begin(lane)
   }
 
   /** Whether reading at once would pay, now that these are done: more is waiting in their lanes. */
@@ -84,7 +99,9 @@ export class KeyedClaims {
       const room = roomOf(this.#context)
       return room !== null && room.rows >= this.#context.settings.batchSize
     }
-    return done.some(({ lane }) => this.#more.has(lane) && this.#isLow(lane))
+    return done.some(({ lane, past }) =>
+      past ? this.#pastReader.hasMore(lane) : this.#reader.hasMore(lane) && this.#isLow(lane),
+    )
   }
 
   /** Reads, and returns how long to wait before the next time. */
@@ -93,108 +110,103 @@ export class KeyedClaims {
   }
 
   async #read(): Promise<number> {
-    const { database, consumer, settings, lanes: held, hand, suspects, parking, failpoint } = this.#context
-    const low = [...held.held.values()].filter(
-      (lane) =>
-        isKeyed(lane) && !lane.draining && !this.#unhandled.isComing(lane.lane) && this.#isLow(lane.lane),
+    const { settings, lanes } = this.#context
+    const able = [...lanes.held.values()].filter(
+      (lane) => isKeyed(lane) && !lane.draining && !this.#unhandled.isComing(lane.lane),
     )
+    const low = able.filter(({ lane }) => this.#isLow(lane))
     const room = roomOf(this.#context)
     this.#left = low.length > 0 && room === null
-    if (low.length === 0 || room === null) return settings.pollMsMax
-    // From another one each time: where there is room for little, what the first lanes have may be all that fits.
-    this.#turn = (this.#turn + 1) % low.length
-    const lanes = [...low.slice(this.#turn), ...low.slice(0, this.#turn)]
-    const quotas = this.#quotasOf(lanes, room.rows)
-    const lowered = lanes.map(({ floor }) => floor.lowered)
-    const marks = this.#marks
-    const rows = await database.keep<ReadRow | (At & { lane: null })>(this.#sql.read, [
+    if (room === null) return settings.pollMsMax
+    const pauseMs = low.length === 0 ? settings.pollMsMax : await this.#readInOrder(low, room)
+    return Math.min(pauseMs, await this.#readPast(able.filter((lane) => !low.includes(lane))))
+  }
+
+  async #readInOrder(low: readonly Lane[], room: Room): Promise<number> {
+    const reading = await this.#reader.read(low, room.rows, (asked, mark) =>
+      this.#ask(this.#sql.read, asked, mark, room),
+    )
+    this.#left = reading.beyond
+    this.#takeInHand(reading.rows, false)
+    await this.#settle(reading)
+    const pauseMs = this.#polling.next(reading.found)
+    return this.wants([]) ? 0 : pauseMs
+  }
+
+  /** Reads what other keys have in lanes whose messages in hand are of a few keys that have many. */
+  async #readPast(full: readonly Lane[]): Promise<number> {
+    const { settings } = this.#context
+    const lanes = full.filter((lane) => {
+      const others = this.#reader.hasMore(lane.lane) ? this.#hot.look(lane) : null
+      return others !== null && others <= this.#pastReader.quotaOf(lane.lane) >> 1
+    })
+    const room = roomOf(this.#context)
+    if (lanes.length === 0 || room === null) return settings.pollMsMax
+    const waitMs = this.#pastAt - performance.now()
+    if (waitMs > 0) return waitMs
+    const most = Math.ceil(pastMax / lanes.length)
+    const reading = await this.#pastReader.read(lanes, room.rows, (asked, mark) =>
+      this.#ask(this.#sql.readPast, asked, mark, room, [
+        asked.map(({ lane }) => textArray(this.#hot.keysOf(lane))),
+        most,
+      ]),
+    )
+    this.#takeInHand(reading.rows, true)
+    const ends = endsOf(reading.at)
+    await this.#settle(reading, ({ lane }) => (ends[lane]![1] < most ? Infinity : ends[lane]![0]!))
+    const goesOn = reading.found || Object.values(ends).some(([, count]) => count === most)
+    this.#pastPauseMs = goesOn ? settings.pollMs : Math.min(this.#pastPauseMs * 2, settings.pollMsMax)
+    this.#pastAt = performance.now() + this.#pastPauseMs
+    return this.#pastPauseMs
+  }
+
+  async #ask(
+    statement: Statement,
+    asked: readonly Asked[],
+    mark: boolean,
+    room: Room,
+    more: readonly unknown[] = [],
+  ): Promise<readonly (Row | (At & { lane: null }))[]> {
+    const { database, consumer, hand, suspects, failpoint } = this.#context
+    const past = asked.map(({ lane }) => [...hand.all(lane.lane)].filter((claim) => claim.past))
+    const rows = await database.keep<Row | (At & { lane: null })>(statement, [
       consumer,
-      arrayText(lanes.map(({ lane }) => lane)),
-      arrayText(lanes.map(({ fence }) => fence)),
-      arrayText(lanes.map(({ floor }) => floor.bound)),
-      arrayText(quotas),
-      arrayText(lanes.map(({ lane }) => hand.highest(lane))),
-      lanes.map(({ lane, floor }) => arrayText([...hand.seqsOf(lane)].filter((seq) => seq > floor.bound))),
-      marks.wanted,
+      arrayText(asked.map(({ lane }) => lane.lane)),
+      arrayText(asked.map(({ lane }) => lane.fence)),
+      arrayText(asked.map(({ bound }) => bound)),
+      arrayText(asked.map(({ quota }) => quota)),
+      arrayText(asked.map(({ lane }) => hand.highest(lane.lane))),
+      asked.map(({ lane, bound }) => arrayText([...hand.seqsOf(lane.lane)].filter((seq) => seq > bound))),
+      mark,
       suspects.room,
       suspects.inHand === 0,
       room.bytes,
       room.rows,
+      unlessEmpty(
+        past.map((claims) => (claims.length === 0 ? null : arrayText(claims.map(({ seq }) => seq)))),
+      ),
+      ...more,
     ])
     await failpoint('claimer.after_claim')
-    const found = rows.filter((row): row is ReadRow => row.lane !== null).toSorted((a, b) => a.seq - b.seq)
-    const { snapshot: text, left_out: leftOut, xid } = rows[0]!
-    const snapshot = parseSnapshot(text)
-    const rowsOf = byLane(found)
-    const taken: string[] = []
-    this.#left = found.some(({ beyond }) => beyond)
-    for (const [index, lane] of lanes.entries()) {
-      const { floor } = lane
-      if (floor.mustReread(snapshot) || !held.holds(lane.lane, lane.fence)) continue
-      // Meanwhile something has come back below: what this read has brought of its key must not go before it.
-      if (floor.lowered !== lowered[index]) continue
-      const own = rowsOf.get(lane.lane) ?? []
-      const cut = this.#adapt(lane.lane, own.length, quotas[index]!)
-      const end = own.find(({ beyond }) => beyond)?.seq ?? Infinity
-      const following = this.#takeInHand(
-        own.filter(({ seq }) => seq < end),
-        taken,
-      )
-      if (end !== Infinity) this.#more.add(lane.lane)
-      if (following.length > 0) await parking.follow(lane, following)
-      // What was left out for caution is still to be read, and what did not fit.
-      const known = leftOut ? floor.clean : Math.min(cut ? own.at(-1)!.seq : Infinity, end - 1)
-      floor.advance(marks, snapshot, known, lowered[index])
-    }
-    const last = found.at(-1)?.seq
-    if (xid !== null && last !== undefined) marks.add(last, xid)
-    if (taken.length > 0) {
-      this.#context.emit({ type: 'claimed', ids: taken })
-      this.#context.dispatch()
-    }
-    const pauseMs = this.#polling.next(found.length > 0)
-    return this.wants([]) ? 0 : pauseMs
+    return rows
   }
 
-  /** Adds the ids of those that are ours now to `taken`, and returns the places of those whose key is parked. */
-  #takeInHand(rows: readonly ReadRow[], taken: string[]): number[] {
-    const { hand, parking } = this.#context
-    const following: number[] = []
-    for (const row of rows) {
-      if (parking.holdsBack(row.lane, row.key, row.seq)) following.push(row.seq)
-      else {
-        hand.add(new Claim(row, true))
-        taken.push(row.id)
-      }
-    }
-    return following
+  #takeInHand(rows: readonly Row[], past: boolean): void {
+    if (rows.length === 0) return
+    for (const row of rows) this.#context.hand.add(new Claim(row, true, past))
+    this.#context.emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
+    this.#context.dispatch()
   }
 
-  /** How many to read of each lane at most: of more than there is room for, the rest would be looked at in vain. */
-  #quotasOf(lanes: readonly Lane[], rows: number): readonly number[] {
-    const quotas = lanes.map(({ lane }) => this.#quotaOf(lane))
-    const share = Math.min(1, rows / quotas.reduce((sum, quota) => sum + quota, 0))
-    return quotas.map((quota) => Math.max(1, Math.floor(quota * share)))
-  }
-
-  /** Whether the lane may have more than the `read` that were asked for: then it may give more the next time. */
-  #adapt(lane: number, count: number, read: number): boolean {
-    const quota = this.#quotaOf(lane)
-    const cut = count >= read
-    const most = Math.max(quotaMin, Math.ceil(this.#context.settings.batchSize / lanesMin))
-    const next = cut ? Math.min(quota * 2, most) : Math.max(quotaMin, quota >> 1)
-    this.#quota.set(lane, next)
-    if (cut) this.#more.add(lane)
-    else this.#more.delete(lane)
-    return cut
+  /** What was left out for caution is still to be read. */
+  async #settle(reading: Reading<Row, At>, end: (lane: Lane) => number = () => Infinity): Promise<void> {
+    await reading.follow()
+    const { left_out: leftOut } = reading.at
+    reading.advance((lane) => (leftOut ? lane.floor.clean : end(lane)))
   }
 
   #isLow(lane: number): boolean {
     const { hand, circuits } = this.#context
-    return hand.countOf(lane) - (circuits.waiting().lanes.get(lane) ?? 0) <= this.#quotaOf(lane) >> 1
-  }
-
-  #quotaOf(lane: number): number {
-    return this.#quota.get(lane) ?? quotaMin
+    return hand.countOf(lane) - (circuits.waiting().lanes.get(lane) ?? 0) <= this.#reader.quotaOf(lane) >> 1
   }
 }

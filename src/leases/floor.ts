@@ -69,8 +69,8 @@ export class Marks {
   }
 
   /**
-   * The highest mark up to `upTo` that this snapshot allows to pass, and who may still add rows below it. Null if
-   * there is none above `above`.
+   * The highest seq up to `upTo` that this snapshot allows to pass, and who may still add rows below it. Null if
+   * there is none above `above`. What a mark says of its seq holds for all below it too.
    */
   best(
     snapshot: Snapshot,
@@ -80,12 +80,13 @@ export class Marks {
     let old: number | null = null
     for (let index = this.#marks.length - 1; index >= 0; index--) {
       const mark = this.#marks[index]!
-      if (mark.seq <= above) return null
-      if (mark.seq > upTo || mark.xid >= snapshot.xmax) continue
+      const seq = Math.min(mark.seq, upTo)
+      if (seq <= above) return null
+      if (mark.xid >= snapshot.xmax) continue
       const stragglers = snapshot.running.filter((xid) => xid < mark.xid)
       // Waited for once, not once per mark: whoever has run for an hour would else keep each read a second behind.
       if (stragglers.length === 0 || Math.max(...stragglers) < (old ??= this.#oldXid()))
-        return { seq: mark.seq, stragglers }
+        return { seq, stragglers }
     }
     return null
   }

@@ -11,8 +11,8 @@ export interface Lane {
   readonly server: string
   /** The table's count of how often the floor was lowered, as far as this holder knows. */
   lowered: number
-  /** How far the former holder had reached, if it died over this lane; otherwise 0. */
-  readonly orphaned: number
+  /** Whether the former holder died with messages of it in hand. */
+  readonly orphaned: boolean
   /** To be given back as soon as nothing of it is in hand: others are short of lanes. */
   draining: boolean
   /** The worker that shall have it as soon as nothing of it is in hand; null if it stays. */
@@ -27,7 +27,7 @@ export interface LaneRow {
   readonly fence: number
   readonly floor: number
   readonly lowered: number
-  readonly reach: number
+  readonly orphaned: boolean
   readonly previous: number | null
   readonly server: string
 }
@@ -39,7 +39,7 @@ export const toLane = (row: LaneRow, keptForMs: number): Lane => ({
   written: row.floor,
   server: row.server,
   lowered: row.lowered,
-  orphaned: row.previous === null ? 0 : row.reach,
+  orphaned: row.orphaned,
   draining: false,
   heir: null,
   keptUntil: keptForMs === 0 ? 0 : performance.now() + keptForMs,

@@ -118,7 +118,7 @@ export class Strand {
     const batch = heads.batch.filter(({ expired }) => expired !== true)
     this.#batch = batch
     if (heads.batch.length === 0) {
-      this.#heads.advance(lanes, heads, new Set())
+      heads.advance(new Set())
       return heads.outdated ? 0 : this.#polling.next(false)
     }
     this.#polling.next(true)
@@ -149,7 +149,7 @@ export class Strand {
       emit({ type: 'sent', ids: sent, topics, broker: broker.name, durationMs })
     }
     for (const { seq } of await this.#settlement.refuse(batch, outcomes, heads.fences)) unsettled.delete(seq)
-    this.#heads.advance(lanes, heads, unsettled)
+    heads.advance(unsettled)
     return this.#outage(outcomes)
   }
 
@@ -177,7 +177,7 @@ export class Strand {
     if (confirmed.length > 0) await failpoint('relay.before_delete')
     const heads = await this.#heads.read(lanes, confirmed)
     this.#batch = heads.batch
-    for (const [lane, seqs] of heads.following) await this.#parts.parking.follow(lane, seqs)
+    await heads.follow()
     if (confirmed.length > 0) {
       await failpoint('relay.after_delete')
       this.#confirmed = []

@@ -51,7 +51,9 @@ async function clean(): Promise<void> {
     `truncate effects, twinbox.outbox, twinbox.inbox, twinbox.seen, twinbox.deferred, twinbox.parked,
       twinbox.parked_message, twinbox.dead_letter, twinbox.worker`,
   )
-  await database.query(`update twinbox.lane set holder = null, lease_until = '-infinity', reach = 0`)
+  await database.query(
+    `update twinbox.lane set holder = null, lease_until = '-infinity', reach = 0, past = null`,
+  )
 }
 
 test(

@@ -35,7 +35,7 @@ export const laneSql = perSchema((s, statement) => {
     take: statement(
       'take_lanes',
       `with c as materialized (
-      select lane, holder, reach from ${s}.lane
+      select lane, holder, reach, past from ${s}.lane
       where consumer = $1 and (
         holder::bigint * 256 + lane = any ($6::bigint[])
         or $5::int > 0 and (lease_until <= clock_timestamp() or holder = any ($4::int[]))
@@ -46,10 +46,12 @@ export const laneSql = perSchema((s, statement) => {
     )
     update ${s}.lane as l set
       holder = $2, since = clock_timestamp(), fence = l.fence + 1, lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond',
-      reach = case when c.holder is null then 0 else l.reach end
+      reach = case when c.holder is null then 0 else l.reach end,
+      past = case when c.holder is null then null else l.past end
     from c cross join ${durably} as d
     where l.consumer = $1 and l.lane = c.lane and d.durable is not null
-    returning l.lane, l.fence, l.floor, l.lowered, c.reach, c.holder as previous, ${serverIdentity(s)} as server`,
+    returning l.lane, l.fence, l.floor, l.lowered, c.holder as previous, ${serverIdentity(s)} as server,
+      c.holder is not null and (c.reach > 0 or c.past is not null) as orphaned`,
     ),
 
     renew: statement(
@@ -92,14 +94,15 @@ export const laneSql = perSchema((s, statement) => {
       since = clock_timestamp(), fence = l.fence + 1, lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond'
     from c cross join ${durably} as d
     where l.consumer = $1 and l.lane = c.lane and d.durable is not null
-    returning l.lane, l.fence, l.floor, l.lowered, l.reach, $2::int as previous, ${serverIdentity(s)} as server`,
+    returning l.lane, l.fence, l.floor, l.lowered, $2::int as previous, ${serverIdentity(s)} as server,
+      l.reach > 0 or l.past is not null as orphaned`,
     ),
 
     // Makes lanes over to others ($8), who have so long ($9) to accept them before they are anybody's.
     handOver: statement(
       'hand_over_lanes',
       `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
-    update ${s}.lane as l set holder = n.heir, since = clock_timestamp(), fence = l.fence + 1, reach = 0,
+    update ${s}.lane as l set holder = n.heir, since = clock_timestamp(), fence = l.fence + 1, reach = 0, past = null,
       lease_until = clock_timestamp() + $9::float8 * interval '1 millisecond', floor = ${floor}
     from ours join unnest($3::smallint[], $5::bigint[], $6::int[], $7::text[], $8::int[])
       as n(lane, floor, lowered, server, heir) using (lane)

@@ -1,0 +1,72 @@
+import { Floor } from '../leases/floor.ts'
+import type { Lane } from '../leases/lane.ts'
+import type { Hand } from './hand.ts'
+
+/** A key with so many messages in hand is hot, until it has fewer than the second. */
+const hotFrom = 4
+const hotUntil = 2
+
+interface Past {
+  /** Of what the other keys have in the lane, all up to here is dealt with or in hand. */
+  readonly floor: Floor
+  readonly lowered: number
+  /** The hot keys, and up to where all of each is dealt with or in hand. */
+  readonly keys: Map<string, number>
+}
+
+/**
+ * Keys that fill what may be in hand of their lane. One customer imports 100,000 messages: read in the order of the lane,
+ * the messages of all other keys would wait behind them, one customer in 64.
+ *
+ * So what the others have in the lane is read past the hot keys, from a floor of its own. The reads in order go on beside it
+ * and leave nothing out; what is forgotten here is only read once more.
+ */
+export class HotKeys {
+  readonly #hand: Hand
+  readonly #lanes = new WeakMap<Lane, Past>()
+
+  constructor(hand: Hand) {
+    this.#hand = hand
+  }
+
+  /** Finds the hot keys of a lane. Returns how many messages of other keys are in hand, or null if no key is hot. */
+  look(lane: Lane): number | null {
+    const counts = new Map<string, number>()
+    for (const { key } of this.#hand.all(lane.lane)) counts.set(key!, (counts.get(key!) ?? 0) + 1)
+    const past = this.#of(lane)
+    for (const [key, from] of past.keys) {
+      if ((counts.get(key) ?? 0) >= hotUntil) continue
+      past.keys.delete(key)
+      past.floor.lower(from + 1)
+    }
+    let others = 0
+    for (const [key, count] of counts) {
+      if (count >= hotFrom && !past.keys.has(key)) past.keys.set(key, past.floor.clean)
+      if (!past.keys.has(key)) others += count
+    }
+    return past.keys.size === 0 ? null : others
+  }
+
+  keysOf(lane: Lane): readonly string[] {
+    return [...this.#of(lane).keys.keys()]
+  }
+
+  /** Where reads past the hot keys start. */
+  floorOf(lane: Lane): Floor {
+    return this.#of(lane).floor
+  }
+
+  /** What has come back below belongs to any key. */
+  #of(lane: Lane): Past {
+    let past = this.#lanes.get(lane)
+    if (past?.lowered !== lane.floor.lowered) {
+      past = {
+        floor: new Floor(lane.floor.clean),
+        lowered: lane.floor.lowered,
+        keys: new Map<string, number>(),
+      }
+      this.#lanes.set(lane, past)
+    }
+    return past
+  }
+}

@@ -1,0 +1,271 @@
+import { randomUUID } from 'node:crypto'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { Database } from '../../src/database/database.ts'
+import { receive } from '../../src/database/inbox.ts'
+import { readingSql } from '../../src/database/sql/reading.ts'
+import {
+  createClaimer,
+  RetryLaterError,
+  type ClaimerOptions,
+  type Message,
+  type Worker,
+} from '../../src/index.ts'
+import { recordEvents, type Recorder } from '../support/events.ts'
+import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+
+/** A key with a long backlog, and those that share its lane. */
+
+let database: TestDatabase
+let inbox: Database
+let consumer: string
+let events: Recorder
+let claimers: Worker[] = []
+
+beforeAll(async () => {
+  database = await createTestDatabase()
+  inbox = new Database(database.url)
+})
+beforeEach(() => {
+  consumer = `c${randomUUID().slice(0, 8)}`
+  events = recordEvents()
+})
+afterEach(async () => {
+  await Promise.all(claimers.map((claimer) => claimer.stop()))
+  claimers = []
+})
+afterAll(async () => {
+  await inbox.close()
+  await database.drop()
+})
+
+async function deliver(keys: readonly string[]): Promise<void> {
+  const counts = new Map<string, number>()
+  await receive(
+    inbox,
+    keys.map((key) => {
+      counts.set(key, (counts.get(key) ?? sent.get(key) ?? 0) + 1)
+      return {
+        ...{
+          consumer,
+          id: randomUUID(),
+          topic: 'order.placed',
+          key,
+          headers: null,
+          body: null,
+          contentType: null,
+        },
+        payload: JSON.stringify({ n: counts.get(key) }),
+        publishedAt: new Date(),
+      }
+    }),
+  )
+  for (const [key, count] of counts) sent.set(key, count)
+}
+
+/** How many of each key there are. */
+let sent = new Map<string, number>()
+beforeEach(() => {
+  sent = new Map()
+})
+
+async function start(
+  handle: (message: Message) => Promise<void>,
+  options: Partial<ClaimerOptions> = {},
+): Promise<Worker> {
+  const claimer = createClaimer(
+    {
+      database: database.url,
+      consumer,
+      concurrency: 20,
+      stopTimeoutMs: 100,
+      onEvent: events.onEvent,
+      ...options,
+    },
+    { '#': { transaction: false, handle } },
+  )
+  claimers.push(claimer)
+  await claimer.start()
+  return claimer
+}
+
+const matesOf = async (key: string, count: number): Promise<string[]> =>
+  (
+    await database.query<{ key: string }>(
+      `select 'mate ' || n as key from generate_series(1, 20000) as n
+      where twinbox.lane_of('mate ' || n) = twinbox.lane_of($1) limit $2`,
+      [key, count],
+    )
+  ).map((row) => row.key)
+
+const many = (key: string, count: number): string[] => Array.from({ length: count }, () => key)
+
+test.each([
+  ['one hot key', 1],
+  ['three hot keys in one lane', 3],
+])('%s: the other keys of the lane do not wait for it', async (_, count) => {
+  const [first = '', ...others] = await matesOf('hot', 22)
+  const hot = ['hot', first, others.pop()!].slice(0, count)
+  let release = (): void => {}
+  const gate = new Promise<void>((resolve) => (release = resolve))
+  const done: string[] = []
+  await deliver(hot.flatMap((key) => many(key, 3000)))
+  await start(async ({ key }) => {
+    if (hot.includes(key!)) await gate
+    else done.push(key!)
+  })
+  await events.next('claimed')
+  await deliver(others)
+  await expect.poll(() => done.length, { timeout: 20_000 }).toBe(others.length)
+  // And what comes later, of new keys and of those that have had something.
+  await deliver([...others, ...others])
+  await expect.poll(() => done.length, { timeout: 20_000 }).toBe(3 * others.length)
+  const left = async (): Promise<number> =>
+    (
+      await database.query<{ count: number }>(
+        'select count(*)::int as count from twinbox.inbox where consumer = $1',
+        [consumer],
+      )
+    )[0]!.count
+  await expect.poll(left).toBe(count * 3000)
+  release()
+})
+
+test('a death charges what was in hand, and nothing of the backlog between', async () => {
+  const mates = await matesOf('hot', 10)
+  await deliver([...many('hot', 3000), ...mates])
+  const never = new Promise<void>(() => {})
+  await start(() => never)
+  const ofMates = await database.query<{ id: string }>(
+    `select id from twinbox.inbox where consumer = $1 and key <> 'hot'`,
+    [consumer],
+  )
+  await expect
+    .poll(() => events.of('claimed').flatMap(({ ids }) => ids), { timeout: 20_000 })
+    .toEqual(expect.arrayContaining(ofMates.map(({ id }) => id)))
+  const inHand = await database.query<{ id: string }>(
+    `select i.id from twinbox.inbox as i join twinbox.lane as l using (consumer, lane)
+    where i.consumer = $1 and (i.seq <= l.reach or i.seq = any (l.past)) order by i.id`,
+    [consumer],
+  )
+  const claimed = events.of('claimed').flatMap(({ ids }) => ids)
+  expect(inHand.map(({ id }) => id)).toEqual(claimed.toSorted())
+  expect(inHand.length).toBeLessThan(200)
+  // As whoever takes the lanes over does, and after the death of that one once more: it is said once.
+  const lanes = await database.query<{ lane: number; fence: number; floor: number }>(
+    'select lane, fence::int, floor::int from twinbox.lane where consumer = $1 and lane < 64 order by lane',
+    [consumer],
+  )
+  for (let death = 0; death < 2; death++) {
+    await inbox.keep(readingSql('twinbox').charge, [
+      consumer,
+      lanes.map(({ lane }) => lane),
+      lanes.map(({ fence }) => fence),
+      lanes.map(({ floor }) => floor),
+    ])
+    const charged = await database.query<{ id: string }>(
+      'select id from twinbox.inbox where consumer = $1 and attempt = 1 order by id',
+      [consumer],
+    )
+    expect(charged).toEqual(inHand)
+  }
+})
+
+test('what has come back, and what was committed late, is read past the hot key as well', async () => {
+  const [mate = '', late = '', ...others] = await matesOf('hot', 12)
+  let release = (): void => {}
+  const gate = new Promise<void>((resolve) => (release = resolve))
+  const done: string[] = []
+  let failed = false
+  await deliver([...many('hot', 500), mate])
+  await start(async ({ key, payload }) => {
+    if (key === 'hot') return gate
+    if (key === mate && !failed) {
+      failed = true
+      throw new RetryLaterError({ afterMs: 600_000 })
+    }
+    done.push(`${key} ${(payload as { n: number }).n}`)
+    return undefined
+  })
+  await events.next('parked')
+  const slow = await inbox.pool.connect()
+  await slow.query('begin')
+  await slow.query(
+    `insert into twinbox.inbox (consumer, lane, id, topic, key, payload)
+    values ($1, twinbox.lane_of($2), gen_random_uuid(), 'order.placed', $2, '{"n":1}')`,
+    [consumer, late],
+  )
+  await deliver([mate])
+  // A straggler is waited for for a second. Reads go on above it then.
+  for (let round = 0; round < 8; round++) {
+    await deliver(others)
+    await expect.poll(() => done.length, { timeout: 20_000 }).toBe((round + 1) * others.length)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+  }
+  await slow.query('commit')
+  slow.release()
+  await expect.poll(() => done, { timeout: 20_000 }).toContain(`${late} 1`)
+  await database.query('update twinbox.parked set until = clock_timestamp() where consumer = $1', [consumer])
+  await expect.poll(() => done, { timeout: 20_000 }).toContain(`${mate} 2`)
+  expect(done.filter((each) => each.startsWith(`${mate} `))).toEqual([`${mate} 1`, `${mate} 2`])
+  release()
+})
+
+test(
+  'each key keeps its order, while keys grow hot, fail, and change hands',
+  { timeout: 60_000 },
+  async () => {
+    const mates = await matesOf('hot', 35)
+    const late = mates.splice(20)
+    const keys = ['hot', ...mates, ...late]
+    const handled = new Map<string, number[]>()
+    const tries = new Map<string, number>()
+    const handle = async ({ key, payload, id }: Message): Promise<void> => {
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 2))
+      const attempt = (tries.get(id) ?? 0) + 1
+      tries.set(id, attempt)
+      if (attempt === 1 && Math.random() < 0.05) throw new Error('not yet')
+      handled.set(key!, [...(handled.get(key!) ?? []), (payload as { n: number }).n])
+    }
+    const options = { backoffMsMin: 1, backoffMsMax: 20, maxAttempts: 50 }
+    await deliver(many('hot', 300))
+    await start(handle, options)
+    // Each opens with an xid below those that commit before it, as a slow publisher's transaction does.
+    for (let round = 0; round < 15; round++) {
+      const slow = await inbox.pool.connect()
+      try {
+        await slow.query('begin')
+        await slow.query(
+          `insert into twinbox.inbox (consumer, lane, id, topic, key, payload)
+        values ($1, twinbox.lane_of($2), gen_random_uuid(), 'order.placed', $2, '{"n":1}')`,
+          [consumer, late[round]],
+        )
+        sent.set(late[round]!, 1)
+        await deliver(many('hot', 40))
+        const some = mates.filter(() => Math.random() < 0.5)
+        await deliver(
+          some.flatMap((key) => many(key, 1 + Math.floor(Math.random() * (round % 5 === 0 ? 20 : 3)))),
+        )
+        await slow.query('commit')
+      } finally {
+        slow.release()
+      }
+      if (round === 7) {
+        await start(handle, options)
+        await claimers[0]!.stop()
+      }
+    }
+    const left = async (): Promise<number> =>
+      (
+        await database.query<{ count: number }>(
+          `select (select count(*) from twinbox.inbox where consumer = $1)::int
+          + (select count(*) from twinbox.parked_message where consumer = $1)::int as count`,
+          [consumer],
+        )
+      )[0]!.count
+    await expect.poll(left, { timeout: 40_000 }).toBe(0)
+    for (const key of keys) {
+      const expected = Array.from({ length: sent.get(key) ?? 0 }, (_, n) => n + 1)
+      expect([key, handled.get(key) ?? []]).toEqual([key, expected])
+    }
+  },
+)
