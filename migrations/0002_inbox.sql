@@ -1,32 +1,36 @@
 -- The inbox: messages that were received and are not yet handled, once per consumer.
 --
--- A message's way through this file: a receiver (or, with the Postgres broker, a relay) writes its id to seen and, if
--- the id was new, one row to the inbox. A message with a key waits in its key's lane, which belongs to one claimer at a
--- time. A message without a key waits in a stripe, where a claimer takes a lease on the row itself. Completing a
--- message deletes its row.
+-- A message's way through this file: a receiver (or, with the Postgres broker, a relay) writes the message's id to seen and, if
+-- the id was new, one row to the inbox. A message with a key waits in its key's lane, which belongs to one claimer at a time. A
+-- message without a key waits in a stripe, where a claimer takes a lease on the row itself. complete() deletes the row at the
+-- end of the handler's transaction, and writes it to handled if a history is kept.
 --
--- Locks: none on existing tables. Old code can run beside it.
+-- Locks: none on existing tables. Old code: there is none.
 
+-- A message to be handled by one consumer.
 create table twinbox.inbox (
+  -- The order of arrival, which is the order of handling within a lane.
   seq bigint not null generated always as identity,
   received_at timestamptz not null default clock_timestamp(),
   published_at timestamptz,
-  -- The lease on this row. Only stripes use it; lanes are leased as a whole. None of these columns may ever enter
-  -- an index or a predicate of one: a claim is a HOT update only as long as they do not.
+  -- The lease on this row. Only stripes use it; lanes are leased as a whole. None of the columns from lease_until to attempt may
+  -- ever enter an index or a predicate of one: a claim is a HOT update only as long as none does.
   lease_until timestamptz not null default '-infinity',
   holder integer,
-  -- How often it was claimed, times 2^31, plus the worker that did.
+  -- How often the row was claimed, times 2^31, plus the worker that claimed it.
   fence bigint not null default 0,
-  -- The worker that failed with it, if somebody else shall have it next.
+  -- The worker that failed with the message, if another worker shall have it next.
   avoid integer,
   -- How often the message has been claimed before; the running attempt is one more.
   attempt smallint not null default 0,
-  -- 0 to 63: lanes, for messages with a key. 64 and up: stripes, for the others.
+  -- 0 to 63: lanes, for messages with a key. 64 to 71: stripes, for messages without one.
   lane smallint not null,
-  -- As in the outbox: a claimer takes only so much at once.
+  -- As in the outbox: a claimer takes a bounded number of bytes at once.
   size integer not null generated always as (
     coalesce(octet_length(payload::text), octet_length(body)) + coalesce(octet_length(headers::text), 0)
   ) stored,
+  -- After this time the message is a dead letter rather than handled. Null: never.
+  expires_at timestamptz,
   id uuid not null,
   consumer text collate "C" not null,
   topic text collate "C" not null,
@@ -50,7 +54,7 @@ create table twinbox.inbox (
   autovacuum_analyze_threshold = 50000
 );
 
--- The ids that a consumer has received inside the dedupe window.
+-- The id of a message that a consumer has received inside the dedupe window.
 create table twinbox.seen (
   seen_at timestamptz not null default clock_timestamp(),
   id uuid not null,
@@ -61,12 +65,98 @@ create table twinbox.seen (
 -- Serves the pruning of old ids; BRIN for the reason given at dedupe_expires_at.
 create index seen_at on twinbox.seen using brin (seen_at) with (autosummarize = on);
 
--- Who gets what, for the Postgres broker: the other brokers keep their own bindings.
+-- What a consumer is subscribed to. The Postgres broker finds in these rows where a message goes; the other brokers keep
+-- bindings of their own. The row stays when the subscription has ended: a receiver whose topics became narrower has to know
+-- what it was bound to before, and the Postgres broker who has had enough of a topic.
 create table twinbox.subscription (
   consumer text collate "C" not null,
   pattern text collate "C" not null,
+  -- By its name.
+  broker text collate "C" not null default 'postgres',
   created_at timestamptz not null default clock_timestamp(),
-  primary key (consumer, pattern)
+  -- Since when nobody wants it; null while somebody does.
+  ended_at timestamptz,
+  primary key (consumer, broker, pattern)
 );
 
-insert into twinbox.migration (version, name) values (2, 'inbox');
+-- A message that was handled, if a claimer is told to keep a history. Without the payload.
+create table twinbox.handled (
+  number bigint not null generated always as identity,
+  handled_at timestamptz not null default clock_timestamp(),
+  received_at timestamptz,
+  published_at timestamptz,
+  id uuid not null,
+  worker integer,
+  attempt smallint not null,
+  consumer text collate "C" not null,
+  topic text collate "C" not null,
+  key text collate "C",
+  -- Serves the question what became of a message. The number too: after the dedupe window, a redelivery is handled again.
+  primary key (id, number)
+) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+
+-- Serves pruning; BRIN for the reason given at dedupe_expires_at.
+create index handled_at on twinbox.handled using brin (handled_at) with (autosummarize = on);
+
+-- Completes messages at the end of their handler's transaction, all of them or none: if the fence of one is no longer the
+-- holder's, it raises TWX01, and what the handler wrote is rolled back. With a worker, a history is kept.
+--
+-- A function, since a handler's connection is not ours to set. The plan is made once per session, or planning would cost more
+-- than completing; and the plan is an index scan even if the table was empty when it was made.
+create function twinbox.complete(
+  consumer text, lanes smallint[], seqs bigint[], fences bigint[], ids uuid[], attempts smallint[], worker integer
+) returns void
+  language plpgsql volatile
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  completed bigint;
+begin
+  -- By far the most frequent case, at half the cost.
+  if cardinality(complete.seqs) = 1 and complete.worker is null then
+    delete from twinbox.inbox as i
+    where i.consumer = complete.consumer and i.lane = complete.lanes[1] and i.seq = complete.seqs[1]
+      and i.id = complete.ids[1] and case
+        when complete.lanes[1] < 64 then exists (
+          select from twinbox.lane as l
+          where l.consumer = complete.consumer and l.lane = complete.lanes[1] and l.fence = complete.fences[1])
+        else i.fence = complete.fences[1] end;
+    if not found then
+      raise exception using errcode = 'TWX01', message = 'The message is held by somebody else.';
+    end if;
+    return;
+  end if;
+  with gone as (
+    delete from twinbox.inbox as i
+    using unnest(complete.lanes, complete.seqs, complete.fences, complete.ids, complete.attempts)
+      as a(lane, seq, fence, id, attempt)
+    -- Not the consumer alone: a plan made while the table was empty would look through all that it has.
+    where i.consumer = case when a.seq is not null then complete.consumer end
+      and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
+      when a.lane < 64 then exists (
+        select from twinbox.lane as l
+        where l.consumer = complete.consumer and l.lane = a.lane and l.fence = a.fence)
+      else i.fence = a.fence end
+    returning i.id, i.topic, i.key, i.received_at, i.published_at, a.attempt
+  ),
+  kept as (
+    insert into twinbox.handled (consumer, id, topic, key, received_at, published_at, attempt, worker)
+    select complete.consumer, id, topic, key, received_at, published_at, attempt, complete.worker
+    from gone where complete.worker is not null
+  )
+  select count(*) into completed from gone;
+  if completed < cardinality(complete.seqs) then
+    raise exception using errcode = 'TWX01',
+      message = format('%s of %s messages are held by somebody else.',
+        cardinality(complete.seqs) - completed, cardinality(complete.seqs));
+  end if;
+end
+$$;
+
+revoke all on function twinbox.complete from public;
+
+insert into twinbox.migration (version, name, oldest_worker) values (2, 'inbox', 2);

@@ -94,7 +94,8 @@ export class TransactionError extends TwinboxError {
 }
 
 /**
- * The tables are missing, older or newer than this version of Twinbox, or the server is none that it works on. `ROW_SECURITY`:
+ * The tables are missing, older or newer than this version of Twinbox, or the server is none that it works on. `SCHEMA_UNKNOWN`:
+ * the tables were made by migrations that this version does not have, and does not follow from. `ROW_SECURITY`:
  * row-level security hides rows from this user. `SCHEMA_BUSY`: others hold on to tables that a migration has to change.
  * Nothing was started, and nothing changed.
  */
@@ -104,6 +105,7 @@ export class SchemaError extends TwinboxError {
       | 'SCHEMA_MISSING'
       | 'SCHEMA_BEHIND'
       | 'SCHEMA_AHEAD'
+      | 'SCHEMA_UNKNOWN'
       | 'SCHEMA_BUSY'
       | 'ROW_SECURITY'
       | 'SERVER_UNSUPPORTED',

@@ -242,13 +242,19 @@ describe('migrations', () => {
     expect(read(file)).toMatch(/[Oo]ld code/)
   })
 
-  test('they are numbered without gaps, and each records itself', () => {
+  test('they are numbered without gaps, and each records itself and whom it lets work', () => {
     expect(migrations).toEqual(migrationFiles().map(({ name }) => `migrations/${name}.sql`))
     migrationFiles().forEach(({ version, name, sql }, index) => {
       expect(version).toBe(index + 1)
-      expect(sql).toContain(
-        `insert into twinbox.migration (version, name) values (${version}, '${name.slice(5)}');`,
-      )
+      const record =
+        /^insert into twinbox.migration \(version, name, oldest_worker\) values \((\d+), '(\w+)', (\d+)\);\n$/m.exec(
+          sql,
+        )
+      expect(record?.slice(1, 3)).toEqual([String(version), name.slice(5)])
+      // The header says the same in words.
+      const oldCodeRuns = /[Oo]ld code (can run|runs) /.test(sql)
+      expect([name, Number(record![3]) < version]).toEqual([name, oldCodeRuns])
+      expect(Number(record![3])).toBeLessThanOrEqual(version)
     })
   })
 

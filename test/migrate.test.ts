@@ -11,14 +11,17 @@ import {
   createOutbox,
   createReceiver,
   createRelay,
+  diagnose,
   migrate,
   migrationFiles,
   twinboxMigrations,
   withTransaction,
   type Broker,
   type LockWait,
+  type MigrationFile,
 } from '../src/index.ts'
 import { statementsOf } from '../src/database/lockwait.ts'
+import { applyFiles, providerOf } from '../src/database/migrate.ts'
 import { migrationSql } from '../src/database/sql/migration.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { startEmbedded } from './support/servers/postgres.ts'
@@ -54,6 +57,15 @@ const structure = (schema = 'twinbox'): Promise<unknown[]> =>
     order by 1`,
     [`"${schema}"`],
   )
+
+/** The migrations of a later version, whose last one needs a lock on a table that publishers use. */
+const later: MigrationFile = {
+  version: newest + 1,
+  name: `${String(newest + 1).padStart(4, '0')}_later`,
+  sql: `alter table twinbox.outbox add column later text;
+    insert into twinbox.migration (version, name, oldest_worker) values (${newest + 1}, 'later', ${newest + 1});`,
+}
+const laterFiles = (schema: string): MigrationFile[] => [...migrationFiles(schema), later]
 
 const publishOne = (schema = 'twinbox'): Promise<unknown> =>
   database.transaction((client) =>
@@ -113,7 +125,7 @@ describe('migrate', () => {
 
   test('a database that is newer is refused, and stays as it is', async () => {
     await migrate(database.url)
-    await database.query('insert into twinbox.migration values ($1, $2)', [newest + 1, 'future'])
+    await database.query('insert into twinbox.migration values ($1, $2, $1)', [newest + 1, 'future'])
     const before = await structure()
     const ahead = {
       name: 'SchemaError',
@@ -187,11 +199,7 @@ describe('migrate', () => {
 })
 
 describe('migrate on tables that are in use', () => {
-  /** As it was at this migration. */
-  const upTo = async (version: number): Promise<void> => {
-    for (const file of migrationFiles().filter((each) => each.version <= version))
-      await database.query(file.sql)
-  }
+  beforeEach(() => migrate(database.url))
   /** Somebody who has published and goes on, in a transaction of an application by that name. */
   const openTransaction = async (): Promise<pg.Client> => {
     const client = new pg.Client({ connectionString: database.url, application_name: 'the one in the way' })
@@ -212,11 +220,10 @@ describe('migrate on tables that are in use', () => {
   beforeEach(() => void waits.splice(0))
 
   test('lets publishers go ahead, says who is in the way, and is done once that has ended', async () => {
-    await upTo(4)
     const open = await openTransaction()
     const pid = (await open.query<{ pid: number }>('select pg_backend_pid() as pid')).rows[0]!.pid
     let over = false
-    const migrating = migrate(database.url, { onWait }).finally(() => (over = true))
+    const migrating = applyFiles(laterFiles, database.url, { onWait }).finally(() => (over = true))
     const publisher = new pg.Pool({ connectionString: database.url, max: 1, statement_timeout: 5000 })
     const publishing = (async () => {
       let count = 0
@@ -234,17 +241,16 @@ describe('migrate on tables that are in use', () => {
     expect(waits[2]!.blockers[0]!.transactionMs).toBeGreaterThan(waits[0]!.waitedMs)
     await open.query('commit')
     await open.end()
-    expect(await migrating).toEqual(names.slice(4))
+    expect(await migrating).toEqual([later.name])
     // None of them had to wait for the transaction that was open.
     expect(await publishing).toBeGreaterThan(3)
     await publisher.end()
   })
 
   test('gives up after waitMs, names who was in the way, and has changed nothing', async () => {
-    await upTo(4)
     const open = await openTransaction()
     const before = await structure()
-    await expect(migrate(database.url, { waitMs: 0 })).rejects.toMatchObject({
+    await expect(applyFiles(laterFiles, database.url, { waitMs: 0 })).rejects.toMatchObject({
       name: 'SchemaError',
       code: 'SCHEMA_BUSY',
       message: expect.stringMatching(
@@ -253,7 +259,7 @@ describe('migrate on tables that are in use', () => {
     })
     expect(await structure()).toEqual(before)
     await open.end()
-    expect(await migrate(database.url, { waitMs: 0 })).toEqual(names.slice(4))
+    expect(await applyFiles(laterFiles, database.url, { waitMs: 0 })).toEqual([later.name])
   })
 
   test('waits for another one in the same way, and ends when it is told to', async () => {
@@ -261,25 +267,24 @@ describe('migrate on tables that are in use', () => {
     await other.query('begin')
     await other.query(migrationSql('twinbox').lock)
     const stop = new AbortController()
-    const migrating = migrate(database.url, { onWait, signal: stop.signal })
+    const migrating = applyFiles(laterFiles, database.url, { onWait, signal: stop.signal })
     await waited(1)
     stop.abort(new Error('stopped'))
     await expect(migrating).rejects.toThrow('stopped')
     await other.query('rollback')
     other.release()
-    expect(await migrate(database.url)).toEqual(names)
+    expect(await applyFiles(laterFiles, database.url)).toEqual([later.name])
   })
 
   test("inside the user's own Migrator it does not keep them waiting either", async () => {
-    await upTo(4)
     const open = await openTransaction()
     const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: openPool(database.url, 2) }) })
-    const migrator = new Migrator({ db, provider: twinboxMigrations() })
+    const migrator = new Migrator({ db, provider: providerOf(laterFiles, 'twinbox') })
     expect((await migrator.migrateToLatest()).error).toMatchObject({ code: 'SCHEMA_BUSY' })
     await open.end()
     expect((await migrator.migrateToLatest()).error).toBeUndefined()
     await db.destroy()
-    expect(await applied()).toEqual(names)
+    expect(await applied()).toEqual([...names, later.name])
   })
 
   test('the statements of a file are the file, and each ends with its semicolon', () => {
@@ -358,13 +363,71 @@ describe("the user's own Kysely Migrator", () => {
   })
 })
 
+const broker: Broker = {
+  name: 'none',
+  send: () => Promise.reject(new Error('not called')),
+  subscribe: () => Promise.reject(new Error('not called')),
+  close: () => Promise.resolve(),
+}
+
+describe('tables of migrations that this version does not have', () => {
+  const tables: readonly { name: string; sql: string; says: string }[] = [
+    {
+      name: 'of the time before the first release',
+      sql: `create schema twinbox;
+        create table twinbox.migration (version integer primary key, name text not null, applied_at timestamptz);
+        insert into twinbox.migration (version, name)
+        select nr, name from unnest(array['outbox', 'inbox', 'lease', 'failure', 'operate', 'private', 'routing'])
+          with ordinality as m(name, nr)`,
+      says: '6 "private", 7 "routing"',
+    },
+    {
+      name: 'of that time, and half of them',
+      sql: `create schema twinbox;
+        create table twinbox.migration (version integer primary key, name text not null, applied_at timestamptz);
+        insert into twinbox.migration (version, name) values (1, 'outbox'), (2, 'inbox')`,
+      says: '1 "outbox", 2 "inbox"',
+    },
+    {
+      name: 'of another line with the same numbers',
+      sql: `${migrationFiles()
+        .map(({ sql }) => sql)
+        .join('\n')}
+        update twinbox.migration set name = 'otherwise' where version = 2`,
+      says: '2 "otherwise"',
+    },
+  ]
+
+  test.each(tables)(
+    'are refused by whoever meets them, and stay as they are: $name',
+    async ({ sql, says }) => {
+      await database.query(sql)
+      const before = await structure()
+      const recorded = await applied()
+      const refusal = {
+        name: 'SchemaError',
+        code: 'SCHEMA_UNKNOWN',
+        message: expect.stringMatching(
+          new RegExp(`twinbox.*does not have: ${says}\\..*drop the schema`),
+        ) as string,
+      }
+      await expect(migrate(database.url)).rejects.toMatchObject(refusal)
+      const relay = createRelay({ database: database.url, broker })
+      await expect(relay.start()).rejects.toMatchObject(refusal)
+      expect((await diagnose(database.url)).filter(({ check }) => check === 'schema')).toMatchObject([
+        { level: 'wrong', found: refusal.message },
+      ])
+      const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: openPool(database.url, 2) }) })
+      const migrator = new Migrator({ db, provider: twinboxMigrations() })
+      expect((await migrator.migrateToLatest()).error).toMatchObject(refusal)
+      await db.destroy()
+      expect(await structure()).toEqual(before)
+      expect(await applied()).toEqual(recorded)
+    },
+  )
+})
+
 describe('a worker at its start', () => {
-  const broker: Broker = {
-    name: 'none',
-    send: () => Promise.reject(new Error('not called')),
-    subscribe: () => Promise.reject(new Error('not called')),
-    close: () => Promise.resolve(),
-  }
   const workers = [
     { kind: 'relay', create: (url: string) => createRelay({ database: url, broker }) },
     {
@@ -393,7 +456,7 @@ describe('a worker at its start', () => {
         refusal('SCHEMA_BEHIND', 1, newest, 'migrate'),
       )
       await migrate(database.url)
-      await database.query('insert into twinbox.migration values ($1, $2)', [newest + 1, 'future'])
+      await database.query('insert into twinbox.migration values ($1, $2, $1)', [newest + 1, 'future'])
       await expect(create(database.url).start()).rejects.toMatchObject(
         refusal('SCHEMA_AHEAD', newest + 1, newest),
       )

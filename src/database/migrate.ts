@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import type { Kysely, Migration, MigrationProvider } from 'kysely'
 import { SchemaError } from '../errors.ts'
 import { checkSchema, readNumbers } from '../options.ts'
+import { refuseUnknown, type AppliedMigration } from './compatibility.ts'
 import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
 import { busy, insistOnLocks, isInTheWay, runWithinTry, type LockWait } from './lockwait.ts'
 import { refuseHiddenRows, type Read } from './rowsecurity.ts'
@@ -54,11 +55,20 @@ export interface MigrateOptions extends DatabaseOptions {
  * It needs locks on tables for a moment, for which it waits less than a second at a time: meanwhile, publishers and
  * workers wait behind it. If it does not get them, it lets the others go ahead and tries again.
  *
- * @throws SchemaError `SCHEMA_AHEAD` if the database is newer than this version of Twinbox; `SCHEMA_BUSY` if others hold
- *   on to the tables for longer than `waitMs`; `ROW_SECURITY` if the user may not see what has been applied. The signal's
- *   reason if it aborts. Nothing was changed.
+ * @throws SchemaError `SCHEMA_AHEAD` if the database is newer than this version of Twinbox; `SCHEMA_UNKNOWN` if its tables were
+ *   made by other migrations; `SCHEMA_BUSY` if others hold on to the tables for longer than `waitMs`; `ROW_SECURITY` if the user
+ *   may not see what has been applied. The signal's reason if it aborts. Nothing was changed.
  */
-export async function migrate(input: DatabaseInput, options: MigrateOptions = {}): Promise<string[]> {
+export function migrate(input: DatabaseInput, options: MigrateOptions = {}): Promise<string[]> {
+  return applyFiles(migrationFiles, input, options)
+}
+
+/** The same with given files: how a later migration meets tables in use can be tested before there is a later migration. */
+export async function applyFiles(
+  filesOf: (schema: string) => readonly MigrationFile[],
+  input: DatabaseInput,
+  options: MigrateOptions = {},
+): Promise<string[]> {
   const { waitMs: given, onWait = () => {}, signal = new AbortController().signal, ...opening } = options
   const { waitMs } = readNumbers({ waitMs: given }, ['waitMs'])
   const { database, owned } = openDatabase(input, opening)
@@ -69,8 +79,8 @@ export async function migrate(input: DatabaseInput, options: MigrateOptions = {}
       database,
       async (client) => {
         await client.query(sql.lock)
-        const version = await versionOf(schema, (text) => database.run(client, { text }))
-        const files = migrationFiles(schema)
+        const files = filesOf(schema)
+        const version = await versionOf(schema, files, (text) => database.run(client, { text }))
         refuseNewer(version, files, schema)
         const missing = files.filter((file) => file.version > version)
         const texts = missing.map((file) => file.sql)
@@ -87,16 +97,22 @@ export async function migrate(input: DatabaseInput, options: MigrateOptions = {}
   }
 }
 
-/** The last migration that was applied, or 0. @throws SchemaError if this user may not see it. */
-async function versionOf(schema: string, read: Read): Promise<number> {
+/** The last migration that was applied, or 0. @throws SchemaError if this user may not see it, or it is of another line. */
+async function versionOf(schema: string, files: readonly MigrationFile[], read: Read): Promise<number> {
   const sql = migrationSql(schema)
   const [{ found }] = (await read(sql.exists)) as [{ found: boolean }]
   if (!found) return 0
   // Otherwise it would look as if nothing had been applied.
   await refuseHiddenRows(schema, read)
-  const applied = (await read(sql.applied)) as { version: unknown }[]
+  const rows = (await read(sql.applied)) as { [name in keyof AppliedMigration]: unknown }[]
   // In the user's own Migrator, their parsers have read it.
-  return Number(applied.at(-1)?.version ?? 0)
+  const applied = rows.map(({ version, name, oldestWorker }) => ({
+    version: Number(version),
+    name: String(name),
+    oldestWorker: oldestWorker === null ? null : Number(oldestWorker),
+  }))
+  refuseUnknown(schema, applied, files)
+  return applied.at(-1)?.version ?? 0
 }
 
 /**
@@ -104,12 +120,21 @@ async function versionOf(schema: string, read: Read): Promise<number> {
  * your provider returns. Applied ones are known by Twinbox's own table, so either way of migrating may follow the other.
  */
 export function twinboxMigrations(schema = 'twinbox'): MigrationProvider {
+  return providerOf(migrationFiles, schema)
+}
+
+/** The same with given files, as in `applyFiles`. */
+export function providerOf(
+  filesOf: (schema: string) => readonly MigrationFile[],
+  schema: string,
+): MigrationProvider {
   const sql = migrationSql(checkSchema(schema))
   return {
     getMigrations: async () => {
       const { CompiledQuery } = await import('kysely')
+      const files = filesOf(schema)
       return Object.fromEntries(
-        migrationFiles(schema).map((file): [string, Migration] => [
+        files.map((file): [string, Migration] => [
           `twinbox_${file.name}`,
           {
             up: async (db: Kysely<unknown>) => {
@@ -117,7 +142,7 @@ export function twinboxMigrations(schema = 'twinbox'): MigrationProvider {
                 (await db.executeQuery(CompiledQuery.raw(text))).rows
               // The Migrator takes turns with its like, but not with migrate().
               await read(sql.lock)
-              if ((await versionOf(schema, read)) >= file.version) return
+              if ((await versionOf(schema, files, read)) >= file.version) return
               const [before] = (await read(sql.lockTimeoutNow)) as [{ lockTimeout: string }]
               await runWithinTry(schema, [file.sql], read).catch((error: unknown) => {
                 // Nobody may be kept waiting until it is tried again here: the transaction is yours, and holds locks.
@@ -146,7 +171,7 @@ export async function checkSchemaVersion(database: Database): Promise<void> {
       `There are no Twinbox tables in the schema "${schema}" of this database. Run "npx twinbox migrate" first.`,
     )
   }
-  const version = await versionOf(schema, read)
+  const version = await versionOf(schema, files, read)
   refuseNewer(version, files, schema)
   if (version < newest) {
     throw new SchemaError(

@@ -4,7 +4,9 @@ export const migrationSql = perSchema((s) => ({
   // Two processes that start together: the second waits here, then finds nothing left to do.
   lock: `select pg_advisory_xact_lock(hashtextextended('twinbox migrate ${s}', 0))`,
   exists: `select to_regclass('${s}.migration') is not null as found`,
-  applied: `select version from ${s}.migration order by version`,
+  // By the row as a whole, since the tables may be of a time when there was no such column. Null then.
+  applied: `select version, name, (to_jsonb(m) ->> 'oldest_worker')::int as "oldestWorker"
+    from ${s}.migration as m order by version`,
 
   /** The statements that follow in this transaction wait for a lock no longer than this. */
   lockTimeout: (time: number | string): string =>
