@@ -5,7 +5,7 @@ import { examineSession } from './doctor/session.ts'
 import { examineServer, type Demand } from './doctor/server.ts'
 import { examineStorage, examineWork } from './doctor/work.ts'
 import { findDrift } from './doctor/drift.ts'
-import { wrong, type Finding } from './doctor/finding.ts'
+import { note, wrong, type Finding } from './doctor/finding.ts'
 import { SchemaError } from './errors.ts'
 import { sentence } from './logging.ts'
 import { refuseUnknown } from './options.ts'
@@ -37,9 +37,9 @@ export async function diagnose(input: DatabaseInput, options: DiagnoseOptions = 
       ...(await guarded('session', () => examineSession(database, demand))),
     ]
     const version = await examineVersion(database)
-    if (version !== null) return [version, ...server]
+    if (version?.level === 'wrong') return [version, ...server]
     return [
-      ...(await guarded('schema', () => findDrift(database))),
+      ...(version === null ? await guarded('schema', () => findDrift(database)) : [version]),
       ...(await guarded('grants', () => examineRights(database))),
       ...server,
       ...(await guarded('work', () => examineWork(database))),
@@ -50,10 +50,20 @@ export async function diagnose(input: DatabaseInput, options: DiagnoseOptions = 
   }
 }
 
+/** Null if the tables are those of this version, a note if it works on others. */
 async function examineVersion(database: Database): Promise<Finding | null> {
   try {
-    await checkSchemaVersion(database)
-    return null
+    const { version, newest } = await checkSchemaVersion(database)
+    if (version === newest) return null
+    return note(
+      'schema',
+      version > newest
+        ? `The schema "${database.schema}" is at migration ${version}, newer than the ${newest} of this version, and lets its workers work.`
+        : `The schema "${database.schema}" is at migration ${version}, older than the ${newest} of this version, whose workers work on it.`,
+      version > newest
+        ? 'Tables were not compared: ask the doctor of the newer version, and upgrade this one.'
+        : 'Tables were not compared: run "npx twinbox migrate" first.',
+    )
   } catch (error) {
     if (error instanceof SchemaError) return wrong('schema', error.message, 'Then run doctor again.')
     return wrong('schema', sentence(error), 'See grants, or the database itself.')

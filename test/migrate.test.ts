@@ -7,6 +7,7 @@ import { Kysely, Migrator, PostgresDialect, type MigrationProvider } from 'kysel
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import {
+  applyRoles,
   createClaimer,
   createOutbox,
   createReceiver,
@@ -14,14 +15,18 @@ import {
   diagnose,
   migrate,
   migrationFiles,
+  readStatus,
   twinboxMigrations,
   withTransaction,
   type Broker,
   type LockWait,
   type MigrationFile,
 } from '../src/index.ts'
+import { postgres } from '../src/brokers/postgres.ts'
+import { rangeOf } from '../src/database/compatibility.ts'
+import { openDatabase } from '../src/database/database.ts'
 import { statementsOf } from '../src/database/lockwait.ts'
-import { applyFiles, providerOf } from '../src/database/migrate.ts'
+import { applyFiles, checkSchemaVersion, providerOf } from '../src/database/migrate.ts'
 import { migrationSql } from '../src/database/sql/migration.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { startEmbedded } from './support/servers/postgres.ts'
@@ -471,6 +476,119 @@ describe('a worker at its start', () => {
       } while (connected.length > 0)
     },
   )
+})
+
+describe('workers of one version on the tables of another', () => {
+  /** A migration to come, of which workers that know `oldestWorker` need not know. */
+  const toCome = (version: number, oldestWorker: number): MigrationFile => ({
+    version,
+    name: `${String(version).padStart(4, '0')}_later${version}`,
+    sql: `alter table twinbox.outbox add column later${version} text;
+      alter table twinbox.inbox add column later${version} text;
+      alter table twinbox.lane add column later${version} integer not null default 7;
+      alter table twinbox.worker add column later${version} timestamptz;
+      create table twinbox.later${version} (id integer primary key);
+      insert into twinbox.migration (version, name, oldest_worker)
+      values (${version}, 'later${version}', ${oldestWorker});`,
+  })
+  const migrateTo = (...files: MigrationFile[]): Promise<string[]> =>
+    applyFiles((schema) => [...migrationFiles(schema), ...files], database.url)
+  const ahead = (version: number, needed: number): object => ({
+    name: 'SchemaError',
+    code: 'SCHEMA_AHEAD',
+    message: expect.stringMatching(
+      new RegExp(`at migration ${version}, newer than the ${newest} .* know migration ${needed} .*Upgrade`),
+    ) as string,
+  })
+
+  test('newer tables that let them work: messages arrive, and the doctor says so in one line', async () => {
+    await migrateTo(toCome(newest + 1, newest), toCome(newest + 2, newest - 1))
+    const real = postgres({ database: database.url })
+    const handled: unknown[] = []
+    const claimer = createClaimer(
+      { database: database.url, consumer: 'billing', onEvent: ({ type }) => type === 'handled' && done() },
+      { '#': (message) => void handled.push(message.payload) },
+    )
+    let done = (): void => {}
+    const twice = new Promise<void>((wake) => (done = () => handled.length === 2 && wake()))
+    const workers = [
+      createReceiver({ database: database.url, broker: real, consumer: 'billing', topics: ['#'] }),
+      createRelay({ database: database.url, broker: real }),
+      claimer,
+    ]
+    for (const worker of workers) await worker.start()
+    await publishOne()
+    await database.query(`select twinbox.publish('t', '2')`)
+    await twice
+    for (const worker of workers) await worker.stop()
+    await real.close()
+    expect(new Set(handled)).toEqual(new Set([1, 2]))
+    expect(await database.query('select from twinbox.outbox union all select from twinbox.inbox')).toEqual([])
+    expect((await readStatus(database.url)).migration).toBe(newest + 2)
+    expect((await diagnose(database.url)).filter(({ check }) => check === 'schema')).toEqual([
+      {
+        check: 'schema',
+        level: 'note',
+        found: `The schema "twinbox" is at migration ${newest + 2}, newer than the ${newest} of this version, and lets its workers work.`,
+        advice: expect.stringContaining('not compared') as string,
+      },
+    ])
+    // A process that migrates at its start, and is of the version before.
+    const before = await structure()
+    expect(await migrate(database.url)).toEqual([])
+    // It would take the newer workers' rights back.
+    await expect(applyRoles(database.url)).rejects.toMatchObject({ code: 'SCHEMA_AHEAD' })
+    expect(await structure()).toEqual(before)
+  })
+
+  test.each([
+    { name: 'do not let them work', files: [toCome(newest + 1, newest + 1)], needed: newest + 1 },
+    {
+      name: 'did not let them work one migration before',
+      files: [toCome(newest + 1, newest + 1), toCome(newest + 2, newest)],
+      needed: newest + 1,
+    },
+  ])('newer tables that $name are refused by all', async ({ files, needed }) => {
+    await migrateTo(...files)
+    const refusal = ahead(newest + files.length, needed)
+    for (const worker of [
+      createRelay({ database: database.url, broker }),
+      createReceiver({ database: database.url, broker, consumer: 'billing', topics: ['t'] }),
+      createClaimer({ database: database.url, consumer: 'billing' }, { t: () => {} }),
+    ])
+      await expect(worker.start()).rejects.toMatchObject(refusal)
+    await expect(migrate(database.url)).rejects.toMatchObject(refusal)
+    await expect(applyRoles(database.url)).rejects.toMatchObject(refusal)
+    await expect(readStatus(database.url)).rejects.toMatchObject(refusal)
+    expect((await diagnose(database.url)).filter(({ check }) => check === 'schema')).toMatchObject([
+      { level: 'wrong', found: expect.stringContaining('Upgrade the package') as string },
+    ])
+    expect(await database.query('select from twinbox.worker')).toEqual([])
+  })
+
+  test('older tables: as far back as the range of the version goes', async () => {
+    for (const { sql } of migrationFiles().slice(0, -1)) await database.query(sql)
+    const opened = openDatabase(database.url)
+    const range = { oldest: newest - 1, newest }
+    try {
+      expect(await checkSchemaVersion(opened.database, range)).toEqual({ ...range, version: newest - 1 })
+      await expect(checkSchemaVersion(opened.database, { oldest: newest, newest })).rejects.toMatchObject({
+        code: 'SCHEMA_BEHIND',
+        message: expect.stringContaining(
+          `at migration ${newest - 1} and this version of Twinbox needs ${newest}`,
+        ) as string,
+      })
+    } finally {
+      await opened.database.close()
+    }
+  })
+
+  test('the range begins with a migration that there is', () => {
+    const { oldest, newest: last } = rangeOf(migrationFiles())
+    expect(last).toBe(newest)
+    expect(oldest).toBeGreaterThan(0)
+    expect(oldest).toBeLessThanOrEqual(newest)
+  })
 })
 
 describe.each([{ server: 'the server under test' }, { server: 'the embedded PostgreSQL' }])(

@@ -2,7 +2,15 @@ import { readdirSync, readFileSync } from 'node:fs'
 import type { Kysely, Migration, MigrationProvider } from 'kysely'
 import { SchemaError } from '../errors.ts'
 import { checkSchema, readNumbers } from '../options.ts'
-import { refuseUnknown, type AppliedMigration } from './compatibility.ts'
+import {
+  lastOf,
+  rangeOf,
+  refuseNewer,
+  refuseOlder,
+  refuseUnknown,
+  type AppliedMigration,
+  type SchemaRange,
+} from './compatibility.ts'
 import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
 import { busy, insistOnLocks, isInTheWay, runWithinTry, type LockWait } from './lockwait.ts'
 import { refuseHiddenRows, type Read } from './rowsecurity.ts'
@@ -55,8 +63,8 @@ export interface MigrateOptions extends DatabaseOptions {
  * It needs locks on tables for a moment, for which it waits less than a second at a time: meanwhile, publishers and
  * workers wait behind it. If it does not get them, it lets the others go ahead and tries again.
  *
- * @throws SchemaError `SCHEMA_AHEAD` if the database is newer than this version of Twinbox; `SCHEMA_UNKNOWN` if its tables were
- *   made by other migrations; `SCHEMA_BUSY` if others hold on to the tables for longer than `waitMs`; `ROW_SECURITY` if the user
+ * @throws SchemaError `SCHEMA_AHEAD` if the database is newer and this version may not work on it; `SCHEMA_UNKNOWN` if its tables
+ *   were made by other migrations; `SCHEMA_BUSY` if others hold on to the tables for longer than `waitMs`; `ROW_SECURITY` if the user
  *   may not see what has been applied. The signal's reason if it aborts. Nothing was changed.
  */
 export function migrate(input: DatabaseInput, options: MigrateOptions = {}): Promise<string[]> {
@@ -80,9 +88,9 @@ export async function applyFiles(
       async (client) => {
         await client.query(sql.lock)
         const files = filesOf(schema)
-        const version = await versionOf(schema, files, (text) => database.run(client, { text }))
-        refuseNewer(version, files, schema)
-        const missing = files.filter((file) => file.version > version)
+        const applied = await readApplied(schema, files, (text) => database.run(client, { text }))
+        refuseNewer(schema, applied, rangeOf(files))
+        const missing = files.filter((file) => file.version > lastOf(applied))
         const texts = missing.map((file) => file.sql)
         await runWithinTry(schema, texts, (text) => {
           signal.throwIfAborted()
@@ -97,11 +105,15 @@ export async function applyFiles(
   }
 }
 
-/** The last migration that was applied, or 0. @throws SchemaError if this user may not see it, or it is of another line. */
-async function versionOf(schema: string, files: readonly MigrationFile[], read: Read): Promise<number> {
+/** What was applied, in order. @throws SchemaError if this user may not see it, or it is of another line. */
+async function readApplied(
+  schema: string,
+  files: readonly MigrationFile[],
+  read: Read,
+): Promise<readonly AppliedMigration[]> {
   const sql = migrationSql(schema)
   const [{ found }] = (await read(sql.exists)) as [{ found: boolean }]
-  if (!found) return 0
+  if (!found) return []
   // Otherwise it would look as if nothing had been applied.
   await refuseHiddenRows(schema, read)
   const rows = (await read(sql.applied)) as { [name in keyof AppliedMigration]: unknown }[]
@@ -112,7 +124,7 @@ async function versionOf(schema: string, files: readonly MigrationFile[], read: 
     oldestWorker: oldestWorker === null ? null : Number(oldestWorker),
   }))
   refuseUnknown(schema, applied, files)
-  return applied.at(-1)?.version ?? 0
+  return applied
 }
 
 /**
@@ -142,7 +154,7 @@ export function providerOf(
                 (await db.executeQuery(CompiledQuery.raw(text))).rows
               // The Migrator takes turns with its like, but not with migrate().
               await read(sql.lock)
-              if ((await versionOf(schema, files, read)) >= file.version) return
+              if (lastOf(await readApplied(schema, files, read)) >= file.version) return
               const [before] = (await read(sql.lockTimeoutNow)) as [{ lockTimeout: string }]
               await runWithinTry(schema, [file.sql], read).catch((error: unknown) => {
                 // Nobody may be kept waiting until it is tried again here: the transaction is yours, and holds locks.
@@ -157,36 +169,37 @@ export function providerOf(
   }
 }
 
-/** @throws SchemaError unless the tables are exactly those that this version works with. */
-export async function checkSchemaVersion(database: Database): Promise<void> {
+/** Where the tables stand, in the range of this version. */
+export interface SchemaState extends SchemaRange {
+  readonly version: number
+}
+
+/** @throws SchemaError unless workers of this version may work on the tables */
+export async function checkSchemaVersion(
+  database: Database,
+  range: SchemaRange = rangeOf(migrationFiles(database.schema)),
+): Promise<SchemaState> {
   const { schema } = database
-  const sql = migrationSql(schema)
-  const files = migrationFiles(schema)
-  const newest = files.at(-1)!.version
   const read: Read = (text) => database.query({ text })
-  const [{ found }] = (await read(sql.exists)) as [{ found: boolean }]
+  const [{ found }] = (await read(migrationSql(schema).exists)) as [{ found: boolean }]
   if (!found) {
     throw new SchemaError(
       'SCHEMA_MISSING',
       `There are no Twinbox tables in the schema "${schema}" of this database. Run "npx twinbox migrate" first.`,
     )
   }
-  const version = await versionOf(schema, files, read)
-  refuseNewer(version, files, schema)
-  if (version < newest) {
-    throw new SchemaError(
-      'SCHEMA_BEHIND',
-      `The schema "${schema}" is at migration ${version} and this version of Twinbox needs ${newest}. Run "npx twinbox migrate" before starting workers.`,
-    )
-  }
+  const applied = await readApplied(schema, migrationFiles(schema), read)
+  refuseNewer(schema, applied, range)
+  refuseOlder(schema, applied, range)
+  return { ...range, version: lastOf(applied) }
 }
 
-function refuseNewer(version: number, files: readonly MigrationFile[], schema: string): void {
-  const newest = files.at(-1)!.version
-  if (version > newest) {
-    throw new SchemaError(
-      'SCHEMA_AHEAD',
-      `The schema "${schema}" is at migration ${version}, newer than the ${newest} that this version of Twinbox knows. Upgrade the package; nothing was changed.`,
-    )
-  }
+/** For what has to know the tables as they are. @throws SchemaError unless they are those of this version's last migration */
+export async function checkSchemaIsNewest(database: Database): Promise<void> {
+  const { version, newest } = await checkSchemaVersion(database)
+  if (version === newest) return
+  throw new SchemaError(
+    version > newest ? 'SCHEMA_AHEAD' : 'SCHEMA_BEHIND',
+    `The schema "${database.schema}" is at migration ${version} and this version of Twinbox knows ${newest}. Workers may go on, but this has to be done by the version that the tables are of. Nothing was changed.`,
+  )
 }

@@ -1,6 +1,6 @@
 import { checkSchema } from '../options.ts'
 import { openDatabase, type DatabaseInput, type DatabaseOptions } from './database.ts'
-import { checkSchemaVersion } from './migrate.ts'
+import { checkSchemaIsNewest } from './migrate.ts'
 import { roleNames, roleOf, rolesSql, type RoleName } from './sql/roles.ts'
 
 /** A role of least privilege, and who has it. */
@@ -26,7 +26,8 @@ export const rolesScript = (schema = 'twinbox'): string => rolesSql(checkSchema(
 export async function applyRoles(input: DatabaseInput, options: DatabaseOptions = {}): Promise<void> {
   const { database, owned } = openDatabase(input, { ...options, poolSize: 1 })
   try {
-    await checkSchemaVersion(database)
+    // It begins by taking everything back: what it does not know, newer workers would lack.
+    await checkSchemaIsNewest(database)
     await database.transaction((client) => client.query(rolesSql(database.schema).script))
   } finally {
     if (owned) await database.close()
