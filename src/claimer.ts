@@ -11,6 +11,7 @@ import { Unhandled, unknownPolicies, type UnhandledOptions } from './claimer/unh
 import type { ClaimerOptions } from './claimer/options.ts'
 import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './claimer/context.ts'
 import type { Database } from './database/database.ts'
+import { inboxLanes } from './database/layout.ts'
 import { loadKysely } from './database/kysely.ts'
 import { waitingSql } from './database/sql/waiting.ts'
 import { LeaseLostError, OptionError } from './errors.ts'
@@ -26,7 +27,6 @@ import { startLoop, type Loop } from './loop.ts'
 import {
   checkHeartbeat,
   checkConsumer,
-  limits,
   oneOf,
   readBoolean,
   readNumbers,
@@ -194,7 +194,7 @@ class Claimer {
       database,
       membership: this.membership,
       consumer,
-      count: limits.keyedLanes + limits.stripes,
+      count: inboxLanes,
       ...settings,
       ...sharing,
       emit: this.#emit,

@@ -32,10 +32,6 @@ export const limits = {
   fanOutRows: 5000,
   /** Ten years: further ahead, a date is a mistake. */
   aheadMs: 3650 * 24 * 3_600_000,
-  /** Lanes 0 to 63 are for keys. The outbox uses the same numbers for messages without one. */
-  keyedLanes: 64,
-  /** Lanes from 64 on hold inbox messages without a key: enough to keep claimers out of each other's way. */
-  stripes: 8,
 } as const
 
 interface NumberOption {

@@ -1,5 +1,6 @@
 import type { Broker, IncomingMessage, Subscription } from './brokers/broker.ts'
 import type { Database } from './database/database.ts'
+import { inboxLanes } from './database/layout.ts'
 import { laneSql } from './database/sql/lane.ts'
 import { receive, type InboxMessage } from './database/inbox.ts'
 import { OptionError, type BrokerError } from './errors.ts'
@@ -187,10 +188,7 @@ class Receiver {
   async start(): Promise<void> {
     const { broker, consumer, topics } = this.#options
     await this.membership.join()
-    await this.#database.query(laneSql(this.#database.schema).create, [
-      consumer,
-      limits.keyedLanes + limits.stripes,
-    ])
+    await this.#database.query(laneSql(this.#database.schema).create, [consumer, inboxLanes])
     this.#subscription = await broker.subscribe(
       {
         consumer,

@@ -1,4 +1,5 @@
 import type { Database } from './database/database.ts'
+import { layout } from './database/layout.ts'
 import { waitingSql } from './database/sql/waiting.ts'
 import { OptionError, type BrokerError } from './errors.ts'
 import { emitter, type Emit, type FailoverStrategy } from './events.ts'
@@ -10,7 +11,7 @@ import { Parking } from './leases/parking.ts'
 import { highestOf } from './leases/repair.ts'
 import { Membership } from './leases/workers.ts'
 import { startLoop, type Loop } from './loop.ts'
-import { checkHeartbeat, limits, oneOf, readNumbers, refuseUnknown, requireOrder } from './options.ts'
+import { checkHeartbeat, oneOf, readNumbers, refuseUnknown, requireOrder } from './options.ts'
 import { relayNumbers, type RelayOptions, type RelaySettings } from './relay/options.ts'
 import { Strand } from './relay/strand.ts'
 import { promoteDue } from './upkeep/due.ts'
@@ -125,7 +126,7 @@ class Relay {
       database,
       membership: this.membership,
       consumer: '',
-      count: limits.keyedLanes,
+      count: layout.lanes,
       ...settings,
       failover,
       emit: this.#emit,

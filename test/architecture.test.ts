@@ -4,6 +4,7 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { migrationFiles } from '../src/index.ts'
+import { inboxLanes, layout } from '../src/database/layout.ts'
 import { limits, numberOptions } from '../src/options.ts'
 
 /** Rules about the source that nobody would keep by memory. */
@@ -160,8 +161,9 @@ describe('imports run downwards', () => {
       const values = [...read(file).matchAll(/^import (?!type\b).*'(\.\.\/[^']+)'/gm)].map(
         ([, target]) => target,
       )
-      // The words are below both.
-      expect([file, values.filter((target) => !target!.startsWith('../../'))]).toEqual([file, []])
+      // The words are below both, and the layout is numbers.
+      const wrong = values.filter((target) => !target!.startsWith('../../') && target !== '../layout.ts')
+      expect([file, wrong]).toEqual([file, []])
     }
   })
 
@@ -172,6 +174,10 @@ describe('imports run downwards', () => {
         null,
       ])
     }
+  })
+
+  test('the layout imports nothing', () => {
+    expect(importsOf('src/database/layout.ts')).toEqual([])
   })
 
   test('the reader of imports sees them all', () => {
@@ -209,6 +215,25 @@ describe('SQL', () => {
     expect(found("await client.query('begin')")).toHaveLength(1)
     expect(found("// select 1\nfail('select a file, then delete it')")).toHaveLength(1)
     expect(found("fail('nothing was written; update the package')")).toHaveLength(0)
+  })
+
+  test('no statement spells out a number of the layout', () => {
+    const { lanes, stripes, perWorker } = layout
+    const numbers = [lanes - 1, lanes, inboxLanes - 1, inboxLanes, perWorker].join('|')
+    const spelled = new RegExp(
+      `(?<![$\\w.])(${numbers})(?![\\w.])|[*%] ${stripes}\\b|random\\(\\) \\* \\d{2}`,
+    )
+    const wrong = filesOf('src/database/sql', /\.ts$/).flatMap((file) =>
+      parts(read(file))
+        .literals.flatMap((literal) => literal.split('\n'))
+        .filter((line) => spelled.test(line))
+        .map((line) => `${file}: ${line.trim()}`),
+    )
+    expect(wrong).toEqual([])
+    expect(
+      ['lane < 64', 'lane in (0, 71)', 'holder * 256 + 1', 'm.nr % 8'].every((line) => spelled.test(line)),
+    ).toBe(true)
+    expect(['$64', 'int64', '2.64', '0.8 + x'].some((line) => spelled.test(line))).toBe(false)
   })
 
   test('statement names differ within a connection, even for the longest schema', async () => {

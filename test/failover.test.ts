@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { dealOut, failoverStrategies, share } from '../src/leases/failover.ts'
+import { share } from '../src/database/layout.ts'
+import { dealOut, failoverStrategies } from '../src/leases/failover.ts'
 import { Orphans } from '../src/leases/orphans.ts'
 import { Sightings, type Peer, type Verdict } from '../src/leases/sightings.ts'
 

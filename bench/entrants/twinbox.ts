@@ -6,7 +6,7 @@ import type { HandlerEntry } from '../../src/claimer/handlers.ts'
 import { openDatabase, type DatabaseInput } from '../../src/database/database.ts'
 import { receive } from '../../src/database/inbox.ts'
 import { createOutbox, migrate } from '../../src/index.ts'
-import { limits } from '../../src/options.ts'
+import { inboxLanes } from '../../src/database/layout.ts'
 import { createReceiver } from '../../src/receiver.ts'
 import { createRelay } from '../../src/relay.ts'
 import { newMessageId } from '../../src/message.ts'
@@ -39,7 +39,7 @@ async function create(url: string): Promise<void> {
 /** As a receiver would: in batches, each with its ids written to `seen`. */
 async function fillInbox(url: string, task: Task): Promise<void> {
   const { database } = openDatabase(url, { poolSize: 1 })
-  await database.query(laneSql(database.schema).create, [consumer, limits.keyedLanes + limits.stripes])
+  await database.query(laneSql(database.schema).create, [consumer, inboxLanes])
   for (const portion of portions(task)) {
     const rows = portion.map(({ key, payload }) => ({
       consumer,

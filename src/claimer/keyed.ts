@@ -1,10 +1,10 @@
+import { layout } from '../database/layout.ts'
 import { readingSql } from '../database/sql/reading.ts'
 import type { Statement } from '../database/database.ts'
 import { arrayText, textArray, unlessEmpty } from '../database/sql/statement.ts'
 import { Polling } from '../leases/polling.ts'
 import type { Lane } from '../leases/lane.ts'
 import { LaneReader, type Asked, type ReadAt, type Reading, type ReadRow } from '../leases/reader.ts'
-import { limits } from '../options.ts'
 import { roomOf, type ClaimerContext, type Room } from './context.ts'
 import { Claim, type ClaimedRow } from './claim.ts'
 import { HotKeys } from './hot.ts'
@@ -28,7 +28,7 @@ const pastMax = 1000
 const endsOf = ({ ends = '{}' }: At): Record<string, readonly [number | null, number]> =>
   JSON.parse(ends) as Record<string, readonly [number | null, number]>
 
-export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < limits.keyedLanes
+export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < layout.lanes
 
 /**
  * Claims of messages with a key: reads on in the lanes that this claimer holds, whenever little of a lane is left in

@@ -1,10 +1,9 @@
+import { stripeLanes } from '../database/layout.ts'
 import { inboxSql } from '../database/sql/inbox.ts'
 import { Floor, Marks, parseSnapshot } from '../leases/floor.ts'
-import { limits } from '../options.ts'
 import type { ClaimedRow } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 
-const stripes = Array.from({ length: limits.stripes }, (_, index) => limits.keyedLanes + index)
 const sweepMs = 1000
 const floorsMs = 1000
 const floorsMsIdle = 5000
@@ -29,7 +28,7 @@ export class Stripes {
   /** Those by which the claim under way was begun. */
   #asked = this.#marks
   readonly #floors = new Map<number, Floor>()
-  readonly #bound = new Map<number, number>(stripes.map((stripe) => [stripe, 0]))
+  readonly #bound = new Map<number, number>(stripeLanes.map((stripe) => [stripe, 0]))
   readonly #reached = new Map<number, number>()
   #sweepAt = 0
   /** When the floors were last looked after, and whether nothing has come since. */
@@ -65,11 +64,11 @@ export class Stripes {
     this.#asked = this.#marks
     if (now >= this.#sweepAt) {
       this.#sweepAt = now + sweepMs * (0.5 + Math.random())
-      for (const stripe of stripes) this.#bound.set(stripe, this.#floorOf(stripe).bound)
+      for (const stripe of stripeLanes) this.#bound.set(stripe, this.#floorOf(stripe).bound)
     }
     // Each claim begins at another stripe: side by side, claimers would otherwise fight for the head of the first.
-    const from = Math.floor(Math.random() * stripes.length)
-    const order = [...stripes.slice(from), ...stripes.slice(0, from)]
+    const from = Math.floor(Math.random() * stripeLanes.length)
+    const order = [...stripeLanes.slice(from), ...stripeLanes.slice(0, from)]
     return { order, bounds: order.map((stripe) => this.#bound.get(stripe)!) }
   }
 
@@ -98,10 +97,10 @@ export class Stripes {
     if (now - this.#floorsAt < (this.#idle ? floorsMsIdle : floorsMs)) return
     this.#floorsAt = now
     this.#idle = true
-    const floors = new Map(stripes.map((stripe) => [stripe, this.#floorOf(stripe)]))
+    const floors = new Map(stripeLanes.map((stripe) => [stripe, this.#floorOf(stripe)]))
     const heads = await database.keep<{ lane: number; snapshot: string; head: number | null }>(
       this.#sql.heads,
-      [consumer, stripes, [...floors.values()].map(({ bound }) => bound)],
+      [consumer, stripeLanes, [...floors.values()].map(({ bound }) => bound)],
     )
     for (const { lane, head, snapshot: text } of heads) {
       const floor = floors.get(lane)!

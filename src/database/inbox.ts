@@ -1,5 +1,6 @@
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../telemetry.ts'
 import type { Database } from './database.ts'
+import { anyStripe } from './layout.ts'
 import { receiveSql } from './sql/receive.ts'
 import { arrayText, joined, pieces, plainArray, unlessEmpty } from './sql/statement.ts'
 
@@ -66,7 +67,7 @@ export async function deliver(
         bytes,
         unlessEmpty(messages.map(({ contentType }) => contentType)),
         messages.map(({ publishedAt }) => publishedAt),
-        Math.floor(Math.random() * 8),
+        anyStripe(),
         unlessEmpty(messages.map(({ expiresAt }) => expiresAt ?? null)),
         version,
         starts,

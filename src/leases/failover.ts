@@ -1,3 +1,4 @@
+import { layout } from '../database/layout.ts'
 import type { FailoverStrategy } from '../events.ts'
 
 /** The default comes first. */
@@ -5,9 +6,6 @@ export const failoverStrategies = ['first-free', 'round-robin', 'random', 'least
   FailoverStrategy,
   ...FailoverStrategy[],
 ]
-
-/** In how many parts the rows of a dead worker are dealt out: a row belongs to the part `seq % rowParts`. */
-export const rowParts = 64
 
 /** A living worker that may continue the work of a dead one. */
 export interface Heir {
@@ -36,7 +34,7 @@ export function dealOut(
   const deal = deals[strategy]
   const heirs = deal(dead.lanes.length, living, dead.id, dead.inHand / (dead.lanes.length || 1))
   for (const [index, lane] of dead.lanes.entries()) lanes[lane] = heirs[index]!
-  return { lanes, rows: deal(rowParts, living, dead.id, dead.inHand / rowParts) }
+  return { lanes, rows: deal(layout.rowParts, living, dead.id, dead.inHand / layout.rowParts) }
 }
 
 type Deal = (parts: number, living: readonly Heir[], dead: number, partSize: number) => number[]
@@ -64,6 +62,3 @@ const deals: Readonly<Record<Exclude<FailoverStrategy, 'first-free'>, Deal>> = {
     })
   },
 }
-
-/** A dead worker and one of its lanes or parts as one number, which a statement can compare with. */
-export const share = (dead: number, part: number): number => dead * 256 + part

@@ -1,4 +1,4 @@
-import { share } from './failover.ts'
+import { share } from '../database/layout.ts'
 import type { Peer } from './sightings.ts'
 
 /** Workers whose end leaves work behind. One that stopped has given everything back, unless that failed. */

@@ -1,8 +1,6 @@
+import { anyLane } from '../database/layout.ts'
 import { arrayText, bytesArray, joined, plainArray, textArray } from '../database/sql/statement.ts'
 import type { CheckedMessage } from '../message.ts'
-
-/** For messages that have no key, where their lanes begin. */
-const anyLane = (): number => Math.floor(Math.random() * 64)
 
 const jsonOf = ({ content }: CheckedMessage): string | null => (typeof content === 'string' ? content : null)
 const bodyOf = ({ content }: CheckedMessage): Buffer | null =>

@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { perSchema } from './statement.ts'
 
 /** The business of `twinbox demo`: what was committed with each message, and what the handlers made of it. */
@@ -52,9 +53,9 @@ export const demoSql = perSchema((s, statement) => ({
     'demo_held',
     `select i.id from ${s}.inbox as i
     join ${s}.lane as l on l.consumer = i.consumer and l.lane = i.lane
-    where i.lane < 64 and l.holder = $1 and i.seq <= l.reach
+    where i.lane < ${layout.lanes} and l.holder = $1 and i.seq <= l.reach
     union all
-    select id from ${s}.inbox where lane >= 64 and holder = $1`,
+    select id from ${s}.inbox where lane >= ${layout.lanes} and holder = $1`,
   ),
 
   left: statement(

@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { everyConsumer, everyLane, perSchema } from './statement.ts'
 
 /** What `twinbox doctor` asks. Each statement reads catalogs, or a bounded number of rows. */
@@ -105,7 +106,7 @@ export const doctorSql = perSchema((s) => {
           and w.kind = case when c.consumer = '' then 'relay' else 'claimer' end and w.ended_at is null
           and w.beat_at > clock_timestamp() - interval '30 seconds')::int as workers,
         (select count(*) from ${everyLane}
-          where l.lane < 64 and not exists (select from ${s}.lane as h where h.consumer = c.consumer and h.lane = l.lane
+          where l.lane < ${layout.lanes} and not exists (select from ${s}.lane as h where h.consumer = c.consumer and h.lane = l.lane
               and h.lease_until >= clock_timestamp() - interval '30 seconds')
             and case when c.consumer = ''
               then exists (select from ${s}.outbox as o where o.lane = l.lane

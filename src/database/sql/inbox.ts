@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { bounded, fencedClaim, fits, joinedBy, messageColumns, perSchema, readable } from './statement.ts'
 import { allowed, crashes, over, times } from './suspects.ts'
 
@@ -30,7 +31,7 @@ export const inboxSql = perSchema((s, statement) => {
           from ${s}.inbox as i
           where ${inStripe}
             and (i.lease_until <= clock_timestamp() or i.holder = any ($7::int[])
-              or i.holder::bigint * 256 + i.seq % 64 = any ($10::bigint[]))
+              or i.holder::bigint * ${layout.perWorker} + i.seq % ${layout.rowParts} = any ($10::bigint[]))
             and (coalesce(i.avoid, 0) <> $11
               or i.lease_until <= clock_timestamp() - $12::float8 * interval '1 millisecond')
           order by i.seq

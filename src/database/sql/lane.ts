@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { serverIdentity } from './server.ts'
 import { durably, perSchema } from './statement.ts'
 
@@ -37,10 +38,10 @@ export const laneSql = perSchema((s, statement) => {
       `with c as materialized (
       select lane, holder, reach, past from ${s}.lane
       where consumer = $1 and (
-        holder::bigint * 256 + lane = any ($6::bigint[])
+        holder::bigint * ${layout.perWorker} + lane = any ($6::bigint[])
         or $5::int > 0 and (lease_until <= clock_timestamp() or holder = any ($4::int[]))
       )
-      order by (holder::bigint * 256 + lane = any ($6::bigint[])) is true desc, lease_until, lane
+      order by (holder::bigint * ${layout.perWorker} + lane = any ($6::bigint[])) is true desc, lease_until, lane
       limit greatest($5::int, cardinality($6::bigint[]))
       for no key update skip locked
     )

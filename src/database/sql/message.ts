@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import {
   columns,
   everyConsumer,
@@ -73,7 +74,7 @@ export const messageSql = perSchema((s) => {
             'm.consumer = c.consumer and',
             everyConsumer(s),
             `m.consumer, m.seq as place, m.received_at as since, m.attempt, m.received_at, m.errors,
-            null::timestamptz as due_at, case when m.lane >= 64 then ${inHand('m.holder', 'm.lease_until')}
+            null::timestamptz as due_at, case when m.lane >= ${layout.lanes} then ${inHand('m.holder', 'm.lease_until')}
               when m.seq <= h.reach or m.seq = any (h.past) then ${inHand('h.holder', 'h.lease_until')} end as holder, null::text as reason`,
           ),
         ),

@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { orderingLock, orderingLocks } from './ordering.ts'
 import { waking } from './sleep.ts'
 import { bounded, columns, fits, onlyIf, parted, perSchema, readable } from './statement.ts'
@@ -25,10 +26,10 @@ export const outboxSql = perSchema((s, statement) => {
     ) with ordinality as m(id, topic, key, headers, payload, body, content_type, dedupe_key${names}, nr)
     where x.xid is not null`
 
-  // Messages without a key fill one lane after the other, 64 at a time: a lane each would touch 64 pages per call.
+  // Messages without a key fill one lane after the other, see `layout.inARow`.
   const insert = (more = ''): string => `
     insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type${more.replaceAll('m.', '')})
-    select coalesce(${s}.lane_of(m.key), (($9::text::int + m.nr / 64) % 64)::smallint),
+    select coalesce(${s}.lane_of(m.key), (($9::text::int + m.nr / ${layout.inARow}) % ${layout.lanes})::smallint),
       m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type${more}`
 
   // Of two transactions with one dedupe key, the second waits for the first to end: the unique index decides.

@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { waking } from './sleep.ts'
 import { parted, perSchema, piece } from './statement.ts'
 import { subscribed } from './subscription.ts'
@@ -31,7 +32,7 @@ export const receiveSql = perSchema((s, statement) => ({
     inserted as (
       insert into ${s}.inbox (
         consumer, lane, id, topic, key, headers, payload, body, content_type, published_at, expires_at)
-      select m.consumer, coalesce(${s}.lane_of(m.key), (64 + ($10::int + m.nr / 64) % 8)::smallint),
+      select m.consumer, coalesce(${s}.lane_of(m.key), (${layout.lanes} + ($10::int + m.nr / ${layout.inARow}) % ${layout.stripes})::smallint),
         m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type, m.published_at, m.expires_at
       from m join fresh using (consumer, id)
       order by m.nr

@@ -1,3 +1,4 @@
+import { anyLaneSql } from '../layout.ts'
 import { waking } from './sleep.ts'
 import { instant, perSchema, readable } from './statement.ts'
 
@@ -60,7 +61,7 @@ export const scheduleSql = perSchema((s, statement) => {
       inserted as (
         insert into ${s}.outbox (
           lane, id, topic, key, headers, payload, body, content_type, published_at, expires_at)
-        select coalesce(${s}.lane_of(t.key), floor(random() * 64)::smallint), t.id, t.topic, t.key, t.headers,
+        select coalesce(${s}.lane_of(t.key), ${anyLaneSql}), t.id, t.topic, t.key, t.headers,
           t.payload, t.body, t.content_type, t.tick, t.expires_at
         from t join fresh using (id)
         order by t.nr

@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { perSchema } from './statement.ts'
 
 /** What a handler says of a service that is away. No message may die of it. */
@@ -66,7 +67,7 @@ export const soakSql = perSchema((s, statement) => ({
 
     create function ${s}.soak_gone() returns trigger language plpgsql as $$
     begin
-      if old.lane < 64 then
+      if old.lane < ${layout.lanes} then
         insert into ${s}.soak_audit (op, id, lane, seq, fence, holder)
         select 'gone', old.id, old.lane, old.seq, l.fence, l.holder
         from ${s}.lane as l where l.consumer = old.consumer and l.lane = old.lane;
@@ -313,7 +314,7 @@ function checks(s: string): { readonly checks: Readonly<Record<CheckName, string
           select lane, fence, min(at) as at from ${s}.soak_audit where op = 'lane' group by lane, fence
         ) as taken on taken.lane = a.lane and taken.fence = a.fence
         where not e.plain and a.holder is distinct from e.worker and (
-          a.lane >= 64 or a.fence > e.fence and taken.at < a.began - interval '1 second')`,
+          a.lane >= ${layout.lanes} or a.fence > e.fence and taken.at < a.began - interval '1 second')`,
 
       // Its effect and its end in the inbox are one transaction.
       halfDone: `

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { Statement } from '../database.ts'
+import { inboxLanes, layout } from '../layout.ts'
 
 /**
  * Statements are built once per schema. `build` gets the quoted schema, and a function that names a statement: names
@@ -99,8 +100,8 @@ export const joinedBy = (from: string, parameter: string): string =>
 export const fencedClaim = (
   schema: string,
 ): string => `i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
-    when a.lane < 64 then a.fence * 64 + a.lane = any (array(
-      select l.fence * 64 + l.lane
+    when a.lane < ${layout.lanes} then a.fence * ${layout.lanes} + a.lane = any (array(
+      select l.fence * ${layout.lanes} + l.lane
       from ${schema}.lane as l
       join (select distinct n.lane, n.fence from unnest($2::smallint[], $4::bigint[]) as n(lane, fence)) as n
         using (lane, fence)
@@ -119,7 +120,7 @@ export const lanesHeld = (schema: string, lanes: string): string => `
  * Every lane of a box, and every consumer that has an inbox, for whoever counts: by the rows themselves. The table of lanes
  * says what workers believe, and an instrument that believes the same shows nothing where they are wrong.
  */
-export const everyLane = 'generate_series(0, 71) as l(lane)'
+export const everyLane = `generate_series(0, ${inboxLanes - 1}) as l(lane)`
 export const everyConsumer = (s: string): string => `(
       select consumer from ${s}.lane where consumer <> ''
       union

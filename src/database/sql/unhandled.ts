@@ -1,3 +1,4 @@
+import { anyStripeSql, layout } from '../layout.ts'
 import {
   bounded,
   columns,
@@ -10,7 +11,7 @@ import {
 } from './statement.ts'
 
 /** All messages without a key wait under this number. */
-export const unkeyedLane = 64
+export const unkeyedLane = layout.lanes
 
 /** How many topics are told of a lane at once. Whoever may publish may make up any number of them. */
 export const topicsMax = 1000
@@ -34,7 +35,7 @@ export const unhandledSql = perSchema((s, statement) => {
         delete from ${s}.inbox as i
         using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[]) as a(lane, seq, fence, id)
         where i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id
-          and case when a.lane < 64 then (a.lane, a.fence) in (select held.lane, held.fence from held)
+          and case when a.lane < ${layout.lanes} then (a.lane, a.fence) in (select held.lane, held.fence from held)
             else i.fence = a.fence end
         returning i.lane, i.seq, ${kept('i')}
       ),
@@ -42,7 +43,7 @@ export const unhandledSql = perSchema((s, statement) => {
         insert into ${s}.unhandled (consumer, lane, seq, ${keptColumns})
         select $1, least(gone.lane, ${unkeyedLane}), gone.seq, ${kept('gone').replace(
           'gone.attempt',
-          'case when gone.lane < 64 then gone.attempt else greatest(gone.attempt - 1, 0) end',
+          `case when gone.lane < ${layout.lanes} then gone.attempt else greatest(gone.attempt - 1, 0) end`,
         )}
         from gone
       )
@@ -126,7 +127,7 @@ export const unhandledSql = perSchema((s, statement) => {
         returning u.seq, ${kept('u')}, pg_current_xact_id() as xid
       )
       insert into ${s}.inbox as i (consumer, lane, holder, lease_until, fence, ${keptColumns})
-      select $1, (64 + floor(random() * 8))::smallint, $4::int,
+      select $1, ${anyStripeSql}, $4::int,
         clock_timestamp() + $5::float8 * interval '1 millisecond', (1::bigint << 31) | $4::int,
         ${kept('gone').replace('gone.attempt', 'gone.attempt + 1')}
       from gone where gone.xid is not null

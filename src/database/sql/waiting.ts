@@ -1,3 +1,4 @@
+import { anyLaneSql, anyStripeSql } from '../layout.ts'
 import { pausedTopics } from './circuit.ts'
 import { waking } from './sleep.ts'
 import {
@@ -98,7 +99,7 @@ export const waitingSql = perSchema((s, statement) => {
       ),
       back as (
         insert into ${s}.inbox (consumer, lane, avoid, lease_until, attempt, errors, received_at, ${messageColumns})
-        select $1, coalesce(${s}.lane_of(gone.key), (64 + floor(random() * 8))::smallint), gone.avoid,
+        select $1, coalesce(${s}.lane_of(gone.key), ${anyStripeSql}), gone.avoid,
           -- From here on it is counted for how long it waits for somebody else.
           case when gone.avoid is null then '-infinity' else clock_timestamp() end, gone.attempt, gone.errors,
           coalesce(gone.received_at, clock_timestamp()), ${columns('gone')}
@@ -125,7 +126,7 @@ export const waitingSql = perSchema((s, statement) => {
       ),
       back as (
         insert into ${s}.outbox (lane, attempt, errors, ${messageColumns})
-        select coalesce(${s}.lane_of(gone.key), floor(random() * 64)::smallint), gone.attempt, gone.errors,
+        select coalesce(${s}.lane_of(gone.key), ${anyLaneSql}), gone.attempt, gone.errors,
           ${columns('gone')}
         from gone where gone.xid is not null
         order by gone.due_at, gone.seq

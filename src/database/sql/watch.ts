@@ -1,3 +1,4 @@
+import { layout } from '../layout.ts'
 import { everyConsumer, everyLane, perSchema } from './statement.ts'
 
 /** What metrics and health checks ask beside the status. Each statement reads a bounded number of rows. */
@@ -35,7 +36,7 @@ export const watchSql = perSchema((s) => {
     orphanedLanes: {
       text: `select l.consumer, count(*) as count
       from (select c.consumer, l.lane from (select '' as consumer union select consumer from ${everyConsumer(s)} as c) as c
-        cross join ${everyLane} where l.lane < 64) as l
+        cross join ${everyLane} where l.lane < ${layout.lanes}) as l
       where not exists (select from ${s}.lane as h
           where h.consumer = l.consumer and h.lane = l.lane and h.lease_until > clock_timestamp())
         and case when l.consumer = '' then exists (${headOf('outbox', 'published_at', '')})
@@ -55,7 +56,7 @@ export const watchSql = perSchema((s) => {
           select i.since from (${headOf('inbox', 'received_at', 'm.consumer = l.consumer and')}) as i
           where w.kind = 'claimer'
         ) as head
-        where l.consumer = w.consumer and l.holder = w.id and (l.lane < 64 or w.kind = 'relay')
+        where l.consumer = w.consumer and l.holder = w.id and (l.lane < ${layout.lanes} or w.kind = 'relay')
       ) as keyed_ms, (
         select ${ageOf('min(head.since)')}
         from ${s}.lane as l
@@ -65,7 +66,7 @@ export const watchSql = perSchema((s) => {
             and (m.lease_until <= clock_timestamp() or m.holder = w.id)
           order by m.seq limit 1
         ) as head
-        where w.kind = 'claimer' and l.consumer = w.consumer and l.lane >= 64
+        where w.kind = 'claimer' and l.consumer = w.consumer and l.lane >= ${layout.lanes}
       ) as free_ms
       from ${s}.worker as w where w.id = any ($1::int[])`,
     },
