@@ -17,10 +17,11 @@ import { asBytes, isPlain, toJson } from './payload.ts'
  * transaction would abort the caller's work, and an error in the relay would come too late to be heard.
  */
 
-const topicPattern = /^[A-Za-z0-9._-]{1,249}$/
-const headerNamePattern = /^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$/
+const topicPattern = new RegExp(`^[A-Za-z0-9._-]{1,${limits.topicLength}}$`)
+const headerNamePattern = new RegExp(`^[A-Za-z0-9!#$%&'*+.^_\`|~-]{1,${limits.headerNameLength}}$`)
 const reservedHeaders = /^(ce_|cloudevents|twinbox|x-twinbox)/i
-const contentTypePattern = /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[^\s\p{C};]+)*$/u
+// ASCII throughout: which other characters are spaces or control characters, each locale of a database sees its own way.
+const contentTypePattern = /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[!-:<-~]+)*$/
 const knownFields = new Set([
   ...['topic', 'key', 'payload', 'headers', 'contentType', 'dedupeKey'],
   ...['deliverAt', 'delayMs', 'expiresAt'],
@@ -128,7 +129,11 @@ function checkTopic(topic: unknown, fail: Fail): void {
   if (typeof topic !== 'string' || !topicPattern.test(topic)) {
     const found =
       typeof topic === 'string' ? `has ${topic.length} characters, or others` : `is of type ${typeof topic}`
-    fail('INVALID_TOPIC', 'topic', `must be 1 to 249 characters of A-Z a-z 0-9 . _ - and ${found}.`)
+    fail(
+      'INVALID_TOPIC',
+      'topic',
+      `must be 1 to ${limits.topicLength} characters of A-Z a-z 0-9 . _ - and ${found}.`,
+    )
   }
   if (topic === '.' || topic === '..')
     fail('INVALID_TOPIC', 'topic', 'may not be "." or "..": Kafka forbids both.')
@@ -154,13 +159,14 @@ function checkStorable(path: string, value: string, fail: Fail): void {
 }
 
 function checkContentType(contentType: unknown, fail: Fail): void {
-  if (typeof contentType !== 'string' || contentType.length > 100 || !contentTypePattern.test(contentType)) {
+  const max = limits.contentTypeLength
+  if (typeof contentType !== 'string' || contentType.length > max || !contentTypePattern.test(contentType)) {
     const found =
       typeof contentType === 'string' ? `has ${contentType.length}` : `is of type ${typeof contentType}`
     fail(
       'INVALID_TEXT',
       'contentType',
-      `must be a media type such as application/avro, of at most 100 characters; it ${found}.`,
+      `must be a media type such as application/avro, of at most ${max} characters; it ${found}.`,
     )
   }
 }
@@ -186,7 +192,7 @@ function checkHeaders(headers: Readonly<Record<string, string>>, fail: Fail): st
       fail(
         'INVALID_HEADERS',
         path,
-        'needs a name of 1 to 100 characters that HTTP, AMQP and Kafka all carry.',
+        `needs a name of 1 to ${limits.headerNameLength} characters that HTTP, AMQP and Kafka all carry.`,
       )
     }
     if (reservedHeaders.test(name))

@@ -1,5 +1,6 @@
 import { randomFillSync, createHash } from 'node:crypto'
 import { MessageError } from './errors.ts'
+import { limits } from './options.ts'
 
 /**
  * Headers by which RabbitMQ sends copies elsewhere. It wants a list there: a text makes it close the channel, with all
@@ -146,7 +147,7 @@ export function topicMatches(pattern: string, topic: string): boolean {
 export function checkTopicPattern(pattern: string): void {
   const words = typeof pattern === 'string' ? pattern.split('.') : []
   const sound = words.every((word) => word === '*' || word === '#' || /^[A-Za-z0-9_-]+$/.test(word))
-  if (words.length === 0 || pattern.length > 249 || !sound) {
+  if (words.length === 0 || pattern.length > limits.topicLength || !sound) {
     throw new MessageError(
       'INVALID_TOPIC',
       'topics',

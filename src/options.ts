@@ -2,15 +2,22 @@ import { OptionError } from './errors.ts'
 
 /** Defaults and limits of every option. Nowhere else is there a default. */
 
-/** Limits that are the same for everybody, because a broker or Postgres sets them. */
+/**
+ * Limits that are the same for everybody, because a broker or Postgres sets them. The SQL function `publish` has those of a
+ * published message too, spelled out: test/publish.test.ts compares the two.
+ */
 export const limits = {
+  /** Kafka's limit of a topic's name, in characters. */
+  topicLength: 249,
   /** A RabbitMQ routing key and our own index both end here. */
   keyBytes: 255,
   /** A btree entry may have 2,704 bytes; this leaves the topic room beside it. */
   dedupeKeyBytes: 512,
   headerCount: 64,
+  headerNameLength: 100,
   /** AMQP's smallest frame that everybody uses holds 128 KiB; half of it may be headers, and Kafka brokers index them. */
   headersBytes: 16 * 1024,
+  contentTypeLength: 100,
   payloadDepth: 100,
   /** JSON of other systems. Postgres has a stack of 2 MB, on which it takes some 6,000 levels. */
   receivedDepth: 1000,
