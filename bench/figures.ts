@@ -1,4 +1,4 @@
-import Table from 'cli-table3'
+import { table as columns } from '../src/cli/table.ts'
 
 /**
  * Milliseconds by a clock that all processes of a machine share and that never jumps: what one process begins and
@@ -40,15 +40,13 @@ export const rounded = (value: number, digits = 1): number => Number(value.toFix
 
 export type Cell = string | number | boolean | null | undefined
 
-/** A table for people that survives a pipe: no colours. */
+/** A table of figures, as the command line draws tables. */
 export function table(head: readonly string[], rows: readonly (readonly Cell[])[]): string {
-  const drawn = new Table({
-    head: [...head],
-    style: { head: [], border: [] },
-    colAligns: head.map((_, column) => (column === 0 ? 'left' : 'right')),
-  })
-  for (const row of rows) drawn.push(row.map(show))
-  return drawn.toString()
+  return columns(
+    head,
+    rows.map((row) => row.map(show)),
+    { numbers: true },
+  )
 }
 
 function show(cell: Cell): string {

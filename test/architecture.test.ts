@@ -130,8 +130,7 @@ describe('imports run downwards', () => {
       ],
       packages: [
         'commander',
-        'cli-table3',
-        'cli-progress',
+        'fast-string-truncated-width',
         'jiti',
         'pg',
         'kysely',

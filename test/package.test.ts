@@ -134,23 +134,39 @@ describe('what is in it', () => {
     )
   })
 
-  test('client libraries of brokers are optional, and are not installed unasked', () => {
+  test('what only some need is optional, and is not installed unasked', () => {
     expect(manifest.peerDependencies).toEqual({
       '@opentelemetry/api': '^1.9.0',
+      '@types/pg': '^8.0.0',
       amqplib: '>=2.3.1',
+      jiti: '^2.7.0',
       kafkajs: '^2.2.4',
       'prom-client': '^15.1.3',
     })
-    expect(manifest.peerDependenciesMeta).toEqual({
-      '@opentelemetry/api': { optional: true },
-      amqplib: { optional: true },
-      kafkajs: { optional: true },
-      'prom-client': { optional: true },
-    })
+    expect(manifest.peerDependenciesMeta).toEqual(
+      Object.fromEntries(Object.keys(manifest.peerDependencies).map((name) => [name, { optional: true }])),
+    )
     expect(existsSync(join(project, 'node_modules', 'pg'))).toBe(true)
     for (const name of Object.keys(manifest.peerDependencies)) {
       expect(existsSync(join(project, 'node_modules', name))).toBe(false)
     }
+  })
+
+  // By the lock file, not by the folders of the project: those are of today's versions of what others have released.
+  test('npm install twinbox brings at most 20 packages', async () => {
+    interface Locked {
+      readonly dev?: boolean
+      readonly devOptional?: boolean
+      readonly peer?: boolean
+    }
+    const lock = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8')) as {
+      packages: Readonly<Record<string, Locked>>
+    }
+    const brought = Object.entries(lock.packages)
+      .filter(([path, { dev, devOptional, peer }]) => path !== '' && !(dev ?? devOptional ?? peer))
+      .map(([path]) => path.replace('node_modules/', ''))
+    expect(brought).toContain('pg')
+    expect(brought.length, `With twinbox itself: ${brought.join(', ')}`).toBeLessThanOrEqual(19)
   })
 
   test('every package that the code imports is one that it depends on', async () => {
@@ -316,6 +332,16 @@ describe('its types', () => {
     export const all: unknown[] = [relay, claimer, told, await migrate(pool)]
   `
 
+  // They are Node's and pg's own: whoever writes TypeScript with pg has them, and whoever writes JavaScript needs none.
+  test('without those of pg, the compiler says what to install', async () => {
+    const { code, stdout } = await compile(program, '--skipLibCheck', 'false')
+    expect(code).not.toBe(0)
+    expect(stdout).toContain('npm i --save-dev @types/pg')
+    await run('npm', ['install', '--save-dev', '@types/pg', '--no-audit', '--no-fund', '--prefer-offline'], {
+      cwd: project,
+    })
+  }, 120_000)
+
   test('they are there for a user who checks everything, node_modules included', async () => {
     const { code, stdout } = await compile(program, '--skipLibCheck', 'false')
     expect({ code, stdout }).toEqual({ code: 0, stdout: '' })
@@ -365,6 +391,27 @@ describe('its command', () => {
       expect({ args, code, stdout }).toEqual({ args, code: 2, stdout: '' })
       expect(stderr).toContain('no-such')
     }
+  })
+
+  test('without jiti, a configuration in TypeScript is read by Node, or it says what to do', async () => {
+    await writeFile(join(project, 'twinbox.config.ts'), `export default { databse: 'x' as string }`)
+    await writeFile(
+      join(project, 'enum.config.ts'),
+      `enum Host { a = 'x' }\nexport default { databse: Host.a }`,
+    )
+    const plain = await twinbox('status')
+    const more = await twinbox('status', '--config', 'enum.config.ts')
+    expect([plain, more]).toMatchObject([{ code: 2 }, { code: 2 }])
+    const hint = (reason: string): RegExp =>
+      new RegExp(`\\.config\\.ts: Node [\\d.]+ ${reason}.* Run "npm install jiti", or write it in JavaScript`)
+    if ('typescript' in process.features && process.features.typescript !== false) {
+      expect(plain.stderr).toContain('databse is not an option of')
+      expect(more.stderr).toMatch(hint('cannot read TypeScript that is more than JavaScript with types'))
+    } else {
+      expect(plain.stderr).toMatch(hint('does not read TypeScript'))
+      expect(more.stderr).toMatch(hint('does not read TypeScript'))
+    }
+    await rm(join(project, 'twinbox.config.ts'))
   })
 
   test('migrate brings its own migrations, and does nothing the second time', async () => {

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import type * as jiti from 'jiti'
 import type { Broker } from '../brokers/broker.ts'
 import * as kafka from '../brokers/kafka.ts'
 import * as postgres from '../brokers/postgres.ts'
@@ -8,6 +9,7 @@ import * as rabbitmq from '../brokers/rabbitmq.ts'
 import type { Config, ConsumerConfig } from '../config.ts'
 import type { DatabaseInput } from '../database/database.ts'
 import { placeOf } from '../database/place.ts'
+import { codeOf } from '../errors.ts'
 import * as twinbox from '../index.ts'
 import { checkSchema, refuseUnknown } from '../options.ts'
 import { openBroker } from './brokers.ts'
@@ -122,18 +124,49 @@ async function loadConfig(named: string | undefined): Promise<{ config: Config; 
 }
 
 async function load(path: string): Promise<unknown> {
-  if (!path.endsWith('ts')) return ((await import(pathToFileURL(path).href)) as { default?: unknown }).default
+  const byNode = async (): Promise<unknown> =>
+    ((await import(pathToFileURL(path).href)) as { default?: unknown }).default
+  if (!path.endsWith('ts')) return byNode()
+  const createJiti = await findJiti()
+  if (createJiti === null) {
+    return byNode().catch((error: unknown) => {
+      const reason = unreadable[codeOf(error)]?.(error as Error)
+      if (reason === undefined) throw error
+      throw new UsageError(
+        `${path}: Node ${process.versions.node} ${reason}. Run "npm install jiti", or write it in JavaScript, as twinbox.config.mjs.`,
+        { cause: error },
+      )
+    })
+  }
   // What the configuration imports from twinbox has to be what runs here, or a DeadLetterError of a handler would be
   // of a class that nobody here knows.
-  const { createJiti } = await import('jiti')
-  const jiti = createJiti(import.meta.url, {
-    fsCache: false,
-    virtualModules: {
-      twinbox,
-      'twinbox/postgres': postgres,
-      'twinbox/rabbitmq': rabbitmq,
-      'twinbox/kafka': kafka,
-    },
-  })
-  return jiti.import(path, { default: true })
+  const virtualModules = {
+    twinbox,
+    'twinbox/postgres': postgres,
+    'twinbox/rabbitmq': rabbitmq,
+    'twinbox/kafka': kafka,
+  }
+  return createJiti(import.meta.url, { fsCache: false, virtualModules }).import(path, { default: true })
+}
+
+/** Reads all of TypeScript, under any Node. An old one, which another package has brought, is none. */
+async function findJiti(): Promise<typeof jiti.createJiti | null> {
+  try {
+    const { createJiti }: Partial<typeof jiti> = await import('jiti')
+    return createJiti ?? null
+  } catch (error) {
+    if (codeOf(error) !== 'ERR_MODULE_NOT_FOUND') throw error
+    return null
+  }
+}
+
+/** Why Node does not read a file of TypeScript, by the code of its error. Other faults of it are the user's. */
+const unreadable: Readonly<Record<string, (error: Error) => string | undefined>> = {
+  ERR_UNKNOWN_FILE_EXTENSION: () => 'does not read TypeScript, 22.18 and later do',
+  ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX: () =>
+    'cannot read TypeScript that is more than JavaScript with types, such as an enum',
+  SyntaxError: ({ message }) =>
+    /^(Unexpected token 'export'|Cannot use import statement)/.test(message)
+      ? 'takes it for CommonJS, since the package.json beside it does'
+      : undefined,
 }

@@ -1,31 +1,31 @@
-import Table from 'cli-table3'
+import widthOf from 'fast-string-truncated-width'
 import { printableLine } from '../printable.ts'
 
-const none = { 'top-mid': '', 'top-left': '', 'top-right': '', top: '', 'bottom-mid': '', 'bottom-left': '' }
-
-/** Columns for people: no colours, no lines that a pipe would mangle. */
-export function table(head: string[], rows: string[][]): string {
-  const drawn = new Table({
-    head,
-    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 2 },
-    chars: {
-      ...none,
-      'bottom-right': '',
-      bottom: '',
-      left: '',
-      right: '',
-      middle: '',
-      mid: '',
-      'left-mid': '',
-      'mid-mid': '',
-      'right-mid': '',
-    },
-  })
-  drawn.push(...rows.map((row) => row.map(printableLine)))
-  return drawn
-    .toString()
-    .split('\n')
-    .map((line) => line.trimEnd())
+/**
+ * Columns for people: no colours, no lines that a pipe would mangle. A key in Chinese takes two columns of the terminal for
+ * each character, and what stands behind it has to stand below its head all the same.
+ */
+export function table(
+  head: readonly string[],
+  rows: readonly (readonly string[])[],
+  { numbers = false }: { /** All columns but the first stand on the right. */ numbers?: boolean } = {},
+): string {
+  const lines = [head, ...rows].map((line) =>
+    line.map(printableLine).map((text) => ({ text, width: widthOf(text).width })),
+  )
+  const widths = head.map((_, column) =>
+    lines.reduce((most, line) => Math.max(most, line[column]?.width ?? 0), 0),
+  )
+  return lines
+    .map((line) =>
+      line
+        .map(({ text, width }, column) => {
+          const space = ' '.repeat(widths[column]! - width)
+          return numbers && column > 0 ? space + text : text + space
+        })
+        .join('  ')
+        .trimEnd(),
+    )
     .join('\n')
 }
 

@@ -1,4 +1,6 @@
-import progress from 'cli-progress'
+import { clearScreenDown, moveCursor } from 'node:readline'
+import widthOf from 'fast-string-truncated-width'
+import { printableLine } from '../printable.ts'
 import { remark } from './output.ts'
 
 /** How far a command is, on standard error: bars and lines, or one line a second without a terminal. */
@@ -12,7 +14,8 @@ export interface View {
 }
 
 export function createView(): View {
-  return process.stderr.isTTY ? new Live() : new Lines()
+  // A dumb terminal, such as that of an editor, cannot go back to a line.
+  return process.stderr.isTTY && process.env['TERM'] !== 'dumb' ? new Live() : new Lines()
 }
 
 class Lines implements View {
@@ -35,44 +38,78 @@ class Lines implements View {
   end(): void {}
 }
 
+/** Drawn anew over itself at each update, ten times a second at most. Nothing else may write to the terminal meanwhile. */
 class Live implements View {
-  #bars: progress.MultiBar | null = null
-  #published: progress.SingleBar | null = null
-  #handled: progress.SingleBar | null = null
-  #describe = (): readonly string[] => []
-  readonly #lines: progress.SingleBar[] = []
+  #messages = 0
+  #describe: (() => readonly string[]) | null = null
+  #counts: readonly [published: number, handled: number] = [0, 0]
+  #drawn = 0
+  #drawnAt = 0
 
   say(text: string): void {
-    if (this.#bars === null) remark(text)
-    else this.#bars.log(`${text}\n`)
+    this.#replace(() => void remark(text))
   }
   show(messages: number, lines: () => readonly string[]): void {
+    this.#messages = messages
     this.#describe = lines
-    this.#bars = new progress.MultiBar(
-      {
-        stream: process.stderr,
-        hideCursor: true,
-        format: '{what} {bar} {value}/{total}',
-        barsize: 40,
-        emptyOnZero: true,
-      },
-      progress.Presets.shades_grey,
-    )
-    this.#published = this.#bars.create(messages, 0, { what: 'published' })
-    this.#handled = this.#bars.create(messages, 0, { what: 'handled  ' })
+    this.#replace()
   }
   update(published: number, handled: number): void {
-    if (this.#bars === null) return
-    this.#published?.update(published)
-    this.#handled?.update(handled)
-    for (const [index, text] of this.#describe().entries()) {
-      this.#lines[index] ??= this.#bars.create(1, 0, { text: '' }, { format: '  {text}' })
-      this.#lines[index].update(1, { text })
-    }
-    this.#bars.update()
+    this.#counts = [published, handled]
+    if (performance.now() - this.#drawnAt >= 100) this.#replace()
   }
   end(): void {
-    this.#bars?.stop()
-    this.#bars = null
+    this.#replace()
+    this.#describe = null
+    this.#drawn = 0
   }
+
+  #replace(above = (): void => {}): void {
+    const { stderr } = process
+    // One write: a terminal that shows the empty place first flickers.
+    stderr.cork()
+    if (this.#drawn > 0) {
+      moveCursor(stderr, 0, -this.#drawn)
+      clearScreenDown(stderr)
+    }
+    above()
+    // What the terminal breaks or scrolls away is not drawn over again, and would stay.
+    const lines = this.#lines().slice(0, (stderr.rows || 24) - 1)
+    for (const line of lines) remark(cut(line, (stderr.columns || 80) - 1))
+    this.#drawn = lines.length
+    this.#drawnAt = performance.now()
+    stderr.uncork()
+  }
+
+  #lines(): string[] {
+    if (this.#describe === null) return []
+    const [published, handled] = this.#counts
+    return [
+      `published ${bar(published, this.#messages)}`,
+      `handled   ${bar(handled, this.#messages)}`,
+      ...this.#describe().map((line) => `  ${line}`),
+    ]
+  }
+}
+
+const barColumns = 40
+
+/** How many of how many. */
+function bar(count: number, all: number): string {
+  const full = all === 0 ? 0 : Math.round(barColumns * Math.min(1, count / all))
+  return `${'\u2588'.repeat(full)}${'\u2591'.repeat(barColumns - full)} ${count}/${all}`
+}
+
+const characters = new Intl.Segmenter()
+
+/** As much of a line as fits into so many columns of a terminal. */
+function cut(line: string, columns: number): string {
+  let shown = ''
+  let width = 0
+  for (const { segment } of characters.segment(printableLine(line))) {
+    width += widthOf(segment).width
+    if (width > columns) break
+    shown += segment
+  }
+  return shown
 }
