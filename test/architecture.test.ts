@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -6,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { migrationFiles } from '../src/index.ts'
 import { inboxLanes, layout } from '../src/database/layout.ts'
 import { limits, numberOptions } from '../src/options.ts'
+import { planted, readBugs } from './mutants/bug.ts'
 
 /** Rules about the source that nobody would keep by memory. */
 
@@ -462,6 +462,33 @@ describe('documentation', () => {
   })
 })
 
-test.each(filesOf('test/mutants', /\.patch$/))('the planted bug %s can still be planted', (patch) => {
-  expect(() => execFileSync('git', ['apply', '--check', patch], { cwd: root, stdio: 'pipe' })).not.toThrow()
+describe('planted bugs', async () => {
+  const bugs = await readBugs(root)
+
+  test.each(bugs)('what $name replaces stands in its file once', ({ edits }) => {
+    expect(edits.length).toBeGreaterThan(0)
+    const texts = new Map<string, string>()
+    for (const edit of edits) {
+      const before = texts.get(edit.file) ?? read(edit.file)
+      const after = planted(before, edit)
+      expect(after).not.toBe(before)
+      texts.set(edit.file, after)
+    }
+  })
+
+  test('each says what is broken, and is in the table', () => {
+    const listed = read('test/mutants/README.md')
+    const missing = bugs.filter(({ bug, harness }) => !listed.includes(`| ${bug} | \`${harness}\` |`))
+    expect(missing.map(({ name }) => name)).toEqual([])
+    expect(bugs.length).toBeGreaterThan(40)
+  })
+
+  test('are found however their lines are broken, and not where there are two', () => {
+    const edit = { file: 'x.ts', find: 'if (a) b(c)', replace: 'b(c)\nd()' }
+    expect(planted('{\n  if (a)\n    b(c)\n}\n', edit)).toBe('{\n  b(c)\n  d()\n}\n')
+    expect(planted('x\n  if (a) b(c)\ny\n', { ...edit, replace: '' })).toBe('x\ny\n')
+    expect(planted('f(() => { if (a) b(c) })', { ...edit, replace: '' })).toBe('f(() => {  })')
+    expect(() => planted('if (b) b(c)', edit)).toThrow('0 times')
+    expect(() => planted('if (a) b(c); if(a)b( c )', edit)).toThrow('2 times')
+  })
 })

@@ -1,11 +1,12 @@
 import { execFile, spawn } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises'
+import { mkdtemp, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { Command } from 'commander'
 import { whole } from '../../src/cli/parse.ts'
 import { table } from '../../src/cli/table.ts'
+import { plant, readBugs, type Bug } from './bug.ts'
 
 /**
  * Plants bugs of our own, one at a time, in a copy of the sources, and sees whether the proofs find them. A harness that
@@ -14,41 +15,25 @@ import { table } from '../../src/cli/table.ts'
  */
 const run = promisify(execFile)
 const root = resolve(import.meta.dirname, '../../..')
-const folder = join(root, 'test/mutants')
 /** A harness that hangs has noticed as well. */
 const limitMs = 10 * 60_000
 
-interface Mutant {
-  readonly name: string
-  readonly what: string
-  readonly harness: string
-  readonly patch: string
-}
-
-interface Verdict extends Omit<Mutant, 'patch'> {
+interface Verdict extends Omit<Bug, 'edits'> {
   /** The seed with which it was found, or null. */
   readonly seed: number | null
   readonly seconds: number
 }
 
-async function readMutants(names: readonly string[]): Promise<Mutant[]> {
-  const files = (await readdir(folder)).filter((file) => file.endsWith('.patch')).toSorted()
-  const known = files.map((file) => file.replace('.patch', ''))
+async function choose(names: readonly string[]): Promise<Bug[]> {
+  const bugs = await readBugs(root)
+  const known = bugs.map(({ name }) => name)
   const unknown = names.filter((name) => !known.includes(name))
   if (unknown.length > 0)
-    throw new Error(`There is no mutant ${unknown.join(', ')}. There are: ${known.join(', ')}.`)
-  return Promise.all(
-    known
-      .filter((name) => names.length === 0 || names.includes(name))
-      .map(async (name) => {
-        const patch = await readFile(join(folder, `${name}.patch`), 'utf8')
-        const [what, harness] = /^(.+)\n\nHarness: (.+)\n/.exec(patch)!.slice(1) as [string, string]
-        return { name, what, harness, patch: join(folder, `${name}.patch`) }
-      }),
-  )
+    throw new Error(`There is no planted bug ${unknown.join(', ')}. There are: ${known.join(', ')}.`)
+  return bugs.filter(({ name }) => names.length === 0 || names.includes(name))
 }
 
-/** What a line of a patch asks for, as a command. */
+/** What the line of a bug asks for, as a command. */
 function commandOf(harness: string, seed: number): { args: string[]; env: Record<string, string> } {
   const [kind = '', ...rest] = harness.split(' ')
   const vitest = ['node_modules/vitest/vitest.mjs', 'run']
@@ -77,7 +62,7 @@ function commandOf(harness: string, seed: number): { args: string[]; env: Record
         env: {},
       }
     default:
-      throw new Error(`A patch names a harness that there is not: ${harness}`)
+      throw new Error(`A bug names a harness that there is not: ${harness}`)
   }
 }
 
@@ -117,28 +102,29 @@ async function passes(copy: string, harness: string, seed: number, signal: Abort
 
 async function hunt(
   copy: string,
-  mutants: readonly Mutant[],
+  bugs: readonly Bug[],
   seeds: number,
   signal: AbortSignal,
 ): Promise<Verdict[]> {
   const say = (text: string): void => void process.stderr.write(`${text}\n`)
-  for (const harness of new Set(mutants.map((mutant) => mutant.harness))) {
+  for (const harness of new Set(bugs.map((bug) => bug.harness))) {
     if (!(await passes(copy, harness, 1, signal)))
       throw new Error(`The harness fails on the sources as they are: ${harness}`)
     say(`passes without a bug: ${harness}`)
   }
   const verdicts: Verdict[] = []
-  for (const { patch, ...mutant } of mutants) {
+  for (const bug of bugs) {
+    const { edits: _, ...named } = bug
     const startedAt = Date.now()
-    await run('git', ['apply', patch], { cwd: copy })
+    await plant(copy, bug)
     let found: number | null = null
     for (let seed = 1; seed <= seeds && found === null; seed++) {
-      if (!(await passes(copy, mutant.harness, seed, signal))) found = seed
+      if (!(await passes(copy, bug.harness, seed, signal))) found = seed
     }
     await run('git', ['checkout', '-q', '.'], { cwd: copy })
     const seconds = Math.round((Date.now() - startedAt) / 1000)
-    verdicts.push({ ...mutant, seed: found, seconds })
-    say(`${found === null ? 'NOT FOUND' : `found (seed ${found})`} in ${seconds} s: ${mutant.name}`)
+    verdicts.push({ ...named, seed: found, seconds })
+    say(`${found === null ? 'NOT FOUND' : `found (seed ${found})`} in ${seconds} s: ${bug.name}`)
   }
   return verdicts
 }
@@ -153,20 +139,20 @@ const command = new Command('mutants')
     '\nWorks on the last commit, in a copy of its own. Exits with 1 if one was not found.',
   )
   .action(async (names: string[], { seeds, json }: { seeds: number; json?: boolean }) => {
-    const mutants = await readMutants(names)
+    const bugs = await choose(names)
     const stop = new AbortController()
     process.once('SIGINT', () => stop.abort(new Error('Interrupted.')))
     const copy = await mkdtemp(join(tmpdir(), 'twinbox-mutants-'))
     try {
       await run('git', ['worktree', 'add', '-q', '--detach', '--force', copy], { cwd: root })
       await symlink(join(root, 'node_modules'), join(copy, 'node_modules'))
-      const verdicts = await hunt(copy, mutants, seeds, stop.signal)
+      const verdicts = await hunt(copy, bugs, seeds, stop.signal)
       const found = verdicts.filter(({ seed }) => seed !== null).length
       process.stdout.write(
         `${table(
           ['bug', 'found by', 'seed'],
-          verdicts.map(({ what, harness, seed }) => [
-            what,
+          verdicts.map(({ bug, harness, seed }) => [
+            bug,
             harness,
             seed === null ? 'not found' : String(seed),
           ]),
