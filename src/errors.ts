@@ -192,6 +192,9 @@ export function describeError(error: unknown): string {
   return clean(redactCut(text, 2000))
 }
 
+/** Tells the process what fails nothing and is a defect all the same, such as an observer of the user's that threw. */
+export const warn = (text: string): void => process.emitWarning(text, 'TwinboxWarning')
+
 /** What kind of error it is, in a word: its code if it has one, else its class. */
 export function codeOf(error: unknown): string {
   try {

@@ -1,4 +1,4 @@
-import { describeError, type BrokerError } from './errors.ts'
+import { describeError, warn, type BrokerError } from './errors.ts'
 
 /**
  * What happened: one typed stream that logs, metrics and tests all read.
@@ -179,10 +179,7 @@ export function emitter({ onEvent, telemetry }: Observers, common: () => Common)
     const event = { ...happening, ...common() }
     for (const observe of observers) {
       const complain = (error: unknown): void =>
-        process.emitWarning(
-          `An onEvent observer threw on "${happening.type}": ${describeError(error)}`,
-          'TwinboxWarning',
-        )
+        warn(`An onEvent observer threw on "${happening.type}": ${describeError(error)}`)
       try {
         const ended: unknown = observe(event)
         if (ended instanceof Object && 'then' in ended) Promise.resolve(ended).catch(complain)

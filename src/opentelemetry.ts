@@ -13,7 +13,7 @@ import {
   type Span,
   type TracerProvider,
 } from '@opentelemetry/api'
-import { codeOf, describeError } from './errors.ts'
+import { codeOf, describeError, warn } from './errors.ts'
 import type { Operation, Telemetry, Trace, TracedMessage } from './telemetry.ts'
 import { refuseUnknown } from './options.ts'
 import { version } from './version.ts'
@@ -69,9 +69,8 @@ export function openTelemetry(options: OpenTelemetryOptions = {}): Telemetry {
     begin(operation, messages) {
       // Not at creation: the SDK may be registered later.
       if (!checked && propagation.fields().length === 0) {
-        process.emitWarning(
+        warn(
           'No OpenTelemetry propagator is registered, so a trace ends where a message leaves the process. NodeSDK registers one; without it, call propagation.setGlobalPropagator.',
-          'TwinboxWarning',
         )
       }
       checked = true

@@ -1,3 +1,4 @@
+import { describeError, warn } from './errors.ts'
 import type { OnEvent } from './events.ts'
 
 /**
@@ -67,7 +68,7 @@ export function begin(
 }
 
 function complain({ name }: Operation, error: unknown): void {
-  process.emitWarning(`Telemetry threw at "${name}": ${String(error)}`, 'TwinboxWarning')
+  warn(`Telemetry threw at "${name}": ${describeError(error)}`)
 }
 
 /** Headers as they are stored, with those of a trace in them. */

@@ -1,4 +1,4 @@
-import { describeError, type BrokerError } from '../errors.ts'
+import { describeError, warn, type BrokerError } from '../errors.ts'
 import { limits } from '../options.ts'
 import type { IncomingMessage, SubscribeOptions, Subscription } from './broker.ts'
 
@@ -31,7 +31,7 @@ export async function keepConsuming(
     try {
       onTrouble?.(trouble)
     } catch (thrown) {
-      process.emitWarning(`An onTrouble observer threw: ${describeError(thrown)}`, 'TwinboxWarning')
+      warn(`An onTrouble observer threw: ${describeError(thrown)}`)
     }
   }
   const running = run({ signal: stopping.signal, tried, report }).finally(tried)

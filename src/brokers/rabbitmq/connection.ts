@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events'
 import { Duplex } from 'node:stream'
 import type * as Amqplib from 'amqplib'
 import type { ChannelModel } from 'amqplib'
-import { BrokerError } from '../../errors.ts'
+import { BrokerError, describeError, warn } from '../../errors.ts'
 import { toBrokerError } from './errors.ts'
 import { guardFrames } from './frames.ts'
 import type { Settings } from './options.ts'
@@ -108,7 +108,7 @@ export function swallowHandlerErrors(...emitters: readonly object[]): void {
   for (const emitter of emitters) {
     if (!(emitter instanceof EventEmitter)) continue
     emitter.on('handler-error', (error: unknown, event: unknown) => {
-      process.emitWarning(`A listener of "${String(event)}" threw: ${String(error)}`, 'TwinboxWarning')
+      warn(`A listener of "${String(event)}" threw: ${describeError(error)}`)
     })
   }
 }
