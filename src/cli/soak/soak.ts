@@ -8,7 +8,7 @@ import { soakSql } from '../../database/sql/soak.ts'
 import { version } from '../../version.ts'
 import { Crew, stopOnSignals } from '../crew.ts'
 import { sentence } from '../failure.ts'
-import { brokerUrlOf, openScratch, type Place } from '../scratch.ts'
+import { brokerUrlOf, chooseServer, openScratch, type Place } from '../scratch.ts'
 import { createView, type View } from '../view.ts'
 import type { Run } from '../wire.ts'
 import { check } from './checker.ts'
@@ -42,8 +42,9 @@ const standstillMs = 90_000
  * Publishes, relays, receives and handles with real processes while faults come down on them by a plan; then heals,
  * waits until everything has been handled, and checks what came out against every promise.
  */
-export async function runSoak(options: SoakOptions): Promise<0 | 1> {
-  brokerUrlOf('soak', options)
+export async function runSoak(asked: SoakOptions): Promise<0 | 1> {
+  brokerUrlOf('soak', asked)
+  const options = chooseServer('soak', asked)
   const given = options.schedule === undefined ? null : readPlan(options.schedule)
   const folder = openFolder(options.report)
   const view = createView()
