@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { cpus } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { startEmbeddedServer } from '../src/cli/demo/embedded.ts'
+import { startEmbeddedServer } from '../proof/stage/postgres.ts'
 import { migrate } from '../src/index.ts'
 
 /** What the figures depend on. */

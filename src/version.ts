@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 export const version: string = readVersion()
 
 function readVersion(): string {
-  // Compiled files lie one folder deep in dist, or two in the tests' build.
+  // Sources lie one folder deep; compiled files two, in dist as in the tests' build.
   for (const path of ['../package.json', '../../package.json']) {
     try {
       const found = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as {

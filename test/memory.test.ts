@@ -21,7 +21,7 @@ afterAll(() => database.drop())
 /** A worker in a process with a heap of 256 MB, which ends by itself once a table is empty. */
 const worker = (kind: 'relay' | 'claimer', table: string): string => `
   import pg from 'pg'
-  import { createClaimer, createRelay } from '${new URL('../dist/index.js', import.meta.url).href}'
+  import { createClaimer, createRelay } from '${new URL('../dist/src/index.js', import.meta.url).href}'
   const database = ${JSON.stringify(database.url)}
   const broker = {
     name: 'null', send: async (batch) => batch.map(() => ({ status: 'sent' })),

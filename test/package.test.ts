@@ -31,7 +31,15 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'twinbox-package-'))
   // Packed from a copy: nothing left over from an earlier build, and nobody's work under way is disturbed.
   const source = join(folder, 'source')
-  const ingredients = ['package.json', 'tsconfig.json', 'tsconfig.build.json', 'src', 'migrations', 'test']
+  const ingredients = [
+    'package.json',
+    'tsconfig.json',
+    'tsconfig.build.json',
+    'src',
+    'proof',
+    'migrations',
+    'test',
+  ]
   for (const name of [...ingredients, 'LICENSE', 'README.md', 'CHANGELOG.md', 'docs']) {
     if (existsSync(join(root, name))) await cp(join(root, name), join(source, name), { recursive: true })
   }
@@ -87,9 +95,10 @@ describe('what is in it', () => {
     const papers = ['LICENSE', 'README.md', 'CHANGELOG.md', 'docs/options.md']
     const code = [
       'package.json',
-      'dist/index.js',
-      'dist/index.d.ts',
-      'dist/cli/main.js',
+      'dist/src/index.js',
+      'dist/src/index.d.ts',
+      'dist/src/cli/main.js',
+      'dist/proof/main.js',
       'migrations/0001_outbox.sql',
     ]
     expect([...papers, ...code].filter((file) => !files.includes(file))).toEqual([])
@@ -100,6 +109,8 @@ describe('what is in it', () => {
       files.filter((file) => file.startsWith('dist/')).map((file) => file.replace(/^.*?\./, '.')),
     )
     expect(kinds).toEqual(new Set(['.js', '.d.ts']))
+    // Nobody imports the proof.
+    expect(files.filter((file) => /^dist\/proof\/.*\.d\.ts$/.test(file))).toEqual([])
     const tops = new Set(files.map((file) => file.split('/')[0]))
     expect(tops).toEqual(
       new Set(
@@ -218,7 +229,7 @@ describe('what it exports', () => {
   })
 
   test('what is not exported cannot be reached', async () => {
-    const { code, stderr } = await node(`await import('twinbox/dist/relay.js')`)
+    const { code, stderr } = await node(`await import('twinbox/dist/src/relay.js')`)
     expect(code).toBe(1)
     expect(stderr).toContain('ERR_PACKAGE_PATH_NOT_EXPORTED')
   })

@@ -1,10 +1,14 @@
 import { InvalidArgumentError, Option, type Command } from 'commander'
-import type { DemoOptions } from './demo/demo.ts'
 import { brokerNames, type Flags } from './flags.ts'
 import { whole } from './parse.ts'
-import type { SoakOptions } from './soak/soak.ts'
 
-/** The commands that show what Twinbox is worth. What they do is loaded when they run. */
+/**
+ * The commands that show what Twinbox is worth. They are the only way to `proof/` from here: whoever runs workers loads no
+ * embedded server, no proxies and no oracle.
+ */
+
+const proof = () => import('../../proof/main.ts')
+type Proof = Awaited<ReturnType<typeof proof>>
 
 const messageCount = (text: string): number => whole(text, 10, 100_000)
 const soakCount = (text: string): number => whole(text, 10, 100_000_000)
@@ -53,9 +57,8 @@ Examples:
   $ twinbox demo --broker rabbitmq --url amqp://guest:guest@127.0.0.1:5672
   $ twinbox demo --broker kafka --url 127.0.0.1:9092 --database postgres://postgres@127.0.0.1/postgres`,
     )
-    .action(async (flags: DemoOptions) => {
-      const { runDemo } = await import('./demo/demo.ts')
-      exit(await runDemo(flags))
+    .action(async (flags: Parameters<Proof['runDemo']>[0]) => {
+      exit(await (await proof()).runDemo(flags))
     })
 
   program
@@ -96,8 +99,7 @@ Examples:
   $ twinbox soak --schedule soak/schedule.json
   $ twinbox soak --broker rabbitmq --url amqp://guest:guest@127.0.0.1:5672 --database postgres://postgres@127.0.0.1/postgres`,
     )
-    .action(async (flags: SoakOptions) => {
-      const { runSoak } = await import('./soak/soak.ts')
-      exit(await runSoak(flags))
+    .action(async (flags: Parameters<Proof['runSoak']>[0]) => {
+      exit(await (await proof()).runSoak(flags))
     })
 }

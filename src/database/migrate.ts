@@ -24,8 +24,9 @@ export interface MigrationFile {
   readonly sql: string
 }
 
+// Compiled files lie a folder deeper than sources, in `dist` as in the tests' build.
 const folder = new URL(
-  import.meta.url.includes('/.build/') ? '../../../migrations/' : '../../migrations/',
+  import.meta.url.endsWith('.js') ? '../../../migrations/' : '../../migrations/',
   import.meta.url,
 )
 

@@ -17,7 +17,7 @@ import {
   type Worker,
 } from '../../src/index.ts'
 import { recordEvents, type Recorder } from '../support/events.ts'
-import { startEmbeddedServer } from '../../src/cli/demo/embedded.ts'
+import { startEmbeddedServer } from '../../proof/stage/postgres.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
 /** Whose error it is: the message's, the database's, or nobody's. */

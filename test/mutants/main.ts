@@ -48,7 +48,7 @@ function commandOf(harness: string, seed: number): { args: string[]; env: Record
     case 'soak':
       return {
         args: [
-          'dist/cli/main.js',
+          'dist/src/cli/main.js',
           'soak',
           '--broker',
           wanted,

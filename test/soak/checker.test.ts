@@ -2,9 +2,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { check, type Findings } from '../../src/cli/soak/checker.ts'
+import { check, type Findings } from '../../proof/soak/checker.ts'
 import { Database } from '../../src/database/database.ts'
-import { awayText, soakSql, type CheckName } from '../../src/database/sql/soak.ts'
+import { awayText, soakSql, type CheckName } from '../../proof/sql/soak.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
 /** That the checker of the soak finds what there is to be found, and nothing else. */

@@ -1,2 +1,2 @@
 // The soak breaks networks as well, and ships: it lives there.
-export { portOf, startProxy, type Direction, type Proxy } from '../../src/cli/soak/proxy.ts'
+export { portOf, startProxy, type Direction, type Proxy } from '../../proof/stage/proxy.ts'

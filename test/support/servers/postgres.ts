@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { startEmbeddedServer } from '../../../src/cli/demo/embedded.ts'
+import { startEmbeddedServer } from '../../../proof/stage/postgres.ts'
 import { packageFolder } from '../packages.ts'
 import { leave, type Running, type Server } from './server.ts'
 

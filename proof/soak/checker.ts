@@ -1,6 +1,6 @@
 import type pg from 'pg'
-import { firstOf, soakSql, type CheckName } from '../../database/sql/soak.ts'
-import type { Database } from '../../database/database.ts'
+import { firstOf, soakSql, type CheckName } from '../sql/soak.ts'
+import type { Database } from '../../src/database/database.ts'
 import { maxAttempts } from './message.ts'
 import { readHistories } from './history.ts'
 

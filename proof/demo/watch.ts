@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Database } from '../../database/database.ts'
-import { demoSql } from '../../database/sql/demo.ts'
-import type { View } from '../view.ts'
-import type { DemoRun } from './demo.ts'
+import type { Database } from '../../src/database/database.ts'
+import { demoSql } from '../sql/demo.ts'
+import type { View } from '../stage/view.ts'
+import type { DemoRun } from './run.ts'
 
 /** Nothing of this may hang: the longest that a run may take, and that it may stand still. */
 const deadlineMs = (messages: number): number => 90_000 + messages * 30

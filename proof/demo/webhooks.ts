@@ -1,15 +1,8 @@
 import { createHash } from 'node:crypto'
 import { createRequire } from 'node:module'
-import { madeUpWebhooks } from './made-up.ts'
+import { madeUpWebhooks, type Webhook } from './made-up.ts'
 
-/** A webhook as GitHub sends it. */
-export interface Webhook {
-  /** The event's name. */
-  readonly topic: string
-  /** The repository that it is about, if it is about one. */
-  readonly key: string | null
-  readonly payload: object
-}
+export type { Webhook }
 
 /** The library that has the real ones. */
 export const webhookLibrary = '@octokit/webhooks-examples'

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto'
-import { Database } from '../database/database.ts'
-import { placeOf } from '../database/place.ts'
-import { migrate } from '../database/migrate.ts'
-import { BrokerError, OptionError } from '../errors.ts'
-import { embeddedLibrary, findLibrary } from './demo/embedded.ts'
-import { UsageError } from './failure.ts'
-import type { BrokerName } from './flags.ts'
-import { clearBroker, reachBroker, type Run } from './wire.ts'
+import { Database } from '../../src/database/database.ts'
+import { placeOf } from '../../src/database/place.ts'
+import { migrate } from '../../src/database/migrate.ts'
+import { BrokerError, OptionError } from '../../src/errors.ts'
+import { embeddedLibrary, findLibrary } from './postgres.ts'
+import { UsageError } from '../../src/cli/failure.ts'
+import type { BrokerName } from '../../src/cli/flags.ts'
+import { clearBroker, reachBroker, type Run } from './broker.ts'
 
 /** What a command that works on tables of its own is told about where. */
 export interface Place {

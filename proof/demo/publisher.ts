@@ -1,10 +1,10 @@
-import type { Database } from '../../database/database.ts'
-import { isConflict } from '../../database/sqlstate.ts'
-import { withTransaction } from '../../database/transaction.ts'
-import { demoSql } from '../../database/sql/demo.ts'
-import { createOutbox } from '../../outbox.ts'
+import type { Database } from '../../src/database/database.ts'
+import { isConflict } from '../../src/database/sqlstate.ts'
+import { withTransaction } from '../../src/database/transaction.ts'
+import { demoSql } from '../sql/demo.ts'
+import { createOutbox } from '../../src/outbox.ts'
 import { hashOf, readWebhooks, type Webhook } from './webhooks.ts'
-import type { DemoRun } from './demo.ts'
+import type { DemoRun } from './run.ts'
 
 export interface Published {
   readonly published: number

@@ -1,8 +1,8 @@
-import type { Database } from '../../database/database.ts'
-import { demoSql } from '../../database/sql/demo.ts'
+import type { Database } from '../../src/database/database.ts'
+import { demoSql } from '../sql/demo.ts'
 import type { Disaster } from './disaster.ts'
 import type { Published } from './publisher.ts'
-import type { DemoRun } from './demo.ts'
+import type { DemoRun } from './run.ts'
 
 /** What came out of a run, as `--json` prints it. */
 export interface Verdict {

@@ -1,6 +1,13 @@
-import type { Webhook } from './webhooks.ts'
-
 /** Webhooks for a machine that has not installed the real ones: their shape, their sizes, and how their keys are shared. */
+
+/** A webhook as GitHub sends it. */
+export interface Webhook {
+  /** The event's name. */
+  readonly topic: string
+  /** The repository that it is about, if it is about one. */
+  readonly key: string | null
+  readonly payload: object
+}
 
 const topics = [
   ...['push', 'issues', 'issue_comment', 'pull_request', 'pull_request_review', 'check_run', 'check_suite'],

@@ -1,5 +1,5 @@
-import { layout } from '../layout.ts'
-import { perSchema } from './statement.ts'
+import { layout } from '../../src/database/layout.ts'
+import { perSchema } from '../../src/database/sql/statement.ts'
 
 /** What a handler says of a service that is away. No message may die of it. */
 export const awayText = 'The service is away'

@@ -1,11 +1,11 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { account, Crew, hasEnded, type Member as AnyMember } from '../crew.ts'
-import { brokerAddresses, type Address, type Run } from '../wire.ts'
+import { account, Crew, hasEnded, type Member as AnyMember } from '../stage/crew.ts'
+import { brokerAddresses, type Address, type Run } from '../stage/broker.ts'
 import type { News, Order, Role, Tally, WorkRole } from './child.ts'
-import type { Detour } from './detour.ts'
+import type { Detour } from '../stage/detour.ts'
 import type { LoadOptions } from './load.ts'
-import type { Disturbance } from './network.ts'
+import type { Disturbance } from '../stage/network.ts'
 
 export type Member = AnyMember<Role>
 

@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { commit } from '../../database/sql/server.ts'
-import type { Address } from '../wire.ts'
+import { commit } from '../../src/database/sql/server.ts'
+import type { Address } from './broker.ts'
 import { startProxy, type Proxy } from './proxy.ts'
 
 /** What can become of a way through the network. All but the first three last until `heal`. */

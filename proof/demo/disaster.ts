@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Database } from '../../database/database.ts'
-import { demoSql } from '../../database/sql/demo.ts'
+import type { Database } from '../../src/database/database.ts'
+import { demoSql } from '../sql/demo.ts'
 import type { Seen } from './child.ts'
 import type { Crew, Member } from './crew.ts'
 

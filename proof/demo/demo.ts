@@ -1,21 +1,16 @@
-import type { Database } from '../../database/database.ts'
-import { demoSql } from '../../database/sql/demo.ts'
-import { stopOnSignals } from '../crew.ts'
-import { sentence } from '../failure.ts'
-import { createView, type View } from '../view.ts'
-import { brokerUrlOf, chooseServer, openScratch, type Place } from '../scratch.ts'
-import type { Run } from '../wire.ts'
+import type { Database } from '../../src/database/database.ts'
+import { demoSql } from '../sql/demo.ts'
+import { stopOnSignals } from '../stage/crew.ts'
+import { sentence } from '../../src/cli/failure.ts'
+import { createView, type View } from '../stage/view.ts'
+import { brokerUrlOf, chooseServer, openScratch, type Place } from '../stage/scratch.ts'
+import type { DemoRun } from './run.ts'
 import { Crew, type Member } from './crew.ts'
 import type { Role } from './child.ts'
 import { Disaster } from './disaster.ts'
 import { judge, renderVerdict, type Verdict } from './verdict.ts'
 import { Watch, type Left } from './watch.ts'
 import { realWebhooks, webhookLibrary } from './webhooks.ts'
-
-/** What all processes of one demo have to know. */
-export interface DemoRun extends Run {
-  readonly messages: number
-}
 
 export interface DemoOptions extends Place {
   readonly messages: number

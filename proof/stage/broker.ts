@@ -1,13 +1,13 @@
 import type { Admin } from 'kafkajs'
-import type { Broker } from '../brokers/broker.ts'
-import { kafka } from '../brokers/kafka.ts'
-import { loadKafkajs } from '../brokers/kafka/client.ts'
-import { postgres } from '../brokers/postgres.ts'
-import { rabbitmq } from '../brokers/rabbitmq.ts'
-import { loadAmqplib } from '../brokers/rabbitmq/connection.ts'
-import type { Database } from '../database/database.ts'
-import { kafkaBrokers } from './brokers.ts'
-import type { BrokerName } from './flags.ts'
+import type { Broker } from '../../src/brokers/broker.ts'
+import { kafka } from '../../src/brokers/kafka.ts'
+import { loadKafkajs } from '../../src/brokers/kafka/client.ts'
+import { postgres } from '../../src/brokers/postgres.ts'
+import { rabbitmq } from '../../src/brokers/rabbitmq.ts'
+import { loadAmqplib } from '../../src/brokers/rabbitmq/connection.ts'
+import type { Database } from '../../src/database/database.ts'
+import { kafkaBrokers } from '../../src/cli/brokers.ts'
+import type { BrokerName } from '../../src/cli/flags.ts'
 
 /** What all processes of one run of the demo or the soak have to know. */
 export interface Run {

@@ -1,6 +1,6 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { TwinboxEvent } from '../events.ts'
+import type { TwinboxEvent } from '../../src/events.ts'
 
 /** A child process of a command, and what is known of it. */
 export interface Member<Role extends string> {

@@ -1,5 +1,5 @@
-import { layout } from '../layout.ts'
-import { perSchema } from './statement.ts'
+import { layout } from '../../src/database/layout.ts'
+import { perSchema } from '../../src/database/sql/statement.ts'
 
 /** The business of `twinbox demo`: what was committed with each message, and what the handlers made of it. */
 export const demoSql = perSchema((s, statement) => ({

@@ -1,4 +1,4 @@
-import { account, Crew as AnyCrew, type Member as AnyMember } from '../crew.ts'
+import { account, Crew as AnyCrew, type Member as AnyMember } from '../stage/crew.ts'
 import type { News, Order, Role, Seen } from './child.ts'
 import type { Published } from './publisher.ts'
 

@@ -1,0 +1,3 @@
+/** What the command line asks the proof for: each runs to its end and says what came of it. */
+export { runDemo } from './demo/demo.ts'
+export { runSoak } from './soak/soak.ts'
