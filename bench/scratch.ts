@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { cpus } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { startEmbeddedServer } from '../proof/stage/postgres.ts'
+import { startOwnServer } from '../proof/stage/postgres.ts'
 import { migrate } from '../src/index.ts'
 
 /** What the figures depend on. */
@@ -130,15 +130,7 @@ async function findServer(given: string | undefined): Promise<Server> {
 }
 
 async function startOwn(): Promise<Server> {
-  const names = ['SIGINT', 'SIGTERM', 'SIGHUP', 'beforeExit', 'exit'] as const
-  const before = new Set(names.flatMap((name) => process.rawListeners(name)))
-  const server = await startEmbeddedServer()
-  // The library ends the process on signals and before we are done; here it is stopped when all is cleaned up.
-  for (const name of names) {
-    for (const listener of process.rawListeners(name)) {
-      if (!before.has(listener)) process.off(name, listener as () => void)
-    }
-  }
+  const server = await startOwnServer()
   return { url: server.url, ours: true, stop: () => server.stop() }
 }
 

@@ -7,7 +7,7 @@ import { createRelay } from '../../src/relay.ts'
 import type { Worker } from '../../src/worker.ts'
 import type { Ready } from '../stage/crew.ts'
 import { sentence } from '../../src/cli/failure.ts'
-import { startEmbeddedServer } from '../stage/postgres.ts'
+import { startOwnServer } from '../stage/postgres.ts'
 import { publishAll, type Published } from './publisher.ts'
 import { hashOf } from './webhooks.ts'
 import { openBroker, topicsOf } from '../stage/broker.ts'
@@ -51,10 +51,7 @@ function say(news: News | Ready): void {
 async function begin(order: Order & { type: 'begin' }): Promise<void> {
   if (order.role === 'server') {
     isServer = true
-    const server = await startEmbeddedServer()
-    // The library ends the process on signals and before we are done; here only the parent decides.
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'beforeExit', 'exit'])
-      process.removeAllListeners(signal)
+    const server = await startOwnServer()
     stop = () => server.stop()
     return say({ type: 'ready', workerId: null, url: server.url })
   }

@@ -1,8 +1,6 @@
 import type { Database } from '../../src/database/database.ts'
 import { demoSql } from '../sql/demo.ts'
-import { stopOnSignals } from '../stage/crew.ts'
-import { sentence } from '../../src/cli/failure.ts'
-import { createView, type View } from '../stage/view.ts'
+import { hireServer, perform, type Performance } from '../stage/performance.ts'
 import { brokerUrlOf, chooseServer, openScratch, type Place } from '../stage/scratch.ts'
 import type { DemoRun } from './run.ts'
 import { Crew, type Member } from './crew.ts'
@@ -25,51 +23,29 @@ export async function runDemo(asked: DemoOptions): Promise<0 | 1> {
   brokerUrlOf('demo', asked)
   const options = chooseServer('demo', asked)
   const startedAt = performance.now()
-  const view = createView()
-  if (realWebhooks() === null)
-    view.say(`${webhookLibrary} is not installed: the webhooks are made up, of the same shape and sizes.`)
   const crew = new Crew()
-  const cleanUp: (() => Promise<unknown>)[] = []
-  const stopped = stopOnSignals('demo', {
+  return perform(
+    'demo',
     crew,
-    except: 'server',
-    say: (text) => {
-      view.end()
-      view.say(text)
+    (stage) => play(options, { crew, startedAt, ...stage }),
+    (verdict) => {
+      if (options.json !== true) process.stdout.write(renderVerdict(verdict))
+      else process.stdout.write(`${JSON.stringify(verdict)}\n`)
+      if (options.json === true && !verdict.ok) process.stderr.write(`${verdict.problems.join('\n')}\n`)
+      return verdict.ok ? 0 : 1
     },
-  })
-  try {
-    const acting = play(options, { crew, view, cleanUp, startedAt })
-    // When something else ends the race, what the play still does fails for want of a database; nobody minds.
-    acting.catch(() => {})
-    const verdict = await Promise.race([acting, crew.failed, stopped.signal])
-    view.end()
-    if (options.json !== true) process.stdout.write(renderVerdict(verdict))
-    else process.stdout.write(`${JSON.stringify(verdict)}\n`)
-    if (options.json === true && !verdict.ok) process.stderr.write(`${verdict.problems.join('\n')}\n`)
-    return verdict.ok ? 0 : 1
-  } finally {
-    view.end()
-    await crew.disband('server')
-    for (const undo of cleanUp.toReversed()) {
-      await undo().catch((error: unknown) =>
-        process.stderr.write(`Not everything was removed: ${sentence(error)}\n`),
-      )
-    }
-    stopped.release()
-  }
+  )
 }
 
-interface Stage {
+interface Stage extends Performance {
   readonly crew: Crew
-  readonly view: View
-  /** What there is to undo, the last first. */
-  readonly cleanUp: (() => Promise<unknown>)[]
   readonly startedAt: number
 }
 
 async function play(options: DemoOptions, stage: Stage): Promise<Verdict> {
   const { crew, view, startedAt } = stage
+  if (realWebhooks() === null)
+    view.say(`${webhookLibrary} is not installed: the webhooks are made up, of the same shape and sizes.`)
   const { run, database } = await setUp(options, stage)
   const sql = demoSql(run.schema)
   const watch = new Watch(run, database, view, startedAt)
@@ -129,24 +105,15 @@ async function allArrived(watch: Watch): Promise<boolean> {
 
 async function setUp(
   options: DemoOptions,
-  { crew, view, cleanUp }: Stage,
+  { crew, ...stage }: Stage,
 ): Promise<{ run: DemoRun; database: Database }> {
-  let { database: url } = options
-  if (url === undefined) {
-    view.say('Starting an embedded Postgres in a temporary folder …')
-    const starting = crew.hire('database server', 'server', { type: 'begin', role: 'server' })
-    const server = crew.members.at(-1)!
-    cleanUp.push(() => crew.dismiss(server, { type: 'stop' }))
-    await starting
-    url = server.url!
-  }
   const { run, database } = await openScratch({
     what: 'demo',
     place: options,
-    databaseUrl: url,
+    databaseUrl: options.database ?? (await hireServer(crew, stage)),
     sql: demoSql,
-    say: (text) => view.say(text),
-    cleanUp,
+    say: (text) => stage.view.say(text),
+    cleanUp: stage.cleanUp,
   })
   return { run: { ...run, messages: options.messages }, database }
 }

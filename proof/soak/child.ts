@@ -5,7 +5,7 @@ import { createReceiver } from '../../src/receiver.ts'
 import { createRelay } from '../../src/relay.ts'
 import type { Worker } from '../../src/worker.ts'
 import type { Ready } from '../stage/crew.ts'
-import { startEmbeddedServer } from '../stage/postgres.ts'
+import { startOwnServer } from '../stage/postgres.ts'
 import { sentence } from '../../src/cli/failure.ts'
 import { openBroker, topicsOf, type Address, type Run } from '../stage/broker.ts'
 import { makeDetours, type Detour } from '../stage/detour.ts'
@@ -86,10 +86,7 @@ function say(news: News | Ready): void {
 }
 
 async function serve(): Promise<void> {
-  const server = await startEmbeddedServer({ persistent: true })
-  // The library ends the process on signals and before we are done; here only the parent decides.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'beforeExit', 'exit'])
-    process.removeAllListeners(signal)
+  const server = await startOwnServer({ persistent: true })
   stop = () => server.stop()
   restart = (signal) => server.restart(signal)
   say({ type: 'ready', workerId: null, url: server.url })

@@ -6,10 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../../src/database/database.ts'
 import { soakSql } from '../sql/soak.ts'
 import { version } from '../../src/version.ts'
-import { Crew, stopOnSignals } from '../stage/crew.ts'
-import { sentence } from '../../src/cli/failure.ts'
+import { Crew } from '../stage/crew.ts'
 import { brokerUrlOf, chooseServer, openScratch, type Place } from '../stage/scratch.ts'
-import { createView, type View } from '../stage/view.ts'
+import { hireServer, perform, type Performance } from '../stage/performance.ts'
 import type { Run } from '../stage/broker.ts'
 import { check } from './checker.ts'
 import type { News, Order, Role } from './child.ts'
@@ -47,42 +46,31 @@ export async function runSoak(asked: SoakOptions): Promise<0 | 1> {
   const options = chooseServer('soak', asked)
   const given = options.schedule === undefined ? null : readPlan(options.schedule)
   const folder = openFolder(options.report)
-  const view = createView()
   const crew = new Crew<Role, Order, News>(new URL('./child.js', import.meta.url))
-  const cleanUp: (() => Promise<unknown>)[] = []
-  const say = (text: string): void => view.say(text)
-  const stopped = stopOnSignals('soak', { crew, except: 'server', say: (text) => (view.end(), say(text)) })
   let keep = options.report !== undefined
   try {
-    const acting = play(options, given, { crew, view, folder, cleanUp })
-    // When something else ends the race, what the play still does fails for want of a database; nobody minds.
-    acting.catch(() => {})
-    const result = await Promise.race([acting, crew.failed, stopped.signal])
-    view.end()
-    keep ||= !result.ok
-    if (options.json === true) {
-      if (!result.ok) process.stderr.write(`${result.problems.join('\n')}\n`)
-      process.stdout.write(`${JSON.stringify(result)}\n`)
-    } else process.stdout.write(renderResult(result))
-    if (keep) say(`The report, the schedule, the timeline and the histories are in ${folder}`)
-    return result.ok ? 0 : 1
+    return await perform(
+      'soak',
+      crew,
+      (stage) => play(options, given, { crew, folder, ...stage }),
+      (result, view) => {
+        keep ||= !result.ok
+        if (options.json === true) {
+          if (!result.ok) process.stderr.write(`${result.problems.join('\n')}\n`)
+          process.stdout.write(`${JSON.stringify(result)}\n`)
+        } else process.stdout.write(renderResult(result))
+        if (keep) view.say(`The report, the schedule, the timeline and the histories are in ${folder}`)
+        return result.ok ? 0 : 1
+      },
+    )
   } finally {
-    view.end()
-    await crew.disband('server')
-    for (const undo of cleanUp.toReversed()) {
-      await undo().catch((error: unknown) => say(`Not everything was removed: ${sentence(error)}`))
-    }
     if (!keep) rmSync(folder, { recursive: true, force: true })
-    stopped.release()
   }
 }
 
-interface Stage {
+interface Stage extends Performance {
   readonly crew: Crew<Role, Order, News>
-  readonly view: View
   readonly folder: string
-  /** What there is to undo, the last first. */
-  readonly cleanUp: (() => Promise<unknown>)[]
 }
 
 async function play(options: SoakOptions, given: Plan | null, stage: Stage): Promise<SoakResult> {
@@ -93,7 +81,7 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
   const { run, database } = await openScratch({
     what: 'soak',
     place: options,
-    databaseUrl: options.database ?? (await startServer(stage)),
+    databaseUrl: options.database ?? (await hireServer(crew, stage)),
     sql: soakSql,
     say: (text) => view.say(text),
     cleanUp,
@@ -239,16 +227,6 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
     ].join('\n'),
   )
   return result
-}
-
-/** An embedded Postgres that ends with the run. Returns its URL. */
-async function startServer({ crew, view, cleanUp }: Stage): Promise<string> {
-  view.say('Starting an embedded Postgres in a temporary folder …')
-  const starting = crew.hire('database server', 'server', { type: 'begin', role: 'server' })
-  const server = crew.members.at(-1)!
-  cleanUp.push(() => crew.dismiss(server, { type: 'stop' }))
-  await starting
-  return server.url!
 }
 
 /** Where the report goes, or a temporary folder that is kept only if there is something to look into. */

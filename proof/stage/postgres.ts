@@ -76,6 +76,21 @@ export async function startEmbeddedServer(
   }
 }
 
+/** The same in a process that decides itself when it ends: the library would end it on signals, and the server before it. */
+export async function startOwnServer(
+  options: { readonly persistent?: boolean } = {},
+): Promise<EmbeddedServer> {
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP', 'beforeExit', 'exit'] as const
+  const before = new Set(names.flatMap((name) => process.rawListeners(name)))
+  const server = await startEmbeddedServer(options)
+  for (const name of names) {
+    for (const listener of process.rawListeners(name)) {
+      if (!before.has(listener)) process.off(name, listener as () => void)
+    }
+  }
+  return server
+}
+
 /**
  * A server that is not initialised and not started yet, and the last that it says.
  *
