@@ -1,3 +1,4 @@
+import { breachCounts, rules, type Rule } from '../proof/sql/ledger.ts'
 import { createOutbox } from '../src/outbox.ts'
 import { postgres } from '../src/brokers/postgres.ts'
 import type { Scratch } from './scratch.ts'
@@ -12,16 +13,8 @@ export interface Body {
   readonly stick?: true
 }
 
-/** What happened to the messages of one stretch, by the database's own account. */
-export interface Account {
-  readonly published: number
-  readonly lost: number
-  /** Effects of messages that were never published. */
-  readonly ghosts: number
-  /** Effects that happened twice. */
-  readonly duplicates: number
-  /** Messages that were handled before an earlier one of their key. */
-  readonly orderViolations: number
+/** What happened to the messages of one stretch, by the database's own account: how many broke each rule, and more. */
+export type Account = Readonly<Record<Rule | 'published', number>> & {
   /** Messages that were claimed, or whose handler began, more than once. Harmless, but work done in vain. */
   readonly claimedAgain: number
   /** Messages that were sent more than once, and dropped by the inbox. */
@@ -40,13 +33,7 @@ const tables = `
 
 const audit = `select
   (select count(*)::int from ledger) as published,
-  (select count(*)::int from (select id, key, n from ledger except select id, key, n from effects) as x) as lost,
-  (select count(*)::int from (select id, key, n from effects except select id, key, n from ledger) as x) as ghosts,
-  (select (count(*) - count(distinct id))::int from effects) as duplicates,
-  (select count(*)::int from (
-    select l.at, lag(l.at) over (partition by e.key order by e.at) as before
-    from effects as e join ledger as l using (id) where e.key is not null) as o where at < before
-  ) as "orderViolations",
+  ${breachCounts({ ledger: 'ledger', effects: 'effects', nth: 'at', same: ['key', 'n'] })},
   (select count(*)::int from (
     select id from effects where attempt > 1 union select id from starts group by id having count(*) > 1) as x
   ) as "claimedAgain",
@@ -111,10 +98,7 @@ export class Ledger {
 
 /** What is wrong by an account, in words. Empty if nothing is. */
 export function faultsOf(account: Account): string[] {
-  const { lost, ghosts, duplicates, orderViolations } = account
-  return Object.entries({ lost, ghosts, duplicates, orderViolations })
-    .filter(([, count]) => count > 0)
-    .map(([name, count]) => `${name}: ${count}`)
+  return rules.flatMap((rule) => (account[rule] > 0 ? [`${rule}: ${account[rule]}`] : []))
 }
 
 /** Publishes without end at a steady rate: half of the messages with keys. */

@@ -1,5 +1,6 @@
 import type { Fault } from './faults.ts'
 import { spread, table, type Spread } from './figures.ts'
+import { rules } from '../proof/sql/ledger.ts'
 import type { Account } from './ledger.ts'
 import type { Outcome } from './scenario.ts'
 
@@ -75,7 +76,7 @@ export function conclude(results: readonly Result[], kills: number): Outcome {
     text: [
       'Milliseconds from the fault to the next claim of its work by a survivor',
       table(['fault', 'p50', 'p99', 'max', 'samples', 'redeliveries', 'wrongful', 'goal', 'met'], rows),
-      `${sum('published')} messages published, ${sum('lost')} lost, ${sum('duplicates')} effects twice, ` +
+      `${sum('published')} messages published, ${sum('lost')} lost, ${sum('duplicateEffects')} effects twice, ` +
         `${sum('ghosts')} of nothing, ${sum('orderViolations')} out of order`,
       ...problems,
     ].join('\n'),
@@ -88,10 +89,7 @@ export function conclude(results: readonly Result[], kills: number): Outcome {
         figures.map(({ fault, figures: found, skipped }) => [fault.name, found ?? { skipped }]),
       ),
       published: sum('published'),
-      lost: sum('lost'),
-      ghosts: sum('ghosts'),
-      duplicates: sum('duplicates'),
-      orderViolations: sum('orderViolations'),
+      ...Object.fromEntries(rules.map((rule) => [rule, sum(rule)])),
       problems,
     },
   }

@@ -85,7 +85,8 @@ describe('the bench', () => {
       },
       lost: 0,
       ghosts: 0,
-      duplicates: 0,
+      altered: 0,
+      duplicateEffects: 0,
       orderViolations: 0,
       machine: { cores: expect.any(Number), node: process.version, postgres: expect.any(String) },
     })

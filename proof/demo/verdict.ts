@@ -1,5 +1,6 @@
 import type { Database } from '../../src/database/database.ts'
 import { demoSql } from '../sql/demo.ts'
+import type { Rule } from '../sql/ledger.ts'
 import type { Disaster } from './disaster.ts'
 import type { Published } from './publisher.ts'
 import type { DemoRun } from './run.ts'
@@ -30,15 +31,7 @@ export interface Verdict {
   readonly problems: readonly string[]
 }
 
-interface Findings {
-  readonly published: number
-  readonly handled: number
-  readonly duplicate_effects: number
-  readonly lost: number
-  readonly ghosts: number
-  readonly altered: number
-  readonly order_violations: number
-}
+type Findings = Readonly<Record<Rule | 'published' | 'handled', number>>
 
 /** Holds what the handlers wrote against what was committed with each message. */
 export async function judge(
@@ -50,7 +43,7 @@ export async function judge(
   startedAt: number,
 ): Promise<Verdict> {
   const [found] = await database.query<Findings>(demoSql(run.schema).verdict)
-  const { published, handled, lost, ghosts, altered } = found!
+  const { published, handled, lost, ghosts, altered, duplicateEffects, orderViolations } = found!
   const { takeoverMs, relayTakeoverMs, killed } = disaster
   const problems = [
     ...unruly,
@@ -60,10 +53,10 @@ export async function judge(
     ),
     ...wrong(lost > 0, `${lost} messages were lost`),
     ...wrong(ghosts > 0, `${ghosts} messages were handled whose transaction was rolled back`),
-    ...wrong(found!.duplicate_effects > 0, `${found!.duplicate_effects} effects happened twice`),
+    ...wrong(duplicateEffects > 0, `${duplicateEffects} effects happened twice`),
     ...wrong(
-      found!.order_violations > 0,
-      `${found!.order_violations} messages were handled before an earlier one of their key`,
+      orderViolations > 0,
+      `${orderViolations} messages were handled before an earlier one of their key`,
     ),
     ...wrong(altered > 0, `${altered} messages arrived changed`),
     ...wrong(killed !== 2, `${killed} processes were killed instead of 2`),
@@ -77,11 +70,11 @@ export async function judge(
     rolledBack: said.rolledBack,
     duplicatePublishes: said.duplicates,
     handled,
-    duplicateEffects: found!.duplicate_effects,
+    duplicateEffects,
     lost,
     ghosts,
     altered,
-    orderViolations: found!.order_violations,
+    orderViolations,
     killed,
     heldByKilled: disaster.heldMessages,
     takeoverMs,

@@ -1,12 +1,13 @@
 import { layout } from '../../src/database/layout.ts'
 import { perSchema } from '../../src/database/sql/statement.ts'
+import { breachCounts } from './ledger.ts'
 
 /** The business of `twinbox demo`: what was committed with each message, and what the handlers made of it. */
 export const demoSql = perSchema((s, statement) => ({
   create: `
     create table ${s}.repository (name text primary key, events integer not null);
     create table ${s}.ledger (
-      message_id uuid primary key,
+      id uuid primary key,
       topic text not null,
       key text,
       -- The how manieth of its key, in the order of the commits.
@@ -14,8 +15,8 @@ export const demoSql = perSchema((s, statement) => ({
       hash text not null
     );
     create table ${s}.effect (
-      serial bigint primary key generated always as identity,
-      message_id uuid not null,
+      at bigint primary key generated always as identity,
+      id uuid not null,
       topic text not null,
       key text,
       hash text not null,
@@ -35,12 +36,12 @@ export const demoSql = perSchema((s, statement) => ({
 
   record: statement(
     'demo_record',
-    `insert into ${s}.ledger (message_id, topic, key, nth, hash) values ($1, $2, $3, $4, $5)`,
+    `insert into ${s}.ledger (id, topic, key, nth, hash) values ($1, $2, $3, $4, $5)`,
   ),
 
   effect: statement(
     'demo_effect',
-    `insert into ${s}.effect (message_id, topic, key, hash, attempt, worker) values ($1, $2, $3, $4, $5, $6)`,
+    `insert into ${s}.effect (id, topic, key, hash, attempt, worker) values ($1, $2, $3, $4, $5, $6)`,
   ),
 
   progress: statement(
@@ -71,22 +72,7 @@ export const demoSql = perSchema((s, statement) => ({
 
   verdict: statement(
     'demo_verdict',
-    `select
-      (select count(*) from ${s}.ledger) as published,
-      (select count(distinct message_id) from ${s}.effect) as handled,
-      (select count(*) - count(distinct message_id) from ${s}.effect) as duplicate_effects,
-      (select count(*) from ${s}.ledger as l
-        where not exists (select from ${s}.effect as e where e.message_id = l.message_id)) as lost,
-      (select count(*) from ${s}.effect as e
-        where not exists (select from ${s}.ledger as l where l.message_id = e.message_id)) as ghosts,
-      (select count(*) from ${s}.effect as e join ${s}.ledger as l using (message_id)
-        where (e.hash, e.topic, e.key) is distinct from (l.hash, l.topic, l.key)) as altered,
-      (select count(*) from (
-        select l.nth, max(l.nth) over (
-          partition by l.key order by e.serial rows between unbounded preceding and 1 preceding) as before
-        from ${s}.effect as e join ${s}.ledger as l using (message_id)
-        where l.key is not null
-      ) as run where run.nth < run.before) as order_violations,
-      (select count(*) from ${s}.effect where attempt > 1) as repeated`,
+    `select (select count(*) from ${s}.ledger) as published, (select count(distinct id) from ${s}.effect) as handled,
+      ${breachCounts({ ledger: `${s}.ledger`, effects: `${s}.effect`, nth: 'nth', same: ['topic', 'key', 'hash'] })}`,
   ),
 }))

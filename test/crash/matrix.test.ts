@@ -103,7 +103,7 @@ async function play(cell: Cell, stage: Stage, crew: Crew): Promise<Outcome> {
 /** What has to become of it. */
 function expected({ attempt, or, effects = 1, dropped = 0 }: Cell, kind: keyof typeof cells): Outcome {
   return {
-    faults: effects === 1 ? [] : [expect.stringMatching(/^duplicate effects: .*\(1\)$/)],
+    faults: effects === 1 ? [] : [expect.stringMatching(/^duplicateEffects: .*\(1\)$/)],
     attempts: [
       ...Array.from({ length: effects - 1 }, () => 1),
       ...(attempt === null ? [] : [expect.toBeOneOf([attempt, or ?? attempt])]),

@@ -1,6 +1,7 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
+import { breaches } from '../../proof/sql/ledger.ts'
 import type { TwinboxEvent } from '../../src/events.ts'
 import type { NewMessage } from '../../src/message.ts'
 import { createOutbox } from '../../src/outbox.ts'
@@ -226,20 +227,11 @@ export class Stage {
   /** What went wrong, by the database's own account. Empty if nothing did. */
   async faults(): Promise<string[]> {
     const faults: string[] = []
-    const check = async (name: string, query: string): Promise<void> => {
+    const books = { ledger: 'ledger', effects: 'effects', nth: 'at', same: ['key', 'n'] }
+    for (const [rule, query] of Object.entries(breaches(books))) {
       const rows = await this.database.query(query)
-      if (rows.length > 0) faults.push(`${name}: ${JSON.stringify(rows.slice(0, 5))} (${rows.length})`)
+      if (rows.length > 0) faults.push(`${rule}: ${JSON.stringify(rows.slice(0, 5))} (${rows.length})`)
     }
-    await check('lost', 'select id, key, n from ledger except select id, key, n from effects')
-    await check('ghosts', 'select id, key, n from effects except select id, key, n from ledger')
-    await check('duplicate effects', 'select id, count(*) from effects group by id having count(*) > 1')
-    await check(
-      'order',
-      `select * from (
-        select e.key, l.at as published, lag(l.at) over (partition by e.key order by e.at) as before
-        from effects e join ledger l using (id) where e.key is not null
-      ) as o where published < before`,
-    )
     return faults
   }
 
