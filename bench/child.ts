@@ -1,6 +1,7 @@
 import { writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import type { Ready } from '../proof/stage/crew.ts'
 import type { Broker } from '../src/brokers/broker.ts'
 import { postgres } from '../src/brokers/postgres.ts'
 import { createClaimer } from '../src/claimer.ts'
@@ -44,7 +45,6 @@ export type Order =
   | { readonly type: 'finish' }
 
 export type News =
-  | { readonly type: 'ready'; readonly workerId: number | null }
   | { readonly type: 'seen'; readonly at: number; readonly event: TwinboxEvent }
   /** The handler has the message that asks for a long statement, for the first time or again. */
   | { readonly type: 'stuck'; readonly at: number; readonly id: string; readonly again: boolean }
@@ -58,7 +58,7 @@ const untold: ReadonlySet<TwinboxEvent['type']> = new Set(['sent', 'received', '
 let share = 0
 let stop = async (): Promise<void> => {}
 
-const say = (news: News): void => {
+const say = (news: News | Ready): void => {
   if (process.connected) process.send!(news, () => {})
 }
 
@@ -76,7 +76,7 @@ async function begin({ role, database, options = {}, handleMs = 0, batchSize, ra
   if (role === 'entrant') return enter(database, race!)
   if (role === 'burner') {
     void burn()
-    return say({ type: 'ready', workerId: null })
+    return say({ type: 'ready', workerId: null, url: null })
   }
   // Its own connection: what is noted here stays, whatever becomes of the worker's transactions.
   const notes = new pg.Pool({ connectionString: database, max: 1 })
@@ -115,7 +115,7 @@ async function begin({ role, database, options = {}, handleMs = 0, batchSize, ra
     await notes.end()
   }
   await worker.start()
-  say({ type: 'ready', workerId: worker.id })
+  say({ type: 'ready', workerId: worker.id, url: null })
 }
 
 function inBatches(batchSize: number, workerId: () => number | null): HandlerEntry<unknown> {
@@ -187,7 +187,7 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
     // A profile is written by a process that ends by itself.
     if (process.env['TWINBOX_BENCH_PROF'] !== undefined) setTimeout(() => process.exit(0), 500)
   }
-  say({ type: 'ready', workerId: null })
+  say({ type: 'ready', workerId: null, url: null })
 }
 
 async function burn(): Promise<never> {

@@ -1,5 +1,5 @@
-import { fork, type ChildProcess } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { account, Crew as AnyCrew, type Member as AnyMember } from '../proof/stage/crew.ts'
 import type { TwinboxEvent } from '../src/events.ts'
 import type { Job, News, Order, Role } from './child.ts'
 import { consumer } from './ledger.ts'
@@ -7,18 +7,7 @@ import type { Scratch } from './scratch.ts'
 
 type Worker = Exclude<Role, 'burner' | 'entrant'>
 
-/** A child process and what is known of it. */
-export interface Member {
-  readonly role: Role
-  readonly process: ChildProcess
-  readonly exited: Promise<NodeJS.Signals | number>
-  /** As in the table `worker`; a worker that was given up on comes back under another one. */
-  workerId: number | null
-  /** By its own word. */
-  readonly lanes: Set<number>
-  /** False as soon as its end is nothing to be surprised at. */
-  wanted: boolean
-}
+export type Member = AnyMember<Role>
 
 export interface Seen {
   readonly at: number
@@ -41,88 +30,52 @@ function entrantFlags(): string[] {
 
 type Of<Type extends TwinboxEvent['type']> = Extract<TwinboxEvent, { type: Type }>
 
-/** The processes of a scenario: started, listened to, and ended by their own ids. */
-export class Crew {
-  readonly members: Member[] = []
-  /** Rejects when a member ends that should not have, or when somebody else says that it is of no use to go on. */
-  readonly failed: Promise<never>
+/** The processes of a scenario. One that is about to be hit, and is no surprise when it ends, is `stopping`. */
+export class Crew extends AnyCrew<Role, Order, News> {
   /** What they have told, in the order of arrival. */
   seen: Seen[] = []
   stuck: Stuck[] = []
   readonly #scratch: Scratch
   readonly #looking = new Set<() => void>()
-  readonly fail: (error: Error) => void
+  /** What those say who are asked for more than what happens to them. */
+  readonly #told = new Map<Member, (news: News) => void>()
 
   constructor(scratch: Scratch) {
+    super(new URL('./child.js', import.meta.url))
     this.#scratch = scratch
-    let fail: (error: Error) => void = () => {}
-    this.failed = new Promise<never>((_, reject) => (fail = reject))
-    this.failed.catch(() => {})
-    this.fail = fail
+    this.onNews = (member, news) => {
+      if (news.type === 'seen' || news.type === 'stuck') this.#hear(member, news)
+      else this.#told.get(member)?.(news)
+    }
   }
 
-  /** Starts a process; resolves once it works. */
-  async hire(
+  /** Starts a process that does this job; resolves once it works. */
+  async employ(
     role: Role,
     job: Partial<Omit<Job, 'role'>> = {},
     onNews: (news: News) => void = () => {},
   ): Promise<Member> {
-    const child = fork(new URL('./child.js', import.meta.url), [], {
-      // Apart from our process group: a Ctrl-C reaches only the parent, which then ends them.
-      detached: true,
+    const order: Order = { type: 'begin', job: { role, database: this.#scratch.url, ...job } }
+    const member = await this.hire(role, role, order, {
+      // Peers complain there, and go on.
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       // Typed arrays arrive as such; what is in hand is counted after a collection.
       serialization: 'advanced',
       execArgv: role === 'entrant' ? entrantFlags() : [],
     })
-    const exited = new Promise<NodeJS.Signals | number>((resolve) =>
-      child.once('exit', (code, signal) => resolve(signal ?? code ?? -1)),
-    )
-    const member: Member = { role, process: child, exited, workerId: null, lanes: new Set(), wanted: true }
-    this.members.push(member)
-    const ready = new Promise<void>((resolve) => {
-      child.on('message', (news: News) => {
-        if (news.type === 'ready') {
-          member.workerId = news.workerId
-          resolve()
-        } else if (news.type === 'seen' || news.type === 'stuck') this.#hear(member, news)
-        else onNews(news)
-      })
-    })
-    child.on('error', (error) => this.fail(error))
-    child.once('exit', (code, how) => {
-      this.members.splice(this.members.indexOf(member), 1)
-      if (member.wanted) this.fail(new Error(`A ${role} ended by itself: ${how ?? code}.`))
-    })
-    this.tell(member, { type: 'begin', job: { role, database: this.#scratch.url, ...job } })
-    await Promise.race([ready, this.failed])
+    this.#told.set(member, onNews)
     return member
-  }
-
-  tell(member: Member, order: Order): void {
-    if (member.process.connected) member.process.send(order, () => {})
-  }
-
-  /** The wanted ones, the oldest first. */
-  of(role: Role): Member[] {
-    return this.members.filter((member) => member.wanted && member.role === role)
-  }
-
-  /** Ends a member at once, even one that is frozen. */
-  async kill(member: Member): Promise<void> {
-    member.wanted = false
-    member.process.kill('SIGKILL')
-    await member.exited
   }
 
   /** Waits for the end of a member that was asked to stop. Returns whether it ended in good order. */
   async ended(member: Member): Promise<boolean> {
-    return (await Promise.race([member.exited, sleep(30_000, 'late', { ref: false })])) === 0
+    await Promise.race([member.exited, sleep(30_000, null, { ref: false })])
+    return member.process.exitCode === 0
   }
 
   /** All at once; what they say then is forgotten. */
-  async disband(): Promise<void> {
-    await Promise.all([...this.members].map((member) => this.kill(member)))
+  override async disband(): Promise<void> {
+    await super.disband()
     this.forget()
   }
 
@@ -192,11 +145,7 @@ export class Crew {
     if (news.type === 'stuck') this.stuck.push({ ...news, member })
     else {
       const { at, event } = news
-      member.workerId = event.workerId ?? member.workerId
-      if (event.type === 'lanes_taken') for (const lane of event.lanes) member.lanes.add(lane)
-      else if (event.type === 'lanes_released' || event.type === 'lease_lost') {
-        for (const lane of event.lanes) member.lanes.delete(lane)
-      }
+      account(member, event)
       this.seen.push({ at, member, event })
     }
     for (const look of this.#looking) look()

@@ -66,7 +66,7 @@ export class Racers {
       this.#counts[process] = 0
       const race = { entrant, process, task }
       this.members.push(
-        await crew.hire('entrant', { database: ground.url, race }, (news) => this.#hear(process, news)),
+        await crew.employ('entrant', { database: ground.url, race }, (news) => this.#hear(process, news)),
       )
     }
   }
@@ -91,7 +91,7 @@ export class Racers {
   }
 
   async finish(): Promise<readonly Sheet[]> {
-    for (const member of this.members) member.wanted = false
+    for (const member of this.members) member.state = 'stopping'
     this.tell({ type: 'finish' })
     await this.#until(() => this.#sheets.filter(Boolean).length === this.members.length, 60_000)
     return this.#sheets.filter(Boolean)
@@ -103,7 +103,7 @@ export class Racers {
   }
 
   async dismiss(): Promise<void> {
-    for (const member of this.members) member.wanted = false
+    for (const member of this.members) member.state = 'stopping'
     if (process.env['TWINBOX_BENCH_PROF'] !== undefined) await sleep(2000)
     await Promise.all(this.members.map((member) => this.#stage.crew.kill(member)))
   }

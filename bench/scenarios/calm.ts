@@ -34,9 +34,9 @@ export const calm: Scenario<Options> = {
     const ledger = await Ledger.open(stage.scratch)
     const options = { ...defaults, concurrency: 4 }
     await Promise.all([
-      ...Array.from({ length: claimers }, () => crew.hire('claimer', { options })),
-      ...Array.from({ length: relays }, () => crew.hire('relay', { options: defaults })),
-      ...cpus().map(() => crew.hire('burner')),
+      ...Array.from({ length: claimers }, () => crew.employ('claimer', { options })),
+      ...Array.from({ length: relays }, () => crew.employ('relay', { options: defaults })),
+      ...cpus().map(() => crew.employ('burner')),
     ])
     await crew.settled()
     crew.forget()

@@ -76,8 +76,11 @@ export const orphans: Scenario<Options> = {
 }
 
 async function play({ scratch, crew }: Stage, ledger: Ledger, rows: number): Promise<Round> {
-  await crew.hire('relay', { options: defaults })
-  const holder = await crew.hire('claimer', { options: { ...defaults, concurrency: 1 }, handleMs: 3_600_000 })
+  await crew.employ('relay', { options: defaults })
+  const holder = await crew.employ('claimer', {
+    options: { ...defaults, concurrency: 1 },
+    handleMs: 3_600_000,
+  })
   for (let left = rows; left > 0; left -= chunk)
     await ledger.publish(Array<null>(Math.min(left, chunk)).fill(null))
   await scratch.until('Waiting for the inbox', `select count(*) = ${rows} as done from twinbox.inbox`)
@@ -87,7 +90,7 @@ async function play({ scratch, crew }: Stage, ledger: Ledger, rows: number): Pro
     [holder.workerId],
   )
   for (let survivors = 0; survivors < 3; survivors++) {
-    await crew.hire('claimer', { options: defaults, batchSize: 100 })
+    await crew.employ('claimer', { options: defaults, batchSize: 100 })
   }
 
   const publishBefore: number[] = []

@@ -74,9 +74,11 @@ class Trial {
 
   async run(): Promise<this> {
     const { crew } = this.#stage
-    await crew.hire('relay', { options: defaults })
+    await crew.employ('relay', { options: defaults })
     const options = { ...defaults, concurrency, failover: this.#strategy }
-    const claimers = await Promise.all(handleMs.map((ms) => crew.hire('claimer', { options, handleMs: ms })))
+    const claimers = await Promise.all(
+      handleMs.map((ms) => crew.employ('claimer', { options, handleMs: ms })),
+    )
     await crew.settled()
     const load = new Load(this.#ledger, 0, skewed(0.3))
     const flood = new Flood(this.#stage, load)

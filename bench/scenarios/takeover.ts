@@ -107,7 +107,7 @@ class Trial {
     const members = hits.map((role) => stuck?.member ?? crew.of(role)[0]!)
     const victims = members.map((member): Victim => {
       if (member.lanes.size === 0) this.#complain(round, `the ${member.role} held nothing`)
-      member.wanted = false
+      member.state = 'stopping'
       const hitAt = now()
       strike(member, this.#routes.get(member)!)
       return { member, workerId: member.workerId!, hitAt }
@@ -178,7 +178,7 @@ class Trial {
     const route = await this.#network.route()
     const size = role === 'claimer' ? { concurrency } : {}
     const options = { ...defaults, ...size, ...this.#network.options }
-    this.#routes.set(await this.#stage.crew.hire(role, { database: route.url, options }), route)
+    this.#routes.set(await this.#stage.crew.employ(role, { database: route.url, options }), route)
   }
 
   #complain(round: number, problem: string): void {

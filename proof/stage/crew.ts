@@ -1,4 +1,4 @@
-import { fork, type ChildProcess } from 'node:child_process'
+import { fork, type ChildProcess, type ForkOptions } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TwinboxEvent } from '../../src/events.ts'
 
@@ -57,16 +57,22 @@ export class Crew<Role extends string, Order, News extends { readonly type: stri
   }
 
   /** Starts a process; resolves once it works, or has ended. */
-  async hire(name: string, role: Role, order: Order, env: NodeJS.ProcessEnv = {}): Promise<Member<Role>> {
+  async hire(
+    name: string,
+    role: Role,
+    order: Order,
+    { env = {}, ...how }: Pick<ForkOptions, 'env' | 'execArgv' | 'serialization' | 'stdio'> = {},
+  ): Promise<Member<Role>> {
     const child = fork(this.#program, [], {
       // Apart from our process group: a Ctrl-C reaches only the parent, which then ends them in order.
       detached: true,
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       execArgv: [],
       env: { ...process.env, ...env },
+      ...how,
     })
     let complaint = ''
-    child.stderr!.on('data', (text: Buffer) => (complaint = (complaint + text.toString()).slice(-2000)))
+    child.stderr?.on('data', (text: Buffer) => (complaint = (complaint + text.toString()).slice(-2000)))
     // Not "close": after a disconnect it may never come.
     const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
     const member: Member<Role> = {
@@ -139,14 +145,16 @@ export class Crew<Role extends string, Order, News extends { readonly type: stri
     return inTime
   }
 
-  /** Ends everybody who is left, except those of one role. */
-  async disband(except: Role): Promise<void> {
-    for (const member of this.members) {
-      if (member.role === except || hasEnded(member.process)) continue
-      member.state = 'stopping'
-      member.process.kill('SIGKILL')
-      await member.exited
-    }
+  /** Ends everybody who is left, even the frozen, except those of one role. */
+  async disband(except?: Role): Promise<void> {
+    const left = this.members.filter(({ role, process }) => role !== except && !hasEnded(process))
+    await Promise.all(
+      left.map((member) => {
+        member.state = 'stopping'
+        member.process.kill('SIGKILL')
+        return member.exited
+      }),
+    )
   }
 }
 
