@@ -116,7 +116,7 @@ describe('imports run downwards', () => {
       uses: ['words', 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'status'],
       packages: ['fast-string-truncated-width', 'commander'],
     },
-    { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql'] },
+    { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database'] },
     {
       name: 'stage',
       files: /^proof\/stage\//,

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { table } from '../src/cli/table.ts'
-import { createView } from '../src/cli/view.ts'
+import { createView } from '../proof/stage/view.ts'
 
 describe('a table', () => {
   test('has its columns below each other, and nothing behind the last', () => {
