@@ -11,3 +11,24 @@ export function backoffMs(attempt: number, min: number, max: number, chance = Ma
   const shortest = Math.max(min, longest / 2)
   return shortest + chance * (longest - shortest)
 }
+
+/** When a failed message is tried again. */
+export interface RetryPolicy {
+  readonly maxAttempts: number
+  readonly backoffMsMin: number
+  readonly backoffMsMax: number
+}
+
+/**
+ * What becomes of a message whose attempt of this number, from 1 on, has failed: in how many milliseconds it is tried again,
+ * or null if it is dead. `asked` is what its error asks for: `dead`, or a pause in milliseconds, which the last attempt does
+ * not get.
+ */
+export function verdictOn(
+  attempt: number,
+  policy: RetryPolicy,
+  asked: 'dead' | number | null,
+): number | null {
+  if (asked === 'dead' || attempt >= policy.maxAttempts) return null
+  return asked ?? backoffMs(attempt, policy.backoffMsMin, policy.backoffMsMax)
+}

@@ -254,6 +254,26 @@ describe('SQL', () => {
     expect(found("fail('nothing was written; update the package')")).toHaveLength(0)
   })
 
+  // Rules that stood twice, for relay and claimer, have cost an order, and buried what a successor was sending.
+  test('only the settler and parking end what is held, and only the reader decides what a read of a lane is worth', () => {
+    const using = (pattern: RegExp): string[] =>
+      filesOf('src', /\.ts$/).filter(
+        (file) => !file.startsWith('src/database/sql/') && pattern.test(parts(read(file)).code),
+      )
+    const ends = ['complete', 'completeAndKeep', 'fail', 'defer', 'bury', 'setAside', 'putOff']
+    expect(using(/\b(deferOutbox|buryOutbox|completeAndKeep)\b/)).toEqual(['src/leases/settler.ts'])
+    expect(using(new RegExp(`(Sql\\([^)]*\\)|[sS]ql)\\.(${ends.join('|')})\\b`))).toEqual([
+      'src/leases/settler.ts',
+    ])
+    expect(using(new RegExp(`\\b(${ends.join('|')})\\b[^=;]*} = \\w+Sql\\(`))).toEqual([
+      'src/leases/settler.ts',
+    ])
+    expect(using(/\bparkingSql\(/)).toEqual(['src/leases/parking.ts'])
+    // Stripes hold messages without a key: no order, and no parked key.
+    expect(using(/\.mustReread\(/)).toEqual(['src/claimer/stripes.ts', 'src/leases/reader.ts'])
+    expect(using(/\bnew LaneReader\(/)).toEqual(['src/claimer/keyed.ts', 'src/relay/heads.ts'])
+  })
+
   test('no statement spells out a number of the layout', () => {
     const { lanes, stripes, perWorker } = layout
     const numbers = [lanes - 1, lanes, inboxLanes - 1, inboxLanes, perWorker].join('|')

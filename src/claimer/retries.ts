@@ -1,9 +1,5 @@
-import type { Statement } from '../database/database.ts'
-import { inboxSql } from '../database/sql/inbox.ts'
-import { distinct } from '../database/sql/statement.ts'
-import { waitingSql } from '../database/sql/waiting.ts'
+import type { Settler } from '../leases/settler.ts'
 import type { Claim } from './claim.ts'
-import { placeOf, placesOf, type Place } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'
 
@@ -30,18 +26,16 @@ const holdMsMax = 1000
 export class Retries {
   readonly #parts: ClaimerContext
   readonly #insist: Insist
-  readonly #fail: Statement
-  readonly #defer: Statement
+  readonly #settler: Settler
   readonly #failing = new Gathering((failures: readonly Failure[]) => this.#failAll(failures))
   readonly #deferring = new Gathering((failures: readonly Failure[]) => this.#deferAll(failures))
   /** How many without a key wait in hand. */
   #waiting = 0
 
-  constructor(parts: ClaimerContext, insist: Insist) {
+  constructor(parts: ClaimerContext, settler: Settler, insist: Insist) {
     this.#parts = parts
+    this.#settler = settler
     this.#insist = insist
-    this.#fail = inboxSql(parts.database.schema).fail
-    this.#defer = waitingSql(parts.database.schema).defer
   }
 
   /**
@@ -82,34 +76,29 @@ export class Retries {
   }
 
   #failAll(failures: readonly Failure[]): Promise<readonly boolean[]> {
-    return this.#writeAll(failures, this.#fail, [
-      // The next attempt of a row is counted with its claim, so that a death counts: here as well.
-      failures.map(({ claim }) => (claim.keyed ? claim.attempt : claim.attempt + 1)),
-      failures.map(({ record }) => record),
-    ])
+    // The next attempt of a row is counted with its claim, so that a death counts: here as well.
+    const failed = failures.map(({ claim, record }) => ({
+      ...{ of: claim, record, attempt: claim.keyed ? claim.attempt : claim.attempt + 1 },
+    }))
+    return this.#writeAll(failures, () => this.#settler.retry(failed))
   }
 
   #deferAll(failures: readonly Failure[]): Promise<readonly boolean[]> {
     const { lanes, avoidLastHolder } = this.#parts
-    return this.#writeAll(failures, this.#defer, [
-      failures.map(({ retryInMs }) => retryInMs),
-      failures.map(({ claim }) => claim.attempt),
-      ...distinct(failures.map(({ record }) => record)),
-      avoidLastHolder ? lanes.workerId : null,
-    ])
+    const failed = failures.map(({ claim, record, retryInMs }) => ({
+      ...{ of: claim, record, retryInMs, attempt: claim.attempt },
+    }))
+    return this.#writeAll(failures, () =>
+      this.#settler.defer(failed, avoidLastHolder ? lanes.workerId : null),
+    )
   }
 
   async #writeAll(
     failures: readonly Failure[],
-    statement: Statement,
-    values: readonly unknown[],
+    write: () => Promise<readonly Claim[]>,
   ): Promise<readonly boolean[]> {
-    const { database, consumer } = this.#parts
     const claims = failures.map(({ claim }) => claim)
-    const rows = await this.#insist(claims, () =>
-      database.keep<Place>(statement, [...placesOf(consumer, claims), ...values]),
-    )
-    const done = new Set(rows.map(placeOf))
-    return claims.map((claim) => done.has(placeOf(claim)))
+    const written = new Set(await this.#insist(claims, write))
+    return claims.map((claim) => written.has(claim))
   }
 }

@@ -1,13 +1,10 @@
-import { circuitSql } from '../database/sql/circuit.ts'
-import { unhandledSql } from '../database/sql/unhandled.ts'
-import { distinct } from '../database/sql/statement.ts'
-import { waitingSql } from '../database/sql/waiting.ts'
 import { describeError, errorRecord, HandleTimeoutError, type RetryLaterError } from '../errors.ts'
 import type { TwinboxEvent } from '../events.ts'
-import { backoffMs } from '../backoff.ts'
+import { verdictOn } from '../backoff.ts'
 import { reconnectMs } from '../loop.ts'
 import type { HeldKey } from '../leases/parking.ts'
-import { completion, placeOf, placesOf, type Place } from './completion.ts'
+import { Settler, type Buried } from '../leases/settler.ts'
+import { historian } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'
 import type { Claim } from './claim.ts'
@@ -27,15 +24,15 @@ export type FailureOptions = Pick<ResolvedHandler, 'maxAttempts' | 'backoffMsMin
 export class Settlement {
   readonly #parts: ClaimerContext
   readonly #isStopping: () => boolean
-  readonly #waiting: ReturnType<typeof waitingSql>
+  readonly #settler: Settler
   readonly #completing = new Gathering((groups: readonly (readonly Claim[])[]) => this.#completeAll(groups))
   readonly #retries: Retries
 
   constructor(parts: ClaimerContext, isStopping: () => boolean) {
     this.#parts = parts
     this.#isStopping = isStopping
-    this.#waiting = waitingSql(parts.database.schema)
-    this.#retries = new Retries(parts, (claims, write) => this.#insist(claims, write))
+    this.#settler = new Settler(parts.database, parts.consumer)
+    this.#retries = new Retries(parts, this.#settler, (claims, write) => this.#insist(claims, write))
   }
 
   /** Completes claims whose handlers had no transaction. What ends in the same moment goes in one statement. */
@@ -45,37 +42,29 @@ export class Settlement {
   }
 
   /** Nobody here has a handler for these: they wait apart. No attempt is counted. */
-  async setAside(claims: readonly Claim[]): Promise<readonly Claim[]> {
-    const { database, consumer } = this.#parts
+  setAside(claims: readonly Claim[]): Promise<readonly Claim[]> {
     for (const claim of claims) claim.settling = true
-    const { setAside } = unhandledSql(database.schema)
-    const rows = await this.#insist(claims, () => database.keep<Place>(setAside, placesOf(consumer, claims)))
-    const gone = new Set(rows.map(placeOf))
-    return claims.filter((claim) => gone.has(placeOf(claim)))
+    return this.#insist(claims, () => this.#settler.setAside(claims))
   }
 
   /** Its topic pauses, and more of it is in hand than can be kept: it waits elsewhere, what follows of its key behind it. */
   async putOff(claim: Claim, forMs: number): Promise<void> {
-    const { database, consumer, hand } = this.#parts
     claim.settling = true
     if (claim.keyed) {
       await this.#insist([claim], () => this.#park(claim, forMs * (1 + Math.random()), 'paused'))
       return
     }
-    const { putOff } = circuitSql(database.schema)
-    await this.#insist([claim], () => database.keep(putOff, [...placesOf(consumer, [claim]), forMs]))
-    hand.remove(claim)
+    await this.#insist([claim], () => this.#settler.putOff([claim], forMs))
+    this.#parts.hand.remove(claim)
   }
 
   async #completeAll(groups: readonly (readonly Claim[])[]): Promise<readonly (readonly Claim[])[]> {
     const claims = groups.flat()
-    const rows = await this.#insist(claims, () =>
-      this.#parts.database.keep<Place>(...completion(this.#parts, claims)),
-    )
+    const completed = await this.#insist(claims, () => this.#settler.complete(claims, historian(this.#parts)))
     // Mostly all of them; who has lost something has to look which.
-    if (rows.length === claims.length) return groups
-    const done = new Set(rows.map(placeOf))
-    return groups.map((group) => group.filter((claim) => done.has(placeOf(claim))))
+    if (completed.length === claims.length) return groups
+    const done = new Set(completed)
+    return groups.map((group) => group.filter((claim) => done.has(claim)))
   }
 
   /** An attempt has failed: the message is tried again later, or not at all. Whether that could be written down. */
@@ -85,28 +74,17 @@ export class Settlement {
     options: FailureOptions,
     foundBy: FoundBy = error instanceof HandleTimeoutError ? 'timeout' : 'error',
   ): Promise<boolean> {
-    const { database, hand, lanes, emit, reread } = this.#parts
+    const { hand, lanes, emit, reread } = this.#parts
     const reason = describeError(error)
     const record = errorRecord(error, claim.attempt, lanes.workerId)
-    const dead = asksFor(error, 'DEAD_LETTER') || claim.attempt >= options.maxAttempts
-    const retryInMs = dead
-      ? null
-      : asksFor(error, 'RETRY_LATER')
-        ? (error as RetryLaterError).afterMs
-        : backoffMs(claim.attempt, options.backoffMsMin, options.backoffMsMax)
+    const retryInMs = verdictOn(claim.attempt, options, askedBy(error))
     claim.settling = true
     const stays = retryInMs !== null && this.#retries.stays(claim, retryInMs)
     const bury = async (): Promise<boolean> => {
       if (claim.keyed && options.onDead === 'park') {
         return this.#park(claim, null, reason, { attempts: claim.attempt, error: record })
       }
-      const buried = [
-        ...placesOf(this.#parts.consumer, [claim]),
-        [claim.attempt],
-        [reason],
-        ...distinct([record]),
-      ]
-      return (await database.keep(this.#waiting.bury, buried)).length > 0
+      return this.#bury({ of: claim, attempt: claim.attempt, reason, record })
     }
     const settled =
       retryInMs === null
@@ -148,13 +126,12 @@ export class Settlement {
 
   /** Nobody wants it any more: it becomes a dead letter, and its key goes on. No attempt is counted. */
   async expire(claim: Claim): Promise<void> {
-    const { database, consumer, hand, emit, reread } = this.#parts
-    const attempts = claim.attempt - 1
-    const place = placesOf(consumer, [claim])
+    const { hand, emit, reread } = this.#parts
+    const attempt = claim.attempt - 1
     const settled = await this.#insist([claim], () =>
-      database.keep(this.#waiting.bury, [...place, [attempts], ['expired'], null, null]),
+      this.#bury({ of: claim, attempt, reason: 'expired', record: null }),
     )
-    if (settled.length > 0) return this.#buried(claim, attempts, 'expired')
+    if (settled) return this.#buried(claim, attempt, 'expired')
     if (!hand.has(claim)) return
     reread([claim])
     emit({
@@ -163,6 +140,10 @@ export class Settlement {
       lanes: [],
       reason: 'That it has expired could not be written down.',
     })
+  }
+
+  async #bury(buried: Buried<Claim>): Promise<boolean> {
+    return (await this.#settler.bury([buried])).length > 0
   }
 
   #buried(claim: Claim, attempt: number, reason: string): void {
@@ -237,6 +218,8 @@ export class Settlement {
 }
 
 /** By code and not by class: a handler may have loaded another copy of this package than the command that runs it. */
-function asksFor(error: unknown, code: 'DEAD_LETTER' | 'RETRY_LATER'): boolean {
-  return error instanceof Error && 'code' in error && error.code === code
+function askedBy(error: unknown): 'dead' | number | null {
+  const code = error instanceof Error && 'code' in error ? error.code : null
+  if (code === 'RETRY_LATER') return (error as RetryLaterError).afterMs
+  return code === 'DEAD_LETTER' ? 'dead' : null
 }

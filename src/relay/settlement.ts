@@ -1,12 +1,11 @@
 import type { SendOutcome } from '../brokers/broker.ts'
-import type { Database, Statement } from '../database/database.ts'
-import { arrayText, distinct } from '../database/sql/statement.ts'
-import { waitingSql } from '../database/sql/waiting.ts'
-import { backoffMs } from '../backoff.ts'
+import type { Database } from '../database/database.ts'
+import { verdictOn } from '../backoff.ts'
 import { describeError, errorRecord, type BrokerError } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Lanes } from '../leases/lanes.ts'
 import type { HeldKey, Parking } from '../leases/parking.ts'
+import { Settler, type Held } from '../leases/settler.ts'
 import type { Head } from './heads.ts'
 import type { RelaySettings } from './options.ts'
 
@@ -20,9 +19,8 @@ export interface SettlementParts {
 }
 
 /** A message that the broker has refused by itself, and what is to become of it. */
-interface Refusal {
+interface Refusal extends Held {
   readonly row: Head
-  readonly fence: number
   readonly error: BrokerError
   readonly attempt: number
   readonly reason: string
@@ -39,11 +37,11 @@ interface Refusal {
  */
 export class Settlement {
   readonly #parts: SettlementParts
-  readonly #sql: { readonly deferOutbox: Statement; readonly buryOutbox: Statement }
+  readonly #settler: Settler
 
   constructor(parts: SettlementParts) {
     this.#parts = parts
-    this.#sql = waitingSql(parts.database.schema)
+    this.#settler = new Settler(parts.database, '')
   }
 
   /**
@@ -85,24 +83,20 @@ export class Settlement {
 
   /** Nobody wants these any more; their keys go on. */
   async expire(rows: readonly Head[], fences: ReadonlyMap<number, number>): Promise<void> {
-    if (rows.length === 0) return
-    const buried = await this.#write(
-      this.#sql.buryOutbox,
-      rows.map((row) => ({ row, fence: fences.get(row.lane)! })),
-      [rows.map(({ attempt }) => attempt), rows.map(() => 'expired'), null, null],
+    const expired = rows.map((row) => ({ ...row, fence: fences.get(row.lane)! }))
+    const buried = await this.#settler.bury(
+      expired.map((of) => ({ of, attempt: of.attempt, reason: 'expired', record: null })),
     )
-    for (const { id, topic, attempt } of rows.filter(({ seq }) => buried.has(seq)))
+    for (const { id, topic, attempt } of buried)
       this.#parts.emit({ type: 'dead_letter', id, topic, attempt, reason: 'expired' })
   }
 
   #judge(row: Head, error: BrokerError, fence: number, last: Refusal | undefined): Refusal {
     const { settings, lanesOf } = this.#parts
     const attempt = row.attempt + 1
-    const dead = error.kind === 'poison' || attempt >= settings.maxAttempts
     // Mostly they all fail with one error, and what is kept of it is dear.
     return {
-      row,
-      fence,
+      ...{ row, fence, lane: row.lane, seq: row.seq, id: row.id },
       error,
       attempt,
       reason: last?.error === error ? last.reason : describeError(error),
@@ -110,30 +104,17 @@ export class Settlement {
         last?.error === error && last.attempt === attempt
           ? last.record
           : errorRecord(error, attempt, lanesOf.workerId),
-      retryInMs: dead ? null : backoffMs(attempt, settings.backoffMsMin, settings.backoffMsMax),
+      retryInMs: verdictOn(attempt, settings, error.kind === 'poison' ? 'dead' : null),
     }
   }
 
   async #defer(refusals: readonly Refusal[]): Promise<void> {
-    if (refusals.length === 0) return
-    const gone = await this.#write(this.#sql.deferOutbox, refusals, [
-      refusals.map(({ retryInMs }) => retryInMs),
-      refusals.map(({ attempt }) => attempt),
-      ...distinct(refusals.map(({ record }) => record)),
-      null,
-    ])
-    for (const refusal of refusals) if (gone.has(refusal.row.seq)) this.#tell(refusal)
+    const deferred = refusals.map((of) => ({ ...of, of, retryInMs: of.retryInMs! }))
+    for (const refusal of await this.#settler.defer(deferred, null)) this.#tell(refusal)
   }
 
   async #bury(refusals: readonly Refusal[]): Promise<void> {
-    if (refusals.length === 0) return
-    const gone = await this.#write(this.#sql.buryOutbox, refusals, [
-      refusals.map(({ attempt }) => attempt),
-      refusals.map(({ reason }) => reason),
-      ...distinct(refusals.map(({ record }) => record)),
-    ])
-    for (const refusal of refusals) {
-      if (!gone.has(refusal.row.seq)) continue
+    for (const refusal of await this.#settler.bury(refusals.map((of) => ({ ...of, of })))) {
       this.#tell(refusal)
       this.#tellDead(refusal)
     }
@@ -167,23 +148,6 @@ export class Settlement {
       this.#tell(refusal)
       if (buried) this.#tellDead(refusal)
     }
-  }
-
-  /** Returns the places of those that were still there, and ours. */
-  async #write(
-    statement: Statement,
-    of: readonly Pick<Refusal, 'row' | 'fence'>[],
-    values: readonly unknown[],
-  ): Promise<ReadonlySet<number>> {
-    const written = await this.#parts.database.keep<{ seq: number }>(statement, [
-      '',
-      arrayText(of.map(({ row }) => row.lane)),
-      arrayText(of.map(({ row }) => row.seq)),
-      arrayText(of.map(({ fence }) => fence)),
-      arrayText(of.map(({ row }) => row.id)),
-      ...values,
-    ])
-    return new Set(written.map(({ seq }) => seq))
   }
 
   #tell({ row: { id, topic, key }, attempt, error, retryInMs }: Refusal): void {

@@ -1,0 +1,147 @@
+import type { Database, Statement } from '../database/database.ts'
+import { circuitSql } from '../database/sql/circuit.ts'
+import { completionSql } from '../database/sql/completion.ts'
+import { inboxSql } from '../database/sql/inbox.ts'
+import { arrayText, distinct } from '../database/sql/statement.ts'
+import { unhandledSql } from '../database/sql/unhandled.ts'
+import { waitingSql } from '../database/sql/waiting.ts'
+
+/** Where a message stands. */
+export interface Place {
+  readonly lane: number
+  readonly seq: number
+}
+
+/** A message that is held. The id too: after a failover that has lost the latest transactions its place is another one's. */
+export interface Held extends Place {
+  /** Of its lane or, without a key, its own: under which it was read. */
+  readonly fence: number
+  readonly id: string
+}
+
+export const placeOf = ({ lane, seq }: Place): string => `${lane} ${seq}`
+
+/** A failed attempt of a message. */
+export interface Failed<Of extends Held> {
+  readonly of: Of
+  /** How many there have been. */
+  readonly attempt: number
+  /** What its history says. */
+  readonly record: string
+}
+
+export interface Deferred<Of extends Held> extends Failed<Of> {
+  readonly retryInMs: number
+}
+
+export interface Buried<Of extends Held> {
+  readonly of: Of
+  readonly attempt: number
+  readonly reason: string
+  /** What its history says of this attempt; null if nothing has failed. */
+  readonly record: string | null
+}
+
+/**
+ * Ends what is held of one box: of a consumer's inbox or, with the consumer '', of the outbox. What holds keys back is in
+ * `parking.ts`; nothing else writes what becomes of a message.
+ *
+ * Each statement names the fence under which the message was read, and each method returns those that were still held: what
+ * it has not touched is in other hands, and nothing may be said of it. Events come after that.
+ */
+export class Settler {
+  readonly #database: Database
+  readonly #consumer: string
+  readonly #sql: Readonly<
+    Record<'complete' | 'completeAndKeep' | 'retry' | 'defer' | 'bury' | 'setAside' | 'putOff', Statement>
+  >
+
+  constructor(database: Database, consumer: string) {
+    const { schema } = database
+    const { defer, bury, deferOutbox, buryOutbox } = waitingSql(schema)
+    this.#database = database
+    this.#consumer = consumer
+    this.#sql = {
+      ...completionSql(schema),
+      retry: inboxSql(schema).fail,
+      ...(consumer === '' ? { defer: deferOutbox, bury: buryOutbox } : { defer, bury }),
+      setAside: unhandledSql(schema).setAside,
+      putOff: circuitSql(schema).putOff,
+    }
+  }
+
+  /** They were handled. With a worker, a history is kept in the same statement. */
+  complete<Of extends Held & { readonly attempt: number }>(
+    held: readonly Of[],
+    worker: number | null,
+  ): Promise<readonly Of[]> {
+    if (worker === null) return this.#end(this.#sql.complete, held)
+    return this.#end(this.#sql.completeAndKeep, held, [held.map(({ attempt }) => attempt), worker])
+  }
+
+  /** They have failed, and are tried again where they are. `attempt` is what is written down. */
+  retry<Of extends Held>(failed: readonly Failed<Of>[]): Promise<readonly Of[]> {
+    return this.#end(
+      this.#sql.retry,
+      failed.map(({ of }) => of),
+      [failed.map(({ attempt }) => attempt), failed.map(({ record }) => record)],
+    )
+  }
+
+  /** They have failed, and wait elsewhere for their next attempt; that of `avoid` only if nobody else is there. */
+  defer<Of extends Held>(failed: readonly Deferred<Of>[], avoid: number | null): Promise<readonly Of[]> {
+    return this.#end(
+      this.#sql.defer,
+      failed.map(({ of }) => of),
+      [
+        failed.map(({ retryInMs }) => retryInMs),
+        failed.map(({ attempt }) => attempt),
+        ...distinct(failed.map(({ record }) => record)),
+        avoid,
+      ],
+    )
+  }
+
+  /** They become dead letters. */
+  bury<Of extends Held>(buried: readonly Buried<Of>[]): Promise<readonly Of[]> {
+    return this.#end(
+      this.#sql.bury,
+      buried.map(({ of }) => of),
+      [
+        buried.map(({ attempt }) => attempt),
+        buried.map(({ reason }) => reason),
+        ...distinct(buried.map(({ record }) => record)),
+      ],
+    )
+  }
+
+  /** Nobody here has a handler for them: they wait apart, and no attempt is counted. */
+  setAside<Of extends Held>(held: readonly Of[]): Promise<readonly Of[]> {
+    return this.#end(this.#sql.setAside, held)
+  }
+
+  /** More is in hand than can be kept while their topic pauses: they are due again later, and no attempt is counted. */
+  putOff<Of extends Held>(held: readonly Of[], forMs: number): Promise<readonly Of[]> {
+    return this.#end(this.#sql.putOff, held, [forMs])
+  }
+
+  async #end<Of extends Held>(
+    statement: Statement,
+    held: readonly Of[],
+    values: readonly unknown[] = [],
+  ): Promise<readonly Of[]> {
+    if (held.length === 0) return held
+    const rows = await this.#database.keep<Place>(statement, [
+      this.#consumer,
+      arrayText(held.map(({ lane }) => lane)),
+      arrayText(held.map(({ seq }) => seq)),
+      arrayText(held.map(({ fence }) => fence)),
+      arrayText(held.map(({ id }) => id)),
+      ...values,
+    ])
+    // Mostly all of them.
+    if (rows.length === held.length) return held
+    const ended = new Set(rows.map(placeOf))
+    return held.filter((each) => ended.has(placeOf(each)))
+  }
+}
