@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { account, Crew as AnyCrew, type Member as AnyMember } from '../proof/stage/crew.ts'
-import type { TwinboxEvent } from '../src/events.ts'
+import type { TwinboxEvent } from '../src/base/events.ts'
 import type { Job, News, Order, Role } from './child.ts'
 import { consumer } from './ledger.ts'
 import type { Scratch } from './scratch.ts'

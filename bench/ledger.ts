@@ -1,5 +1,5 @@
 import { breachCounts, rules, type Rule } from '../proof/sql/ledger.ts'
-import { createOutbox } from '../src/outbox.ts'
+import { createOutbox } from '../src/outbox/outbox.ts'
 import { postgres } from '../src/brokers/postgres.ts'
 import type { Scratch } from './scratch.ts'
 

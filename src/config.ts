@@ -3,8 +3,8 @@ import type { ClaimerOptions } from './claimer/options.ts'
 import type { Handlers } from './claimer/handlers.ts'
 import type { DatabaseInput } from './database/database.ts'
 import type { RelayOptions } from './relay/options.ts'
-import type { ReceiverOptions } from './receiver.ts'
-import type { Telemetry } from './telemetry.ts'
+import type { ReceiverOptions } from './receiver/receiver.ts'
+import type { Telemetry } from './base/telemetry.ts'
 
 /** What every worker gets from the configuration as a whole. */
 type Given = 'database' | 'schema' | 'preparedStatements' | 'onEvent' | 'telemetry'

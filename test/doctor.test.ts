@@ -158,7 +158,7 @@ describe('doctor', () => {
         { pid: number },
       ]
       const { adviceFor, vacuum } = await import('../src/doctor/server.ts')
-      const { readHorizon } = await import('../src/gauges.ts')
+      const { readHorizon } = await import('../src/observe/gauges.ts')
       const { openDatabase } = await import('../src/database/database.ts')
       const { database: own } = openDatabase(database.url, { poolSize: 1 })
       const horizon = await readHorizon(own)

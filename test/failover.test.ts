@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { share } from '../src/database/layout.ts'
-import { dealOut, failoverStrategies } from '../src/leases/failover.ts'
-import { Orphans } from '../src/leases/orphans.ts'
-import { Sightings, type Peer, type Verdict } from '../src/leases/sightings.ts'
+import { dealOut, failoverStrategies } from '../src/membership/failover.ts'
+import { Orphans } from '../src/membership/orphans.ts'
+import { Sightings, type Peer, type Verdict } from '../src/membership/sightings.ts'
 
 const peer = (id: number, changes: Partial<Peer> = {}): Peer => ({
   id,

@@ -2,7 +2,7 @@ import * as fc from 'fast-check'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { createClaimer, createOutbox, createRelay, type Broker, type OutgoingMessage } from '../src/index.ts'
-import { Floor, Marks, parseSnapshot, type Snapshot } from '../src/leases/floor.ts'
+import { Floor, Marks, parseSnapshot, type Snapshot } from '../src/lanes/floor.ts'
 import { createTestDatabase, serverUrl, type TestDatabase } from './support/postgres.ts'
 
 /**

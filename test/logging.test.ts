@@ -1,8 +1,8 @@
 import { inspect } from 'node:util'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { describeError } from '../src/errors.ts'
-import { redact } from '../src/printable.ts'
+import { describeError } from '../src/base/errors.ts'
+import { redact } from '../src/base/printable.ts'
 import { BrokerError, logEvents, type LogLevel, type TwinboxEvent } from '../src/index.ts'
 
 interface Line {

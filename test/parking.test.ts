@@ -3,9 +3,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
-import { Floor } from '../src/leases/floor.ts'
-import type { Lane } from '../src/leases/lane.ts'
-import { Parking, type HeldKey } from '../src/leases/parking.ts'
+import { Floor } from '../src/lanes/floor.ts'
+import type { Lane } from '../src/lanes/lane.ts'
+import { Parking, type HeldKey } from '../src/lanes/parking.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 let database: TestDatabase

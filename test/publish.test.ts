@@ -2,13 +2,13 @@ import fc from 'fast-check'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createOutbox, TwinboxError, type NewMessage } from '../src/index.ts'
-import { limits, numberOptions } from '../src/options.ts'
+import { limits, numberOptions } from '../src/base/options.ts'
 import { fuzzSeed } from './support/fuzz.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /**
  * A message is published by TypeScript or by the SQL function, and the two have to let through and refuse the same: the
- * limits stand in src/options.ts and src/check.ts, and once more in the function, which is plain SQL.
+ * limits stand in src/base/options.ts and src/message/check.ts, and once more in the function, which is plain SQL.
  */
 
 let database: TestDatabase

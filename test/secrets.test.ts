@@ -14,8 +14,8 @@ import {
   type Broker,
   type Worker,
 } from '../src/index.ts'
-import { openTelemetry } from '../src/opentelemetry.ts'
-import { prometheus } from '../src/prometheus.ts'
+import { openTelemetry } from '../src/observe/opentelemetry.ts'
+import { prometheus } from '../src/observe/prometheus.ts'
 import { recordEvents } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 

@@ -1,5 +1,5 @@
-import { failoverStrategies } from '../../src/leases/failover.ts'
-import type { FailoverStrategy } from '../../src/events.ts'
+import { failoverStrategies } from '../../src/membership/failover.ts'
+import type { FailoverStrategy } from '../../src/base/events.ts'
 import type { Member } from '../crew.ts'
 import { defaults } from '../faults.ts'
 import { jain, mean, now, rounded, spread, table, total } from '../figures.ts'

@@ -2,7 +2,7 @@ import type { Database } from '../../src/database/database.ts'
 import { isConflict } from '../../src/database/sqlstate.ts'
 import { withTransaction } from '../../src/database/transaction.ts'
 import { demoSql } from '../sql/demo.ts'
-import { createOutbox } from '../../src/outbox.ts'
+import { createOutbox } from '../../src/outbox/outbox.ts'
 import { hashOf, readWebhooks, type Webhook } from './webhooks.ts'
 import type { DemoRun } from './run.ts'
 

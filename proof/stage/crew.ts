@@ -1,6 +1,6 @@
 import { fork, type ChildProcess, type ForkOptions } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { TwinboxEvent } from '../../src/events.ts'
+import type { TwinboxEvent } from '../../src/base/events.ts'
 
 /** A child process of a command, and what is known of it. */
 export interface Member<Role extends string> {

@@ -1,6 +1,6 @@
 import { clearScreenDown, moveCursor } from 'node:readline'
 import widthOf from 'fast-string-truncated-width'
-import { printableLine } from '../../src/printable.ts'
+import { printableLine } from '../../src/base/printable.ts'
 import { remark } from '../../src/cli/output.ts'
 
 /** How far a command is, on standard error: bars and lines, or one line a second without a terminal. */

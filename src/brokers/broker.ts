@@ -1,6 +1,6 @@
-import type { BrokerError } from '../errors.ts'
-import type { OutgoingMessage } from '../message.ts'
-import type { Telemetry } from '../telemetry.ts'
+import type { BrokerError } from '../base/errors.ts'
+import type { OutgoingMessage } from '../message/message.ts'
+import type { Telemetry } from '../base/telemetry.ts'
 
 /**
  * What a broker has to promise. Every adapter passes the same suite, `test/brokers/contract.ts`.

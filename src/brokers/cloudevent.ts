@@ -1,5 +1,5 @@
 import type { IncomingMessage } from './broker.ts'
-import type { OutgoingMessage } from '../message.ts'
+import type { OutgoingMessage } from '../message/message.ts'
 
 /**
  * A message on the wire is a CloudEvent 1.0 in binary mode: the payload is the body as it is, everything else is a

@@ -1,5 +1,5 @@
-import { describeError, warn, type BrokerError } from '../errors.ts'
-import { limits } from '../options.ts'
+import { describeError, warn, type BrokerError } from '../base/errors.ts'
+import { limits } from '../base/options.ts'
 import type { IncomingMessage, SubscribeOptions, Subscription } from './broker.ts'
 
 export interface Consuming {

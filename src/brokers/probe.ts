@@ -1,5 +1,5 @@
-import { BrokerError } from '../errors.ts'
-import { within } from '../waiting.ts'
+import { BrokerError } from '../base/errors.ts'
+import { within } from '../base/waiting.ts'
 
 /** A server that takes longer to answer is away as well, and not worth waiting for here. */
 const probeMs = 5000

@@ -1,5 +1,5 @@
 import { circuitSql } from '../database/sql/circuit.ts'
-import { codeOf, describeError } from '../errors.ts'
+import { codeOf, describeError } from '../base/errors.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 

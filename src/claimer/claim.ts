@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { Abort } from './abort.ts'
-import { jsonContentType, type Message } from '../message.ts'
-import { parseHeaders, type TracedMessage } from '../telemetry.ts'
+import { jsonContentType, type Message } from '../message/message.ts'
+import { parseHeaders, type TracedMessage } from '../base/telemetry.ts'
 
 /** A row of the inbox as a claim brings it. */
 export interface ClaimedRow {

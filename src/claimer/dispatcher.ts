@@ -1,4 +1,4 @@
-import { OptionError } from '../errors.ts'
+import { OptionError } from '../base/errors.ts'
 import { completionAndCommit } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './claim.ts'
@@ -9,7 +9,7 @@ import type { Settlement } from './settlement.ts'
 import { Stuck } from './stuck.ts'
 import { Transactions } from './transactions.ts'
 import type { Unhandled } from './unhandled.ts'
-import { begin } from '../telemetry.ts'
+import { begin } from '../base/telemetry.ts'
 
 export interface DispatcherParts {
   readonly context: ClaimerContext

@@ -1,5 +1,5 @@
 import { isConflict } from '../database/sqlstate.ts'
-import { LeaseLostError } from '../errors.ts'
+import { LeaseLostError } from '../base/errors.ts'
 import type { Claim } from './claim.ts'
 import type { DispatcherParts } from './dispatcher.ts'
 import { Conflict, Interrupted, Interruptions } from './interruptions.ts'

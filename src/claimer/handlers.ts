@@ -1,8 +1,8 @@
 import type { Transaction } from 'kysely'
 import type pg from 'pg'
-import { OptionError } from '../errors.ts'
-import { checkTopicPattern, topicMatches, type Message } from '../message.ts'
-import { readNumbers, refuseUnknown } from '../options.ts'
+import { OptionError } from '../base/errors.ts'
+import { checkTopicPattern, topicMatches, type Message } from '../message/message.ts'
+import { readNumbers, refuseUnknown } from '../base/options.ts'
 
 /** What every handler is told beside the message. */
 export interface HandlerContext {

@@ -1,5 +1,5 @@
-import { Floor } from '../leases/floor.ts'
-import type { Lane } from '../leases/lane.ts'
+import { Floor } from '../lanes/floor.ts'
+import type { Lane } from '../lanes/lane.ts'
 import type { Hand } from './hand.ts'
 
 /** A key with so many messages in hand is hot, until it has fewer than the second. */

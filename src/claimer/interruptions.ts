@@ -1,7 +1,7 @@
 import type { Evidence } from '../database/evidence.ts'
 import { sqlstate } from '../database/sqlstate.ts'
-import { TransactionError } from '../errors.ts'
-import type { Membership } from '../leases/workers.ts'
+import { TransactionError } from '../base/errors.ts'
+import type { Membership } from '../membership/membership.ts'
 import type { Claim } from './claim.ts'
 
 /** When the connection of a handler's transaction was lost: before the handler was called, while it ran, or at the commit. */

@@ -1,5 +1,5 @@
-import type { FailoverStrategy } from '../events.ts'
-import type { WorkerOptions } from '../worker.ts'
+import type { FailoverStrategy } from '../base/events.ts'
+import type { WorkerOptions } from '../membership/worker.ts'
 import type { UnknownPolicy } from './unhandled.ts'
 
 export interface ClaimerOptions extends WorkerOptions {

@@ -1,5 +1,5 @@
 import { types } from 'node:util'
-import { TwinboxError } from '../errors.ts'
+import { TwinboxError } from '../base/errors.ts'
 
 /** So far along the causes something reads. */
 const depthMax = 10

@@ -1,4 +1,4 @@
-import type { Settler } from '../leases/settler.ts'
+import type { Settler } from '../lanes/settler.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'

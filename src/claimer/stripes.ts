@@ -1,6 +1,6 @@
 import { stripeLanes } from '../database/layout.ts'
 import { inboxSql } from '../database/sql/inbox.ts'
-import { Floor, Marks, parseSnapshot } from '../leases/floor.ts'
+import { Floor, Marks, parseSnapshot } from '../lanes/floor.ts'
 import type { ClaimedRow } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 

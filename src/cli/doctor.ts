@@ -1,8 +1,8 @@
 import type { Config } from '../config.ts'
-import { diagnose, type Demand, type Finding } from '../doctor.ts'
-import { numberOptions } from '../options.ts'
+import { diagnose, type Demand, type Finding } from '../doctor/doctor.ts'
+import { numberOptions } from '../base/options.ts'
 import type { Flags } from './flags.ts'
-import { printableLine } from '../printable.ts'
+import { printableLine } from '../base/printable.ts'
 import { say } from './output.ts'
 import { readSettings } from './settings.ts'
 

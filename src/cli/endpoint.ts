@@ -1,10 +1,10 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
-import type { OnEvent } from '../events.ts'
-import { createHealth, type Health } from '../health.ts'
-import type { prometheus, PrometheusMetrics } from '../prometheus.ts'
-import type { Worker } from '../worker.ts'
+import type { OnEvent } from '../base/events.ts'
+import { createHealth, type Health } from '../observe/health.ts'
+import type { prometheus, PrometheusMetrics } from '../observe/prometheus.ts'
+import type { Worker } from '../membership/worker.ts'
 import { UsageError } from './failure.ts'
 import type { Log } from './log.ts'
 
@@ -65,7 +65,7 @@ export async function createEndpoint(options: EndpointOptions): Promise<Endpoint
 /** prom-client is an optional peer dependency; health needs none. */
 async function loadPrometheus(): Promise<typeof prometheus | null> {
   try {
-    return (await import('../prometheus.ts')).prometheus
+    return (await import('../observe/prometheus.ts')).prometheus
   } catch {
     return null
   }

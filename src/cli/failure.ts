@@ -1,7 +1,7 @@
-import { OptionError } from '../errors.ts'
-import { isInvalidUrl } from '../logging.ts'
+import { OptionError } from '../base/errors.ts'
+import { isInvalidUrl } from '../observe/logging.ts'
 
-export { report, sentence } from '../logging.ts'
+export { report, sentence } from '../observe/logging.ts'
 
 /** The command was used wrongly: nothing was started. */
 export class UsageError extends Error {}

@@ -1,8 +1,8 @@
-import type { OnEvent } from '../events.ts'
-import { logEvents, type LogLevel } from '../logging.ts'
+import type { OnEvent } from '../base/events.ts'
+import { logEvents, type LogLevel } from '../observe/logging.ts'
 import { remark, say } from './output.ts'
 
-export { ms } from '../logging.ts'
+export { ms } from '../observe/logging.ts'
 
 export interface LogOptions {
   /** One JSON object a line on standard output, rather than lines for people on standard error. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { Command, CommanderError, Option } from 'commander'
-import { version } from '../version.ts'
+import { version } from '../base/version.ts'
 import { addTimes } from './clockwork.ts'
 import { exitCode, report } from './failure.ts'
 import { brokerNames, type Flags } from './flags.ts'

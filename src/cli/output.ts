@@ -1,4 +1,4 @@
-import { printable } from '../printable.ts'
+import { printable } from '../base/printable.ts'
 
 /** What a command has found out, for people or for programs. */
 export const say = (text: string): boolean => process.stdout.write(`${printable(text)}\n`)

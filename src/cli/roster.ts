@@ -1,6 +1,12 @@
 import type { DatabaseInput } from '../database/database.ts'
-import type { WorkerKind } from '../events.ts'
-import { evictWorkers, readWorkers, workerLimit, type Eviction, type WorkerStatus } from '../operate.ts'
+import type { WorkerKind } from '../base/events.ts'
+import {
+  evictWorkers,
+  readWorkers,
+  workerLimit,
+  type Eviction,
+  type WorkerStatus,
+} from '../operate/workers.ts'
 import type { Flags } from './flags.ts'
 import { ms } from './log.ts'
 import { plainWidth, show } from './screen.ts'

@@ -1,4 +1,4 @@
-import { readStatus, type BoxStatus, type Count, type Status } from '../status.ts'
+import { readStatus, type BoxStatus, type Count, type Status } from '../status/status.ts'
 import { tellPaused } from '../status/paused.ts'
 import type { Flags } from './flags.ts'
 import { ms } from './log.ts'

@@ -1,5 +1,5 @@
 import widthOf from 'fast-string-truncated-width'
-import { printableLine } from '../printable.ts'
+import { printableLine } from '../base/printable.ts'
 
 /**
  * Columns for people: no colours, no lines that a pipe would mangle. A key in Chinese takes two columns of the terminal for

@@ -1,4 +1,4 @@
-import { SchemaError } from '../errors.ts'
+import { SchemaError } from '../base/errors.ts'
 import type { MigrationFile } from './migrate.ts'
 
 /** A migration that the database says was applied. */

@@ -1,5 +1,5 @@
-import { jsonContentType, uuidPattern } from '../message.ts'
-import { limits } from '../options.ts'
+import { jsonContentType, uuidPattern } from '../message/message.ts'
+import { limits } from '../base/options.ts'
 import type { InboxMessage } from './inbox.ts'
 
 /**

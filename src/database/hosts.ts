@@ -1,6 +1,6 @@
 import { callbackify } from 'node:util'
 import pg from 'pg'
-import { OptionError, TwinboxError } from '../errors.ts'
+import { OptionError, TwinboxError } from '../base/errors.ts'
 import { ofDatabase } from './evidence.ts'
 import { takesWrites } from './sql/server.ts'
 import { isConnectionLost, sqlstate } from './sqlstate.ts'

@@ -1,4 +1,4 @@
-import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../telemetry.ts'
+import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { Database } from './database.ts'
 import { anyStripe } from './layout.ts'
 import { receiveSql } from './sql/receive.ts'

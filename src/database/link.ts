@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
-import { OptionError, TwinboxError } from '../errors.ts'
+import { OptionError, TwinboxError } from '../base/errors.ts'
 import type { Hosts } from './hosts.ts'
 import * as sql from './sql/server.ts'
 import { isUnknownStatement, sqlstate } from './sqlstate.ts'

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import type { Kysely, Migration, MigrationProvider } from 'kysely'
-import { SchemaError } from '../errors.ts'
-import { checkSchema, readNumbers } from '../options.ts'
+import { SchemaError } from '../base/errors.ts'
+import { checkSchema, readNumbers } from '../base/options.ts'
 import {
   lastOf,
   rangeOf,

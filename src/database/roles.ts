@@ -1,4 +1,4 @@
-import { checkSchema } from '../options.ts'
+import { checkSchema } from '../base/options.ts'
 import { openDatabase, type DatabaseInput, type DatabaseOptions } from './database.ts'
 import { checkSchemaIsNewest } from './migrate.ts'
 import { roleNames, roleOf, rolesSql, type RoleName } from './sql/roles.ts'

@@ -1,4 +1,4 @@
-import { SchemaError } from '../errors.ts'
+import { SchemaError } from '../base/errors.ts'
 import { rowSecuritySql } from './sql/rowsecurity.ts'
 
 /** Runs a statement, and gives its rows. */

@@ -1,4 +1,4 @@
-import { SchemaError } from '../errors.ts'
+import { SchemaError } from '../base/errors.ts'
 import type { Database } from './database.ts'
 import { serverFacts } from './sql/server.ts'
 

@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { TransactionError } from '../errors.ts'
+import { TransactionError } from '../base/errors.ts'
 import { surviveErrors, useClient } from './client.ts'
 import type { Database } from './database.ts'
 import { ofDatabase } from './evidence.ts'

@@ -1,7 +1,7 @@
 import type { Database } from '../database/database.ts'
 import { doctorSql } from '../database/sql/doctor.ts'
-import { readHorizon, type Horizon } from '../gauges.ts'
-import { ms } from '../logging.ts'
+import { readHorizon, type Horizon } from '../observe/gauges.ts'
+import { ms } from '../observe/logging.ts'
 import { fine, note, orFine, wrong, type Finding } from './finding.ts'
 
 /** What the workers of a configuration would want. */

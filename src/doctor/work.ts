@@ -1,7 +1,7 @@
 import type { Database } from '../database/database.ts'
 import { doctorSql } from '../database/sql/doctor.ts'
-import { topicMatches } from '../message.ts'
-import { ms } from '../logging.ts'
+import { topicMatches } from '../message/message.ts'
+import { ms } from '../observe/logging.ts'
 import { readPaused, tellPaused } from '../status/paused.ts'
 import { note, orFine, wrong, type Finding } from './finding.ts'
 

@@ -1,7 +1,7 @@
 import type { Database, DatabaseInput } from '../database/database.ts'
 import { deadSql, type DeadAction } from '../database/sql/dead.ts'
-import { OptionError } from '../errors.ts'
-import { refuseUnknown, whole } from '../options.ts'
+import { OptionError } from '../base/errors.ts'
+import { refuseUnknown, whole } from '../base/options.ts'
 import { readFilter, type DeadLetterFilter } from './filter.ts'
 import {
   contentOf,

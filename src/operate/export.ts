@@ -1,7 +1,7 @@
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
 import { checkSchemaVersion } from '../database/migrate.ts'
 import { deadSql } from '../database/sql/dead.ts'
-import { refuseUnknown } from '../options.ts'
+import { refuseUnknown } from '../base/options.ts'
 import { stepping } from './dead.ts'
 import { readFilter, type DeadLetterFilter } from './filter.ts'
 import {

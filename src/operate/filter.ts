@@ -1,7 +1,7 @@
 import { hostname, userInfo } from 'node:os'
 import type { DeadScope } from '../database/sql/dead.ts'
-import { OptionError } from '../errors.ts'
-import { checkConsumer, refuseUnknown, whole } from '../options.ts'
+import { OptionError } from '../base/errors.ts'
+import { checkConsumer, refuseUnknown, whole } from '../base/options.ts'
 
 /** Which dead letters are meant: those for which all that is given holds. */
 export interface DeadLetterFilter {

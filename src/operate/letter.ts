@@ -1,4 +1,4 @@
-import { jsonContentType } from '../message.ts'
+import { jsonContentType } from '../message/message.ts'
 
 /** A failed attempt, as it was written down. */
 export interface FailedAttempt {

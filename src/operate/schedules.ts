@@ -1,9 +1,9 @@
 import type { DatabaseInput } from '../database/database.ts'
 import { scheduleSql } from '../database/sql/schedule.ts'
-import { OptionError } from '../errors.ts'
-import { checkMessage } from '../check.ts'
-import { jsonContentType, type NewMessage } from '../message.ts'
-import { numberOptions, oneOf, refuseUnknown, text, whole, limits } from '../options.ts'
+import { OptionError } from '../base/errors.ts'
+import { checkMessage } from '../message/check.ts'
+import { jsonContentType, type NewMessage } from '../message/message.ts'
+import { numberOptions, oneOf, refuseUnknown, text, whole, limits } from '../base/options.ts'
 import { catchUps, Ticks, type CatchUp } from '../upkeep/cron.ts'
 import { withTables } from './tables.ts'
 

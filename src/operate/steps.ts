@@ -1,6 +1,6 @@
 import type { Database, DatabaseInput, Statement } from '../database/database.ts'
-import { refuseUnknown, whole } from '../options.ts'
-import { pause } from '../waiting.ts'
+import { refuseUnknown, whole } from '../base/options.ts'
+import { pause } from '../base/waiting.ts'
 import { sign, type Signature } from './filter.ts'
 import { withTables } from './tables.ts'
 

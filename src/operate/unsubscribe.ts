@@ -1,9 +1,9 @@
 import type { Broker } from '../brokers/broker.ts'
 import type { DatabaseInput } from '../database/database.ts'
 import { subscriptionSql } from '../database/sql/subscription.ts'
-import { OptionError } from '../errors.ts'
-import { checkTopicPattern } from '../message.ts'
-import { checkConsumer, refuseUnknown } from '../options.ts'
+import { OptionError } from '../base/errors.ts'
+import { checkTopicPattern } from '../message/message.ts'
+import { checkConsumer, refuseUnknown } from '../base/options.ts'
 import { withTables } from './tables.ts'
 
 export interface UnsubscribeOptions {

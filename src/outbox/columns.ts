@@ -1,6 +1,6 @@
 import { anyLane } from '../database/layout.ts'
 import { arrayText, bytesArray, joined, plainArray, textArray } from '../database/sql/statement.ts'
-import type { CheckedMessage } from '../message.ts'
+import type { CheckedMessage } from '../message/message.ts'
 
 const jsonOf = ({ content }: CheckedMessage): string | null => (typeof content === 'string' ? content : null)
 const bodyOf = ({ content }: CheckedMessage): Buffer | null =>

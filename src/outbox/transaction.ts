@@ -3,7 +3,7 @@ import type { Statement } from '../database/database.ts'
 import { releaseSavepoint, savepoint } from '../database/sql/server.ts'
 import { isUnknownStatement, sqlstate } from '../database/sqlstate.ts'
 import { rowTypes } from '../database/types.ts'
-import { TransactionError } from '../errors.ts'
+import { TransactionError } from '../base/errors.ts'
 import { keepsStatements } from './prepared.ts'
 
 /** A Kysely `Transaction`, recognised by its shape, so that its version need not be ours. */

@@ -2,9 +2,9 @@ import type { IncomingMessage } from '../brokers/broker.ts'
 import { fromWireHeaders } from '../brokers/cloudevent.ts'
 import { admit, isDeeper, jsonText } from '../database/gate.ts'
 import type { InboxMessage } from '../database/inbox.ts'
-import { describeError } from '../errors.ts'
-import { toMessageId } from '../message.ts'
-import { limits } from '../options.ts'
+import { describeError } from '../base/errors.ts'
+import { toMessageId } from '../message/message.ts'
+import { limits } from '../base/options.ts'
 import { placeOf } from './place.ts'
 
 /** What makes a message of another system a message: above all an identity that is the same for every redelivery. */

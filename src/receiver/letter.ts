@@ -3,8 +3,8 @@ import type { Database } from '../database/database.ts'
 import { cut } from '../database/gate.ts'
 import { arrayText, joined, pieces, unlessEmpty } from '../database/sql/statement.ts'
 import { refusedSql } from '../database/sql/refused.ts'
-import { newMessageId, toMessageId } from '../message.ts'
-import { limits } from '../options.ts'
+import { newMessageId, toMessageId } from '../message/message.ts'
+import { limits } from '../base/options.ts'
 import { digest, placeOf } from './place.ts'
 
 /** A delivery that was refused, as it becomes a dead letter: cut and cleaned, so that it fits whatever was delivered. */

@@ -1,8 +1,8 @@
 import type { Broker } from '../brokers/broker.ts'
 import type { Database } from '../database/database.ts'
 import { subscriptionSql } from '../database/sql/subscription.ts'
-import type { Emit } from '../events.ts'
-import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
+import type { Emit } from '../base/events.ts'
+import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
 
 export interface Subscribing {
   readonly broker: Broker

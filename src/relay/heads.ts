@@ -1,13 +1,13 @@
 import type { Database } from '../database/database.ts'
 import { outboxSql } from '../database/sql/outbox.ts'
 import { arrayText } from '../database/sql/statement.ts'
-import type { Lane } from '../leases/lane.ts'
-import type { Lanes } from '../leases/lanes.ts'
-import type { Parking } from '../leases/parking.ts'
-import { LaneReader, type ReadAt, type ReadRow } from '../leases/reader.ts'
-import { byLane } from '../leases/rows.ts'
-import { topicMatches } from '../message.ts'
-import { limits } from '../options.ts'
+import type { Lane } from '../lanes/lane.ts'
+import type { Lanes } from '../lanes/lanes.ts'
+import type { Parking } from '../lanes/parking.ts'
+import { LaneReader, type ReadAt, type ReadRow } from '../lanes/reader.ts'
+import { byLane } from '../lanes/rows.ts'
+import { topicMatches } from '../message/message.ts'
+import { limits } from '../base/options.ts'
 
 /** A message at the head of a lane. */
 export interface Head extends ReadRow {

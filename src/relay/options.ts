@@ -1,6 +1,7 @@
 import type { Broker } from '../brokers/broker.ts'
-import type { FailoverStrategy } from '../events.ts'
-import { workerNumbers, type WorkerOptions } from '../worker.ts'
+import type { FailoverStrategy } from '../base/events.ts'
+import { checkHeartbeat, readNumbers, refuseUnknown, requireOrder } from '../base/options.ts'
+import { workerNumbers, workerOptionNames, type WorkerOptions } from '../membership/worker.ts'
 
 export interface RelayOptions extends WorkerOptions {
   readonly broker: Broker
@@ -37,7 +38,7 @@ export interface RelayOptions extends WorkerOptions {
 }
 
 /** The relay's options that are numbers. */
-export const relayNumbers = [
+const relayNumbers = [
   ...workerNumbers,
   'batchSize',
   'maxAttempts',
@@ -47,3 +48,14 @@ export const relayNumbers = [
   'keepDeadMs',
 ] as const
 export type RelaySettings = Record<(typeof relayNumbers)[number], number>
+
+/** The numbers, with their defaults. @throws OptionError for an option that is unknown, or a number that cannot be */
+export function readSettings(options: RelayOptions): RelaySettings {
+  const others = ['broker', 'onDead', 'strictSend', 'failover']
+  refuseUnknown('createRelay', options, [...workerOptionNames, ...relayNumbers, ...others])
+  const settings = readNumbers(options, relayNumbers)
+  checkHeartbeat(settings)
+  requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')
+  requireOrder(settings, 'backoffMsMin', 'backoffMsMax', 'the pause grows from one to the other')
+  return settings
+}

@@ -1,6 +1,6 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
-import { jsonContentType, type OutgoingMessage } from '../message.ts'
-import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../telemetry.ts'
+import { jsonContentType, type OutgoingMessage } from '../message/message.ts'
+import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { Head } from './heads.ts'
 
 export interface SendingParts {

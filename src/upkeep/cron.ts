@@ -1,5 +1,5 @@
 import { Cron } from 'croner'
-import { OptionError } from '../errors.ts'
+import { OptionError } from '../base/errors.ts'
 
 /** What becomes of ticks that nobody was there for. */
 export const catchUps = ['one', 'skip', 'all'] as const

@@ -1,8 +1,8 @@
 import { schedule } from 'node-cron'
 import type { Database } from '../database/database.ts'
 import { upkeepSql, type PruneKind } from '../database/sql/upkeep.ts'
-import type { Emit } from '../events.ts'
-import { pause } from '../waiting.ts'
+import type { Emit } from '../base/events.ts'
+import { pause } from '../base/waiting.ts'
 
 export const pruneBatch = 5000
 const pauseMs = 50

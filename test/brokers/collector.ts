@@ -1,7 +1,7 @@
 import type { Broker, IncomingMessage, OnBatch, SendOutcome } from '../../src/brokers/broker.ts'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
-import type { BrokerError } from '../../src/errors.ts'
-import { newMessageId, type OutgoingMessage } from '../../src/message.ts'
+import type { BrokerError } from '../../src/base/errors.ts'
+import { newMessageId, type OutgoingMessage } from '../../src/message/message.ts'
 
 /** Messages to send, and an eye on what arrives. */
 

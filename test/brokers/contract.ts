@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, describe, expect, it } from 'vitest'
 import type { Broker } from '../../src/brokers/broker.ts'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
-import { BrokerError } from '../../src/errors.ts'
+import { BrokerError } from '../../src/base/errors.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe } from './collector.ts'
 
 export * from './collector.ts'

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { postgres } from '../../src/brokers/postgres.ts'
 import type { Broker, SendOutcome, Telemetry } from '../../src/index.ts'
 import { outgoing } from './contract.ts'
-import type { OutgoingMessage } from '../../src/message.ts'
+import type { OutgoingMessage } from '../../src/message/message.ts'
 import { anyBody, anyText, fuzzDeliveries, fuzzed, fuzzSeed } from '../support/fuzz.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 

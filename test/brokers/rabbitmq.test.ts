@@ -1,7 +1,7 @@
 import { CloudEvent } from 'cloudevents'
 import { expect, it } from 'vitest'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
-import type { OutgoingMessage } from '../../src/message.ts'
+import type { OutgoingMessage } from '../../src/message/message.ts'
 import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
 import { shared } from '../support/shared.ts'
 import { describeWith } from '../support/require.ts'

@@ -1,7 +1,7 @@
 import { writeSync } from 'node:fs'
 import pg from 'pg'
 import { completionSql } from '../../src/database/sql/completion.ts'
-import { noFailpoint, type Failpoint } from '../../src/failpoint.ts'
+import { noFailpoint, type Failpoint } from '../../src/base/failpoint.ts'
 
 /**
  * Where a process dies: at a failpoint of ours, or `before` or `after` a statement, by its name. A COMMIT is named after

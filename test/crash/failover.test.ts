@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { failoverStrategies } from '../../src/leases/failover.ts'
+import { failoverStrategies } from '../../src/membership/failover.ts'
 import { Stage, type Actor } from './stage.ts'
 
 /**

@@ -1,9 +1,9 @@
 import { writeSync } from 'node:fs'
 import pg from 'pg'
 import { Database } from '../../src/database/database.ts'
-import type { TwinboxEvent } from '../../src/events.ts'
-import { noFailpoint } from '../../src/failpoint.ts'
-import { createOutbox } from '../../src/outbox.ts'
+import type { TwinboxEvent } from '../../src/base/events.ts'
+import { noFailpoint } from '../../src/base/failpoint.ts'
+import { createOutbox } from '../../src/outbox/outbox.ts'
 import { startPruning, type PruneTask } from '../../src/upkeep/prune.ts'
 import { arm } from './dying.ts'
 import { makeBroker, makeWorker, type Parts, type Program } from './worker.ts'
@@ -51,7 +51,7 @@ function endByItself(): void {
 async function telemetryOf({ otlp, role }: Program): Promise<Parts['telemetry']> {
   if (otlp === undefined) return undefined
   const { otlpExporter, startSdk } = await import('../support/otlp.ts')
-  const { openTelemetry } = await import('../../src/opentelemetry.ts')
+  const { openTelemetry } = await import('../../src/observe/opentelemetry.ts')
   const tracerProvider = startSdk(role, otlpExporter(otlp))
   const own = tracerProvider.getTracer('handler')
   return { ...openTelemetry({ tracerProvider }), work: () => own.startSpan('work').end() }

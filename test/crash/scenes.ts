@@ -8,7 +8,7 @@ import {
   redriveParkedKeys,
   skipDeadLetters,
 } from '../../src/index.ts'
-import { toMessageId } from '../../src/message.ts'
+import { toMessageId } from '../../src/message/message.ts'
 import type { PruneKind } from '../../src/database/sql/upkeep.ts'
 import type { Cell, Given } from './cells.ts'
 import type { Actor, Stage } from './stage.ts'

@@ -1,5 +1,5 @@
 import { isPassing } from '../../src/database/sqlstate.ts'
-import { TransactionError } from '../../src/errors.ts'
+import { TransactionError } from '../../src/base/errors.ts'
 import type { Stage } from '../crash/stage.ts'
 
 /** Publishers that go on through any outage of the database, as the application of a user's would. */

@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
-import type { Loop, LoopOptions } from '../../src/loop.ts'
+import type { Loop, LoopOptions } from '../../src/base/loop.ts'
 
 /** A loop of a worker that runs when it is told to, one run at a time as the real one. */
 export interface SteppedLoop extends Loop {

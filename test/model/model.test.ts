@@ -16,7 +16,7 @@ import { consumer, happened, history, publishers, topic, World } from './world.t
 const runs = Number(process.env['RUNS'] ?? 40)
 const seed = Number(process.env['SEED'] ?? Date.now() % 2 ** 31)
 
-vi.mock(import('../../src/loop.ts'), async (original) => {
+vi.mock(import('../../src/base/loop.ts'), async (original) => {
   const { startStepped } = await import('./loops.ts')
   return { ...(await original()), startLoop: startStepped }
 })

@@ -2,7 +2,7 @@ import * as fc from 'fast-check'
 import type pg from 'pg'
 import { vi } from 'vitest'
 import { sqlstate } from '../../src/database/sqlstate.ts'
-import type { TwinboxEvent } from '../../src/events.ts'
+import type { TwinboxEvent } from '../../src/base/events.ts'
 import {
   createClaimer,
   createOutbox,

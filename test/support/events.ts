@@ -1,4 +1,4 @@
-import type { TwinboxEvent } from '../../src/events.ts'
+import type { TwinboxEvent } from '../../src/base/events.ts'
 
 type Of<Type extends TwinboxEvent['type']> = Extract<TwinboxEvent, { type: Type }>
 

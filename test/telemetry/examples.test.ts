@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { metrics } from '../../src/metrics.ts'
-import { prometheus } from '../../src/prometheus.ts'
+import { metrics } from '../../src/observe/metrics.ts'
+import { prometheus } from '../../src/observe/prometheus.ts'
 import { createTestDatabase } from '../support/postgres.ts'
 
 /** A dashboard or an alert about a metric that nobody exposes looks well for ever. */

@@ -10,9 +10,9 @@ import {
   DeadLetterError,
   type Worker,
 } from '../../src/index.ts'
-import { measure, metrics, topicLabels } from '../../src/metrics.ts'
-import { observeDatabase, openTelemetry } from '../../src/opentelemetry.ts'
-import { prometheus } from '../../src/prometheus.ts'
+import { measure, metrics, topicLabels } from '../../src/observe/metrics.ts'
+import { observeDatabase, openTelemetry } from '../../src/observe/opentelemetry.ts'
+import { prometheus } from '../../src/observe/prometheus.ts'
 import { recordEvents } from '../support/events.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 

@@ -14,7 +14,7 @@ import {
   type NewMessage,
   type Worker,
 } from '../../src/index.ts'
-import { openTelemetry } from '../../src/opentelemetry.ts'
+import { openTelemetry } from '../../src/observe/opentelemetry.ts'
 import { recordEvents } from '../support/events.ts'
 import { startSdk } from '../support/otlp.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'

@@ -2,11 +2,11 @@ import { connect as connectTcp, isIP, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import type * as Kafkajs from 'kafkajs'
 import type { Admin, ISocketFactory, Kafka } from 'kafkajs'
-import { BrokerError } from '../../errors.ts'
+import { BrokerError } from '../../base/errors.ts'
 import { toTrouble } from './errors.ts'
 import { guard, type GuardOptions } from './guard.ts'
 import type { Settings } from './options.ts'
-import { atMost } from '../../waiting.ts'
+import { atMost } from '../../base/waiting.ts'
 
 /** A kafkajs instance that can be thrown away for good. */
 export interface Client {

@@ -1,6 +1,6 @@
 import type { ConsumerCrashEvent, EachBatchPayload, KafkaMessage } from 'kafkajs'
-import { reconnectMs } from '../../loop.ts'
-import { BrokerError } from '../../errors.ts'
+import { reconnectMs } from '../../base/loop.ts'
+import { BrokerError } from '../../base/errors.ts'
 import { batchLength } from '../consuming.ts'
 import { openClient } from './client.ts'
 import { toTrouble } from './errors.ts'
@@ -9,7 +9,7 @@ import { toIncoming } from './records.ts'
 import type { Settings } from './options.ts'
 import { watchProgress, type Progress } from './progress.ts'
 import { placeOf, type Stuck } from './wire/fetch.ts'
-import { atMost, within } from '../../waiting.ts'
+import { atMost, within } from '../../base/waiting.ts'
 
 /** What a consumption works for. */
 export interface Feed {

@@ -1,4 +1,4 @@
-import { BrokerError, describeError, type BrokerErrorKind } from '../../errors.ts'
+import { BrokerError, describeError, type BrokerErrorKind } from '../../base/errors.ts'
 
 /** What kafkajs puts on its errors: the name of the error code that the broker sent, or the code of a socket. */
 interface Fault {

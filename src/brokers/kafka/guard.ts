@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import { BrokerError, describeError } from '../../errors.ts'
+import { BrokerError, describeError } from '../../base/errors.ts'
 import type { Allowance } from './wire/allowance.ts'
 import { Cursor, Malformed } from './wire/cursor.ts'
 import {

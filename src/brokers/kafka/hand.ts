@@ -1,4 +1,4 @@
-import type { BrokerError } from '../../errors.ts'
+import type { BrokerError } from '../../base/errors.ts'
 import type { IncomingMessage, OnBatch } from '../broker.ts'
 import { toTrouble } from './errors.ts'
 

@@ -1,8 +1,8 @@
 import type { ConnectionOptions } from 'node:tls'
 import type { KafkaConfig } from 'kafkajs'
-import { OptionError } from '../../errors.ts'
-import type { OutgoingMessage } from '../../message.ts'
-import { callable, oneOf, refuseUnknown, text, whole } from '../../options.ts'
+import { OptionError } from '../../base/errors.ts'
+import type { OutgoingMessage } from '../../message/message.ts'
+import { callable, oneOf, refuseUnknown, text, whole } from '../../base/options.ts'
 
 export interface KafkaOptions {
   /** Where to connect first, as `host:port`. One that answers is enough, but it must be up: name several. */

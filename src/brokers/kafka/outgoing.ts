@@ -1,6 +1,6 @@
 import type { Message } from 'kafkajs'
-import { BrokerError } from '../../errors.ts'
-import type { OutgoingMessage } from '../../message.ts'
+import { BrokerError } from '../../base/errors.ts'
+import type { OutgoingMessage } from '../../message/message.ts'
 import type { SendOutcome } from '../broker.ts'
 import { sizeOf, toRecord } from './records.ts'
 import type { Settings } from './options.ts'

@@ -1,7 +1,7 @@
 import type { ICustomPartitioner, Producer } from 'kafkajs'
 import { loadKafkajs, openClient } from './client.ts'
 import { ensureTopics, type Missing } from './topics.ts'
-import { atMost, within } from '../../waiting.ts'
+import { atMost, within } from '../../base/waiting.ts'
 import { groupBy, type Outgoing } from './outgoing.ts'
 import type { Settings } from './options.ts'
 

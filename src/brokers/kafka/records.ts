@@ -1,7 +1,7 @@
 import type { KafkaMessage, Message } from 'kafkajs'
-import type { OutgoingMessage } from '../../message.ts'
+import type { OutgoingMessage } from '../../message/message.ts'
 import type { IncomingMessage } from '../broker.ts'
-import { limits } from '../../options.ts'
+import { limits } from '../../base/options.ts'
 import { toWireHeaders } from '../cloudevent.ts'
 import { Cursor, Malformed } from './wire/cursor.ts'
 

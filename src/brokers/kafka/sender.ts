@@ -1,12 +1,12 @@
-import { reconnectMs } from '../../loop.ts'
-import { BrokerError } from '../../errors.ts'
-import type { OutgoingMessage } from '../../message.ts'
+import { reconnectMs } from '../../base/loop.ts'
+import { BrokerError } from '../../base/errors.ts'
+import type { OutgoingMessage } from '../../message/message.ts'
 import type { Broker, SendContext, SendOutcome } from '../broker.ts'
 import { classify, isAboutTopic, toBrokerError, toTrouble, typeOf } from './errors.ts'
 import { groupBy, splitBySize, toOutgoing, unsettled, type Outgoing } from './outgoing.ts'
 import type { Settings } from './options.ts'
 import { openProducer, type Attempts } from './producer.ts'
-import { onAbort, pause, within } from '../../waiting.ts'
+import { onAbort, pause, within } from '../../base/waiting.ts'
 
 export interface Sender {
   readonly send: Broker['send']

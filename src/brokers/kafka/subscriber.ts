@@ -1,6 +1,6 @@
-import { reconnectMs } from '../../loop.ts'
-import { BrokerError } from '../../errors.ts'
-import { limits } from '../../options.ts'
+import { reconnectMs } from '../../base/loop.ts'
+import { BrokerError } from '../../base/errors.ts'
+import { limits } from '../../base/options.ts'
 import type { OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
 import { keepConsuming, type Consuming } from '../consuming.ts'
 import { openClient, type Client } from './client.ts'
@@ -10,7 +10,7 @@ import { createHand } from './hand.ts'
 import type { Settings } from './options.ts'
 import { countLag } from './progress.ts'
 import { findTopics } from './topics.ts'
-import { onAbort, pause, untilAborted, within } from '../../waiting.ts'
+import { onAbort, pause, untilAborted, within } from '../../base/waiting.ts'
 
 export interface Subscriber {
   readonly subscribe: (options: SubscribeOptions, onBatch: OnBatch) => Promise<Subscription>

@@ -1,5 +1,5 @@
 import type { Channel } from 'amqplib'
-import { atMost, pause } from '../../waiting.ts'
+import { atMost, pause } from '../../base/waiting.ts'
 import { swallowHandlerErrors, type Link } from './connection.ts'
 import type { Source } from './consumption.ts'
 import { toBrokerError } from './errors.ts'

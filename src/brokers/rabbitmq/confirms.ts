@@ -1,11 +1,11 @@
 import type { ConfirmChannel } from 'amqplib'
-import { BrokerError } from '../../errors.ts'
+import { BrokerError } from '../../base/errors.ts'
 import { swallowHandlerErrors, type Link } from './connection.ts'
 import { connectionLost, toBrokerError } from './errors.ts'
 import type { Settings } from './options.ts'
 import { failed, rejected, type Sending } from './outgoing.ts'
 import { ensureExchange } from './topology.ts'
-import { onAbort } from '../../waiting.ts'
+import { onAbort } from '../../base/waiting.ts'
 
 /** A channel on which the server confirms every message, with a bound on what waits for its confirmation. */
 export interface Confirms {

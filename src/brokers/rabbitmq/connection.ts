@@ -2,11 +2,11 @@ import { EventEmitter } from 'node:events'
 import { Duplex } from 'node:stream'
 import type * as Amqplib from 'amqplib'
 import type { ChannelModel } from 'amqplib'
-import { BrokerError, describeError, warn } from '../../errors.ts'
+import { BrokerError, describeError, warn } from '../../base/errors.ts'
 import { toBrokerError } from './errors.ts'
 import { guardFrames } from './frames.ts'
 import type { Settings } from './options.ts'
-import { atMost, within } from '../../waiting.ts'
+import { atMost, within } from '../../base/waiting.ts'
 
 /** A connection that is watched: it says when it is lost or blocked, and no event of it can crash the process. */
 export interface Link {

@@ -1,12 +1,12 @@
 import type { Channel, ConsumeMessage } from 'amqplib'
-import { BrokerError } from '../../errors.ts'
+import { BrokerError } from '../../base/errors.ts'
 import type { SubscribeOptions } from '../broker.ts'
 import { batchLength } from '../consuming.ts'
 import { swallowHandlerErrors, type Link } from './connection.ts'
 import { connectionLost, toBrokerError } from './errors.ts'
 import type { Settings } from './options.ts'
 import { ensureExchange, ensureQueue } from './topology.ts'
-import { atMost } from '../../waiting.ts'
+import { atMost } from '../../base/waiting.ts'
 import type { Window } from './window.ts'
 
 /** What is to be consumed. */

@@ -1,4 +1,4 @@
-import { BrokerError, describeError, type BrokerErrorKind } from '../../errors.ts'
+import { BrokerError, describeError, type BrokerErrorKind } from '../../base/errors.ts'
 
 /** What amqplib puts on an error when the server closed a channel or a connection, or Node when a socket failed. */
 interface Fault {

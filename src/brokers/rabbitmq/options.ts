@@ -1,7 +1,7 @@
 import type { Options, SocketOptions } from 'amqplib'
-import { OptionError } from '../../errors.ts'
-import type { OutgoingMessage } from '../../message.ts'
-import { callable, oneOf, refuseUnknown, text, whole } from '../../options.ts'
+import { OptionError } from '../../base/errors.ts'
+import type { OutgoingMessage } from '../../message/message.ts'
+import { callable, oneOf, refuseUnknown, text, whole } from '../../base/options.ts'
 
 export interface RabbitmqOptions {
   /**

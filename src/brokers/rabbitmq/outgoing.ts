@@ -1,6 +1,6 @@
 import type { Options } from 'amqplib'
-import { BrokerError, describeError } from '../../errors.ts'
-import { isRoutingHeader, type OutgoingMessage } from '../../message.ts'
+import { BrokerError, describeError } from '../../base/errors.ts'
+import { isRoutingHeader, type OutgoingMessage } from '../../message/message.ts'
 import type { SendOutcome } from '../broker.ts'
 import { toWireHeaders } from '../cloudevent.ts'
 import type { Settings } from './options.ts'

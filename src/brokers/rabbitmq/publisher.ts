@@ -1,12 +1,12 @@
-import { BrokerError } from '../../errors.ts'
-import type { OutgoingMessage } from '../../message.ts'
+import { BrokerError } from '../../base/errors.ts'
+import type { OutgoingMessage } from '../../message/message.ts'
 import type { Broker, SendOutcome } from '../broker.ts'
 import { openConfirms, type Confirms } from './confirms.ts'
 import { openLink } from './connection.ts'
 import { isAboutPublishing, toBrokerError } from './errors.ts'
 import type { Settings } from './options.ts'
 import { failed, pending, rejected, toSending, unanswered, type Sending } from './outgoing.ts'
-import { withDeadline, within } from '../../waiting.ts'
+import { withDeadline, within } from '../../base/waiting.ts'
 import { reopening } from './reopening.ts'
 
 export interface Publisher {

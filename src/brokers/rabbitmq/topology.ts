@@ -1,5 +1,5 @@
 import type { Channel } from 'amqplib'
-import { BrokerError } from '../../errors.ts'
+import { BrokerError } from '../../base/errors.ts'
 import { toBrokerError } from './errors.ts'
 import type { Settings } from './options.ts'
 

@@ -1,4 +1,4 @@
-import type { WorkerKind } from '../../events.ts'
+import type { WorkerKind } from '../../base/events.ts'
 import { perSchema } from './statement.ts'
 
 const tables: Readonly<Record<WorkerKind, string | null>> = {

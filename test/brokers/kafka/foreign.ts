@@ -1,6 +1,6 @@
 import kafkajs from 'kafkajs'
 import { describe, expect, it } from 'vitest'
-import type { BrokerError } from '../../../src/errors.ts'
+import type { BrokerError } from '../../../src/base/errors.ts'
 import { collector, subscribe } from '../contract.ts'
 import { packers, unpackers } from './bytes.ts'
 import type { Fixture } from './fixture.ts'

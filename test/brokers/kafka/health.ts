@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { openClient } from '../../../src/brokers/kafka/client.ts'
 import { checkOptions } from '../../../src/brokers/kafka/options.ts'
 import { findTopics } from '../../../src/brokers/kafka/topics.ts'
-import type { BrokerError } from '../../../src/errors.ts'
+import type { BrokerError } from '../../../src/base/errors.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe, type Collector } from '../contract.ts'
 import { never, sockets, type Fixture } from './fixture.ts'
 

@@ -5,7 +5,7 @@ import { loadKafkajs } from '../../../src/brokers/kafka/client.ts'
 import { splitBySize, toOutgoing } from '../../../src/brokers/kafka/outgoing.ts'
 import { checkOptions } from '../../../src/brokers/kafka/options.ts'
 import { pinnedPartitioner } from '../../../src/brokers/kafka/producer.ts'
-import { BrokerError, OptionError } from '../../../src/errors.ts'
+import { BrokerError, OptionError } from '../../../src/base/errors.ts'
 import { outgoing } from '../contract.ts'
 
 /** What needs no server. */

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import type { Broker, IncomingMessage } from '../../../src/brokers/broker.ts'
-import type { BrokerError } from '../../../src/errors.ts'
+import type { BrokerError } from '../../../src/base/errors.ts'
 import { rabbitmq as rabbitmqServer } from '../../support/servers/rabbitmq.ts'
 import { shared } from '../../support/shared.ts'
 import { describeWith } from '../../support/require.ts'

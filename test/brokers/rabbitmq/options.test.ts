@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import { classify, rabbitmq } from '../../../src/brokers/rabbitmq.ts'
 import { loadAmqplib } from '../../../src/brokers/rabbitmq/connection.ts'
-import { OptionError, type BrokerErrorKind } from '../../../src/errors.ts'
+import { OptionError, type BrokerErrorKind } from '../../../src/base/errors.ts'
 
 const url = 'amqp://user:s3cret@127.0.0.1:1'
 

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import type { BrokerError } from '../../../src/errors.ts'
+import type { BrokerError } from '../../../src/base/errors.ts'
 import { ownMaxMessageBytes, startRabbitmq } from '../../support/servers/rabbitmq.ts'
 import { describeWith } from '../../support/require.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe } from '../collector.ts'

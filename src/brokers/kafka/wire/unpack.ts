@@ -1,6 +1,6 @@
 import { gunzip } from 'node:zlib'
 import { promisify } from 'node:util'
-import { describeError } from '../../../errors.ts'
+import { describeError } from '../../../base/errors.ts'
 import { Cursor, Malformed } from './cursor.ts'
 
 /** Takes the compression off a batch of records, knowing beforehand what it would come to. */

@@ -1,15 +1,15 @@
-import type { Broker, IncomingMessage, Subscription } from './brokers/broker.ts'
-import type { Database } from './database/database.ts'
-import { inboxLanes } from './database/layout.ts'
-import { laneSql } from './database/sql/lane.ts'
-import { receive, type InboxMessage } from './database/inbox.ts'
-import { OptionError, type BrokerError } from './errors.ts'
-import { emitter, type Emit } from './events.ts'
-import { noFailpoint, type Failpoint } from './failpoint.ts'
-import { hintReceived } from './hints.ts'
-import { Membership } from './leases/workers.ts'
-import type { Loop } from './loop.ts'
-import { checkTopicPattern } from './message.ts'
+import type { Broker, IncomingMessage, Subscription } from '../brokers/broker.ts'
+import type { Database } from '../database/database.ts'
+import { inboxLanes } from '../database/layout.ts'
+import { laneSql } from '../database/sql/lane.ts'
+import { receive, type InboxMessage } from '../database/inbox.ts'
+import { OptionError, type BrokerError } from '../base/errors.ts'
+import { emitter, type Emit } from '../base/events.ts'
+import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
+import { hintReceived } from '../base/hints.ts'
+import { Membership } from '../membership/membership.ts'
+import type { Loop } from '../base/loop.ts'
+import { checkTopicPattern } from '../message/message.ts'
 import {
   checkHeartbeat,
   checkConsumer,
@@ -18,11 +18,11 @@ import {
   readNumbers,
   refuseUnknown,
   whole,
-} from './options.ts'
-import type { Identity } from './receiver/delivery.ts'
-import { Intake } from './receiver/intake.ts'
-import { keepSubscribed } from './receiver/subscribing.ts'
-import { startPruning, type Pruning } from './upkeep/prune.ts'
+} from '../base/options.ts'
+import type { Identity } from './delivery.ts'
+import { Intake } from './intake.ts'
+import { keepSubscribed } from './subscribing.ts'
+import { startPruning, type Pruning } from '../upkeep/prune.ts'
 import {
   createWorker,
   loopReports,
@@ -31,7 +31,7 @@ import {
   workerOptionNames,
   type Worker,
   type WorkerOptions,
-} from './worker.ts'
+} from '../membership/worker.ts'
 
 export interface ReceiverOptions extends WorkerOptions {
   readonly broker: Broker

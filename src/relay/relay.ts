@@ -1,23 +1,23 @@
-import type { Database } from './database/database.ts'
-import { layout } from './database/layout.ts'
-import { waitingSql } from './database/sql/waiting.ts'
-import { OptionError, type BrokerError } from './errors.ts'
-import { emitter, type Emit, type FailoverStrategy } from './events.ts'
-import { noFailpoint, type Failpoint } from './failpoint.ts'
-import { onPublished } from './hints.ts'
-import { failoverStrategies } from './leases/failover.ts'
-import { Lanes } from './leases/lanes.ts'
-import { Parking } from './leases/parking.ts'
-import { highestOf } from './leases/repair.ts'
-import { Membership } from './leases/workers.ts'
-import { startLoop, type Loop } from './loop.ts'
-import { checkHeartbeat, oneOf, readNumbers, refuseUnknown, requireOrder } from './options.ts'
-import { relayNumbers, type RelayOptions, type RelaySettings } from './relay/options.ts'
-import { Strand } from './relay/strand.ts'
-import { promoteDue } from './upkeep/due.ts'
-import { relayTasks, startPruning, type Pruning, type PruneTask } from './upkeep/prune.ts'
-import { startRecurring } from './upkeep/recur.ts'
-import { createWorker, loopReports, settledWithin, workerOptionNames, type Worker } from './worker.ts'
+import type { Database } from '../database/database.ts'
+import { layout } from '../database/layout.ts'
+import { waitingSql } from '../database/sql/waiting.ts'
+import { OptionError, type BrokerError } from '../base/errors.ts'
+import { emitter, type Emit, type FailoverStrategy } from '../base/events.ts'
+import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
+import { onPublished } from '../base/hints.ts'
+import { failoverStrategies } from '../membership/failover.ts'
+import { Lanes } from '../lanes/lanes.ts'
+import { Parking } from '../lanes/parking.ts'
+import { highestOf } from '../lanes/repair.ts'
+import { Membership } from '../membership/membership.ts'
+import { startLoop, type Loop } from '../base/loop.ts'
+import { oneOf } from '../base/options.ts'
+import { readSettings, type RelayOptions, type RelaySettings } from './options.ts'
+import { Strand } from './strand.ts'
+import { promoteDue } from '../upkeep/due.ts'
+import { relayTasks, startPruning, type Pruning, type PruneTask } from '../upkeep/prune.ts'
+import { startRecurring } from '../upkeep/recur.ts'
+import { createWorker, loopReports, settledWithin, type Worker } from '../membership/worker.ts'
 
 /**
  * Creates a relay: a worker that reads the outbox and sends each message to the broker.
@@ -31,18 +31,7 @@ import { createWorker, loopReports, settledWithin, workerOptionNames, type Worke
  * @throws OptionError
  */
 export function createRelay(options: RelayOptions, failpoint: Failpoint = noFailpoint): Worker {
-  refuseUnknown('createRelay', options, [
-    ...workerOptionNames,
-    ...relayNumbers,
-    'broker',
-    'onDead',
-    'strictSend',
-    'failover',
-  ])
-  const settings = readNumbers(options, relayNumbers)
-  checkHeartbeat(settings)
-  requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')
-  requireOrder(settings, 'backoffMsMin', 'backoffMsMax', 'the pause grows from one to the other')
+  const settings = readSettings(options)
   if (typeof options.broker?.send !== 'function') {
     throw new OptionError(
       'broker',

@@ -4,8 +4,8 @@ import { readFileSync } from 'node:fs'
 export const version: string = readVersion()
 
 function readVersion(): string {
-  // Sources lie one folder deep; compiled files two, in dist as in the tests' build.
-  for (const path of ['../package.json', '../../package.json']) {
+  // Sources lie two folders deep; compiled files three, in dist as in the tests' build.
+  for (const path of ['../../package.json', '../../../package.json']) {
     try {
       const found = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as {
         version: string

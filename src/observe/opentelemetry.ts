@@ -13,10 +13,10 @@ import {
   type Span,
   type TracerProvider,
 } from '@opentelemetry/api'
-import { codeOf, describeError, warn } from './errors.ts'
-import type { Operation, Telemetry, Trace, TracedMessage } from './telemetry.ts'
-import { refuseUnknown } from './options.ts'
-import { version } from './version.ts'
+import { codeOf, describeError, warn } from '../base/errors.ts'
+import type { Operation, Telemetry, Trace, TracedMessage } from '../base/telemetry.ts'
+import { refuseUnknown } from '../base/options.ts'
+import { version } from '../base/version.ts'
 import { otelMeters } from './opentelemetry/meters.ts'
 
 export { observeDatabase, type ObserveOptions } from './opentelemetry/gauges.ts'

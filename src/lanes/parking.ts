@@ -1,7 +1,7 @@
 import type { Database, Statement } from '../database/database.ts'
 import { distinct } from '../database/sql/statement.ts'
 import { parkingSql } from '../database/sql/parking.ts'
-import type { Emit } from '../events.ts'
+import type { Emit } from '../base/events.ts'
 import type { Lane } from './lane.ts'
 
 interface Returned {

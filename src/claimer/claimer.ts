@@ -1,29 +1,29 @@
-import { KeyedClaims, isKeyed } from './claimer/keyed.ts'
-import { UnkeyedClaims } from './claimer/unkeyed.ts'
-import { Circuits, type PausedTopic } from './claimer/circuits.ts'
-import { Dispatcher } from './claimer/dispatcher.ts'
-import type { Claim } from './claimer/claim.ts'
-import { Hand } from './claimer/hand.ts'
-import { handlersByTopic, type Handlers, type ResolvedHandler } from './claimer/handlers.ts'
-import { Settlement } from './claimer/settlement.ts'
-import { Suspects } from './claimer/suspects.ts'
-import { Unhandled, unknownPolicies, type UnhandledOptions } from './claimer/unhandled.ts'
-import type { ClaimerOptions } from './claimer/options.ts'
-import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './claimer/context.ts'
-import type { Database } from './database/database.ts'
-import { inboxLanes } from './database/layout.ts'
-import { loadKysely } from './database/kysely.ts'
-import { waitingSql } from './database/sql/waiting.ts'
-import { LeaseLostError, OptionError } from './errors.ts'
-import { emitter, type Emit } from './events.ts'
-import { noFailpoint, type Failpoint } from './failpoint.ts'
-import { onReceived } from './hints.ts'
-import { failoverStrategies } from './leases/failover.ts'
-import { Lanes } from './leases/lanes.ts'
-import { Parking } from './leases/parking.ts'
-import { highestOf } from './leases/repair.ts'
-import { Membership } from './leases/workers.ts'
-import { startLoop, type Loop } from './loop.ts'
+import { KeyedClaims, isKeyed } from './keyed.ts'
+import { UnkeyedClaims } from './unkeyed.ts'
+import { Circuits, type PausedTopic } from './circuits.ts'
+import { Dispatcher } from './dispatcher.ts'
+import type { Claim } from './claim.ts'
+import { Hand } from './hand.ts'
+import { handlersByTopic, type Handlers, type ResolvedHandler } from './handlers.ts'
+import { Settlement } from './settlement.ts'
+import { Suspects } from './suspects.ts'
+import { Unhandled, unknownPolicies, type UnhandledOptions } from './unhandled.ts'
+import type { ClaimerOptions } from './options.ts'
+import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './context.ts'
+import type { Database } from '../database/database.ts'
+import { inboxLanes } from '../database/layout.ts'
+import { loadKysely } from '../database/kysely.ts'
+import { waitingSql } from '../database/sql/waiting.ts'
+import { LeaseLostError, OptionError } from '../base/errors.ts'
+import { emitter, type Emit } from '../base/events.ts'
+import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
+import { onReceived } from '../base/hints.ts'
+import { failoverStrategies } from '../membership/failover.ts'
+import { Lanes } from '../lanes/lanes.ts'
+import { Parking } from '../lanes/parking.ts'
+import { highestOf } from '../lanes/repair.ts'
+import { Membership } from '../membership/membership.ts'
+import { startLoop, type Loop } from '../base/loop.ts'
 import {
   checkHeartbeat,
   checkConsumer,
@@ -32,10 +32,16 @@ import {
   readNumbers,
   refuseUnknown,
   requireOrder,
-} from './options.ts'
-import { promoteDue } from './upkeep/due.ts'
-import { startPruning, type PruneTask, type Pruning } from './upkeep/prune.ts'
-import { createWorker, loopReports, settledWithin, workerOptionNames, type Worker } from './worker.ts'
+} from '../base/options.ts'
+import { promoteDue } from '../upkeep/due.ts'
+import { startPruning, type PruneTask, type Pruning } from '../upkeep/prune.ts'
+import {
+  createWorker,
+  loopReports,
+  settledWithin,
+  workerOptionNames,
+  type Worker,
+} from '../membership/worker.ts'
 
 /**
  * Creates a claimer: a worker that takes a consumer's messages from the inbox and runs their handlers.

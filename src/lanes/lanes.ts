@@ -1,9 +1,9 @@
 import { laneSql } from '../database/sql/lane.ts'
-import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
+import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
 import { asColumns, toLane, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 import { findBelow, followLowered, lanesMaker, lowerFloors, startLookingBelow } from './repair.ts'
-import { sureShare } from './workers.ts'
+import { sureShare } from '../membership/membership.ts'
 
 const lookMs = 100
 /** When nobody comes or goes. */

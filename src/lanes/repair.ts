@@ -1,28 +1,10 @@
-import type { Database } from '../database/database.ts'
 import { laneSql } from '../database/sql/lane.ts'
-import { sequenceSql, type Mended } from '../database/sql/sequence.ts'
-import type { Emit } from '../events.ts'
-import { startLoop, type Loop, type LoopOptions } from '../loop.ts'
+import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
 import { sqlstate } from '../database/sqlstate.ts'
 import type { Lane, LaneRow } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 
 /** What is written down of sequences, lanes and floors is compared with the tables, and made right. */
-
-/**
- * Sets sequences forward that have fallen behind their tables. A switch to a logical replica copies rows and not
- * sequences, and so may a restore. Until then, what is published may fail by a number that is still taken, and what is
- * not numbered twice goes before what is older. A worker that may not do it tells so, and works on.
- */
-export async function mendSequences(database: Database, emit: Emit): Promise<void> {
-  try {
-    const mended = await database.query<Mended>(sequenceSql(database.schema).mend)
-    for (const { name, stood_at: from, set_to: to } of mended)
-      emit({ type: 'sequence_mended', table: name, from, to })
-  } catch (error) {
-    emit({ type: 'trouble', error, doing: 'setting sequences forward' })
-  }
-}
 
 /** So often at most is it looked whether lanes are missing. */
 const makeMs = 5000

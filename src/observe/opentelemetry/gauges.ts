@@ -1,9 +1,9 @@
 import type { MeterProvider, Observable } from '@opentelemetry/api'
-import { openDatabase, type DatabaseInput } from '../database/database.ts'
+import { openDatabase, type DatabaseInput } from '../../database/database.ts'
 import { gaugeNames, readGauges } from '../gauges.ts'
 import type { MetricName } from '../metrics.ts'
 import { metrics } from '../metrics.ts'
-import { refuseUnknown } from '../options.ts'
+import { refuseUnknown } from '../../base/options.ts'
 import { meterOf, nameOf, toAttributes } from './meters.ts'
 
 export interface ObserveOptions {

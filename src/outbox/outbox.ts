@@ -1,12 +1,12 @@
-import { outboxSql } from './database/sql/outbox.ts'
-import { MessageError } from './errors.ts'
-import { checkCancellable, checkMessage } from './check.ts'
-import type { CheckedMessage, NewMessage } from './message.ts'
-import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from './options.ts'
-import { hintPublished } from './hints.ts'
-import { columnsOf, fieldsOf, timesOf } from './outbox/columns.ts'
-import { executor, type TransactionInput } from './outbox/transaction.ts'
-import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from './telemetry.ts'
+import { outboxSql } from '../database/sql/outbox.ts'
+import { MessageError } from '../base/errors.ts'
+import { checkCancellable, checkMessage } from '../message/check.ts'
+import type { CheckedMessage, NewMessage } from '../message/message.ts'
+import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from '../base/options.ts'
+import { hintPublished } from '../base/hints.ts'
+import { columnsOf, fieldsOf, timesOf } from './columns.ts'
+import { executor, type TransactionInput } from './transaction.ts'
+import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 
 export interface OutboxOptions {
   /** @default 'twinbox' */

@@ -1,5 +1,5 @@
 import { metrics as global, type Attributes, type Meter, type MeterProvider } from '@opentelemetry/api'
-import type { OnEvent } from '../events.ts'
+import type { OnEvent } from '../../base/events.ts'
 import {
   buckets,
   measure,
@@ -9,7 +9,7 @@ import {
   type Labels,
   type MetricName,
 } from '../metrics.ts'
-import { version } from '../version.ts'
+import { version } from '../../base/version.ts'
 
 /** What the messaging conventions have a name for goes by it, with the attributes that they ask for. */
 const conventional: Partial<Record<MetricName, { readonly name: string; readonly fixed: Attributes }>> = {

@@ -1,10 +1,10 @@
-import { openDatabase, type DatabaseInput } from './database/database.ts'
-import { watchSql } from './database/sql/watch.ts'
-import type { OnEvent, TwinboxEvent } from './events.ts'
+import { openDatabase, type DatabaseInput } from '../database/database.ts'
+import { watchSql } from '../database/sql/watch.ts'
+import type { OnEvent, TwinboxEvent } from '../base/events.ts'
 import { ms, sentence } from './logging.ts'
-import { numberOptions, readNumbers, refuseUnknown } from './options.ts'
-import { readPaused, tellPaused, type PausedTopic } from './status/paused.ts'
-import type { Worker } from './worker.ts'
+import { numberOptions, readNumbers, refuseUnknown } from '../base/options.ts'
+import { readPaused, tellPaused, type PausedTopic } from '../status/paused.ts'
+import type { Worker } from '../membership/worker.ts'
 
 export interface HealthOptions {
   /** @default 'twinbox' */

@@ -1,11 +1,11 @@
-import { openDatabase, type Database, type DatabaseInput, type Statement } from './database/database.ts'
-import { checkSchemaVersion } from './database/migrate.ts'
-import { refuseUnknown, readNumbers } from './options.ts'
-import { operateSql } from './database/sql/operate.ts'
-import { statusSql } from './database/sql/status.ts'
-import { readPaused, type PausedTopic } from './status/paused.ts'
-import { topicMatches } from './message.ts'
-import { toWorker, type WorkerRow, type WorkerStatus } from './operate.ts'
+import { openDatabase, type Database, type DatabaseInput, type Statement } from '../database/database.ts'
+import { checkSchemaVersion } from '../database/migrate.ts'
+import { refuseUnknown, readNumbers } from '../base/options.ts'
+import { operateSql } from '../database/sql/operate.ts'
+import { statusSql } from '../database/sql/status.ts'
+import { readPaused, type PausedTopic } from './paused.ts'
+import { topicMatches } from '../message/message.ts'
+import { toWorker, type WorkerRow, type WorkerStatus } from '../operate/workers.ts'
 
 /** How many of something there are; with `more`, at least so many, since counting ends somewhere. */
 export interface Count {
@@ -50,7 +50,7 @@ export interface ConsumerStatus extends BoxStatus {
   readonly paused: readonly PausedTopic[]
 }
 
-export type { PausedTopic } from './status/paused.ts'
+export type { PausedTopic } from './paused.ts'
 
 export interface UnhandledTopic extends TopicStatus {
   /** Whether a living claimer has a handler, so that they are on their way. */

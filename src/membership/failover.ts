@@ -1,5 +1,5 @@
 import { layout } from '../database/layout.ts'
-import type { FailoverStrategy } from '../events.ts'
+import type { FailoverStrategy } from '../base/events.ts'
 
 /** The default comes first. */
 export const failoverStrategies = ['first-free', 'round-robin', 'random', 'least-work'] as const satisfies [

@@ -1,7 +1,7 @@
-import { isOutage } from './database/evidence.ts'
-import { BrokerError, codeOf, describeError, TwinboxError } from './errors.ts'
-import type { OnEvent, TwinboxEvent } from './events.ts'
-import { printable, printableLine, redact } from './printable.ts'
+import { isOutage } from '../database/evidence.ts'
+import { BrokerError, codeOf, describeError, TwinboxError } from '../base/errors.ts'
+import type { OnEvent, TwinboxEvent } from '../base/events.ts'
+import { printable, printableLine, redact } from '../base/printable.ts'
 
 /** The one place that decides with which words and how loudly an event is told. */
 

@@ -1,4 +1,4 @@
-import type { TwinboxEvent } from './events.ts'
+import type { TwinboxEvent } from '../base/events.ts'
 
 /**
  * What is measured, by its names and labels, and how it follows from events. Prometheus and OpenTelemetry both read

@@ -1,10 +1,10 @@
-import { openDatabase, type Database, type DatabaseInput } from './database/database.ts'
-import { checkSchemaVersion } from './database/migrate.ts'
-import { checkServer } from './database/server.ts'
-import type { Emit, OnEvent, WorkerKind } from './events.ts'
-import type { Telemetry } from './telemetry.ts'
-import { OptionError } from './errors.ts'
-import { isOutage } from './database/evidence.ts'
+import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
+import { checkSchemaVersion } from '../database/migrate.ts'
+import { checkServer } from '../database/server.ts'
+import type { Emit, OnEvent, WorkerKind } from '../base/events.ts'
+import type { Telemetry } from '../base/telemetry.ts'
+import { OptionError } from '../base/errors.ts'
+import { isOutage } from '../database/evidence.ts'
 
 /** A running relay, receiver or claimer. */
 export interface Worker {

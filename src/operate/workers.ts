@@ -1,10 +1,10 @@
-import type { DatabaseInput } from './database/database.ts'
-import { operateSql } from './database/sql/operate.ts'
-import { workerSql } from './database/sql/worker.ts'
-import { OptionError } from './errors.ts'
-import type { WorkerKind } from './events.ts'
-import { withTables } from './operate/tables.ts'
-import { checkConsumer, numberOptions, oneOf, refuseUnknown } from './options.ts'
+import type { DatabaseInput } from '../database/database.ts'
+import { operateSql } from '../database/sql/operate.ts'
+import { workerSql } from '../database/sql/worker.ts'
+import { OptionError } from '../base/errors.ts'
+import type { WorkerKind } from '../base/events.ts'
+import { withTables } from './tables.ts'
+import { checkConsumer, numberOptions, oneOf, refuseUnknown } from '../base/options.ts'
 
 export const workerKinds = ['relay', 'receiver', 'claimer'] as const satisfies readonly WorkerKind[]
 

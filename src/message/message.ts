@@ -1,6 +1,6 @@
 import { randomFillSync, createHash } from 'node:crypto'
-import { MessageError } from './errors.ts'
-import { limits } from './options.ts'
+import { MessageError } from '../base/errors.ts'
+import { limits } from '../base/options.ts'
 
 /**
  * Headers by which RabbitMQ sends copies elsewhere. It wants a list there: a text makes it close the channel, with all

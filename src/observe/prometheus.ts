@@ -1,9 +1,9 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
-import { openDatabase, type DatabaseInput } from './database/database.ts'
-import type { OnEvent } from './events.ts'
+import { openDatabase, type DatabaseInput } from '../database/database.ts'
+import type { OnEvent } from '../base/events.ts'
 import { gaugeNames, readGauges } from './gauges.ts'
 import { buckets, measure, metrics, topicLabels, type Measurement, type MetricName } from './metrics.ts'
-import { refuseUnknown } from './options.ts'
+import { refuseUnknown } from '../base/options.ts'
 
 export interface PrometheusOptions {
   /** Where depth, lag, workers and the like are read when somebody scrapes. @default none: only what this process does */

@@ -1,4 +1,4 @@
-import { MessageError, TwinboxError, type MessageErrorCode } from './errors.ts'
+import { MessageError, TwinboxError, type MessageErrorCode } from '../base/errors.ts'
 import {
   isRoutingHeader,
   jsonContentType,
@@ -7,7 +7,7 @@ import {
   type CheckedMessage,
   type NewMessage,
 } from './message.ts'
-import { limits } from './options.ts'
+import { limits } from '../base/options.ts'
 import { asBytes, isPlain, toJson } from './payload.ts'
 
 /**

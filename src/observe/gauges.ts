@@ -1,8 +1,8 @@
-import type { Database } from './database/database.ts'
-import { isConnectionLost } from './database/sqlstate.ts'
-import { watchSql } from './database/sql/watch.ts'
+import type { Database } from '../database/database.ts'
+import { isConnectionLost } from '../database/sqlstate.ts'
+import { watchSql } from '../database/sql/watch.ts'
 import { metrics, type Labels, type Measurement, type MetricName } from './metrics.ts'
-import { readStatus, type BoxStatus } from './status.ts'
+import { readStatus, type BoxStatus } from '../status/status.ts'
 
 export const gaugeNames = (Object.keys(metrics) as MetricName[]).filter(
   (name) => metrics[name].kind === 'gauge',

@@ -1,5 +1,5 @@
-import { MessageError, type MessageErrorCode } from './errors.ts'
-import { limits } from './options.ts'
+import { MessageError, type MessageErrorCode } from '../base/errors.ts'
+import { limits } from '../base/options.ts'
 
 /** The bytes of a payload that is binary as a whole; null for everything else, which travels as JSON. */
 export function asBytes(payload: unknown): Uint8Array | null {

@@ -1,0 +1,27 @@
+import type { Emit, FailoverStrategy } from '../base/events.ts'
+import type { Database } from '../database/database.ts'
+import type { Membership } from '../membership/membership.ts'
+import type { Lane } from './lane.ts'
+
+/** Which lanes a worker shares with others, and who is told of them, see `Lanes`. */
+export interface LanesOptions {
+  readonly database: Database
+  readonly membership: Membership
+  /** '' for the outbox. */
+  readonly consumer: string
+  readonly count: number
+  readonly leaseMs: number
+  readonly failover: FailoverStrategy
+  readonly failoverGraceMs: number
+  readonly emit: Emit
+  /** The lowest seq of the lane that is in hand: the floor may not be written down above it. Null if there is none. */
+  readonly lowestInHand: (lane: number) => number | null
+  /** Whether others may make lanes over to this worker. */
+  readonly mayInherit?: () => boolean
+  /** Lanes are there to be worked on. */
+  readonly onTaken: (lanes: readonly Lane[]) => void | Promise<void>
+  /** Lanes are to be read from their beginning, and no mark of before counts. */
+  readonly onLowered: () => void
+  /** Lanes have been lost to others; what is in hand of them must not be settled. */
+  readonly onLost: (lanes: readonly Lane[], reason: string) => void
+}
