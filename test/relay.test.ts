@@ -151,6 +151,18 @@ test('the later messages of its key wait for a refused one, those of other keys 
   await until(async () => (await count('parked')) === 0)
 })
 
+test('what follows a message that a strict topic leaves is left as well, of whatever topic', async () => {
+  await start({ strictSend: ['t'] })
+  await database.transaction((client) =>
+    createOutbox().publishMany(
+      client,
+      ['t', 't', 'loose', 't', 'loose'].map((topic, n) => ({ topic, key: 'a', payload: n })),
+    ),
+  )
+  await until(() => sent.length === 5)
+  expect(numbers()).toEqual([0, 1, 2, 3, 4])
+})
+
 test('a message that will never be accepted is a dead letter at once, and its key is parked', async () => {
   decide = (message) => (message.content === '0' ? refused('poison') : ok)
   await start({ strictSend: ['t'] })

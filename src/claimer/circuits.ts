@@ -94,7 +94,7 @@ export class Circuits {
       for (const claim of held) {
         if (!hand.has(claim)) held.delete(claim)
         else {
-          const count = claim.keyed ? hand.countOfKey(claim) : 1
+          const count = claim.keyed ? Math.min(hand.countOfKey(claim), ofKeyMax) : 1
           total += count
           lanes.set(claim.lane, (lanes.get(claim.lane) ?? 0) + count)
         }
@@ -207,6 +207,8 @@ export class Circuits {
 }
 
 const measureMs = 20
+/** More of one key takes room: it may have 100,000 waiting, and all of them would be read. */
+const ofKeyMax = 100
 const nothing = { total: 0, lanes: new Map<number, number>() }
 
 /** What a handler decides is no failure of what it needs; nor is it if there is no handler. */

@@ -15,21 +15,19 @@ interface KeyQueue {
  * and the first of each key of which nothing is being handled.
  */
 export class Hand {
+  size = 0
   bytes = 0
   readonly #suspects: Suspects
   readonly #free: Claim[] = []
   readonly #keys = new Map<string, KeyQueue>()
   #ready: KeyQueue[] = []
   readonly #lanes = new Map<number, Map<number, Claim>>()
+  /** How many were read past a hot key, by lane. */
+  readonly #past = new Map<number, number>()
   #turn = false
-  #size = 0
 
   constructor(suspects: Suspects) {
     this.#suspects = suspects
-  }
-
-  get size(): number {
-    return this.#size
   }
 
   /** How many without a key wait to be handled. */
@@ -37,8 +35,9 @@ export class Hand {
     return this.#free.length
   }
 
-  countOf(lane: number): number {
-    return this.#lanes.get(lane)?.size ?? 0
+  /** How many of a lane, but for those that were read past a hot key. */
+  countInOrder(lane: number): number {
+    return (this.#lanes.get(lane)?.size ?? 0) - (this.#past.get(lane) ?? 0)
   }
 
   seqsOf(lane: number): IterableIterator<number> {
@@ -46,14 +45,14 @@ export class Hand {
   }
 
   lowest(lane: number): number | null {
-    let lowest: number | null = null
-    for (const seq of this.seqsOf(lane)) if (lowest === null || seq < lowest) lowest = seq
-    return lowest
+    return [...this.seqsOf(lane)].reduce<number | null>((low, seq) => Math.min(low ?? seq, seq), null)
   }
 
   /** How far reads of the lane have come in order; what was read past a hot key stands beyond. */
   highest(lane: number): number {
-    return Math.max(0, ...[...this.all(lane)].map(({ seq, past }) => (past ? 0 : seq)))
+    let highest = 0
+    for (const { seq, past } of this.all(lane)) highest = Math.max(highest, past ? 0 : seq)
+    return highest
   }
 
   has(claim: Claim): boolean {
@@ -65,9 +64,10 @@ export class Hand {
     let lane = this.#lanes.get(claim.lane)
     if (lane === undefined) this.#lanes.set(claim.lane, (lane = new Map<number, Claim>()))
     lane.set(claim.seq, claim)
-    this.#size++
+    this.size++
     this.bytes += claim.bytes
     if (claim.suspect) this.#suspects.add()
+    if (claim.past) this.#past.set(claim.lane, (this.#past.get(claim.lane) ?? 0) + 1)
     if (!claim.keyed) {
       // Before all others: the next suspects are claimed only when these are settled, and they have waited longest.
       claim.waiting = true
@@ -144,9 +144,10 @@ export class Hand {
   remove(claim: Claim): void {
     if (!this.has(claim)) return
     this.#lanes.get(claim.lane)!.delete(claim.seq)
-    this.#size--
+    this.size--
     this.bytes -= claim.bytes
     if (claim.suspect) this.#suspects.remove()
+    if (claim.past) this.#past.set(claim.lane, this.#past.get(claim.lane)! - 1)
     if (!claim.keyed) {
       if (claim.waiting) this.#free.splice(this.#free.indexOf(claim), 1)
       return

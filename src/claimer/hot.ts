@@ -1,5 +1,6 @@
 import { Floor } from '../lanes/floor.ts'
 import type { Lane } from '../lanes/lane.ts'
+import type { Claim } from './claim.ts'
 import type { Hand } from './hand.ts'
 
 /** A key with so many messages in hand is hot, until it has fewer than the second. */
@@ -23,10 +24,13 @@ interface Past {
  */
 export class HotKeys {
   readonly #hand: Hand
+  readonly #pauses: (claim: Claim) => boolean
   readonly #lanes = new WeakMap<Lane, Past>()
 
-  constructor(hand: Hand) {
+  /** @param pauses whether a claim waits for its topic to go on: such ones keep nobody from being read */
+  constructor(hand: Hand, pauses: (claim: Claim) => boolean) {
     this.#hand = hand
+    this.#pauses = pauses
   }
 
   /** Finds the hot keys of a lane. Returns how many messages of other keys are in hand, or null if no key is hot. */
@@ -37,14 +41,15 @@ export class HotKeys {
     for (const [key, from] of past.keys) {
       if ((counts.get(key) ?? 0) >= hotUntil) continue
       past.keys.delete(key)
-      past.floor.lower(from + 1)
+      past.floor.lower(Math.max(from, lane.floor.clean) + 1)
     }
-    let others = 0
-    for (const [key, count] of counts) {
+    for (const [key, count] of counts)
       if (count >= hotFrom && !past.keys.has(key)) past.keys.set(key, past.floor.clean)
-      if (!past.keys.has(key)) others += count
-    }
-    return past.keys.size === 0 ? null : others
+    if (past.keys.size === 0) return null
+    let others = 0
+    for (const claim of this.#hand.all(lane.lane))
+      if (!past.keys.has(claim.key!) && !this.#pauses(claim)) others++
+    return others
   }
 
   keysOf(lane: Lane): readonly string[] {
@@ -56,10 +61,10 @@ export class HotKeys {
     return this.#of(lane).floor
   }
 
-  /** What has come back below belongs to any key. */
+  /** What has come back below belongs to any key. And where reads in order have come further, all before is done. */
   #of(lane: Lane): Past {
     let past = this.#lanes.get(lane)
-    if (past?.lowered !== lane.floor.lowered) {
+    if (past?.lowered !== lane.floor.lowered || past.floor.bound < lane.floor.clean) {
       past = {
         floor: new Floor(lane.floor.clean),
         lowered: lane.floor.lowered,

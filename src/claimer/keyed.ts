@@ -13,7 +13,7 @@ import type { Unhandled } from './unhandled.ts'
 interface At extends ReadAt {
   /** Whether there was more that caution forbade to take. */
   readonly left_out: boolean
-  /** Of a read past hot keys, by lane, as JSON: the last seq that it has looked at, and how many those were. */
+  /** Of a read past hot keys, an `End` by lane, as JSON. */
   readonly ends?: string
 }
 
@@ -25,8 +25,14 @@ const lanesMin = 8
 /** So many rows a read past hot keys goes through at most, of all its lanes together. */
 const pastMax = 1000
 
-const endsOf = ({ ends = '{}' }: At): Record<string, readonly [number | null, number]> =>
-  JSON.parse(ends) as Record<string, readonly [number | null, number]>
+/** The last seq that a read past hot keys has looked at, how many those were, and the highest seq of the lane. */
+interface End {
+  readonly last: number | null
+  readonly count: number
+  readonly highest: number | null
+}
+
+const endsOf = ({ ends = '{}' }: At): Record<string, End> => JSON.parse(ends) as Record<string, End>
 
 export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < layout.lanes
 
@@ -44,6 +50,8 @@ export class KeyedClaims {
   /** Whether something was left that there was no room for. */
   #left = false
   readonly #polling: Polling
+  /** Lanes to whose end the last read past hot keys has looked. */
+  readonly #seen = new Set<number>()
   #pastAt = 0
   #pastPauseMs = 0
 
@@ -53,7 +61,7 @@ export class KeyedClaims {
     this.#unhandled = unhandled
     this.#sql = readingSql(database.schema)
     this.#polling = new Polling(settings, membership.sleep)
-    this.#hot = new HotKeys(hand)
+    this.#hot = new HotKeys(hand, (claim) => context.circuits.pauses(claim))
     const max = Math.max(quotaMin, Math.ceil(settings.batchSize / lanesMin))
     this.#reader = new LaneReader({ ...context, quota: { min: quotaMin, max } })
     this.#pastReader = new LaneReader({
@@ -61,13 +69,16 @@ export class KeyedClaims {
       // At least as many as stay in hand: a read that finds nothing among what is of hot keys makes the quota no smaller.
       quota: { min: 2 * quotaMin, max: Math.max(2 * quotaMin, max) },
       floorOf: (lane) => this.#hot.floorOf(lane),
-      seen: (at) => Math.max(0, ...Object.values(endsOf(at)).map(([last]) => last ?? 0)),
+      // One mark then serves all of the backlog that is gone through.
+      seen: (at) => Math.max(0, ...Object.values(endsOf(at)).map(({ highest }) => highest ?? 0)),
     })
   }
 
   /** Something is about to come: look often again. */
   hurry(): void {
     this.#polling.hurry()
+    this.#pastPauseMs = 0
+    this.#pastAt = Math.min(this.#pastAt, performance.now() + this.#context.settings.pollMs)
   }
 
   /** The lanes are gone, perhaps with the server. */
@@ -137,14 +148,16 @@ export class KeyedClaims {
   async #readPast(full: readonly Lane[]): Promise<number> {
     const { settings } = this.#context
     const lanes = full.filter((lane) => {
-      const others = this.#reader.hasMore(lane.lane) ? this.#hot.look(lane) : null
+      const others = this.#hot.look(lane)
       return others !== null && others <= this.#pastReader.quotaOf(lane.lane) >> 1
     })
+    if (lanes.length === 0) return Infinity
     const room = roomOf(this.#context)
-    if (lanes.length === 0 || room === null) return settings.pollMsMax
+    if (room === null) return settings.pollMsMax
     const waitMs = this.#pastAt - performance.now()
     if (waitMs > 0) return waitMs
-    const most = Math.ceil(pastMax / lanes.length)
+    // Most go to lanes of which the last read has not seen the end.
+    const most = Math.ceil(pastMax / Math.max(1, lanes.filter(({ lane }) => !this.#seen.has(lane)).length))
     const reading = await this.#pastReader.read(lanes, room.rows, (asked, mark) =>
       this.#ask(this.#sql.readPast, asked, mark, room, [
         asked.map(({ lane }) => textArray(this.#hot.keysOf(lane))),
@@ -153,9 +166,15 @@ export class KeyedClaims {
     )
     this.#takeInHand(reading.rows, true)
     const ends = endsOf(reading.at)
-    await this.#settle(reading, ({ lane }) => (ends[lane]![1] < most ? Infinity : ends[lane]![0]!))
-    const goesOn = reading.found || Object.values(ends).some(([, count]) => count === most)
-    this.#pastPauseMs = goesOn ? settings.pollMs : Math.min(this.#pastPauseMs * 2, settings.pollMsMax)
+    await this.#settle(reading, ({ lane }) => (ends[lane]!.count < most ? Infinity : ends[lane]!.last!))
+    for (const { lane } of lanes) {
+      if (ends[lane]!.count < most) this.#seen.add(lane)
+      else this.#seen.delete(lane)
+    }
+    const { pollMs, pollMsMax } = settings
+    const goesOn = reading.found || lanes.some(({ lane }) => !this.#seen.has(lane))
+    if (reading.found) this.#context.membership.sleep.stir()
+    this.#pastPauseMs = goesOn ? pollMs : Math.min(Math.max(this.#pastPauseMs * 2, pollMs), pollMsMax)
     this.#pastAt = performance.now() + this.#pastPauseMs
     return this.#pastPauseMs
   }
@@ -207,6 +226,8 @@ export class KeyedClaims {
 
   #isLow(lane: number): boolean {
     const { hand, circuits } = this.#context
-    return hand.countOf(lane) - (circuits.waiting().lanes.get(lane) ?? 0) <= this.#reader.quotaOf(lane) >> 1
+    return (
+      hand.countInOrder(lane) - (circuits.waiting().lanes.get(lane) ?? 0) <= this.#reader.quotaOf(lane) >> 1
+    )
   }
 }

@@ -92,9 +92,16 @@ export class HeadReader {
     /** Where a topic that takes one message of a key at a time has left the second. */
     const cut = new Map<number, number>()
     const keysTaken = new Set<string>()
+    /** What follows in them, of whatever topic, comes after what was left. */
+    const keysLeft = new Set<string>()
     const batch: Head[] = []
     for (const row of reading.rows) {
-      if (row.key !== null && keysTaken.has(row.key) && this.#isStrict(row.topic)) {
+      if (
+        row.key !== null &&
+        keysTaken.has(row.key) &&
+        (keysLeft.has(row.key) || this.#isStrict(row.topic))
+      ) {
+        keysLeft.add(row.key)
         if (!cut.has(row.lane)) cut.set(row.lane, row.seq - 1)
       } else {
         if (row.key !== null) keysTaken.add(row.key)

@@ -115,7 +115,10 @@ export class Strand {
       heads.batch.filter(({ expired }) => expired === true),
       heads.fences,
     )
-    const batch = heads.batch.filter(({ expired }) => expired !== true)
+    // Of a lane that was lost meanwhile nothing is sent: its new holder may be sending what comes later.
+    const batch = heads.batch.filter(
+      ({ expired, lane }) => expired !== true && lanesOf.holds(lane, heads.fences.get(lane)!),
+    )
     this.#batch = batch
     if (heads.batch.length === 0) {
       heads.advance(new Set())

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { Database } from '../../src/database/database.ts'
 import { receive } from '../../src/database/inbox.ts'
 import { readingSql } from '../../src/database/sql/reading.ts'
@@ -128,6 +128,46 @@ test.each([
     )[0]!.count
   await expect.poll(left).toBe(count * 3000)
   release()
+})
+
+test('a backlog that is in hand as a whole delays nobody, and costs few statements', async () => {
+  const others = await matesOf('hot', 5)
+  let release = (): void => {}
+  const gate = new Promise<void>((resolve) => (release = resolve))
+  const done: string[] = []
+  const own = new Database(database.url)
+  const keep = vi.spyOn(own, 'keep')
+  const reads = (): number => keep.mock.calls.filter(([{ name }]) => name?.includes('.read_lanes')).length
+  try {
+    await deliver(many('hot', 20))
+    await start(
+      async ({ key }) => {
+        if (key === 'hot') await gate
+        else done.push(key!)
+      },
+      { database: own },
+    )
+    await expect.poll(() => events.of('claimed').flatMap(({ ids }) => ids).length).toBe(20)
+    await deliver(others)
+    await expect.poll(() => done.length, { timeout: 20_000 }).toBe(others.length)
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    const before = reads()
+    await new Promise((resolve) => setTimeout(resolve, 1000))
+    // Every 100 ms past the key. Asleep otherwise.
+    expect(reads() - before).toBeLessThan(25)
+    release()
+    await expect
+      .poll(() => events.of('handled').flatMap(({ ids }) => ids).length, { timeout: 20_000 })
+      .toBe(25)
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    const asleep = reads()
+    await new Promise((resolve) => setTimeout(resolve, 1500))
+    expect(reads() - asleep).toBeLessThan(6)
+  } finally {
+    release()
+    await claimers.shift()?.stop()
+    await own.close()
+  }
 })
 
 test('a death charges what was in hand, and nothing of the backlog between', async () => {

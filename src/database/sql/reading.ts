@@ -101,7 +101,9 @@ export const readingSql = perSchema((s, statement) => {
           name: ', without',
           told: `, (
             select json_object_agg(l.lane, (
-              select json_build_array(max(w.seq), count(*)) from (
+              select json_build_object('last', max(w.seq), 'count', count(*), 'highest', (
+                select i.seq from ${s}.inbox as i where i.consumer = $1 and i.lane = l.lane order by i.seq desc limit 1
+              )) from (
                 select i.seq from ${s}.inbox as i where i.consumer = $1 and i.lane = l.lane and i.seq > l.bound
                 order by i.seq limit $15::int
               ) as w
