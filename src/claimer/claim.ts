@@ -26,6 +26,9 @@ export interface ClaimedRow {
   readonly expires_in_ms: number | null
 }
 
+/** Those of one key wait for each other. */
+export const queueOf = ({ lane, key }: Pick<ClaimedRow, 'lane' | 'key'>): string => `${lane} ${key}`
+
 /** A message that this claimer holds, from the claim to the settlement. */
 export class Claim {
   readonly lane: number

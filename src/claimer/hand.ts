@@ -1,4 +1,4 @@
-import type { Claim } from './claim.ts'
+import { queueOf, type Claim } from './claim.ts'
 import type { Suspects } from './suspects.ts'
 
 /** The messages of one key, in order. Only the first may be handled, and nothing behind it until it is settled. */
@@ -35,9 +35,13 @@ export class Hand {
     return this.#free.length
   }
 
+  countOf(lane: number): number {
+    return this.#lanes.get(lane)?.size ?? 0
+  }
+
   /** How many of a lane, but for those that were read past a hot key. */
   countInOrder(lane: number): number {
-    return (this.#lanes.get(lane)?.size ?? 0) - (this.#past.get(lane) ?? 0)
+    return this.countOf(lane) - (this.#past.get(lane) ?? 0)
   }
 
   seqsOf(lane: number): IterableIterator<number> {
@@ -51,7 +55,7 @@ export class Hand {
   /** How far reads of the lane have come in order; what was read past a hot key stands beyond. */
   highest(lane: number): number {
     let highest = 0
-    for (const { seq, past } of this.all(lane)) highest = Math.max(highest, past ? 0 : seq)
+    for (const [seq, { past }] of this.#lanes.get(lane) ?? []) if (!past && seq > highest) highest = seq
     return highest
   }
 
@@ -75,7 +79,7 @@ export class Hand {
       else this.#free.push(claim)
       return
     }
-    const id = queueId(claim)
+    const id = queueOf(claim)
     let queue = this.#keys.get(id)
     if (queue === undefined)
       this.#keys.set(id, (queue = { claims: [], running: false, notBefore: 0, queued: false }))
@@ -97,7 +101,7 @@ export class Hand {
   hasNext(running: readonly Claim[]): boolean {
     if (this.#free.length > 0 || this.#ready.length > 0) return true
     return running.some((claim) => {
-      const last = claim.keyed ? this.#keys.get(queueId(claim))?.claims.at(-1) : undefined
+      const last = claim.keyed ? this.#keys.get(queueOf(claim))?.claims.at(-1) : undefined
       return last !== undefined && !running.includes(last)
     })
   }
@@ -115,7 +119,7 @@ export class Hand {
       }
     }
     if (first.keyed) {
-      run(this.#keys.get(queueId(first))!, 1)
+      run(this.#keys.get(queueOf(first))!, 1)
       const now = performance.now()
       for (const queue of this.#ready) {
         if (more.length >= limit) break
@@ -152,7 +156,7 @@ export class Hand {
       if (claim.waiting) this.#free.splice(this.#free.indexOf(claim), 1)
       return
     }
-    const id = queueId(claim)
+    const id = queueOf(claim)
     const queue = this.#keys.get(id)
     if (queue === undefined) return
     const index = queue.claims.indexOf(claim)
@@ -170,7 +174,7 @@ export class Hand {
   /** It was completed: the next of its key may start. */
   done(claim: Claim): void {
     if (!this.has(claim)) return
-    const queue = claim.keyed ? this.#keys.get(queueId(claim)) : undefined
+    const queue = claim.keyed ? this.#keys.get(queueOf(claim)) : undefined
     this.remove(claim)
     if (queue === undefined || queue.claims.length === 0) return
     queue.running = false
@@ -185,7 +189,7 @@ export class Hand {
       this.#free.push(claim)
       return
     }
-    const queue = this.#keys.get(queueId(claim))
+    const queue = this.#keys.get(queueOf(claim))
     if (queue === undefined) return
     queue.running = false
     queue.notBefore = afterMs > 0 ? performance.now() + afterMs : 0
@@ -194,15 +198,15 @@ export class Hand {
 
   /** All that is in hand of a key, in order. */
   ofKey(claim: Claim): readonly Claim[] {
-    return [...(this.#keys.get(queueId(claim))?.claims ?? [])]
+    return [...(this.#keys.get(queueOf(claim))?.claims ?? [])]
   }
 
   countOfKey(claim: Claim): number {
-    return this.#keys.get(queueId(claim))?.claims.length ?? 0
+    return this.#keys.get(queueOf(claim))?.claims.length ?? 0
   }
 
   hasKey(lane: number, key: string): boolean {
-    return this.#keys.has(`${lane} ${key}`)
+    return this.#keys.has(queueOf({ lane, key }))
   }
 
   /** All that is in hand, or of one lane. */
@@ -243,8 +247,4 @@ export class Hand {
     this.#ready.push(...later)
     return found
   }
-}
-
-function queueId(claim: Claim): string {
-  return `${claim.lane} ${claim.key}`
 }

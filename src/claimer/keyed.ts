@@ -147,6 +147,10 @@ export class KeyedClaims {
   /** Reads what other keys have in lanes whose messages in hand are of a few keys that have many. */
   async #readPast(full: readonly Lane[]): Promise<number> {
     const { settings } = this.#context
+    if (full.length === 0) return Infinity
+    const now = performance.now()
+    if (now < this.#pastAt) return this.#pastAt - now
+    this.#pastAt = now + settings.pollMs
     const lanes = full.filter((lane) => {
       const others = this.#hot.look(lane)
       return others !== null && others <= this.#pastReader.quotaOf(lane.lane) >> 1
@@ -154,8 +158,6 @@ export class KeyedClaims {
     if (lanes.length === 0) return Infinity
     const room = roomOf(this.#context)
     if (room === null) return settings.pollMsMax
-    const waitMs = this.#pastAt - performance.now()
-    if (waitMs > 0) return waitMs
     // Most go to lanes of which the last read has not seen the end.
     const most = Math.ceil(pastMax / Math.max(1, lanes.filter(({ lane }) => !this.#seen.has(lane)).length))
     const reading = await this.#pastReader.read(lanes, room.rows, (asked, mark) =>
@@ -187,7 +189,6 @@ export class KeyedClaims {
     more: readonly unknown[] = [],
   ): Promise<readonly (Row | (At & { lane: null }))[]> {
     const { database, consumer, hand, suspects, failpoint } = this.#context
-    const past = asked.map(({ lane }) => [...hand.all(lane.lane)].filter((claim) => claim.past))
     const rows = await database.keep<Row | (At & { lane: null })>(statement, [
       consumer,
       arrayText(asked.map(({ lane }) => lane.lane)),
@@ -201,13 +202,18 @@ export class KeyedClaims {
       suspects.inHand === 0,
       room.bytes,
       room.rows,
-      unlessEmpty(
-        past.map((claims) => (claims.length === 0 ? null : arrayText(claims.map(({ seq }) => seq)))),
-      ),
+      unlessEmpty(asked.map(({ lane }) => this.#pastSeqs(lane.lane))),
       ...more,
     ])
     await failpoint('claimer.after_claim')
     return rows
+  }
+
+  /** What is in hand of a lane beyond where it is read in order, as an array in text; null if nothing is. */
+  #pastSeqs(lane: number): string | null {
+    const { hand } = this.#context
+    if (hand.countInOrder(lane) === hand.countOf(lane)) return null
+    return arrayText([...hand.all(lane)].flatMap(({ past, seq }) => (past ? seq : [])))
   }
 
   #takeInHand(rows: readonly Row[], past: boolean): void {
