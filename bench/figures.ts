@@ -1,4 +1,4 @@
-import { table as columns } from '../src/cli/table.ts'
+import { table as columns } from '../src/terminal/table.ts'
 
 /**
  * Milliseconds by a clock that all processes of a machine share and that never jumps: what one process begins and

@@ -1,5 +1,5 @@
 import { Command, CommanderError } from 'commander'
-import { sentence } from '../src/cli/failure.ts'
+import { sentence } from '../src/terminal/failure.ts'
 import { Crew } from './crew.ts'
 import { Scratch } from './scratch.ts'
 import { claim } from './scenarios/claim.ts'

@@ -1,6 +1,7 @@
+import type { Statement } from '../src/database/sql/statement.ts'
 import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { Database, type Statement } from '../src/database/database.ts'
+import { Database } from '../src/database/database.ts'
 import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { createClaimer, type Worker } from '../src/index.ts'

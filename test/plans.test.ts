@@ -6,11 +6,10 @@ import { inboxSql } from '../src/database/sql/inbox.ts'
 import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { outboxSql } from '../src/database/sql/outbox.ts'
-import { arrayText } from '../src/database/sql/statement.ts'
+import { arrayText, type Statement } from '../src/database/sql/statement.ts'
 import { unhandledSql } from '../src/database/sql/unhandled.ts'
 import { parkingSql } from '../src/database/sql/parking.ts'
 import { waitingSql } from '../src/database/sql/waiting.ts'
-import type { Statement } from '../src/database/database.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /**

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { table } from '../src/cli/table.ts'
+import { table } from '../src/terminal/table.ts'
 import { createView } from '../proof/stage/view.ts'
 
 describe('a table', () => {

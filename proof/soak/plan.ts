@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { sentence, UsageError } from '../../src/cli/failure.ts'
+import { sentence, UsageError } from '../../src/terminal/failure.ts'
 import { Random } from './random.ts'
 
 /** The faults of a run, by kind: what happens, and to whom. */

@@ -1,4 +1,4 @@
-import { table } from '../../src/cli/table.ts'
+import { table } from '../../src/terminal/table.ts'
 import type { Counts, Findings, Violation } from './checker.ts'
 import type { Kind } from './plan.ts'
 

@@ -6,8 +6,8 @@ import { postgres } from '../../src/brokers/postgres.ts'
 import { rabbitmq } from '../../src/brokers/rabbitmq.ts'
 import { loadAmqplib } from '../../src/brokers/rabbitmq/connection.ts'
 import type { Database } from '../../src/database/database.ts'
-import { kafkaBrokers } from '../../src/cli/brokers.ts'
-import type { BrokerName } from '../../src/cli/flags.ts'
+import { kafkaBrokers } from '../../src/terminal/brokers.ts'
+import type { BrokerName } from '../../src/terminal/flags.ts'
 
 /** What all processes of one run of the demo or the soak have to know. */
 export interface Run {

@@ -1,4 +1,4 @@
-import { sentence } from '../../src/cli/failure.ts'
+import { sentence } from '../../src/terminal/failure.ts'
 import { stopOnSignals, type Crew } from './crew.ts'
 import { createView, type View } from './view.ts'
 

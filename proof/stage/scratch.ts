@@ -4,8 +4,8 @@ import { placeOf } from '../../src/database/place.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { BrokerError, OptionError } from '../../src/base/errors.ts'
 import { embeddedLibrary, findLibrary } from './postgres.ts'
-import { UsageError } from '../../src/cli/failure.ts'
-import type { BrokerName } from '../../src/cli/flags.ts'
+import { UsageError } from '../../src/terminal/failure.ts'
+import type { BrokerName } from '../../src/terminal/flags.ts'
 import { clearBroker, reachBroker, type Run } from './broker.ts'
 
 /** What a command that works on tables of its own is told about where. */

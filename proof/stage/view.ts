@@ -1,7 +1,7 @@
 import { clearScreenDown, moveCursor } from 'node:readline'
 import widthOf from 'fast-string-truncated-width'
 import { printableLine } from '../../src/base/printable.ts'
-import { remark } from '../../src/cli/output.ts'
+import { remark } from '../../src/terminal/output.ts'
 
 /** How far a command is, on standard error: bars and lines, or one line a second without a terminal. */
 export interface View {

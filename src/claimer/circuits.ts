@@ -1,7 +1,10 @@
+import type { Database } from '../database/database.ts'
+import type { Emit } from '../base/events.ts'
+import type { Lanes } from '../lanes/lanes.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
 import { codeOf, describeError } from '../base/errors.ts'
 import type { Claim } from './claim.ts'
-import type { ClaimerContext } from './context.ts'
+import type { Hand } from './hand.ts'
 
 /** What the database says of a topic that pauses; see `promote`. */
 export interface PausedTopic {
@@ -29,10 +32,14 @@ const elsewhereMs = 30_000
 /** A topic is told by whoever publishes, and so may be their number. */
 const pilesMax = 1000
 
-type Parts = Pick<
-  ClaimerContext,
-  'database' | 'consumer' | 'hand' | 'lanes' | 'emit' | 'reread' | 'dispatch'
-> & {
+interface Parts {
+  readonly database: Database
+  readonly consumer: string
+  readonly hand: Hand
+  readonly lanes: Lanes
+  readonly emit: Emit
+  readonly reread: (claims: readonly Claim[]) => void
+  readonly dispatch: () => void
   readonly enabled: boolean
   /** Has it wait elsewhere, with what follows of its key. */
   readonly putOff: (claim: Claim, forMs: number) => Promise<void>

@@ -1,20 +1,27 @@
 import { isConflict } from '../database/sqlstate.ts'
 import { LeaseLostError } from '../base/errors.ts'
 import type { Claim } from './claim.ts'
-import type { DispatcherParts } from './dispatcher.ts'
+import type { ClaimerContext } from './context.ts'
 import { Conflict, Interrupted, Interruptions } from './interruptions.ts'
-import type { FailureOptions } from './settlement.ts'
+import type { FailureOptions, Settlement } from './settlement.ts'
 
 /** A message whose transaction has lost against others so often is put off like any that fails. */
 const conflictsMax = 5
 
+interface FailuresParts {
+  readonly context: ClaimerContext
+  readonly settlement: Settlement
+  /** Rows go back to where others find them. */
+  readonly release: (claims: readonly Claim[]) => Promise<void>
+}
+
 /** What becomes of messages whose handler did not end well. */
 export class Failures {
-  readonly #parts: Pick<DispatcherParts, 'context' | 'settlement' | 'release'>
+  readonly #parts: FailuresParts
   readonly #isStopping: () => boolean
   readonly #interruptions: Interruptions
 
-  constructor(parts: Pick<DispatcherParts, 'context' | 'settlement' | 'release'>, isStopping: () => boolean) {
+  constructor(parts: FailuresParts, isStopping: () => boolean) {
     this.#parts = parts
     this.#isStopping = isStopping
     this.#interruptions = new Interruptions(parts.context.membership)

@@ -1,7 +1,6 @@
-import { layout } from '../database/layout.ts'
+import { isKeyed } from '../database/layout.ts'
 import { readingSql } from '../database/sql/reading.ts'
-import type { Statement } from '../database/database.ts'
-import { arrayText, textArray, unlessEmpty } from '../database/sql/statement.ts'
+import { arrayText, textArray, unlessEmpty, type Statement } from '../database/sql/statement.ts'
 import { Polling } from '../membership/polling.ts'
 import type { Lane } from '../lanes/lane.ts'
 import { LaneReader, type Asked, type ReadAt, type Reading, type ReadRow } from '../lanes/reader.ts'
@@ -33,8 +32,6 @@ interface End {
 }
 
 const endsOf = ({ ends = '{}' }: At): Record<string, End> => JSON.parse(ends) as Record<string, End>
-
-export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < layout.lanes
 
 /**
  * Claims of messages with a key: reads on in the lanes that this claimer holds, whenever little of a lane is left in

@@ -1,10 +1,10 @@
+import { isKeyed } from '../database/layout.ts'
 import { topicsMax, unhandledSql, unkeyedLane } from '../database/sql/unhandled.ts'
 import { workerSql } from '../database/sql/worker.ts'
 import type { Lane } from '../lanes/lane.ts'
 import { topicMatches } from '../message/message.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
-import { isKeyed } from './keyed.ts'
 import type { Settlement } from './settlement.ts'
 import type { StripedRow } from './stripes.ts'
 

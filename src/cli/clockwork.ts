@@ -1,7 +1,7 @@
 import { Option, type Command } from 'commander'
-import type { CommonFlags } from './flags.ts'
+import type { CommonFlags } from '../terminal/flags.ts'
 import type { ChangeFlags } from './letters.ts'
-import { duration } from './parse.ts'
+import { duration } from '../terminal/parse.ts'
 import type { ScheduleFlags } from './times.ts'
 
 /** Adds the commands for what goes by time: recurring messages, and what is kept for how long. */

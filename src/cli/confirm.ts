@@ -1,5 +1,5 @@
 import { createInterface } from 'node:readline/promises'
-import { UsageError } from './failure.ts'
+import { UsageError } from '../terminal/failure.ts'
 
 /**
  * Asks before something that cannot be undone. Where nobody can be asked, it has to be said beforehand.

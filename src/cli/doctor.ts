@@ -1,9 +1,9 @@
 import type { Config } from '../config.ts'
 import { diagnose, type Demand, type Finding } from '../doctor/doctor.ts'
 import { numberOptions } from '../base/options.ts'
-import type { Flags } from './flags.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { printableLine } from '../base/printable.ts'
-import { say } from './output.ts'
+import { say } from '../terminal/output.ts'
 import { readSettings } from './settings.ts'
 
 /** Beside those of its handlers, a worker has up to so many. */

@@ -5,7 +5,7 @@ import type { OnEvent } from '../base/events.ts'
 import { createHealth, type Health } from '../observe/health.ts'
 import type { prometheus, PrometheusMetrics } from '../observe/prometheus.ts'
 import type { Worker } from '../membership/worker.ts'
-import { UsageError } from './failure.ts'
+import { UsageError } from '../terminal/failure.ts'
 import type { Log } from './log.ts'
 
 export interface EndpointOptions {

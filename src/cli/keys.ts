@@ -1,11 +1,11 @@
 import { readParkedKeys, redriveParkedKeys, skipParkedKeys, type ParkedKeyFilter } from '../operate/parked.ts'
-import { UsageError } from './failure.ts'
+import { UsageError } from '../terminal/failure.ts'
 import { consumerOf, type ChangeFlags, type FilterFlags } from './letters.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
-import { short, table } from './table.ts'
+import { short, table } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
-import { remark, say } from './output.ts'
+import { remark, say } from '../terminal/output.ts'
 
 const filterOf = (flags: FilterFlags, key = flags.key): ParkedKeyFilter => ({
   consumer: consumerOf(flags),

@@ -5,13 +5,13 @@ import { exportDeadLetters } from '../operate/export.ts'
 import type { DeadLetterFilter } from '../operate/filter.ts'
 import type { DeadLetterDetails, FailedAttempt } from '../operate/letter.ts'
 import { confirmed } from './confirm.ts'
-import { UsageError } from './failure.ts'
-import type { CommonFlags } from './flags.ts'
+import { UsageError } from '../terminal/failure.ts'
+import type { CommonFlags } from '../terminal/flags.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
-import { short, table } from './table.ts'
+import { short, table } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
-import { remark, say } from './output.ts'
+import { remark, say } from '../terminal/output.ts'
 
 /** What narrows down which messages are meant. */
 export interface FilterFlags extends CommonFlags {

@@ -1,6 +1,6 @@
 import type { OnEvent } from '../base/events.ts'
 import { logEvents, type LogLevel } from '../observe/logging.ts'
-import { remark, say } from './output.ts'
+import { remark, say } from '../terminal/output.ts'
 
 export { ms } from '../observe/logging.ts'
 

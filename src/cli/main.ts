@@ -2,16 +2,16 @@
 import { Command, CommanderError, Option } from 'commander'
 import { version } from '../base/version.ts'
 import { addTimes } from './clockwork.ts'
-import { exitCode, report } from './failure.ts'
-import { brokerNames, type Flags } from './flags.ts'
+import { exitCode, report } from '../terminal/failure.ts'
+import { brokerNames, type Flags } from '../terminal/flags.ts'
 import { addObserving, watched } from './observing.ts'
 import { addOperating } from './operating.ts'
 import type { MigrateFlags } from './migration.ts'
-import { duration, whole } from './parse.ts'
+import { duration, whole } from '../terminal/parse.ts'
 import { addProving } from './proving.ts'
 import type { RosterFlags } from './roster.ts'
 import type { WorkerCommand } from './workers.ts'
-import { remark } from './output.ts'
+import { remark } from '../terminal/output.ts'
 
 // What a command needs is loaded when it runs: help and complaints come at once.
 

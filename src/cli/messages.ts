@@ -1,11 +1,11 @@
 import type { MessageState } from '../database/sql/message.ts'
 import { readMessages, showMessage, type MessageHistory, type PlacedMessage } from '../operate/messages.ts'
-import type { CommonFlags } from './flags.ts'
+import type { CommonFlags } from '../terminal/flags.ts'
 import { consumerOf, printable, renderAttempt, type FilterFlags } from './letters.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
-import { short, table } from './table.ts'
-import { remark, say } from './output.ts'
+import { short, table } from '../terminal/table.ts'
+import { remark, say } from '../terminal/output.ts'
 
 export interface MessageFlags extends FilterFlags {
   readonly state?: readonly MessageState[]

@@ -1,9 +1,9 @@
 import { describeBlocker, type LockWait } from '../database/lockwait.ts'
 import { migrate, migrationFiles } from '../database/migrate.ts'
-import type { CommonFlags } from './flags.ts'
+import type { CommonFlags } from '../terminal/flags.ts'
 import { readSettings } from './settings.ts'
 import { untilStopped } from './until.ts'
-import { remark, say } from './output.ts'
+import { remark, say } from '../terminal/output.ts'
 
 export interface MigrateFlags extends CommonFlags {
   readonly print?: boolean

@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
-import type { Flags } from './flags.ts'
-import { duration, whole } from './parse.ts'
+import type { Flags } from '../terminal/flags.ts'
+import { duration, whole } from '../terminal/parse.ts'
 import type { RolesFlags } from './roles.ts'
 
 /** The commands with which an operator looks at what goes on. What they do is loaded when they run. */

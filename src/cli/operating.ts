@@ -1,8 +1,8 @@
 import { Option, type Command } from 'commander'
-import type { CommonFlags } from './flags.ts'
+import type { CommonFlags } from '../terminal/flags.ts'
 import type { ChangeFlags, FilterFlags } from './letters.ts'
 import type { MessageFlags } from './messages.ts'
-import { duration, whole } from './parse.ts'
+import { duration, whole } from '../terminal/parse.ts'
 
 /** The commands with which an operator looks after messages. What they do is loaded when they run. */
 

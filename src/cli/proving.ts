@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option, type Command } from 'commander'
-import { brokerNames, type Flags } from './flags.ts'
-import { whole } from './parse.ts'
+import { brokerNames, type Flags } from '../terminal/flags.ts'
+import { whole } from '../terminal/parse.ts'
 
 /**
  * The commands that show what Twinbox is worth. They are the only way to `proof/` from here: whoever runs workers loads no

@@ -1,9 +1,9 @@
 import { applyRoles, readRoles, rolesScript } from '../database/roles.ts'
-import { UsageError } from './failure.ts'
-import type { Flags } from './flags.ts'
+import { UsageError } from '../terminal/failure.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { readSettings } from './settings.ts'
-import { table } from './table.ts'
-import { say } from './output.ts'
+import { table } from '../terminal/table.ts'
+import { say } from '../terminal/output.ts'
 
 export interface RolesFlags extends Flags {
   readonly print?: boolean

@@ -7,12 +7,12 @@ import {
   type Eviction,
   type WorkerStatus,
 } from '../operate/workers.ts'
-import type { Flags } from './flags.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { ms } from './log.ts'
 import { plainWidth, show } from './screen.ts'
 import { readSettings } from './settings.ts'
-import { table } from './table.ts'
-import { remark, say } from './output.ts'
+import { table } from '../terminal/table.ts'
+import { remark, say } from '../terminal/output.ts'
 
 export interface RosterFlags extends Flags {
   readonly kind?: WorkerKind

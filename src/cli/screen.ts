@@ -1,8 +1,8 @@
 import { setTimeout } from 'node:timers/promises'
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
 import { isOutage } from '../database/evidence.ts'
-import { sentence } from './failure.ts'
-import type { Flags } from './flags.ts'
+import { sentence } from '../terminal/failure.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { readSettings, tellPeople } from './settings.ts'
 
 /** Where a picture is drawn: standard output, or what a test has in its place. */

@@ -12,10 +12,10 @@ import { placeOf } from '../database/place.ts'
 import { codeOf } from '../base/errors.ts'
 import * as twinbox from '../index.ts'
 import { checkSchema, refuseUnknown } from '../base/options.ts'
-import { openBroker } from './brokers.ts'
-import { UsageError } from './failure.ts'
-import { brokerNames, type CommonFlags } from './flags.ts'
-import { remark } from './output.ts'
+import { openBroker } from '../terminal/brokers.ts'
+import { UsageError } from '../terminal/failure.ts'
+import { brokerNames, type CommonFlags } from '../terminal/flags.ts'
+import { remark } from '../terminal/output.ts'
 
 /** Flags, environment and configuration file as one. What a command does not ask for may be missing. */
 export interface Settings {

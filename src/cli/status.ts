@@ -1,11 +1,11 @@
 import { readStatus, type BoxStatus, type Count, type Status } from '../status/status.ts'
 import { tellPaused } from '../status/paused.ts'
-import type { Flags } from './flags.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { ms } from './log.ts'
 import { renderWorkers } from './roster.ts'
 import { show as draw } from './screen.ts'
 import { readSettings } from './settings.ts'
-import { short, table } from './table.ts'
+import { short, table } from '../terminal/table.ts'
 
 /** Shows the status, once or until a signal. */
 export async function showStatus(flags: Flags): Promise<void> {

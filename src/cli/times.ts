@@ -2,14 +2,14 @@ import type { PruneKind } from '../database/sql/upkeep.ts'
 import { prune } from '../operate/prune.ts'
 import { createSchedules, type NewSchedule, type Schedule } from '../operate/schedules.ts'
 import { confirmed } from './confirm.ts'
-import { UsageError } from './failure.ts'
+import { UsageError } from '../terminal/failure.ts'
 import { consumerOf, type ChangeFlags } from './letters.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
-import { table } from './table.ts'
-import type { CommonFlags } from './flags.ts'
+import { table } from '../terminal/table.ts'
+import type { CommonFlags } from '../terminal/flags.ts'
 import { untilStopped } from './until.ts'
-import { remark, say } from './output.ts'
+import { remark, say } from '../terminal/output.ts'
 
 async function schedulesOf(
   flags: CommonFlags,

@@ -1,7 +1,7 @@
 import { unsubscribe } from '../operate/unsubscribe.ts'
-import type { Flags } from './flags.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { readSettings } from './settings.ts'
-import { remark, say } from './output.ts'
+import { remark, say } from '../terminal/output.ts'
 
 /** Ends subscriptions of a consumer. 1 if it was not subscribed to one of them. */
 export async function endSubscriptions(

@@ -1,4 +1,4 @@
-import { remark } from './output.ts'
+import { remark } from '../terminal/output.ts'
 
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 const tellMs = 1000

@@ -1,5 +1,12 @@
 import { SchemaError } from '../base/errors.ts'
-import type { MigrationFile } from './migrate.ts'
+
+/** One file of `migrations/`. */
+export interface MigrationFile {
+  readonly version: number
+  /** As in the file's name: `0001_outbox`. */
+  readonly name: string
+  readonly sql: string
+}
 
 /** A migration that the database says was applied. */
 export interface AppliedMigration {

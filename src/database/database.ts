@@ -11,6 +11,7 @@ import { rowTypes } from './types.ts'
 import * as sql from './sql/server.ts'
 import { isConflict } from './sqlstate.ts'
 import { inTransaction } from './transaction.ts'
+import type { Statement } from './sql/statement.ts'
 
 /**
  * A database by its connection string, by `pg` options, or as a pool of your own (`max` at least the concurrency of handlers).
@@ -19,13 +20,6 @@ import { inTransaction } from './transaction.ts'
  * is used, and when it fails, the one that takes them then.
  */
 export type DatabaseInput = string | pg.PoolConfig | pg.Pool | Database
-
-/** A statement of `database/sql`, prepared once per connection under its name. */
-export interface Statement {
-  /** Left out where each run needs a plan of its own. */
-  readonly name?: string
-  readonly text: string
-}
 
 export interface DatabaseOptions {
   /** Where the tables are. @default 'twinbox' */

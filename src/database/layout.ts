@@ -18,6 +18,9 @@ export const layout = {
 /** The lanes of an inbox, stripes included. */
 export const inboxLanes = layout.lanes + layout.stripes
 
+/** Whether a lane of an inbox is for messages with a key. */
+export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < layout.lanes
+
 /** The lanes that are stripes. */
 export const stripeLanes: readonly number[] = Array.from(
   { length: layout.stripes },

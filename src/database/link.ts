@@ -4,27 +4,8 @@ import { OptionError, TwinboxError } from '../base/errors.ts'
 import type { Hosts } from './hosts.ts'
 import * as sql from './sql/server.ts'
 import { isUnknownStatement, sqlstate } from './sqlstate.ts'
-import { withoutTimeouts } from './pool.ts'
+import { withoutTimeouts, type Facts, type Link } from './pool.ts'
 import { rowTypes } from './types.ts'
-
-/** What is at the other end of our connections. */
-export interface Link {
-  /** False with a pooler in between, which hands out sessions of the server that it has opened itself. */
-  readonly direct: boolean
-  /** Whether a connection is one session of the server's for as long as it lives: what is set, locked and listened to stays. */
-  readonly sessions: boolean
-  /** Whether settings can be given at start-up. If not, and there are sessions, they are made after connecting. */
-  readonly atStart: boolean
-  /** Whether the server can look for its clients in the middle of a statement. */
-  readonly checksConnection: boolean
-  readonly facts: Facts
-}
-
-/** What of the server and of its user our own settings depend on. */
-interface Facts {
-  readonly version: number
-  readonly search_path: string
-}
 
 interface Marked {
   readonly mark: string | null

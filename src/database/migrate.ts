@@ -10,19 +10,12 @@ import {
   refuseUnknown,
   type AppliedMigration,
   type SchemaRange,
+  type MigrationFile,
 } from './compatibility.ts'
 import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
 import { busy, insistOnLocks, isInTheWay, runWithinTry, type LockWait } from './lockwait.ts'
 import { refuseHiddenRows, type Read } from './rowsecurity.ts'
 import { migrationSql } from './sql/migration.ts'
-
-/** One file of `migrations/`. */
-export interface MigrationFile {
-  readonly version: number
-  /** As in the file's name: `0001_outbox`. */
-  readonly name: string
-  readonly sql: string
-}
 
 // Compiled files lie a folder deeper than sources, in `dist` as in the tests' build.
 const folder = new URL(

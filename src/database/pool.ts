@@ -1,10 +1,28 @@
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
 import { bounded } from './client.ts'
-import type { Link } from './link.ts'
 import * as sql from './sql/server.ts'
 
 /** How pools of ours are set up, and how they end. */
+
+/** What is at the other end of our connections. */
+export interface Link {
+  /** False with a pooler in between, which hands out sessions of the server that it has opened itself. */
+  readonly direct: boolean
+  /** Whether a connection is one session of the server's for as long as it lives: what is set, locked and listened to stays. */
+  readonly sessions: boolean
+  /** Whether settings can be given at start-up. If not, and there are sessions, they are made after connecting. */
+  readonly atStart: boolean
+  /** Whether the server can look for its clients in the middle of a statement. */
+  readonly checksConnection: boolean
+  readonly facts: Facts
+}
+
+/** What of the server and of its user our own settings depend on. */
+export interface Facts {
+  readonly version: number
+  readonly search_path: string
+}
 
 /** Without those that `pg` gives at start-up: of our own statements they would be in the way. */
 export const withoutTimeouts: pg.ClientConfig = {

@@ -1,7 +1,6 @@
 import type pg from 'pg'
 import { TransactionError } from '../base/errors.ts'
 import { surviveErrors, useClient } from './client.ts'
-import type { Database } from './database.ts'
 import { ofDatabase } from './evidence.ts'
 import * as sql from './sql/server.ts'
 import { isConnectionLost } from './sqlstate.ts'
@@ -18,7 +17,7 @@ import { isConnectionLost } from './sqlstate.ts'
  *   written.
  */
 export async function withTransaction<Result>(
-  pool: pg.Pool | Database,
+  pool: pg.Pool | { readonly pool: pg.Pool },
   work: (client: pg.PoolClient) => Promise<Result>,
 ): Promise<Result> {
   return inTransaction('pool' in pool ? pool.pool : pool, sql.begin, work)

@@ -1,5 +1,5 @@
-import type { Database, Statement } from '../database/database.ts'
-import { distinct } from '../database/sql/statement.ts'
+import type { Database } from '../database/database.ts'
+import { distinct, type Statement } from '../database/sql/statement.ts'
 import { parkingSql } from '../database/sql/parking.ts'
 import type { Emit } from '../base/events.ts'
 import type { Lane } from './lane.ts'

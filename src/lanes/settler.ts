@@ -1,8 +1,8 @@
-import type { Database, Statement } from '../database/database.ts'
+import type { Database } from '../database/database.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
 import { completionSql } from '../database/sql/completion.ts'
 import { inboxSql } from '../database/sql/inbox.ts'
-import { arrayText, distinct } from '../database/sql/statement.ts'
+import { arrayText, distinct, type Statement } from '../database/sql/statement.ts'
 import { unhandledSql } from '../database/sql/unhandled.ts'
 import { waitingSql } from '../database/sql/waiting.ts'
 

@@ -1,5 +1,6 @@
+import type { Statement } from '../database/sql/statement.ts'
 import type pg from 'pg'
-import type { Database, Statement } from '../database/database.ts'
+import type { Database } from '../database/database.ts'
 
 export interface SessionOptions {
   readonly lock: Statement

@@ -1,4 +1,5 @@
-import type { Database, DatabaseInput, Statement } from '../database/database.ts'
+import type { Statement } from '../database/sql/statement.ts'
+import type { Database, DatabaseInput } from '../database/database.ts'
 import { refuseUnknown, whole } from '../base/options.ts'
 import { pause } from '../base/waiting.ts'
 import { sign, type Signature } from './filter.ts'

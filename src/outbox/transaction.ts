@@ -1,5 +1,5 @@
+import type { Statement } from '../database/sql/statement.ts'
 import type pg from 'pg'
-import type { Statement } from '../database/database.ts'
 import { releaseSavepoint, savepoint } from '../database/sql/server.ts'
 import { isUnknownStatement, sqlstate } from '../database/sqlstate.ts'
 import { rowTypes } from '../database/types.ts'

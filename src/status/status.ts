@@ -1,4 +1,5 @@
-import { openDatabase, type Database, type DatabaseInput, type Statement } from '../database/database.ts'
+import type { Statement } from '../database/sql/statement.ts'
+import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
 import { checkSchemaVersion } from '../database/migrate.ts'
 import { refuseUnknown, readNumbers } from '../base/options.ts'
 import { operateSql } from '../database/sql/operate.ts'

@@ -1,4 +1,5 @@
-import type { Database, Statement } from '../database/database.ts'
+import type { Statement } from '../database/sql/statement.ts'
+import type { Database } from '../database/database.ts'
 import type { Promoted } from '../database/sql/waiting.ts'
 
 export interface Due {

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { Command } from 'commander'
-import { whole } from '../../src/cli/parse.ts'
-import { table } from '../../src/cli/table.ts'
+import { whole } from '../../src/terminal/parse.ts'
+import { table } from '../../src/terminal/table.ts'
 import { plant, readBugs, type Bug } from './bug.ts'
 
 /**

@@ -1,3 +1,4 @@
+import type { Statement } from '../../src/database/sql/statement.ts'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readDeadLetters, readParkedKeys, redriveDeadLetters, skipParkedKeys } from '../../src/index.ts'
@@ -5,7 +6,6 @@ import { deadSql, type DeadAction, type DeadScope } from '../../src/database/sql
 import { parkedSql } from '../../src/database/sql/parked.ts'
 import { bookkeepingSettings } from '../../src/database/sql/server.ts'
 import { parkingSql } from '../../src/database/sql/parking.ts'
-import type { Statement } from '../../src/database/database.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
 /** 100,000 dead letters, each of a key of its own that waits behind it, and one key with 10,000 of them. */

@@ -1,5 +1,4 @@
-import type { Statement } from '../database.ts'
-import { columns, messageColumns, perSchema, readable } from './statement.ts'
+import { columns, messageColumns, perSchema, readable, type Statement } from './statement.ts'
 
 /** By what the candidates are found. Each has an index, so that what is looked at is bounded before it is filtered. */
 export type DeadScope = 'all' | 'consumer' | 'key' | 'named'

@@ -1,5 +1,4 @@
-import type { Statement } from '../database.ts'
-import { columns, instant, messageColumns, perSchema, readable } from './statement.ts'
+import { columns, instant, messageColumns, perSchema, readable, type Statement } from './statement.ts'
 
 /** What is done with the keys that were chosen. */
 export type ParkedAction = 'count' | 'redrive' | 'skip'

@@ -1,5 +1,4 @@
-import type { Statement } from '../database.ts'
-import { perSchema } from './statement.ts'
+import { perSchema, type Statement } from './statement.ts'
 
 /**
  * Tables of which row-level security hides rows. Whoever works without these rows takes them for not there: a lane is

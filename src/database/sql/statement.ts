@@ -1,6 +1,12 @@
 import { createHash } from 'node:crypto'
-import type { Statement } from '../database.ts'
 import { inboxLanes, layout } from '../layout.ts'
+
+/** A statement of `database/sql`, prepared once per connection under its name. */
+export interface Statement {
+  /** Left out where each run needs a plan of its own. */
+  readonly name?: string
+  readonly text: string
+}
 
 /**
  * Statements are built once per schema. `build` gets the quoted schema, and a function that names a statement: names

@@ -1,5 +1,4 @@
-import type { Statement } from '../database.ts'
-import { everyConsumer, everyLane, perSchema, readable } from './statement.ts'
+import { everyConsumer, everyLane, perSchema, readable, type Statement } from './statement.ts'
 
 /**
  * What an operator wants to see. Every statement reads a bounded number of rows: $1 is where counting ends, so a count

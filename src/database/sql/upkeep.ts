@@ -1,5 +1,4 @@
-import type { Statement } from '../database.ts'
-import { perSchema } from './statement.ts'
+import { perSchema, type Statement } from './statement.ts'
 
 /** What can be pruned. Of dead letters those that hold no key back; of all else only what is known about past messages. */
 export const pruneKinds = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit'] as const

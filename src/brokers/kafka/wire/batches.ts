@@ -9,7 +9,7 @@ import {
   writeRecords,
   writeRefused,
   writeStep,
-  type Heading,
+  type Frame,
   type Passage,
 } from './records.ts'
 import { readOldFrame } from './old.ts'
@@ -88,15 +88,6 @@ export async function digest(
     emit(from, writeRefused(from, 'What stands at its offset is no batch of records.', records))
   }
   return { batches, stuck: null, doubtful: false }
-}
-
-/** What stands in a frame from an offset on. */
-export interface Frame {
-  readonly heading: Heading
-  readonly passages: readonly Passage[]
-  readonly last: bigint
-  /** What is not among the passages: nothing, more than the allowance has room for, or what cannot be read. */
-  readonly rest: 'none' | 'later' | Malformed
 }
 
 async function readFrame(frame: Buffer, from: bigint, allowance: Allowance): Promise<Frame> {

@@ -1,8 +1,7 @@
 import { crc32 } from 'node:zlib'
 import { admit, recordObjectBytes, type Allowance } from './allowance.ts'
-import type { Frame } from './batches.ts'
 import { Cursor, Malformed } from './cursor.ts'
-import { compressionMask, plainHeading, plainPassage, type Passage } from './records.ts'
+import { compressionMask, plainHeading, plainPassage, type Frame, type Passage } from './records.ts'
 import { unpack } from './unpack.ts'
 
 /**

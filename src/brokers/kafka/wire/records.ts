@@ -1,4 +1,4 @@
-import { varintSize, writeVarint } from './cursor.ts'
+import { varintSize, writeVarint, type Malformed } from './cursor.ts'
 
 /** Writes batches of records that kafkajs reads without effort: not compressed, no headers, a few thousand at a time. */
 
@@ -23,6 +23,15 @@ export interface Heading {
   /** The producer's id and epoch, flags, times: everything in front of the records. */
   readonly bytes: Buffer
   readonly baseOffset: bigint
+}
+
+/** What stands in a frame from an offset on. */
+export interface Frame {
+  readonly heading: Heading
+  readonly passages: readonly Passage[]
+  readonly last: bigint
+  /** What is not among the passages: nothing, more than the allowance has room for, or what cannot be read. */
+  readonly rest: 'none' | 'later' | Malformed
 }
 
 /** Offset, length, epoch, format, checksum, flags, offsets, times, producer, count: in front of the records. */
