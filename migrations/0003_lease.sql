@@ -36,8 +36,8 @@ create table twinbox.worker (
   ended_by text check (ended_by in ('stop', 'lock', 'heartbeat', 'evict')),
   -- Until reserved_until, what the worker held belongs to these: a lane to the worker at the lane's number (from 0), a row to
   -- the worker at seq modulo the length. Null: to whoever comes first.
-  lane_heirs integer[],
-  row_heirs integer[],
+  lane_assignees integer[],
+  row_assignees integer[],
   reserved_until timestamptz
 ) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 

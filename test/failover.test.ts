@@ -12,12 +12,12 @@ const peer = (id: number, changes: Partial<Peer> = {}): Peer => ({
   in_hand: 0,
   unlocked: false,
   reserved: false,
-  lane_heirs: null,
-  row_heirs: null,
+  lane_assignees: null,
+  row_assignees: null,
   ...changes,
 })
 
-const heirs = fc.uniqueArray(fc.record({ id: fc.integer({ min: 1, max: 99 }), inHand: fc.nat(500) }), {
+const assignees = fc.uniqueArray(fc.record({ id: fc.integer({ min: 1, max: 99 }), inHand: fc.nat(500) }), {
   selector: ({ id }) => id,
   minLength: 1,
   maxLength: 8,
@@ -35,7 +35,7 @@ describe('dealing out', () => {
 
   test('every lane of the dead one and every part of its rows goes to one of the living, and nothing else', () => {
     fc.assert(
-      fc.property(explicit, heirs, orphanLanes, fc.nat(1000), (strategy, living, lanes, inHand) => {
+      fc.property(explicit, assignees, orphanLanes, fc.nat(1000), (strategy, living, lanes, inHand) => {
         const dealt = dealOut(strategy, { id: 50, lanes, inHand }, living)!
         const ids = living.map(({ id }) => id)
         expect(dealt.rows).toHaveLength(64)
@@ -48,7 +48,7 @@ describe('dealing out', () => {
 
   test('round-robin: nobody gets two more than another', () => {
     fc.assert(
-      fc.property(heirs, orphanLanes, (living, lanes) => {
+      fc.property(assignees, orphanLanes, (living, lanes) => {
         const dealt = dealOut('round-robin', { id: 50, lanes, inHand: 0 }, living)!
         const given = counts(dealt.lanes)
         const shares = living.map(({ id }) => given.get(id) ?? 0)
@@ -59,7 +59,7 @@ describe('dealing out', () => {
 
   test('least-work: who gets something has, before the last of it, no more than anybody else', () => {
     fc.assert(
-      fc.property(heirs, orphanLanes, fc.integer({ min: 1, max: 5000 }), (living, lanes, inHand) => {
+      fc.property(assignees, orphanLanes, fc.integer({ min: 1, max: 5000 }), (living, lanes, inHand) => {
         fc.pre(lanes.length > 0)
         const size = Math.max(inHand / lanes.length, 1 / lanes.length)
         const given = counts(dealOut('least-work', { id: 50, lanes, inHand }, living)!.lanes)
@@ -92,8 +92,8 @@ describe('dealing out', () => {
   })
 })
 
-test('orphans: what is reserved is only its heir’s, and then anybody’s', () => {
-  const dead = { ended_by: 'lock', lane_heirs: [null, 1, 2], row_heirs: [2, 1] } as const
+test('orphans: what is reserved is only its assignee’s, and then anybody’s', () => {
+  const dead = { ended_by: 'lock', lane_assignees: [null, 1, 2], row_assignees: [2, 1] } as const
   const orphans = new Orphans()
   expect(orphans.update([peer(1), peer(7, { ...dead, reserved: true })], 1)).toBe(true)
   expect([orphans.free, orphans.lanes, orphans.rows]).toEqual([[], [share(7, 1)], [share(7, 1)]])
@@ -211,7 +211,7 @@ describe('sightings', () => {
     }
   })
 
-  test('who was not heard of for a while is no heir', () => {
+  test('who was not heard of for a while is no assignee', () => {
     const { at, sightings } = watch()
     sightings.look([peer(1), peer(2)])
     for (let ms = 500; ms <= 3000; ms += 500) {

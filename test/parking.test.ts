@@ -79,7 +79,7 @@ async function held(consumer: string): Promise<Held> {
       lowered,
       orphaned: false,
       draining: false,
-      heir: null,
+      assignee: null,
       keptUntil: 0,
     },
     seqs: rows.map(({ seq }) => Number(seq)),

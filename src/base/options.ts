@@ -79,7 +79,7 @@ export const numberOptions = {
   ),
   heartbeatMs: number(1000, 50, 60_000, 'more often than 20 times a second costs more than it tells'),
   deadAfterMs: number(5000, 200, hour, 'a worker must be allowed to miss several heartbeats'),
-  failoverGraceMs: number(2000, 0, 60_000, 'if the heir dies as well, its share waits for so long'),
+  failoverGraceMs: number(2000, 0, 60_000, 'if the assigned worker dies too, its work waits this long'),
   pollMs: number(5, 1, 60_000, '0 would be a busy loop'),
   pollMsMax: number(100, 1, 60_000, 'it may not be less than pollMs'),
   batchSize: number(500, 1, 10_000, 'a batch is held in memory as a whole'),

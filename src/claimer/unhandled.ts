@@ -60,7 +60,7 @@ export class Unhandled {
   #asked: string | null = null
   /** Whether it has been looked for messages without a key since the peers are who they are. */
   #looked = false
-  #heirs = new Map<string, readonly number[]>()
+  #assignees = new Map<string, readonly number[]>()
   /** Lanes whose messages are being brought back, of which topics. Meanwhile nothing of the lane may be read. */
   readonly #coming = new Map<number, readonly string[]>()
   /** Topics of messages without a key that this claimer can take, and behind which topic to look for more. */
@@ -103,7 +103,7 @@ export class Unhandled {
       for (const claim of gone) {
         hand.done(claim)
         const lane = claim.keyed ? lanes.held.get(claim.lane) : undefined
-        if (lane !== undefined) lane.heir ??= this.#heirOf(lane.lane, claim.topic)
+        if (lane !== undefined) lane.assignee ??= this.#assigneeOf(lane.lane, claim.topic)
       }
       const type = this.policy === 'drop' ? 'dropped' : 'set_aside'
       for (const topic of new Set(gone.map((claim) => claim.topic)))
@@ -152,14 +152,14 @@ export class Unhandled {
     const ids = membership.peers
     const { topicsOf } = workerSql(database.schema)
     this.#peers = ids.length === 0 ? [] : await database.keep<Peer>(topicsOf, [ids])
-    this.#heirs = new Map()
+    this.#assignees = new Map()
     this.#asked = ids.join()
     this.#looked = false
   }
 
   /** Of what waits of these lanes, what is this claimer's and what is others'. */
   async #sort(lanes: readonly Lane[]): Promise<void> {
-    for (const lane of lanes) lane.heir = null
+    for (const lane of lanes) lane.assignee = null
     const { database, consumer } = this.#context
     for (let behind = lanes.map((lane) => ({ lane, topic: '' })); behind.length > 0;) {
       const found = await database.keep<{ lane: number; topic: string }>(this.#sql.topics, [
@@ -176,7 +176,8 @@ export class Unhandled {
           // Given away before something of it has been handled, it would go to and fro between two that each have a part.
           lane.keptUntil = Math.max(lane.keptUntil, performance.now() + keptMs)
         }
-        for (const topic of topics) if (!own.includes(topic)) lane.heir ??= this.#heirOf(lane.lane, topic)
+        for (const topic of topics)
+          if (!own.includes(topic)) lane.assignee ??= this.#assigneeOf(lane.lane, topic)
         if (topics.length === topicsMax) next.push({ lane, topic: topics.at(-1)! })
       }
       behind = next
@@ -221,22 +222,22 @@ export class Unhandled {
 
   /** What nobody has a handler for, a claimer that does not wait fails or drops. */
   #takes(topic: string): boolean {
-    return this.#options.handles(topic) || (this.policy !== 'wait' && this.#heirsOf(topic).length === 0)
+    return this.#options.handles(topic) || (this.policy !== 'wait' && this.#assigneesOf(topic).length === 0)
   }
 
-  #heirOf(lane: number, topic: string): number | null {
-    const heirs = this.#heirsOf(topic)
-    return heirs.length === 0 ? null : heirs[lane % heirs.length]!
+  #assigneeOf(lane: number, topic: string): number | null {
+    const assignees = this.#assigneesOf(topic)
+    return assignees.length === 0 ? null : assignees[lane % assignees.length]!
   }
 
   /** The living claimers that have a handler for a topic. */
-  #heirsOf(topic: string): readonly number[] {
-    let heirs = this.#heirs.get(topic)
-    if (heirs === undefined) {
-      if (this.#heirs.size >= knownMax) this.#heirs.clear()
+  #assigneesOf(topic: string): readonly number[] {
+    let assignees = this.#assignees.get(topic)
+    if (assignees === undefined) {
+      if (this.#assignees.size >= knownMax) this.#assignees.clear()
       const able = this.#peers.filter(({ topics }) => topics?.some((pattern) => topicMatches(pattern, topic)))
-      this.#heirs.set(topic, (heirs = able.map(({ id }) => id)))
+      this.#assignees.set(topic, (assignees = able.map(({ id }) => id)))
     }
-    return heirs
+    return assignees
   }
 }

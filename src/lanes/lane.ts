@@ -16,7 +16,7 @@ export interface Lane {
   /** To be given back as soon as nothing of it is in hand: others are short of lanes. */
   draining: boolean
   /** The worker that shall have it as soon as nothing of it is in hand; null if it stays. */
-  heir: number | null
+  assignee: number | null
   /** By the monotonic clock, until when it stays although others are short: it was dealt to this worker. */
   keptUntil: number
 }
@@ -41,7 +41,7 @@ export const toLane = (row: LaneRow, keptForMs: number): Lane => ({
   lowered: row.lowered,
   orphaned: row.orphaned,
   draining: false,
-  heir: null,
+  assignee: null,
   keptUntil: keptForMs === 0 ? 0 : performance.now() + keptForMs,
 })
 
@@ -55,7 +55,7 @@ export interface Taken {
 }
 
 /** A lane as it was when it was left, with what may be written down of its floor. */
-export type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server' | 'heir'> & {
+export type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server' | 'assignee'> & {
   readonly floor: number
 }
 

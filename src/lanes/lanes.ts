@@ -10,8 +10,8 @@ const lookMs = 100
 const lookMsCalm = 500
 /** Where there are more workers than lanes, somebody has too few for good. */
 const takeMsCalm = 1000
-/** So long has an heir to accept a lane, before it is anybody's. */
-const heirMs = 3000
+/** So long has an assignee to accept a lane, before it is anybody's. */
+const assigneeMs = 3000
 /** A lane that was inherited stays for so long beyond the fair share. */
 const inheritedMs = 5000
 /** So often at most is it written down where the floors are: how much a successor need not look through. */
@@ -118,8 +118,8 @@ export class Lanes {
     this.#drain(surplus)
     const isEmpty = ({ lane }: Lane): boolean => this.#options.lowestInHand(lane) === null
     const drained = [...this.held.values()].filter((lane) => lane.draining && isEmpty(lane))
-    await this.#leave(drained.filter(({ heir }) => heir === null))
-    await this.#leave(drained.filter(({ heir }) => heir !== null))
+    await this.#leave(drained.filter(({ assignee }) => assignee === null))
+    await this.#leave(drained.filter(({ assignee }) => assignee !== null))
     const calm = membership.settled && surplus <= 0 && dealt.length === 0
     return calm ? Math.min(lookMsCalm, leaseMs / 6) : lookMs
   }
@@ -201,7 +201,7 @@ export class Lanes {
   #drain(surplus: number): void {
     const lanes = [...this.held.values()]
     const now = performance.now()
-    for (const lane of lanes) lane.draining = lane.heir !== null && lane.keptUntil <= now
+    for (const lane of lanes) lane.draining = lane.assignee !== null && lane.keptUntil <= now
     const leaving = lanes.filter(({ draining }) => draining).length
     const last = lanes.filter(({ keptUntil, draining }) => keptUntil <= now && !draining).toReversed()
     for (const lane of last.slice(0, Math.max(0, surplus - leaving))) lane.draining = true
@@ -220,16 +220,16 @@ export class Lanes {
     return lanes.length
   }
 
-  /** To whoever comes first; or to their heirs, if all of them have one. */
+  /** To whoever comes first; or to their assignees, if all of them have one. */
   async #release(lanes: readonly LeftLane[], holder: number): Promise<void> {
     const { database, consumer, emit } = this.#options
     if (lanes.length === 0) return
     const values = [consumer, holder, ...asColumns(lanes)]
-    const heirs = lanes.flatMap(({ heir }) => heir ?? [])
+    const assignees = lanes.flatMap(({ assignee }) => assignee ?? [])
     const released =
-      heirs.length < lanes.length
+      assignees.length < lanes.length
         ? await database.keep<{ lane: number }>(this.#sql.release, values)
-        : await database.keep<{ lane: number }>(this.#sql.handOver, [...values, heirs, heirMs])
+        : await database.keep<{ lane: number }>(this.#sql.handOver, [...values, assignees, assigneeMs])
     if (released.length > 0) emit({ type: 'lanes_released', lanes: released.map(({ lane }) => lane) })
   }
 

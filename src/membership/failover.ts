@@ -8,14 +8,14 @@ export const failoverStrategies = ['first-free', 'round-robin', 'random', 'least
 ]
 
 /** A living worker that may continue the work of a dead one. */
-export interface Heir {
+export interface Assignee {
   readonly id: number
   readonly inHand: number
 }
 
 /** Who gets what for a while. Null: whoever comes first. */
 export interface Inheritance {
-  /** The heir of each lane by its number, null where the dead one held none. */
+  /** The assignee of each lane by its number, null where the dead one held none. */
   readonly lanes: (number | null)[]
   readonly rows: number[]
 }
@@ -27,17 +27,17 @@ export interface Inheritance {
 export function dealOut(
   strategy: FailoverStrategy,
   dead: { readonly id: number; readonly lanes: readonly number[]; readonly inHand: number },
-  living: readonly Heir[],
+  living: readonly Assignee[],
 ): Inheritance | null {
   if (strategy === 'first-free' || living.length === 0) return null
   const lanes = Array<number | null>(Math.max(-1, ...dead.lanes) + 1).fill(null)
   const deal = deals[strategy]
-  const heirs = deal(dead.lanes.length, living, dead.id, dead.inHand / (dead.lanes.length || 1))
-  for (const [index, lane] of dead.lanes.entries()) lanes[lane] = heirs[index]!
+  const assignees = deal(dead.lanes.length, living, dead.id, dead.inHand / (dead.lanes.length || 1))
+  for (const [index, lane] of dead.lanes.entries()) lanes[lane] = assignees[index]!
   return { lanes, rows: deal(layout.rowParts, living, dead.id, dead.inHand / layout.rowParts) }
 }
 
-type Deal = (parts: number, living: readonly Heir[], dead: number, partSize: number) => number[]
+type Deal = (parts: number, living: readonly Assignee[], dead: number, partSize: number) => number[]
 
 const deals: Readonly<Record<Exclude<FailoverStrategy, 'first-free'>, Deal>> = {
   // In turn, beginning after the dead one, so that the odd part does not always go to the same.

@@ -38,14 +38,14 @@ export class Orphans {
     const ended = peers.filter((peer) => peer.ended_by !== null)
     const free = ended.filter(({ reserved }) => !reserved).map(({ id }) => id)
     const reserved = ended.filter((peer) => peer.reserved)
-    const dealt = (heirs: (peer: Peer) => readonly (number | null)[] | null): number[] =>
+    const dealt = (assignees: (peer: Peer) => readonly (number | null)[] | null): number[] =>
       reserved.flatMap((peer) =>
-        (heirs(peer) ?? []).flatMap((heir, part) =>
-          heir !== null && heir === self ? [share(peer.id, part)] : [],
+        (assignees(peer) ?? []).flatMap((assignee, part) =>
+          assignee !== null && assignee === self ? [share(peer.id, part)] : [],
         ),
       )
-    const lanes = dealt((peer) => peer.lane_heirs)
-    const rows = dealt((peer) => peer.row_heirs)
+    const lanes = dealt((peer) => peer.lane_assignees)
+    const rows = dealt((peer) => peer.row_assignees)
     const news =
       free.some((id) => !this.free.includes(id)) ||
       lanes.some((lane) => !this.lanes.includes(lane)) ||

@@ -8,8 +8,8 @@ export interface Peer {
   /** It should hold a lock on this server, and does not. */
   readonly unlocked: boolean
   readonly reserved: boolean
-  readonly lane_heirs: readonly (number | null)[] | null
-  readonly row_heirs: readonly number[] | null
+  readonly lane_assignees: readonly (number | null)[] | null
+  readonly row_assignees: readonly number[] | null
 }
 
 export interface Verdict {

@@ -1,14 +1,8 @@
 import { workerSql } from '../database/sql/worker.ts'
-import { dealOut } from './failover.ts'
+import { dealOut, type Assignee } from './failover.ts'
 import type { Session } from './session.ts'
 import type { Peer } from './sightings.ts'
 import type { MembershipOptions } from './options.ts'
-
-/** Who may get what a dead worker has left, as the strategies weigh them. */
-interface Heir {
-  readonly id: number
-  readonly inHand: number
-}
 
 /**
  * Declares a worker dead, decides who shall have what it held, and closes what it has left open. Nothing is done if
@@ -19,7 +13,7 @@ export async function declareDead(
   session: Session,
   peer: Peer,
   foundBy: 'lock' | 'heartbeat',
-  heirs: readonly Heir[],
+  assignees: readonly Assignee[],
 ): Promise<void> {
   const { database, consumer, failover, failoverGraceMs, emit } = options
   const sql = workerSql(database.schema)
@@ -28,7 +22,7 @@ export async function declareDead(
   const inheritance = dealOut(
     failover,
     { id: peer.id, lanes: lanes.map(({ lane }) => lane), inHand: peer.in_hand },
-    heirs,
+    assignees,
   )
   const [dead] = await session.run<{ application: string; silent_ms: number }>(sql.declareDead, [
     peer.id,

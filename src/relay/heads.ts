@@ -48,7 +48,7 @@ export interface HeadReaderParts {
 }
 
 const quotaMin = 16
-/** Read at once, of all lanes of a strand together; a larger message alone. A relay's heap may have 256 MB. */
+/** Read at once, of all lanes of a pipeline together; a larger message alone. A relay's heap may have 256 MB. */
 const bytesMax = limits.batchBytes
 
 /** Reads the heads of lanes, a few of each, more of those that have more. */

@@ -13,7 +13,7 @@ import { Membership } from '../membership/membership.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
 import { oneOf } from '../base/options.ts'
 import { readSettings, type RelayOptions, type RelaySettings } from './options.ts'
-import { Strand } from './strand.ts'
+import { Pipeline } from './pipeline.ts'
 import { promoteDue } from '../upkeep/due.ts'
 import { relayTasks, startPruning, type Pruning, type PruneTask } from '../upkeep/prune.ts'
 import { startRecurring } from '../upkeep/recur.ts'
@@ -56,7 +56,7 @@ export function createRelay(options: RelayOptions, failpoint: Failpoint = noFail
   )
 }
 
-const strandCount = 2
+const pipelineCount = 2
 const housekeepingMs = 200
 /** So long after a hint, what comes due is looked for. */
 const houseHurryMs = 10
@@ -67,7 +67,7 @@ class Relay {
   readonly #settings: RelaySettings
   readonly #lanes: Lanes
   readonly #parking: Parking
-  readonly #strands: Strand[]
+  readonly #pipelines: Pipeline[]
   readonly #emit: Emit
   #loops: Loop[] = []
   #house: Loop | null = null
@@ -98,7 +98,7 @@ class Relay {
       consumer: '',
       failover,
       emit: this.#emit,
-      inHand: () => this.#strands.reduce((sum, strand) => sum + strand.inHand, 0),
+      inHand: () => this.#pipelines.reduce((sum, pipeline) => sum + pipeline.inHand, 0),
       sureUntil: () => this.#lanes.sureUntil,
       highest: () => highestOf(this.#lanes.held),
       onBehind: () => this.#lanes.lower(),
@@ -107,7 +107,7 @@ class Relay {
       onWoken: () => this.#hurry(),
       onVoid: (reason) => {
         this.#lanes.forget(reason)
-        for (const strand of this.#strands) strand.forget()
+        for (const pipeline of this.#pipelines) pipeline.forget()
       },
       onReturn: (formerId) => this.#lanes.giveBack(formerId),
     })
@@ -119,19 +119,19 @@ class Relay {
       ...settings,
       failover,
       emit: this.#emit,
-      lowestInHand: (lane) => this.#strands[lane % strandCount]!.lowestInHand(lane),
+      lowestInHand: (lane) => this.#pipelines[lane % pipelineCount]!.lowestInHand(lane),
       onTaken: async (lanes) => {
         await this.#parking.load(lanes)
         setImmediate(() => this.#hurry())
       },
-      onLowered: () => this.#strands.forEach((strand) => strand.forget()),
-      onLost: (lanes) => this.#strands.forEach((strand) => strand.drop(lanes)),
+      onLowered: () => this.#pipelines.forEach((pipeline) => pipeline.forget()),
+      onLost: (lanes) => this.#pipelines.forEach((pipeline) => pipeline.drop(lanes)),
     })
     this.#parking = new Parking(database, '', this.#emit)
-    this.#strands = Array.from(
-      { length: strandCount },
+    this.#pipelines = Array.from(
+      { length: pipelineCount },
       (_, number) =>
-        new Strand({
+        new Pipeline({
           database,
           broker: options.broker,
           onDead: options.onDead ?? 'park',
@@ -139,7 +139,7 @@ class Relay {
           settings,
           lanes: () =>
             [...this.#lanes.held.values()].filter(
-              (lane) => lane.lane % strandCount === number && !lane.draining,
+              (lane) => lane.lane % pipelineCount === number && !lane.draining,
             ),
           lanesOf: this.#lanes,
           parking: this.#parking,
@@ -156,8 +156,8 @@ class Relay {
   async start(): Promise<void> {
     await this.membership.join()
     await this.#lanes.start(loopReports(this.#emit, 'keeping lanes').onError)
-    this.#loops = this.#strands.map((strand) =>
-      startLoop(() => strand.run(), loopReports(this.#emit, 'relaying')),
+    this.#loops = this.#pipelines.map((pipeline) =>
+      startLoop(() => pipeline.run(), loopReports(this.#emit, 'relaying')),
     )
     this.#house = startLoop(() => this.#keepHouse(), loopReports(this.#emit, 'housekeeping'))
     this.#unlisten = onPublished(this.#database.schema, () => this.membership.sleep.expect())
@@ -183,11 +183,11 @@ class Relay {
       ...this.#loops.map((loop) => loop.stop()),
     ])
     if (!(await settledWithin(ended, this.#settings.stopTimeoutMs))) {
-      for (const strand of this.#strands) strand.abort('The relay is stopping.')
+      for (const pipeline of this.#pipelines) pipeline.abort('The relay is stopping.')
       await settledWithin(ended, 2000)
     }
-    for (const strand of this.#strands) {
-      await strand
+    for (const pipeline of this.#pipelines) {
+      await pipeline
         .settle()
         .catch((error: unknown) => this.#emit({ type: 'trouble', error, doing: 'stopping' }))
     }
@@ -200,7 +200,7 @@ class Relay {
   }
 
   #hurry(): void {
-    for (const strand of this.#strands) strand.hurry()
+    for (const pipeline of this.#pipelines) pipeline.hurry()
     this.#loops.forEach((loop) => loop.wake())
     if (this.#hurried) return
     // It may be something that comes due later. What is due now goes first, and one look does for many hints.
@@ -220,7 +220,7 @@ class Relay {
       release: () =>
         this.#parking.release(
           this.#lanes.held,
-          (lane, key) => !this.#strands[lane % strandCount]!.hasKey(lane, key),
+          (lane, key) => !this.#pipelines[lane % pipelineCount]!.hasKey(lane, key),
         ),
       onFound: () => this.#loops.forEach((loop) => loop.wake()),
     })

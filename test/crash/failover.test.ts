@@ -33,7 +33,7 @@ async function crew(options: Record<string, unknown>, handleMs: number): Promise
 const idOf = (actor: Actor): number => actor.events.find(({ workerId }) => workerId !== null)!.workerId!
 
 /** Which of the survivors has taken over how many lanes and rows of a dead one. */
-function heirsOf(dead: number, survivors: readonly Actor[]): { lanes: number; rows: number }[] {
+function assigneesOf(dead: number, survivors: readonly Actor[]): { lanes: number; rows: number }[] {
   return survivors.map(({ events }) => {
     const takeovers = events
       .filter((event) => event.type === 'takeover')
@@ -69,8 +69,8 @@ describe.each(failoverStrategies)('with %s', (failover) => {
       await stage.drained()
       expect(await stage.faults()).toEqual([])
 
-      const heirs = heirsOf(dead, survivors)
-      const lanes = heirs.map((heir) => heir.lanes)
+      const assignees = assigneesOf(dead, survivors)
+      const lanes = assignees.map((assignee) => assignee.lanes)
       // It held 18 of 72 lanes, and who takes one has it for good.
       expect(lanes.reduce((sum, count) => sum + count, 0)).toBe(18)
       if (failover === 'round-robin') expect(lanes).toEqual([6, 6, 6])

@@ -103,10 +103,10 @@ export const laneSql = perSchema((s, statement) => {
     handOver: statement(
       'hand_over_lanes',
       `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
-    update ${s}.lane as l set holder = n.heir, since = clock_timestamp(), fence = l.fence + 1, reach = 0, past = null,
+    update ${s}.lane as l set holder = n.assignee, since = clock_timestamp(), fence = l.fence + 1, reach = 0, past = null,
       lease_until = clock_timestamp() + $9::float8 * interval '1 millisecond', floor = ${floor}
     from ours join unnest($3::smallint[], $5::bigint[], $6::int[], $7::text[], $8::int[])
-      as n(lane, floor, lowered, server, heir) using (lane)
+      as n(lane, floor, lowered, server, assignee) using (lane)
     where l.consumer = $1 and l.lane = ours.lane
     returning l.lane`,
     ),

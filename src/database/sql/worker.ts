@@ -5,7 +5,7 @@ import { durably, instant, perSchema } from './statement.ts'
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
 // taken on another server, or on this one before its restart, says nothing.
 const peers = (s: string): string => `
-    select w.id, w.ended_by, ${instant('w.beat_at')}::text as beat, w.in_hand, w.lane_heirs, w.row_heirs,
+    select w.id, w.ended_by, ${instant('w.beat_at')}::text as beat, w.in_hand, w.lane_assignees, w.row_assignees,
       coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and w.ended_at is null and w.id::oid not in (
         select lock.objid from pg_locks as lock
@@ -70,7 +70,7 @@ export const workerSql = perSchema((s, statement) => ({
   // Only if it has not beaten since it was looked at. Who shall have what it held is part of the verdict.
   declareDead: statement(
     'worker_declare_dead',
-    `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $2, lane_heirs = $4, row_heirs = $5,
+    `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $2, lane_assignees = $4, row_assignees = $5,
       reserved_until = clock_timestamp() + $6::float8 * interval '1 millisecond'
     where w.id = $1 and w.ended_at is null and ${instant('w.beat_at')} = $3::numeric
     returning w.application, extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms`,

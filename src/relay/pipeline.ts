@@ -15,7 +15,7 @@ import { HeadReader, type Confirmed, type Head, type Heads } from './heads.ts'
 import { sendAll } from './sending.ts'
 import { Settlement } from './settlement.ts'
 
-export interface StrandParts {
+export interface PipelineParts {
   readonly database: Database
   readonly broker: Broker
   readonly onDead: 'park' | 'skip'
@@ -36,8 +36,8 @@ export interface StrandParts {
  * One batch at a time over one half of the relay's lanes: read, send, delete what was confirmed with the next read.
  * That no lane is in two batches is what keeps the order of a key, whatever becomes of a batch.
  */
-export class Strand {
-  readonly #parts: StrandParts
+export class Pipeline {
+  readonly #parts: PipelineParts
   readonly #heads: HeadReader
   readonly #settlement: Settlement
   #confirmed: Confirmed[] = []
@@ -46,7 +46,7 @@ export class Strand {
   readonly #polling: Polling
   #failures = 0
 
-  constructor(parts: StrandParts) {
+  constructor(parts: PipelineParts) {
     this.#parts = parts
     this.#heads = new HeadReader({ ...parts, batchSize: parts.settings.batchSize, lanes: parts.lanesOf })
     this.#settlement = new Settlement(parts)
