@@ -8,7 +8,7 @@ const tags = {
   /** Postgres alone, but many histories, many rows or many seconds. */
   'servers:postgres': [
     'test/model/*.test.ts',
-    'test/{bad-input,claimer,doctor,failover,floor,health,memory,migrate,package,plans,receiver}.test.ts',
+    'test/{bad-input,claimer,doctor,failover,watermark,health,memory,migrate,package,plans,receiver}.test.ts',
     'test/{rowsecurity,schedules,settings,sleep,unhandled,upkeep,sequences,workers}.test.ts',
     'test/claimer/{circuits,errors}.test.ts',
     'test/operate/*.test.ts',

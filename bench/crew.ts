@@ -59,7 +59,7 @@ export class Crew extends AnyCrew<Role, Order, News> {
     const member = await this.hire(role, role, order, {
       // Peers complain there, and go on.
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-      // Typed arrays arrive as such; what is in hand is counted after a collection.
+      // Typed arrays arrive as such; what is in flight is counted after a collection.
       serialization: 'advanced',
       execArgv: role === 'entrant' ? entrantFlags() : [],
     })

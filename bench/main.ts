@@ -14,7 +14,7 @@ import { pipeline } from './scenarios/pipeline.ts'
 import { publishBulk, publishSingle } from './scenarios/publishing.ts'
 import { relayKafka, relayNull, relayRabbitmq } from './scenarios/relaying.ts'
 import { calm } from './scenarios/calm.ts'
-import { orphans } from './scenarios/orphans.ts'
+import { abandoned } from './scenarios/abandoned.ts'
 import { strategies } from './scenarios/strategies.ts'
 import { takeover } from './scenarios/takeover.ts'
 import type { RaceOptions } from './race/options.ts'
@@ -107,7 +107,7 @@ async function play<Options extends Common>(
 add(takeover)
 add(strategies)
 add(calm)
-add(orphans)
+add(abandoned)
 
 /** Those that the report shows, in its order. */
 const races = [

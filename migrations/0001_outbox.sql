@@ -196,7 +196,7 @@ begin
       using errcode = '22023';
   end if;
   -- The transaction's id is assigned before the row's seq is drawn. The relay's lower bound depends on it: see
-  -- src/leases/floor.ts.
+  -- src/lanes/watermark.ts.
   perform pg_current_xact_id();
   -- Relays that sleep are woken, and none falls asleep before this is committed: see src/database/sql/sleep.ts.
   perform pg_notify(current_schema(), '')

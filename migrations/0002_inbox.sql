@@ -2,7 +2,7 @@
 --
 -- A message's way through this file: a receiver (or, with the Postgres broker, a relay) writes the message's id to seen and, if
 -- the id was new, one row to the inbox. A message with a key waits in its key's lane, which belongs to one claimer at a time. A
--- message without a key waits in a stripe, where a claimer takes a lease on the row itself. complete() deletes the row at the
+-- message without a key waits in a partition, where a claimer takes a lease on the row itself. complete() deletes the row at the
 -- end of the handler's transaction, and writes it to handled if a history is kept.
 --
 -- Locks: none on existing tables. Old code: there is none.
@@ -13,8 +13,8 @@ create table twinbox.inbox (
   seq bigint not null generated always as identity,
   received_at timestamptz not null default clock_timestamp(),
   published_at timestamptz,
-  -- The lease on this row. Only stripes use it; lanes are leased as a whole. None of the columns from lease_until to attempt may
-  -- ever enter an index or a predicate of one: a claim is a HOT update only as long as none does.
+  -- The lease on this row. Only partitions use it; lanes are leased as a whole. None of the columns from lease_until to attempt
+  -- may ever enter an index or a predicate of one: a claim is a HOT update only as long as none does.
   lease_until timestamptz not null default '-infinity',
   holder integer,
   -- How often the row was claimed, times 2^31, plus the worker that claimed it.
@@ -23,7 +23,7 @@ create table twinbox.inbox (
   avoid integer,
   -- How often the message has been claimed before; the running attempt is one more.
   attempt smallint not null default 0,
-  -- 0 to 63: lanes, for messages with a key. 64 to 71: stripes, for messages without one.
+  -- 0 to 63: lanes, for messages with a key. 64 to 71: partitions, for messages without one.
   lane smallint not null,
   -- As in the outbox: a claimer takes a bounded number of bytes at once.
   size integer not null generated always as (
@@ -41,7 +41,7 @@ create table twinbox.inbox (
   content_type text,
   errors jsonb,
   constraint payload_or_body check ((payload is null) <> (body is null)),
-  -- Serves every claim: the head of a lane or of a stripe, oldest first. The only index.
+  -- Serves every claim: the head of a lane or of a partition, oldest first. The only index.
   primary key (consumer, lane, seq)
 ) with (
   -- Room on the page for the version that a claim writes.

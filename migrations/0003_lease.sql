@@ -24,9 +24,9 @@ create table twinbox.worker (
   -- as the lock is. The value is the start of the server that the lock was taken on, since a restart or a failover frees all
   -- locks and kills nobody. Null behind a pooler that shares sessions.
   locked_on timestamptz,
-  -- What it works on: messages in hand; topics and patterns of its handlers or of its receiver, null if it has not said; and
+  -- What it works on: messages in flight; topics and patterns of its handlers or of its receiver, null if it has not said; and
   -- of a handler that does not end, the topic and since when it runs.
-  in_hand integer not null default 0,
+  in_flight integer not null default 0,
   topics text[] collate "C",
   stuck_topic text collate "C",
   stuck_since timestamptz,
@@ -52,15 +52,15 @@ create table twinbox.lane (
   -- Rises with every change of the holder, and never falls.
   fence bigint not null default 0,
   lease_until timestamptz not null default '-infinity',
-  -- No message of this lane at or below this seq exists or can still appear. Reads start above the floor, or they would visit
+  -- No message of this lane at or below this seq exists or can still appear. Reads start above the watermark, or they would visit
   -- every dead row since the oldest open transaction began.
-  floor bigint not null default 0,
-  -- How often messages have come back below the floor. A renewal that was sent before and arrives after may not raise the
-  -- floor over them again.
+  watermark bigint not null default 0,
+  -- How often messages have come back below the watermark. A renewal that was sent before and arrives after may not raise the
+  -- watermark over them again.
   lowered integer not null default 0,
-  -- The highest seq that the holder has in hand. If the holder dies, the messages up to here have been attempted.
+  -- The highest seq that the holder has in flight. If the holder dies, the messages up to here have been attempted.
   reach bigint not null default 0,
-  -- The seqs that the holder has in hand beyond its reach, which it has read past a hot key. Null if there are none.
+  -- The seqs that the holder has in flight beyond its reach, which it has read past a hot key. Null if there are none.
   past bigint[],
   primary key (consumer, lane)
 ) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);

@@ -1,6 +1,6 @@
 -- Messages that are not ready: waiting for a time or for a handler, held back behind a failed one of their key, or given up on.
 --
--- They live apart from the outbox and the inbox, so that the heads of those two hold only what is ready or in hand. In all
+-- They live apart from the outbox and the inbox, so that the heads of those two hold only what is ready or in flight. In all
 -- tables the consumer '' means the outbox.
 --
 -- Locks: none on existing tables. Old code: there is none.
@@ -44,7 +44,7 @@ create table twinbox.parked (
   -- Messages of the key up to here are back in their lane and may be handled; later ones go on waiting.
   released_to bigint not null default 0,
   -- The place of the message that the key is held back behind: among the dead letters, or the first that waits.
-  head bigint,
+  blocker bigint,
   lane smallint not null,
   consumer text collate "C" not null,
   key text collate "C" not null,

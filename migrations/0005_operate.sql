@@ -75,14 +75,14 @@ begin
     -- A message that waits elsewhere comes back to the place that it had. Of the tables, the last place of each lane is
     -- looked up in its index.
     select 'outbox', pg_get_serial_sequence('twinbox.outbox', 'seq')::regclass, greatest(
-      (select max(l.floor) from twinbox.lane as l where l.consumer = ''),
+      (select max(l.watermark) from twinbox.lane as l where l.consumer = ''),
       (select max(m.seq) from generate_series(0, 63) as lane cross join lateral (
         select o.seq from twinbox.outbox as o where o.lane = lane.lane order by o.seq desc limit 1) as m),
       (select max(p.seq) from twinbox.parked_message as p where p.consumer = ''),
       (select max(d.seq) from twinbox.dead_letter as d where d.consumer = ''))
     union all
     select 'inbox', pg_get_serial_sequence('twinbox.inbox', 'seq')::regclass, greatest(
-      (select max(l.floor) from twinbox.lane as l where l.consumer <> ''),
+      (select max(l.watermark) from twinbox.lane as l where l.consumer <> ''),
       (select max(m.seq) from twinbox.lane as l cross join lateral (
         select i.seq from twinbox.inbox as i where i.consumer = l.consumer and i.lane = l.lane
         order by i.seq desc limit 1) as m where l.consumer <> ''),
@@ -105,7 +105,7 @@ begin
     if set_to > stood_at then
       perform setval(sequence, set_to);
       -- In the order in which workers lock them.
-      update twinbox.lane as l set floor = 0, lowered = l.lowered + 1
+      update twinbox.lane as l set watermark = 0, lowered = l.lowered + 1
       from (
         select k.consumer, k.lane from twinbox.lane as k
         where name = 'outbox' and k.consumer = '' or name = 'inbox' and k.consumer <> ''

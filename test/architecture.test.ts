@@ -293,16 +293,16 @@ describe('SQL', () => {
       'src/lanes/settler.ts',
     ])
     expect(using(/\bparkingSql\(/)).toEqual(['src/lanes/parking.ts'])
-    // Stripes hold messages without a key: no order, and no parked key.
-    expect(using(/\.mustReread\(/)).toEqual(['src/claimer/stripes.ts', 'src/lanes/reader.ts'])
-    expect(using(/\bnew LaneReader\(/)).toEqual(['src/claimer/keyed.ts', 'src/relay/heads.ts'])
+    // Partitions hold messages without a key: no order, and no parked key.
+    expect(using(/\.mustReread\(/)).toEqual(['src/claimer/partitions.ts', 'src/lanes/reader.ts'])
+    expect(using(/\bnew LaneReader\(/)).toEqual(['src/claimer/keyed.ts', 'src/relay/outbox-reader.ts'])
   })
 
   test('no statement spells out a number of the layout', () => {
-    const { lanes, stripes, perWorker } = layout
+    const { lanes, partitions, perWorker } = layout
     const numbers = [lanes - 1, lanes, inboxLanes - 1, inboxLanes, perWorker].join('|')
     const spelled = new RegExp(
-      `(?<![$\\w.])(${numbers})(?![\\w.])|[*%] ${stripes}\\b|random\\(\\) \\* \\d{2}`,
+      `(?<![$\\w.])(${numbers})(?![\\w.])|[*%] ${partitions}\\b|random\\(\\) \\* \\d{2}`,
     )
     const wrong = filesOf('src/database/sql', /\.ts$/).flatMap((file) =>
       parts(read(file))

@@ -342,7 +342,7 @@ test('one bad message of a batch fails alone, and the others are handled once', 
 })
 
 test.each([true, false])(
-  'when one lane of a batch is lost, the messages of the others stay in hand (transaction: %s)',
+  'when one lane of a batch is lost, the messages of the others stay in flight (transaction: %s)',
   async (transaction) => {
     await deliver(Array.from({ length: 30 }, (_, n) => `k${n}`))
     let stolen: number | null = null
@@ -389,7 +389,7 @@ test('a claim that a crash of the server took back is not the next one, though b
       await trx.insertInto('effects').values({ n: turn, key: null, attempt: 1 }).execute()
     },
   }
-  // With two in hand it is full, and cannot claim again what was taken back.
+  // With two in flight it is full, and cannot claim again what was taken back.
   const options = { batchSize: 1, concurrency: 2 }
   const first = once(turns, 'begin 2')
   await start(handlers, options)
@@ -485,7 +485,7 @@ test('a handler that ends the transaction itself is found out', async () => {
   expect((await events.next('message_failed')).error).toMatchObject({ code: 'TRANSACTION_ENDED' })
 })
 
-test('what is tried again soon waits in hand with that attempt counted, and what is not, outside of the inbox', async () => {
+test('what is tried again soon waits in flight with that attempt counted, and what is not, outside of the inbox', async () => {
   await deliver([null, null])
   const waiting: unknown[] = []
   await start(
@@ -514,7 +514,7 @@ test('what is tried again soon waits in hand with that attempt counted, and what
   expect(await left()).toEqual([{ table: 'deferred', key: null }])
 })
 
-test('what waits in hand for its next attempt when a claimer stops is given back, and that attempt not counted', async () => {
+test('what waits in flight for its next attempt when a claimer stops is given back, and that attempt not counted', async () => {
   await deliver([null])
   await start({ '#': () => Promise.reject(new Error('soon')) }, { backoffMsMin: 1000, backoffMsMax: 1000 })
   await events.next('message_failed')

@@ -366,7 +366,7 @@ describe('workers', () => {
     const env = { TWINBOX_DATABASE_URL: database.url }
     const command = start(['work', '--config', path, '--verbose'], env)
     await command.shows(/relay \d+: started/)
-    // Not of the key that a dead letter holds back. And before it is in hand, a stop has nothing to wait for.
+    // Not of the key that a dead letter holds back. And before it is in flight, a stop has nothing to wait for.
     await publish('order.stuck', 'other')
     await command.shows(/claimer billing \d+: claimed 1 message/)
     command.process.kill('SIGINT')
@@ -412,7 +412,7 @@ describe('the roster of workers', () => {
     const people = await twinbox(args, env())
     expect(people).toMatchObject({ code: 0, stderr: '' })
     expect(people.stdout).toMatch(
-      /^id +kind +consumer +state +up +beat +lanes +since +in hand +lock +host +pid +version\n/,
+      /^id +kind +consumer +state +up +beat +lanes +since +in flight +lock +host +pid +version\n/,
     )
     expect(people.stdout).toMatch(new RegExp(`^${alive} +claimer +roster +alive `, 'm'))
     expect(people.stdout).toMatch(new RegExp(`^${died} +claimer +roster +died: heartbeat `, 'm'))

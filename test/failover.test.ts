@@ -2,14 +2,14 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { share } from '../src/database/layout.ts'
 import { dealOut, failoverStrategies } from '../src/membership/failover.ts'
-import { Orphans } from '../src/membership/orphans.ts'
+import { Abandoned } from '../src/membership/abandoned.ts'
 import { Sightings, type Peer, type Verdict } from '../src/membership/sightings.ts'
 
 const peer = (id: number, changes: Partial<Peer> = {}): Peer => ({
   id,
   ended_by: null,
   beat: '1',
-  in_hand: 0,
+  in_flight: 0,
   unlocked: false,
   reserved: false,
   lane_assignees: null,
@@ -17,12 +17,12 @@ const peer = (id: number, changes: Partial<Peer> = {}): Peer => ({
   ...changes,
 })
 
-const assignees = fc.uniqueArray(fc.record({ id: fc.integer({ min: 1, max: 99 }), inHand: fc.nat(500) }), {
+const assignees = fc.uniqueArray(fc.record({ id: fc.integer({ min: 1, max: 99 }), inFlight: fc.nat(500) }), {
   selector: ({ id }) => id,
   minLength: 1,
   maxLength: 8,
 })
-const orphanLanes = fc.uniqueArray(fc.integer({ min: 0, max: 71 }), { maxLength: 72 })
+const abandonedLanes = fc.uniqueArray(fc.integer({ min: 0, max: 71 }), { maxLength: 72 })
 
 const counts = (given: readonly (number | null)[]): Map<number, number> => {
   const result = new Map<number, number>()
@@ -35,8 +35,8 @@ describe('dealing out', () => {
 
   test('every lane of the dead one and every part of its rows goes to one of the living, and nothing else', () => {
     fc.assert(
-      fc.property(explicit, assignees, orphanLanes, fc.nat(1000), (strategy, living, lanes, inHand) => {
-        const dealt = dealOut(strategy, { id: 50, lanes, inHand }, living)!
+      fc.property(explicit, assignees, abandonedLanes, fc.nat(1000), (strategy, living, lanes, inFlight) => {
+        const dealt = dealOut(strategy, { id: 50, lanes, inFlight }, living)!
         const ids = living.map(({ id }) => id)
         expect(dealt.rows).toHaveLength(64)
         expect(dealt.rows.every((id) => ids.includes(id))).toBe(true)
@@ -48,8 +48,8 @@ describe('dealing out', () => {
 
   test('round-robin: nobody gets two more than another', () => {
     fc.assert(
-      fc.property(assignees, orphanLanes, (living, lanes) => {
-        const dealt = dealOut('round-robin', { id: 50, lanes, inHand: 0 }, living)!
+      fc.property(assignees, abandonedLanes, (living, lanes) => {
+        const dealt = dealOut('round-robin', { id: 50, lanes, inFlight: 0 }, living)!
         const given = counts(dealt.lanes)
         const shares = living.map(({ id }) => given.get(id) ?? 0)
         expect(Math.max(...shares) - Math.min(...shares)).toBeLessThanOrEqual(1)
@@ -59,11 +59,11 @@ describe('dealing out', () => {
 
   test('least-work: who gets something has, before the last of it, no more than anybody else', () => {
     fc.assert(
-      fc.property(assignees, orphanLanes, fc.integer({ min: 1, max: 5000 }), (living, lanes, inHand) => {
+      fc.property(assignees, abandonedLanes, fc.integer({ min: 1, max: 5000 }), (living, lanes, inFlight) => {
         fc.pre(lanes.length > 0)
-        const size = Math.max(inHand / lanes.length, 1 / lanes.length)
-        const given = counts(dealOut('least-work', { id: 50, lanes, inHand }, living)!.lanes)
-        const loads = living.map(({ id, inHand: at }) => ({
+        const size = Math.max(inFlight / lanes.length, 1 / lanes.length)
+        const given = counts(dealOut('least-work', { id: 50, lanes, inFlight }, living)!.lanes)
+        const loads = living.map(({ id, inFlight: at }) => ({
           id,
           load: at + (given.get(id) ?? 0) * size,
         }))
@@ -75,11 +75,11 @@ describe('dealing out', () => {
   })
 
   test('random: each gets about as much, and not always the same', () => {
-    const living = [1, 2, 3].map((id) => ({ id, inHand: 0 }))
+    const living = [1, 2, 3].map((id) => ({ id, inFlight: 0 }))
     const given = counts(
       Array.from(
         { length: 50 },
-        () => dealOut('random', { id: 9, lanes: [], inHand: 0 }, living)!.rows,
+        () => dealOut('random', { id: 9, lanes: [], inFlight: 0 }, living)!.rows,
       ).flat(),
     )
     // 3,200 draws at a third: ten standard deviations.
@@ -87,21 +87,21 @@ describe('dealing out', () => {
   })
 
   test('first-free, or nobody left: whoever comes first', () => {
-    expect(dealOut('first-free', { id: 9, lanes: [1], inHand: 1 }, [{ id: 1, inHand: 0 }])).toBeNull()
-    expect(dealOut('random', { id: 9, lanes: [1], inHand: 1 }, [])).toBeNull()
+    expect(dealOut('first-free', { id: 9, lanes: [1], inFlight: 1 }, [{ id: 1, inFlight: 0 }])).toBeNull()
+    expect(dealOut('random', { id: 9, lanes: [1], inFlight: 1 }, [])).toBeNull()
   })
 })
 
-test('orphans: what is reserved is only its assignee’s, and then anybody’s', () => {
+test('abandoned: what is reserved is only its assignee’s, and then anybody’s', () => {
   const dead = { ended_by: 'lock', lane_assignees: [null, 1, 2], row_assignees: [2, 1] } as const
-  const orphans = new Orphans()
-  expect(orphans.update([peer(1), peer(7, { ...dead, reserved: true })], 1)).toBe(true)
-  expect([orphans.free, orphans.lanes, orphans.rows]).toEqual([[], [share(7, 1)], [share(7, 1)]])
-  expect(orphans.update([peer(1), peer(7, { ...dead, reserved: true })], 1)).toBe(false)
-  expect(orphans.update([peer(1), peer(7, dead)], 1)).toBe(true)
-  expect([orphans.free, orphans.lanes, orphans.rows]).toEqual([[7], [], []])
+  const abandoned = new Abandoned()
+  expect(abandoned.update([peer(1), peer(7, { ...dead, reserved: true })], 1)).toBe(true)
+  expect([abandoned.free, abandoned.lanes, abandoned.rows]).toEqual([[], [share(7, 1)], [share(7, 1)]])
+  expect(abandoned.update([peer(1), peer(7, { ...dead, reserved: true })], 1)).toBe(false)
+  expect(abandoned.update([peer(1), peer(7, dead)], 1)).toBe(true)
+  expect([abandoned.free, abandoned.lanes, abandoned.rows]).toEqual([[7], [], []])
   const taken = [7, 8, null, 1, 7].map((previous) => ({ previous }))
-  expect(orphans.takenOver(taken, 1)).toEqual([
+  expect(abandoned.takenOver(taken, 1)).toEqual([
     { fromWorkerId: 7, foundBy: 'lock', of: [taken[0], taken[4]] },
     { fromWorkerId: 8, foundBy: 'lease', of: [taken[1]] },
   ])

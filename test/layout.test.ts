@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { inboxLanes, layout, share, stripeLanes } from '../src/database/layout.ts'
+import { inboxLanes, layout, share, partitionLanes } from '../src/database/layout.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /** The migrations are plain SQL: whether they mean the numbers of `layout` is asked of the tables that they have made. */
@@ -49,7 +49,7 @@ test('publish() spreads messages without a key over the lanes, and over all of t
   expect(rows.map(({ lane }) => lane)).toEqual(lanes)
 })
 
-test('complete() asks for the fence of the lane in lanes, and of the row in stripes', async () => {
+test('complete() asks for the fence of the lane in lanes, and of the row in partitions', async () => {
   const borders = numbersOf(await bodyOf('complete'), /lanes?(?:\[1\])? < (\d+)/g)
   expect(borders).toEqual([layout.lanes, layout.lanes])
 })
@@ -83,6 +83,6 @@ test('a share is of one worker and of one of its lanes or parts', () => {
   expect(share(2, 0)).toBeGreaterThan(share(1, Math.max(inboxLanes, layout.rowParts) - 1))
   // Workers are numbered by an integer, and the statement compares as bigint.
   expect(Number.isSafeInteger(share(2 ** 31 - 1, layout.perWorker - 1))).toBe(true)
-  expect(stripeLanes).toHaveLength(layout.stripes)
-  expect([stripeLanes[0], stripeLanes.at(-1)]).toEqual([layout.lanes, inboxLanes - 1])
+  expect(partitionLanes).toHaveLength(layout.partitions)
+  expect([partitionLanes[0], partitionLanes.at(-1)]).toEqual([layout.lanes, inboxLanes - 1])
 })

@@ -613,7 +613,16 @@ describe.each([{ server: 'the server under test' }, { server: 'the embedded Post
       (await pool.query<Row>(text, [schema])).rows
 
     test('no index holds a column of the lease', async () => {
-      const lease = ['lease_until', 'holder', 'fence', 'attempt', 'floor', 'reach', 'beat_at', 'in_hand']
+      const lease = [
+        'lease_until',
+        'holder',
+        'fence',
+        'attempt',
+        'watermark',
+        'reach',
+        'beat_at',
+        'in_flight',
+      ]
       const indexes = await rows<{ name: string; columns: string[]; predicate: string | null }>(
         `select i.indexrelid::regclass::text as name, pg_get_expr(i.indpred, i.indrelid) as predicate,
         array(select attname::text from pg_attribute where attrelid = i.indexrelid) as columns

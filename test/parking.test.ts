@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
-import { Floor } from '../src/lanes/floor.ts'
+import { Watermark } from '../src/lanes/watermark.ts'
 import type { Lane } from '../src/lanes/lane.ts'
 import { Parking, type HeldKey } from '../src/lanes/parking.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
@@ -37,7 +37,7 @@ const behind = ({ lane, seqs: all, ids }: Held, seqs = all, forMs = 0): HeldKey 
 interface Taken {
   readonly lane: number
   readonly fence: number
-  readonly floor: number
+  readonly watermark: number
   readonly lowered: number
   readonly server: string
 }
@@ -68,16 +68,18 @@ async function held(consumer: string): Promise<Held> {
     'select lane, seq, id from twinbox.inbox where consumer = $1 order by seq',
     [consumer],
   )
-  const { lane, fence, floor, lowered, server } = taken.find((candidate) => candidate.lane === rows[0]!.lane)!
+  const { lane, fence, watermark, lowered, server } = taken.find(
+    (candidate) => candidate.lane === rows[0]!.lane,
+  )!
   return {
     lane: {
       lane,
       fence,
       written: 0,
-      floor: new Floor(floor),
+      watermark: new Watermark(watermark),
       server,
       lowered,
-      orphaned: false,
+      abandoned: false,
       draining: false,
       assignee: null,
       keptUntil: 0,
@@ -87,14 +89,14 @@ async function held(consumer: string): Promise<Held> {
   }
 }
 
-const floorOf = async (consumer: string, lane: number): Promise<number> =>
+const watermarkOf = async (consumer: string, lane: number): Promise<number> =>
   Number(
     (
-      await database.query<{ floor: string }>(
-        'select floor from twinbox.lane where consumer = $1 and lane = $2',
+      await database.query<{ watermark: string }>(
+        'select watermark from twinbox.lane where consumer = $1 and lane = $2',
         [consumer, lane],
       )
-    )[0]!.floor,
+    )[0]!.watermark,
   )
 const stands = async (table: string, consumer: string): Promise<number[]> =>
   (
@@ -104,27 +106,27 @@ const stands = async (table: string, consumer: string): Promise<number[]> =>
     )
   ).map(({ payload }) => payload)
 
-test('a renewal that arrives after messages have come back does not raise the floor over them', async () => {
+test('a renewal that arrives after messages have come back does not raise the watermark over them', async () => {
   const given = await held('late')
   const { lane, seqs } = given
   const parking = new Parking(own, 'late', () => {})
   await parking.park([behind(given)])
-  // The lane is empty, so its floor moves on.
-  const renew = (floor: number, lowered: number): Promise<unknown> =>
-    own.keep(sql.renew, ['late', 1, 60_000, [lane.lane], [lane.fence], [floor], [lowered], [lane.server]])
+  // The lane is empty, so its watermark moves on.
+  const renew = (watermark: number, lowered: number): Promise<unknown> =>
+    own.keep(sql.renew, ['late', 1, 60_000, [lane.lane], [lane.fence], [watermark], [lowered], [lane.server]])
   const last = seqs.at(-1)!
   await renew(last, lane.lowered)
-  expect(await floorOf('late', lane.lane)).toBe(last)
+  expect(await watermarkOf('late', lane.lane)).toBe(last)
   const before = lane.lowered
   const lanes = new Map([[lane.lane, lane]])
   expect(await parking.release(lanes, () => true)).toEqual([lane])
   expect(await stands('inbox', 'late')).toEqual([0, 1, 2, 3, 4])
-  // What was sent before, with the floor and the count of before.
+  // What was sent before, with the watermark and the count of before.
   await renew(last, before)
-  expect(await floorOf('late', lane.lane)).toBeLessThan(seqs[0]!)
+  expect(await watermarkOf('late', lane.lane)).toBeLessThan(seqs[0]!)
   // What is sent now may raise it again.
   await renew(last, lane.lowered)
-  expect(await floorOf('late', lane.lane)).toBe(last)
+  expect(await watermarkOf('late', lane.lane)).toBe(last)
 })
 
 test('whoever has lost the lane moves nothing', async () => {
@@ -180,11 +182,11 @@ test('what was read of a key that is no longer parked stays, and is read again',
   expect(parking.holdsBack(lane.lane, 'k', seqs[1]!)).toBe(true)
   // As if the answer to what has struck it off had been lost.
   await database.query(`delete from twinbox.parked where consumer = 'struck'`)
-  const { lowered } = lane.floor
+  const { lowered } = lane.watermark
   await parking.follow(lane, seqs.slice(1))
   expect(await stands('inbox', 'struck')).toEqual([1, 2, 3, 4])
-  expect(lane.floor.lowered).toBeGreaterThan(lowered)
-  expect(lane.floor.bound).toBeLessThan(seqs[1]!)
+  expect(lane.watermark.lowered).toBeGreaterThan(lowered)
+  expect(lane.watermark.tentative).toBeLessThan(seqs[1]!)
   expect(parking.holdsBack(lane.lane, 'k', seqs[1]!)).toBe(false)
 })
 
@@ -202,11 +204,11 @@ test('messages are found that are back without anybody having heard of it', asyn
   const given = await held('back')
   const { lane, seqs } = given
   await new Parking(own, 'back', () => {}).park([behind(given)])
-  const passed = { ...lane, floor: new Floor(seqs.at(-1)!) }
+  const passed = { ...lane, watermark: new Watermark(seqs.at(-1)!) }
   const parking = new Parking(losing('release_parked'), 'back', () => {})
   await expect(parking.release(new Map([[lane.lane, passed]]), () => true)).rejects.toThrow('lost')
   expect(await stands('inbox', 'back')).toEqual([0, 1, 2, 3, 4])
-  expect(passed.floor.bound).toBeLessThan(seqs[0]!)
+  expect(passed.watermark.tentative).toBeLessThan(seqs[0]!)
 })
 
 test('what a dead letter has parked for good stays so, whoever parks it again', async () => {
@@ -220,9 +222,9 @@ test('what a dead letter has parked for good stays so, whoever parks it again', 
   expect([...(await parking.park([later])).values()]).toEqual([false])
   expect(
     await database.query(
-      `select until = 'infinity' as ever, reason, head from twinbox.parked where consumer = 'dead'`,
+      `select until = 'infinity' as ever, reason, blocker from twinbox.parked where consumer = 'dead'`,
     ),
-  ).toEqual([{ ever: true, reason: 'why', head: String(seqs[0]) }])
+  ).toEqual([{ ever: true, reason: 'why', blocker: String(seqs[0]) }])
   expect(await parking.release(new Map([[lane.lane, lane]]), () => true)).toEqual([])
   expect(
     await database.query(

@@ -55,7 +55,7 @@ interface Node {
 
 const batch = 100
 const lanes = Array.from({ length: 64 }, (_, lane) => lane)
-const stripes = Array.from({ length: 8 }, (_, index) => 64 + index)
+const partitions = Array.from({ length: 8 }, (_, index) => 64 + index)
 
 interface Row {
   readonly lane: number
@@ -63,12 +63,12 @@ interface Row {
   readonly id: string
 }
 
-/** The statements as the workers run them, with reads that start at `floor`, over the messages right above it. */
+/** The statements as the workers run them, with reads that start at `watermark`, over the messages right above it. */
 function statements(
-  floor: number,
+  watermark: number,
   first: readonly Row[],
   inLanes: readonly Row[],
-  stripe: readonly Row[],
+  partition: readonly Row[],
 ): [string, Statement, unknown[]][] {
   const outbox = outboxSql('twinbox')
   const inbox = inboxSql('twinbox')
@@ -88,7 +88,7 @@ function statements(
         first.map(({ seq }) => seq),
         first.map(({ id }) => id),
         lanes,
-        each(floor, 64),
+        each(watermark, 64),
         each(16, 64),
         true,
         lanes.map((lane) => arrayText(first.filter((row) => row.lane === lane).map(({ seq }) => seq))),
@@ -131,12 +131,27 @@ function statements(
     [
       'claim',
       inbox.claim,
-      ['c', stripes, each(floor, 8), batch, 1, 15_000, [], 1, true, [], -1, 2000, false, 8e6],
+      ['c', partitions, each(watermark, 8), batch, 1, 15_000, [], 1, true, [], -1, 2000, false, 8e6],
     ],
     [
-      'claim of orphans that were dealt out',
+      'claim of abandoned that were dealt out',
       inbox.claim,
-      ['c', stripes, each(floor, 8), batch, 1, 15_000, [7], 1, true, each(5 * 256, 64), 1, 2000, true, 8e6],
+      [
+        'c',
+        partitions,
+        each(watermark, 8),
+        batch,
+        1,
+        15_000,
+        [7],
+        1,
+        true,
+        each(5 * 256, 64),
+        1,
+        2000,
+        true,
+        8e6,
+      ],
     ],
     [
       'read lanes',
@@ -145,7 +160,7 @@ function statements(
         'c',
         lanes,
         each(0, 64),
-        each(floor, 64),
+        each(watermark, 64),
         each(8, 64),
         each(0, 64),
         lanes.map((lane) => arrayText(first.filter((row) => row.lane === lane).map(({ seq }) => seq))),
@@ -161,7 +176,7 @@ function statements(
       'read lanes past a key',
       readingSql('twinbox').readPast,
       [
-        ...['c', lanes, each(0, 64), each(floor, 64), each(8, 64), each(0, 64), each('{}', 64)],
+        ...['c', lanes, each(0, 64), each(watermark, 64), each(8, 64), each(0, 64), each('{}', 64)],
         ...[true, 1, true, 8e6, 1000, null, each('{"k"}', 64), 10],
       ],
     ],
@@ -170,10 +185,10 @@ function statements(
       completion.complete,
       [
         'c',
-        stripe.map(({ lane }) => lane),
-        stripe.map(({ seq }) => seq),
+        partition.map(({ lane }) => lane),
+        partition.map(({ seq }) => seq),
         each(0),
-        stripe.map(({ id }) => id),
+        partition.map(({ id }) => id),
       ],
     ],
     [
@@ -188,29 +203,29 @@ function statements(
       ],
     ],
     ...(['rows', 'in lanes'] as const).map((where): [string, Statement, unknown[]] => {
-      const claims = (where === 'rows' ? stripe : inLanes).map((row) => ({ ...row, fence: 0, attempt: 1 }))
+      const claims = (where === 'rows' ? partition : inLanes).map((row) => ({ ...row, fence: 0, attempt: 1 }))
       const text = completion.completeAndCommit('c', claims, null).replace('; commit', '')
       return [`complete ${where} in a transaction`, { text }, []]
     }),
     [
       'renew rows',
       inbox.renew,
-      ['c', stripe.map(({ lane }) => lane), stripe.map(({ seq }) => seq), each(0), 15_000],
+      ['c', partition.map(({ lane }) => lane), partition.map(({ seq }) => seq), each(0), 15_000],
     ],
     [
       'release rows',
       inbox.release,
-      ['c', stripe.map(({ lane }) => lane), stripe.map(({ seq }) => seq), each(0)],
+      ['c', partition.map(({ lane }) => lane), partition.map(({ seq }) => seq), each(0)],
     ],
     [
       'defer',
       waiting.defer,
       [
         'c',
-        stripe.map(({ lane }) => lane),
-        stripe.map(({ seq }) => seq),
+        partition.map(({ lane }) => lane),
+        partition.map(({ seq }) => seq),
         each(0),
-        stripe.map(({ id }) => id),
+        partition.map(({ id }) => id),
         each(1000),
         each(1),
         each(1),
@@ -219,7 +234,7 @@ function statements(
       ],
     ],
     ...(['rows', 'in lanes'] as const).map((where): [string, Statement, unknown[]] => {
-      const claims = where === 'rows' ? stripe : inLanes
+      const claims = where === 'rows' ? partition : inLanes
       const places = [claims.map(({ lane }) => lane), claims.map(({ seq }) => seq)]
       return [`set ${where} aside`, unhandled.setAside, ['c', ...places, each(0), claims.map(({ id }) => id)]]
     }),
@@ -229,7 +244,7 @@ function statements(
     ['promote', waiting.promote, ['c', batch]],
     ['promote to the outbox', waiting.promoteOutbox, [batch]],
     ['keys that are due', parking.dueKeys, ['c', lanes, 20]],
-    ['heads of stripes', inbox.heads, ['c', stripes, each(floor, 8)]],
+    ['heads of partitions', inbox.heads, ['c', partitions, each(watermark, 8)]],
     [
       'renew lanes',
       laneStatements.renew,
@@ -240,7 +255,13 @@ function statements(
     [
       'fence unused',
       completion.complete,
-      ['c', stripe.map(({ lane }) => lane), stripe.map(({ seq }) => seq), fence, stripe.map(({ id }) => id)],
+      [
+        'c',
+        partition.map(({ lane }) => lane),
+        partition.map(({ seq }) => seq),
+        fence,
+        partition.map(({ id }) => id),
+      ],
     ],
   ]
 }
@@ -326,7 +347,7 @@ describe.each([
   let database: TestDatabase
   let client: pg.Client
   let held: pg.Client
-  let floor = 0
+  let watermark = 0
 
   beforeAll(async () => {
     database = await createTestDatabase()
@@ -344,7 +365,7 @@ describe.each([
     }
     await fill(database, 1)
     if (holder !== null) {
-      floor = rows
+      watermark = rows
       await database.query('delete from twinbox.outbox')
       await database.query('delete from twinbox.inbox')
       await fill(database, rows + 1)
@@ -359,17 +380,17 @@ describe.each([
 
   test('every hot statement is an index scan over few pages', async () => {
     const first = await database.query<Row>(
-      `select lane, seq::int, id from twinbox.outbox where seq > ${floor} order by seq limit ${batch}`,
+      `select lane, seq::int, id from twinbox.outbox where seq > ${watermark} order by seq limit ${batch}`,
     )
     const inbox = await database.query<Row>(
-      `select lane, seq::int, id from twinbox.inbox where seq > ${floor} and lane < 64 order by seq limit ${batch}`,
+      `select lane, seq::int, id from twinbox.inbox where seq > ${watermark} and lane < 64 order by seq limit ${batch}`,
     )
-    const stripe = await database.query<Row>(
-      `select lane, seq::int, id from twinbox.inbox where seq > ${floor} and lane >= 64 order by seq limit ${batch}`,
+    const partition = await database.query<Row>(
+      `select lane, seq::int, id from twinbox.inbox where seq > ${watermark} and lane >= 64 order by seq limit ${batch}`,
     )
     const faults: string[] = []
     const figures: Record<string, number> = {}
-    for (const [name, statement, values] of statements(floor, first, inbox, stripe)) {
+    for (const [name, statement, values] of statements(watermark, first, inbox, partition)) {
       const plan = await explain(client, statement.text, values)
       figures[name] = plan.buffers
       // A hundred rows by primary key take some pages each, 64 lanes about ten each; passing over the dead takes thousands.
@@ -382,13 +403,13 @@ describe.each([
     expect(faults).toEqual([])
   })
 
-  test('without the floor the same read visits the dead', async () => {
+  test('without the watermark the same read visits the dead', async () => {
     if (holder === null) return
     const [, statement, values] = statements(0, [], [], [])[0]!
     const without = await explain(client, statement.text, values)
-    const [, , bounded] = statements(floor, [], [], [])[0]!
-    const withFloor = await explain(client, statement.text, bounded)
+    const [, , bounded] = statements(watermark, [], [], [])[0]!
+    const withWatermark = await explain(client, statement.text, bounded)
     // Proof that the situation is the one that was meant: the dead rows are there and cost something.
-    expect(without.buffers).toBeGreaterThan(withFloor.buffers * 1.5)
+    expect(without.buffers).toBeGreaterThan(withWatermark.buffers * 1.5)
   })
 })

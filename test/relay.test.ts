@@ -318,7 +318,7 @@ test('of a key that is refused, the rest of the batch waits untried, and stays b
   await until(async () => (await count('parked_message')) === 3)
   expect(
     await database.query(
-      `select p.until = 'infinity' as ever, d.seq = p.head as behind, (select max(attempt) from twinbox.parked_message) as attempt
+      `select p.until = 'infinity' as ever, d.seq = p.blocker as behind, (select max(attempt) from twinbox.parked_message) as attempt
       from twinbox.parked as p, twinbox.dead_letter as d`,
     ),
   ).toEqual([{ ever: true, behind: true, attempt: 0 }])

@@ -87,15 +87,15 @@ async function publish(count: number, keyed = true): Promise<void> {
 const all = (count: number): Promise<unknown> =>
   expect.poll(() => handled.length, { timeout: 20_000 }).toBe(count)
 
-/** Workers have read so far that their floors are written down there. */
-async function floorsAt(table: 'outbox' | 'inbox'): Promise<number> {
+/** Workers have read so far that their watermarks are written down there. */
+async function watermarksAt(table: 'outbox' | 'inbox'): Promise<number> {
   const found = async (): Promise<number> =>
     (
-      await database.query<{ floor: number }>(
-        `select max(floor)::int as floor from twinbox.lane where (consumer = '') = ($1 = 'outbox')`,
+      await database.query<{ watermark: number }>(
+        `select max(watermark)::int as watermark from twinbox.lane where (consumer = '') = ($1 = 'outbox')`,
         [table],
       )
-    )[0]!.floor
+    )[0]!.watermark
   await expect.poll(found, { timeout: 20_000 }).toBeGreaterThan(0)
   return found()
 }
@@ -122,13 +122,13 @@ async function live(count = 600): Promise<{ outbox: number; inbox: number }> {
   await publish(count)
   await publish(200, false)
   await all(count + 200)
-  const floors = { outbox: await floorsAt('outbox'), inbox: await floorsAt('inbox') }
+  const watermarks = { outbox: await watermarksAt('outbox'), inbox: await watermarksAt('inbox') }
   handled = []
-  return floors
+  return watermarks
 }
 
 test('what is published after a sequence has gone back is handled, and the sequence is set forward', async () => {
-  const floors = await live()
+  const watermarks = await live()
   await stop()
   await setBack('outbox')
   await setBack('inbox')
@@ -148,18 +148,18 @@ test('what is published after a sequence has gone back is handled, and the seque
   await publish(100)
   await all(200)
   expect(inOrder()).toBe(true)
-  expect(await standsAt('outbox')).toBeGreaterThan(floors.outbox)
-  expect(await standsAt('inbox')).toBeGreaterThan(floors.inbox)
+  expect(await standsAt('outbox')).toBeGreaterThan(watermarks.outbox)
+  expect(await standsAt('inbox')).toBeGreaterThan(watermarks.inbox)
   expect(events.of('sequence_mended').map(({ table }) => table)).toEqual(['outbox', 'inbox'])
 })
 
 test('also if it has come further than before by then', async () => {
-  const floors = await live()
+  const watermarks = await live()
   await stop()
   await setBack('outbox')
-  await publish(floors.outbox + 500)
+  await publish(watermarks.outbox + 500)
   await startAll()
-  await all(floors.outbox + 500)
+  await all(watermarks.outbox + 500)
   expect(inOrder()).toBe(true)
   expect(events.of('found_below').length).toBeGreaterThan(0)
 })
@@ -175,17 +175,17 @@ test('tables that are truncated while workers run, with their numbers begun anew
     await publish(50, false)
     await all(100)
     expect(inOrder()).toBe(true)
-    // Not before the floors stand where the next round's numbers will be. A worker that begins anew when all has been read
-    // has nothing to move them by: something has to come.
+    // Not before the watermarks stand where the next round's numbers will be. A worker that begins anew when all has
+    // been read has nothing to move them by: something has to come.
     const moved = async (): Promise<number> => {
       const before = handled.length
       await publish(1)
       await all(before + 1)
-      const [floors] = await database.query<{ lowest: number }>(
-        `select least(max(floor) filter (where consumer = ''), max(floor) filter (where consumer <> ''))::int as lowest
+      const [watermarks] = await database.query<{ lowest: number }>(
+        `select least(max(watermark) filter (where consumer = ''), max(watermark) filter (where consumer <> ''))::int as lowest
         from twinbox.lane`,
       )
-      return floors!.lowest
+      return watermarks!.lowest
     }
     await expect.poll(moved, { timeout: 20_000, interval: 200 }).toBeGreaterThan(0)
   }
@@ -206,8 +206,8 @@ test('every worker whose lanes were read on that number begins anew, and not onl
     .toBe(5)
   await publish(600)
   await all(600)
-  await floorsAt('outbox')
-  await floorsAt('inbox')
+  await watermarksAt('outbox')
+  await watermarksAt('inbox')
   handled = []
   await setBack('outbox')
   await setBack('inbox')

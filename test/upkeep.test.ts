@@ -98,7 +98,7 @@ const letters = (): Promise<unknown> =>
 
 test('dead letters are pruned only if told to, and never one behind which a key is held back', async () => {
   await letters()
-  await database.query(`insert into twinbox.parked (consumer, lane, key, until, reason, head)
+  await database.query(`insert into twinbox.parked (consumer, lane, key, until, reason, blocker)
     values ('a', twinbox.lane_of('k'), 'k', 'infinity', 'why', 1)`)
   expect(await prune(database.url, 'dead', { olderThanMs: 0, dryRun: true })).toBe(17)
   expect(await prune(database.url, 'dead', { consumer: 'a', olderThanMs: 4.5 * day, by: 'ann' })).toBe(5)

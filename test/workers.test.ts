@@ -111,7 +111,9 @@ describe('reading', () => {
     const begun = Date.now()
     const { worker } = await start(() => held, { concurrency: 3, heartbeatMs: 50 })
     await deliver(6)
-    await until(async () => (await read()).some(({ inHand, lanes }) => inHand === 6 && lanes.length === 72))
+    await until(async () =>
+      (await read()).some(({ inFlight, lanes }) => inFlight === 6 && lanes.length === 72),
+    )
     const [shown, ...others] = await read()
     expect(others).toEqual([])
     expect(shown).toMatchObject({
@@ -136,7 +138,7 @@ describe('reading', () => {
     await until(async () => (await waiting()) === 0)
     await worker.stop()
     expect(await read()).toMatchObject([
-      { id: shown!.id, state: 'stopped', endedBy: 'stop', lanes: [], lanesSince: null, inHand: 0 },
+      { id: shown!.id, state: 'stopped', endedBy: 'stop', lanes: [], lanesSince: null, inFlight: 0 },
     ])
   })
 
@@ -333,7 +335,7 @@ describe('the table', () => {
     endedBy: null,
     lanes: [1, 2, 3],
     lanesSince: new Date('2026-01-01T11:59:30Z'),
-    inHand: 5,
+    inFlight: 5,
     topics: ['order.*'],
     ...fields,
   })
@@ -347,11 +349,11 @@ describe('the table', () => {
       worker({ id: 10, state: 'died', endedBy: 'lock', ...ended, lastBeatMs: 120_000 }),
     ]
     expect(renderWorkers(workers, at).split('\n')).toEqual([
-      'id  kind      consumer  state       up     beat    lanes  since   in hand  lock  host   pid   version',
-      '7   claimer   billing   alive       3 min  320 ms  3      30.0 s  5        yes   web-1  4242  0.1.0',
-      '8   relay     -         alive       3 min  320 ms  3      30.0 s  5        no    web-1  4242  0.1.0',
-      '9   receiver  billing   alive       3 min  320 ms  -      -       5        yes   web-1  4242  0.1.0',
-      '10  claimer   billing   died: lock  1 min  2 min   0      -       5        -     web-1  4242  0.1.0',
+      'id  kind      consumer  state       up     beat    lanes  since   in flight  lock  host   pid   version',
+      '7   claimer   billing   alive       3 min  320 ms  3      30.0 s  5          yes   web-1  4242  0.1.0',
+      '8   relay     -         alive       3 min  320 ms  3      30.0 s  5          no    web-1  4242  0.1.0',
+      '9   receiver  billing   alive       3 min  320 ms  -      -       5          yes   web-1  4242  0.1.0',
+      '10  claimer   billing   died: lock  1 min  2 min   0      -       5          -     web-1  4242  0.1.0',
     ])
     expect(renderWorkers([], at)).toBe('No worker is running.')
   })

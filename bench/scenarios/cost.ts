@@ -9,7 +9,7 @@ import { atMost, ratio, ratioOf, runRace, type Goal } from '../race/race.ts'
 import type { Scenario, Stage } from '../scenario.ts'
 
 const peers = ['graphile-worker', 'pg-boss', 'status'] as const
-const inHand = 1000
+const inFlight = 1000
 
 interface Idle {
   readonly cpuPercent: number
@@ -37,7 +37,7 @@ export const cost: Scenario<RaceOptions> = {
       remarks.push(
         `${name}: idle, a worker takes ${idle.cpuPercent} % of a core, its server ${idle.serverPercent ?? '-'} %, with ` +
           `${idle.statementsPerS} transactions/s` +
-          (memory === null ? '' : `; 1,000 messages in hand take ${rounded(memory / 1024 / 1024, 2)} MiB`),
+          (memory === null ? '' : `; 1,000 messages in flight take ${rounded(memory / 1024 / 1024, 2)} MiB`),
       )
     }
     const idle = idles.get('twinbox')
@@ -61,7 +61,7 @@ export const cost: Scenario<RaceOptions> = {
         ]
       },
       bound:
-        'the four statements per second of an idle worker: its heartbeat with a look at its peers, and once a second what is due, in its lanes and in its stripes. A statement that finds everything cold takes 1 to 2 ms of the client.',
+        'the four statements per second of an idle worker: its heartbeat with a look at its peers, and once a second what is due, in its lanes and in its partitions. A statement that finds everything cold takes 1 to 2 ms of the client.',
       remarks: [
         'The life of a message: published, sent or handled, gone. Of pg-boss it does not end there: finished jobs are kept, ' +
           'and moved and deleted later.',
@@ -102,11 +102,11 @@ async function measureIdle(stage: Stage, grounds: Grounds, runner: Runner, ms: n
   }
 }
 
-/** What a process has more when it has a thousand messages in hand, in bytes. */
+/** What a process has more when it has a thousand messages in flight, in bytes. */
 async function measureMemory(stage: Stage, grounds: Grounds, runner: Runner): Promise<number> {
   const held: Runner = {
     ...runner,
-    task: { ...runner.task, messages: inHand, concurrency: inHand, batchSize: inHand, handler: 'hold' },
+    task: { ...runner.task, messages: inFlight, concurrency: inFlight, batchSize: inFlight, handler: 'hold' },
   }
   const ground = await prepareGround(grounds, held)
   const racers = new Racers(stage)
@@ -114,8 +114,8 @@ async function measureMemory(stage: Stage, grounds: Grounds, runner: Runner): Pr
     await racers.hire(held, ground)
     const before = await racers.account(true)
     racers.tell({ type: 'go' })
-    if (!(await racers.done(inHand)))
-      throw new Error(`${runner.name} did not take ${inHand} messages in hand.`)
+    if (!(await racers.done(inFlight)))
+      throw new Error(`${runner.name} did not take ${inFlight} messages in flight.`)
     const { memoryBytes } = await racers.account(true)
     return memoryBytes - before.memoryBytes
   } finally {

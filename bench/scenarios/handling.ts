@@ -46,7 +46,7 @@ export const retryStorm: Scenario<RaceOptions> = {
         { name: 'graphile-worker', entrant: 'graphile-worker claim', task: storm },
       ],
       bound:
-        'writes. A message that fails twice is claimed once and stays in hand, but each failure is written down with its error: 4 versions of rows and 3 kB of WAL where one that succeeds takes 2 and 0.6 kB.',
+        'writes. A message that fails twice is claimed once and stays in flight, but each failure is written down with its error: 4 versions of rows and 3 kB of WAL where one that succeeds takes 2 and 0.6 kB.',
       goals: (laps) => [
         atLeast('the same without failures', ratio(laps, 'twinbox', 'without failures'), 0.3),
       ],

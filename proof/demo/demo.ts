@@ -73,7 +73,7 @@ async function play(options: DemoOptions, stage: Stage): Promise<Verdict> {
 
   const half = Math.ceil(run.messages / 2)
   await watch.until(async ({ published, handled }) => published >= half && handled >= half * 0.8)
-  // The second half comes in a burst, so that there is work in hand when the two die.
+  // The second half comes in a burst, so that there is work in flight when the two die.
   crew.tell(publisher, { type: 'proceed' })
   await disaster.strike()
   await watch.until(async ({ published }) => {
@@ -140,5 +140,7 @@ function holding(member: Member): string {
   if (member.state === 'killed') return 'killed'
   if (member.role === 'receiver') return member.state
   const lanes = `${member.lanes.size} lanes`
-  return member.role === 'claimer' ? `${lanes}, ${Math.max(0, member.claimed - member.done)} in hand` : lanes
+  return member.role === 'claimer'
+    ? `${lanes}, ${Math.max(0, member.claimed - member.done)} in flight`
+    : lanes
 }

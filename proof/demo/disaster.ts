@@ -4,10 +4,10 @@ import { demoSql } from '../sql/demo.ts'
 import type { Seen } from './child.ts'
 import type { Crew, Member } from './crew.ts'
 
-/** Handlers take so long while a victim is looked for, so that each claimer has work in hand. */
+/** Handlers take so long while a victim is looked for, so that each claimer has work in flight. */
 const slowMs = 40
 const searchMs = 10_000
-/** So many in hand make a good victim; after a while anything will do. */
+/** So many in flight make a good victim; after a while anything will do. */
 const goodHold = 5
 const patienceMs = 500
 
@@ -21,9 +21,9 @@ export class Disaster {
   #held = new Set<string>()
   #killedAt = Infinity
   killed = 0
-  /** How many messages the killed claimer had in hand. */
+  /** How many messages the killed claimer had in flight. */
   heldMessages = 0
-  /** From SIGKILL until a survivor claimed the first message that the killed claimer had in hand. */
+  /** From SIGKILL until a survivor claimed the first message that the killed claimer had in flight. */
   takeoverMs: number | null = null
   /** From SIGKILL until a survivor had lanes of the killed relay. */
   relayTakeoverMs: number | null = null
@@ -47,7 +47,7 @@ export class Disaster {
     for (const member of [claimer, relay!]) if (member.process.signalCode === 'SIGKILL') this.killed++
     for (const other of this.#crew.of('claimer')) this.#crew.tell(other, { type: 'slow', ms: 0 })
     this.#say(
-      `Killed ${claimer.name} (pid ${claimer.process.pid}) with ${this.heldMessages} messages in hand`,
+      `Killed ${claimer.name} (pid ${claimer.process.pid}) with ${this.heldMessages} messages in flight`,
     )
     this.#say(`Killed ${relay!.name} (pid ${relay!.process.pid})`)
   }
@@ -78,7 +78,7 @@ export class Disaster {
     }
   }
 
-  /** A claimer that the database says has messages in hand. It is frozen, so that this stays true. */
+  /** A claimer that the database says has messages in flight. It is frozen, so that this stays true. */
   async #findVictim(claimers: readonly Member[]): Promise<Member> {
     const sql = demoSql(this.#database.schema)
     const startedAt = performance.now()
@@ -97,7 +97,7 @@ export class Disaster {
       }
       candidate.process.kill('SIGCONT')
       if (waited > searchMs)
-        throw new Error('No claimer had a message in hand that a kill could have interrupted.')
+        throw new Error('No claimer had a message in flight that a kill could have interrupted.')
       await sleep(5)
     }
   }

@@ -22,7 +22,7 @@ export interface Verdict {
   readonly altered: number
   readonly orderViolations: number
   readonly killed: number
-  /** How many messages the killed claimer had in hand. */
+  /** How many messages the killed claimer had in flight. */
   readonly heldByKilled: number
   readonly takeoverMs: number | null
   readonly relayTakeoverMs: number | null
@@ -100,7 +100,7 @@ export function renderVerdict(verdict: Verdict): string {
     `  order violations  ${verdict.orderViolations}`,
     `  altered payloads  ${verdict.altered}`,
     '',
-    `  A claimer was killed with ${verdict.heldByKilled} messages in hand; another one continued them ${after(takeoverMs)}.`,
+    `  A claimer was killed with ${verdict.heldByKilled} messages in flight; another one continued them ${after(takeoverMs)}.`,
     `  A relay was killed; the other one took its lanes over ${after(relayTakeoverMs)}.`,
     '',
     verdict.ok

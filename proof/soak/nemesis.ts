@@ -243,7 +243,7 @@ export class Nemesis {
     await this.#parts.company.fill(post)
   }
 
-  /** Holds the xmin horizon, the floors and an id, for as long as it lasts. */
+  /** Holds the xmin horizon, the watermarks and an id, for as long as it lasts. */
   async #holdTransaction(forMs: number): Promise<void> {
     const client = new pg.Client({ connectionString: this.#parts.databaseUrl })
     client.on('error', () => {})

@@ -151,7 +151,7 @@ export const soakSql = perSchema((s, statement) => ({
     where datname = current_database() and pid <> pg_backend_pid() and starts_with(application_name, $1)`,
   ),
 
-  // A transaction with an id and a snapshot, which keeps floors and dead rows where they are.
+  // A transaction with an id and a snapshot, which keeps watermarks and dead rows where they are.
   hold: `begin isolation level repeatable read;
     create temporary table if not exists held (); select pg_current_xact_id()`,
 

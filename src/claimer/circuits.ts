@@ -4,7 +4,7 @@ import type { Lanes } from '../lanes/lanes.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
 import { codeOf, describeError } from '../base/errors.ts'
 import type { Claim } from './claim.ts'
-import type { Hand } from './hand.ts'
+import type { InFlight } from './in-flight.ts'
 
 /** What the database says of a topic that pauses; see `promote`. */
 export interface PausedTopic {
@@ -26,7 +26,7 @@ interface Circuit {
 const pileMax = 5
 const probeMsMin = 1000
 const probeMsMax = 60_000
-/** Of what pauses, so many messages at most wait in hand; what is too many waits elsewhere, for so long at least. */
+/** Of what pauses, so many messages at most wait in flight; what is too many waits elsewhere, for so long at least. */
 const heldMax = 5000
 const elsewhereMs = 30_000
 /** A topic is told by whoever publishes, and so may be their number. */
@@ -35,7 +35,7 @@ const pilesMax = 1000
 interface Parts {
   readonly database: Database
   readonly consumer: string
-  readonly hand: Hand
+  readonly inFlight: InFlight
   readonly lanes: Lanes
   readonly emit: Emit
   readonly reread: (claims: readonly Claim[]) => void
@@ -49,7 +49,7 @@ interface Parts {
  * Circuits for what the handlers of this consumer need: a service, a file, another database.
  *
  * If messages of several keys fail alike and none succeeds between, it is not the messages: their topic pauses. What comes of
- * it waits in hand, in order and without attempts; every now and then one message tries, one of all claimers of the
+ * it waits in flight, in order and without attempts; every now and then one message tries, one of all claimers of the
  * consumer; the first that succeeds ends the pause. One bad message opens nothing, since its key is one; nor do a few that fail
  * again and again among others that succeed, since only first attempts count.
  */
@@ -77,8 +77,8 @@ export class Circuits {
   /** Keeps it, and with it what follows of its key, until its topic goes on. */
   hold(claim: Claim): void {
     claim.tries = false
-    // As long as a suspect is in hand, others wait for it.
-    if (claim.suspect || this.waiting().total >= heldMax) {
+    // As long as a quarantined message is in flight, others wait for it.
+    if (claim.quarantined || this.waiting().total >= heldMax) {
       const report = (error: unknown): void =>
         this.#parts.emit({ type: 'trouble', error, doing: 'putting off' })
       this.#parts.putOff(claim, elsewhereMs).catch(report)
@@ -89,9 +89,9 @@ export class Circuits {
     held.add(claim)
   }
 
-  /** How much in hand waits for topics to go on, in all and by lane: it takes nobody's room. */
+  /** How much in flight waits for topics to go on, in all and by lane: it takes nobody's room. */
   waiting(): { readonly total: number; readonly lanes: ReadonlyMap<number, number> } {
-    const { hand } = this.#parts
+    const { inFlight } = this.#parts
     const now = performance.now()
     if (this.#held.size === 0) return nothing
     if (now < this.#measured.at + measureMs) return this.#measured
@@ -99,9 +99,9 @@ export class Circuits {
     let total = 0
     for (const held of this.#held.values()) {
       for (const claim of held) {
-        if (!hand.has(claim)) held.delete(claim)
+        if (!inFlight.has(claim)) held.delete(claim)
         else {
-          const count = claim.keyed ? Math.min(hand.countOfKey(claim), ofKeyMax) : 1
+          const count = claim.keyed ? Math.min(inFlight.countOfKey(claim), ofKeyMax) : 1
           total += count
           lanes.set(claim.lane, (lanes.get(claim.lane) ?? 0) + count)
         }
@@ -178,29 +178,29 @@ export class Circuits {
 
   /** Has the message try that has waited longest since it last did, if nobody else has one try. */
   async #try(topic: string): Promise<void> {
-    const { database, consumer, hand, dispatch } = this.#parts
+    const { database, consumer, inFlight, dispatch } = this.#parts
     const held = this.#held.get(topic) ?? new Set()
-    const next = [...held].find((claim) => hand.has(claim))
+    const next = [...held].find((claim) => inFlight.has(claim))
     if (next === undefined) return
     const won = await database.keep(this.#sql.probe, [consumer, topic, probeMsMin, probeMsMax])
-    if (won.length === 0 || !held.delete(next) || !hand.has(next)) return
+    if (won.length === 0 || !held.delete(next) || !inFlight.has(next)) return
     next.tries = true
-    hand.proceed(next)
+    inFlight.proceed(next)
     dispatch()
   }
 
   #goOn(topic: string): void {
-    const { hand, dispatch, emit } = this.#parts
+    const { inFlight, dispatch, emit } = this.#parts
     const circuit = this.#open.get(topic)!
     const held = this.#held.get(topic) ?? new Set()
     this.#open.delete(topic)
     this.#held.delete(topic)
     emit({ type: 'circuit_closed', topic, pausedMs: performance.now() - circuit.since })
-    for (const claim of held) if (hand.has(claim)) hand.proceed(claim)
+    for (const claim of held) if (inFlight.has(claim)) inFlight.proceed(claim)
     setImmediate(dispatch)
   }
 
-  /** A lane that another claimer shall have is given back when nothing of it is in hand. */
+  /** A lane that another claimer shall have is given back when nothing of it is in flight. */
   #leaveDrainingLanes(): void {
     const { lanes, reread } = this.#parts
     for (const held of this.#held.values()) {

@@ -7,7 +7,7 @@ import { parseHeaders, type TracedMessage } from '../base/telemetry.ts'
 export interface ClaimedRow {
   readonly lane: number
   readonly seq: number
-  /** In lanes the attempts before this one; in stripes this one included. */
+  /** In lanes the attempts before this one; in partitions this one included. */
   readonly attempt: number
   /** Of the lane, or of the row. */
   readonly fence: number
@@ -38,8 +38,8 @@ export class Claim {
   /** It was read past a hot key of its lane, and stands beyond where the lane is read in order. */
   readonly past: boolean
   readonly bytes: number
-  /** A dead claimer had it in hand, and it may be why. */
-  readonly suspect: boolean
+  /** A dead claimer had it in flight, and it may be why. */
+  readonly quarantined: boolean
   attempt: number
   /** By the monotonic clock, until when the lease on the row is sure to run. Lanes keep their own. */
   leasedUntil = Infinity
@@ -75,7 +75,7 @@ export class Claim {
     this.seq = row.seq
     this.fence = row.fence
     this.keyed = keyed
-    this.suspect = row.crashes > 0
+    this.quarantined = row.crashes > 0
     this.expiresAt = row.expires_in_ms === null ? Infinity : performance.now() + row.expires_in_ms
     this.attempt = keyed ? row.attempt + 1 : row.attempt
     this.bytes = (row.payload?.length ?? row.body?.length ?? 0) + 500

@@ -3,10 +3,10 @@ import { UnkeyedClaims } from './unkeyed.ts'
 import { Circuits, type PausedTopic } from './circuits.ts'
 import { Dispatcher } from './dispatcher.ts'
 import type { Claim } from './claim.ts'
-import { Hand } from './hand.ts'
+import { InFlight } from './in-flight.ts'
 import { handlersByTopic, type Handlers, type ResolvedHandler } from './handlers.ts'
 import { Settlement } from './settlement.ts'
-import { Suspects } from './suspects.ts'
+import { Quarantine } from './quarantine.ts'
 import { Unhandled, unknownPolicies, type UnhandledOptions } from './unhandled.ts'
 import type { ClaimerOptions } from './options.ts'
 import { claimerNumbers, type ClaimerContext, type ClaimerNumber } from './context.ts'
@@ -130,7 +130,7 @@ class Claimer {
   readonly #emit: Emit
   readonly #lanes: Lanes
   readonly #parking: Parking
-  readonly #hand: Hand
+  readonly #inFlight: InFlight
   readonly #unhandled: Unhandled
   readonly #circuits: Circuits
   readonly #keyed: KeyedClaims
@@ -142,7 +142,7 @@ class Claimer {
   #dueLoop: Loop | null = null
   #unlisten = (): void => {}
   #pruning: Pruning | null = null
-  /** Rows that were in hand when this claimer was given up on, or had to fear it. */
+  /** Rows that were in flight when this claimer was given up on, or had to fear it. */
   #left: readonly Claim[] = []
 
   constructor(
@@ -159,8 +159,8 @@ class Claimer {
     this.#database = database
     this.#consumer = consumer
     this.#settings = settings
-    const suspects = new Suspects(settings.batchSize)
-    this.#hand = new Hand(suspects)
+    const quarantine = new Quarantine(settings.batchSize)
+    this.#inFlight = new InFlight(quarantine)
     this.#emit = emitter(options, () => ({ kind: 'claimer', consumer, workerId: this.membership.id }))
     this.membership = new Membership({
       ...settings,
@@ -170,13 +170,13 @@ class Claimer {
       consumer,
       topics: unhandled.topics,
       emit: this.#emit,
-      inHand: () => this.#hand.size,
-      hasBacklog: () => this.#hand.waitingRows > 0,
+      inFlight: () => this.#inFlight.size,
+      hasBacklog: () => this.#inFlight.waitingRows > 0,
       sureUntil: () => Math.min(this.#lanes.sureUntil, this.#unkeyed.sureUntil),
       highest: () => highestOf(this.#lanes.held),
       onBehind: () => this.#lanes.lower(),
-      onOrphans: () => {
-        suspects.reset()
+      onAbandoned: () => {
+        quarantine.reset()
         this.#unkeyed.sweep()
         this.#lanes.wake()
         this.#wake()
@@ -184,11 +184,11 @@ class Claimer {
       onPeers: () => this.#lanes.wake(),
       onWoken: () => this.#hurry(),
       onVoid: (reason) => {
-        this.#left = [...this.#hand.all()].filter(({ keyed }) => !keyed)
+        this.#left = [...this.#inFlight.all()].filter(({ keyed }) => !keyed)
         this.#lanes.forget(reason)
         this.#keyed.forget()
         this.#unkeyed.forget()
-        this.#lose([...this.#hand.all()], reason)
+        this.#lose([...this.#inFlight.all()], reason)
       },
       onReturn: async (formerId) => {
         await this.#unkeyed.release(this.#left)
@@ -204,8 +204,8 @@ class Claimer {
       ...settings,
       ...sharing,
       emit: this.#emit,
-      // Rows of stripes have leases of their own; who holds the stripe only moves its floor.
-      lowestInHand: (lane) => (isKeyed({ lane }) ? this.#hand.lowest(lane) : null),
+      // Rows of partitions have leases of their own; who holds the partition only moves its watermark.
+      lowestInFlight: (lane) => (isKeyed({ lane }) ? this.#inFlight.lowest(lane) : null),
       mayInherit: () => this.#unhandled.isMixed,
       onTaken: async (lanes) => {
         await this.#keyed.take(lanes.filter(isKeyed))
@@ -218,14 +218,14 @@ class Claimer {
       },
       onLost: (lanes, reason) =>
         this.#lose(
-          lanes.filter(isKeyed).flatMap(({ lane }) => [...this.#hand.all(lane)]),
+          lanes.filter(isKeyed).flatMap(({ lane }) => [...this.#inFlight.all(lane)]),
           reason,
         ),
     })
     this.#parking = new Parking(database, consumer, this.#emit)
     const reread: ClaimerContext['reread'] = (claims) => {
-      for (const { lane, seq } of claims.flatMap((claim) => this.#hand.drop(claim))) {
-        this.#lanes.held.get(lane)?.floor.lower(seq)
+      for (const { lane, seq } of claims.flatMap((claim) => this.#inFlight.drop(claim))) {
+        this.#lanes.held.get(lane)?.watermark.lower(seq)
       }
     }
     const dispatch = (): void => this.#dispatcher.dispatch()
@@ -233,7 +233,7 @@ class Claimer {
       enabled: circuit,
       database,
       consumer,
-      hand: this.#hand,
+      inFlight: this.#inFlight,
       lanes: this.#lanes,
       emit: this.#emit,
       reread,
@@ -248,8 +248,8 @@ class Claimer {
       membership: this.membership,
       lanes: this.#lanes,
       parking: this.#parking,
-      hand: this.#hand,
-      suspects,
+      inFlight: this.#inFlight,
+      quarantine,
       circuits: this.#circuits,
       emit: this.#emit,
       telemetry: options.telemetry,
@@ -298,15 +298,15 @@ class Claimer {
     const loops = [this.#readLoop, this.#claimLoop, this.#houseLoop, this.#dueLoop]
     await Promise.all(loops.map(async (loop) => loop?.stop()))
     if (!(await settledWithin(handled, this.#settings.stopTimeoutMs))) {
-      for (const claim of this.#hand.all()) claim.abort.abort(new Error('The claimer is stopping.'))
+      for (const claim of this.#inFlight.all()) claim.abort.abort(new Error('The claimer is stopping.'))
       await settledWithin(handled, 2000)
     }
-    const left = [...this.#hand.all()]
+    const left = [...this.#inFlight.all()]
     const report = (doing: string) => (error: unknown) => this.#emit({ type: 'trouble', error, doing })
     await this.#unkeyed.release(left.filter(({ keyed }) => !keyed)).catch(report('giving rows back'))
-    // The hand is kept until then: a lane's floor may not be written down above what is in hand of it.
+    // The claims are kept until then: a lane's watermark may not be written down above what is in flight of it.
     await this.#lanes.stop().catch(report('giving lanes back'))
-    for (const claim of left) this.#hand.remove(claim)
+    for (const claim of left) this.#inFlight.remove(claim)
     await this.membership.leave()
     this.#emit({ type: 'stopped', released: left.length })
   }
@@ -322,7 +322,7 @@ class Claimer {
     this.#claimLoop?.wake()
   }
 
-  /** What is in hand: to be renewed, or to be handled again since its backoff has ended. */
+  /** What is in flight: to be renewed, or to be handled again since its backoff has ended. */
   async #keepHouse(): Promise<number> {
     try {
       await this.#unkeyed.keepHouse()
@@ -331,7 +331,7 @@ class Claimer {
       this.#dispatcher.dispatch()
     }
     const { leaseMs } = this.#settings
-    return this.#hand.size > 0
+    return this.#inFlight.size > 0
       ? Math.min(housekeepingMs, leaseMs / 8)
       : this.membership.sleep.rest(housekeepingMs)
   }
@@ -342,7 +342,8 @@ class Claimer {
       database: this.#database,
       promote: waitingSql(this.#database.schema).promote,
       values: [this.#consumer, this.#settings.batchSize],
-      release: () => this.#parking.release(this.#lanes.held, (lane, key) => !this.#hand.hasKey(lane, key)),
+      release: () =>
+        this.#parking.release(this.#lanes.held, (lane, key) => !this.#inFlight.hasKey(lane, key)),
       share: (paused) =>
         this.#circuits.keepHouse(paused === null ? [] : (JSON.parse(paused) as PausedTopic[])),
       comeBack: () => this.#unhandled.keepHouse(),
@@ -352,13 +353,13 @@ class Claimer {
       },
     })
     if (found) return 0
-    return this.#hand.size > 0 ? housekeepingMs : this.membership.sleep.rest(housekeepingMs, dueInMs)
+    return this.#inFlight.size > 0 ? housekeepingMs : this.membership.sleep.rest(housekeepingMs, dueInMs)
   }
 
   /** Looks for more without waiting for the next poll, where the last look has left something behind. */
   #fetchMore(done: readonly Claim[]): void {
     this.#unkeyed.handled(done.length)
-    if (done.some(({ suspect }) => suspect)) {
+    if (done.some(({ quarantined }) => quarantined)) {
       this.#unkeyed.sweep()
       return this.#wake()
     }
@@ -369,7 +370,7 @@ class Claimer {
   #lose(claims: readonly Claim[], reason: string): void {
     if (claims.length === 0) return
     for (const claim of claims) {
-      this.#hand.remove(claim)
+      this.#inFlight.remove(claim)
       claim.abort.abort(new LeaseLostError(reason))
     }
     this.#emit({ type: 'lease_lost', ids: claims.map(({ id }) => id), lanes: [], reason })

@@ -9,8 +9,8 @@ import { limits } from '../base/options.ts'
 import { workerNumbers } from '../membership/worker.ts'
 import type { Circuits } from './circuits.ts'
 import type { Claim } from './claim.ts'
-import type { Hand } from './hand.ts'
-import type { Suspects } from './suspects.ts'
+import type { InFlight } from './in-flight.ts'
+import type { Quarantine } from './quarantine.ts'
 
 /** The claimer's options that are numbers. */
 export const claimerNumbers = [
@@ -38,8 +38,8 @@ export interface ClaimerContext {
   readonly membership: Membership
   readonly lanes: Lanes
   readonly parking: Parking
-  readonly hand: Hand
-  readonly suspects: Suspects
+  readonly inFlight: InFlight
+  readonly quarantine: Quarantine
   readonly circuits: Circuits
   readonly emit: Emit
   readonly telemetry: Telemetry | undefined
@@ -51,12 +51,12 @@ export interface ClaimerContext {
    * all that follows it in its key, unless the lane has been lost.
    */
   readonly reread: (claims: readonly Claim[]) => void
-  /** Something has come in hand that can be handled. */
+  /** Something in flight can be handled now. */
   readonly dispatch: () => void
 }
 
 /** Handlers are few beside this; what is claimed ahead may not fill the memory with large payloads. */
-const handBytesMax = 32 * 1024 * 1024
+const inFlightBytesMax = 32 * 1024 * 1024
 
 /** How much more may be claimed at once, in bytes and in messages. A larger message comes alone. */
 export interface Room {
@@ -64,9 +64,9 @@ export interface Room {
   readonly rows: number
 }
 
-/** Null if enough is in hand. */
-export function roomOf({ hand, settings, circuits }: ClaimerContext): Room | null {
-  const rows = settings.batchSize * 2 - (hand.size - circuits.waiting().total)
-  const bytes = Math.min(handBytesMax - hand.bytes, limits.batchBytes)
+/** Null if enough is in flight. */
+export function roomOf({ inFlight, settings, circuits }: ClaimerContext): Room | null {
+  const rows = settings.batchSize * 2 - (inFlight.size - circuits.waiting().total)
+  const bytes = Math.min(inFlightBytesMax - inFlight.bytes, limits.batchBytes)
   return rows <= 0 || bytes <= 0 ? null : { rows, bytes }
 }

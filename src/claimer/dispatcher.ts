@@ -25,7 +25,7 @@ export interface DispatcherParts {
 /** Handlers that are not async keep the event loop for no longer than this: sockets and heartbeats must come round. */
 const turnMs = 5
 
-/** Gives what is in hand to its handlers, as many at a time as `concurrency` allows, and sees to what becomes of it. */
+/** Gives what is in flight to its handlers, as many at a time as `concurrency` allows, and sees to what becomes of it. */
 export class Dispatcher {
   readonly #parts: DispatcherParts
   readonly #transactions: Transactions
@@ -77,19 +77,19 @@ export class Dispatcher {
 
   /** As many as there are places for. What was handled within this turn goes to `handled`, what has no handler to `unknown`. */
   #startHandlers(startedAt: number, handled: Claim[], unknown: Claim[]): void {
-    const { hand, lanes, membership, settings, circuits } = this.#parts.context
+    const { inFlight, lanes, membership, settings, circuits } = this.#parts.context
     while (!this.#stopping && this.#handling < settings.concurrency) {
       const at = performance.now()
       if (at >= startedAt + turnMs) {
         setImmediate(() => this.dispatch())
         return
       }
-      const claim = hand.next()
+      const claim = inFlight.next()
       if (claim === null) return
       const leased = claim.keyed ? lanes.trusted : membership.sure && at < claim.leasedUntil
       if (!leased) {
         // Too long since the last renewal or sign of life: by now others may hold it. The watchdog will tell.
-        hand.proceed(claim, 50)
+        inFlight.proceed(claim, 50)
         lanes.wake()
         return
       }
@@ -99,12 +99,12 @@ export class Dispatcher {
       }
       const handler = this.#parts.handlerOf(claim.topic)
       if (handler === undefined && this.#parts.unhandled.policy !== 'fail') {
-        unknown.push(claim, ...hand.more(claim, settings.batchSize))
+        unknown.push(claim, ...inFlight.more(claim, settings.batchSize))
         continue
       }
       const claims =
         handler?.batch === true && !claim.alone && !claim.tries
-          ? [claim, ...hand.more(claim, handler.batchSize - 1)]
+          ? [claim, ...inFlight.more(claim, handler.batchSize - 1)]
           : [claim]
       const work = handleAtOnce(this.#parts.context, handler, claims)
       if (work === handledAtOnce) {
@@ -122,16 +122,16 @@ export class Dispatcher {
 
   /** Completes what was handled at once. */
   async #complete(claims: readonly Claim[], startedAt: number): Promise<void> {
-    const { hand, emit, lose, reread } = this.#parts.context
+    const { inFlight, emit, lose, reread } = this.#parts.context
     for (const claim of claims) claim.forgetContent()
     try {
       const completed = await this.#parts.settlement.complete(claims)
       for (const claim of completed) {
-        hand.done(claim)
+        inFlight.done(claim)
         const { id, topic, attempt } = claim
         emit({ type: 'handled', ids: [id], topic, attempt, durationMs: performance.now() - startedAt })
       }
-      const isLost = (claim: Claim): boolean => !completed.includes(claim) && hand.has(claim)
+      const isLost = (claim: Claim): boolean => !completed.includes(claim) && inFlight.has(claim)
       const rest = completed.length < claims.length ? claims.filter(isLost) : []
       // Completed, or somebody else's: the next read of their places tells.
       reread(rest)
@@ -180,7 +180,8 @@ export class Dispatcher {
     work: PromiseLike<unknown> | undefined,
     onHandled: () => void,
   ): Promise<void> {
-    const { consumer, settings, failpoint, hand, emit, membership, telemetry, circuits } = this.#parts.context
+    const { consumer, settings, failpoint, inFlight, emit, membership, telemetry, circuits } =
+      this.#parts.context
     const { settlement } = this.#parts
     const startedAt = performance.now()
     const options = handler ?? { ...settings, onDead: 'park' as const }
@@ -193,12 +194,12 @@ export class Dispatcher {
       await settlement.fail(claim, error, options, 'death')
     }
     for (const claim of taken) {
-      if (hand.has(claim) && performance.now() >= claim.expiresAt) await settlement.expire(claim)
+      if (inFlight.has(claim) && performance.now() >= claim.expiresAt) await settlement.expire(claim)
     }
     // Waiting for nothing would cost the handler the connection that the one before has left it.
     const failed = this.#failures.owes(taken) ? await this.#failures.settleOwed(taken, options) : []
     const claims = taken.filter(
-      (claim) => hand.has(claim) && claim.attempt <= options.maxAttempts && !failed.includes(claim),
+      (claim) => inFlight.has(claim) && claim.attempt <= options.maxAttempts && !failed.includes(claim),
     )
     const first = claims[0]
     if (first === undefined) return
@@ -214,7 +215,7 @@ export class Dispatcher {
         onHandled()
         circuits.succeeded(done)
         const completed = await settlement.complete(done)
-        for (const claim of completed) hand.done(claim)
+        for (const claim of completed) inFlight.done(claim)
         return completed
       }
       const parts = {
@@ -223,14 +224,14 @@ export class Dispatcher {
         failpoint,
         complete,
         ending: (goOn: boolean) => completionAndCommit(this.#parts.context, claims, goOn),
-        hasNext: () => !this.#stopping && hand.hasNext(claims),
+        hasNext: () => !this.#stopping && inFlight.hasNext(claims),
         trace,
       }
       await handle(parts, handler, claims, work)
       ended()
       trace?.end()
       this.#failures.handled(claims)
-      for (const claim of claims) hand.done(claim)
+      for (const claim of claims) inFlight.done(claim)
       emit({
         type: 'handled',
         ids: claims.map(({ id }) => id),

@@ -43,7 +43,7 @@ export class Failures {
     const failed: Claim[] = []
     for (const claim of taken) {
       const error = this.#interruptions.owedBy(claim)
-      if (error === undefined || !this.#parts.context.hand.has(claim)) continue
+      if (error === undefined || !this.#parts.context.inFlight.has(claim)) continue
       failed.push(claim)
       if (await this.#parts.settlement.fail(claim, error, options)) this.#interruptions.settled(claim)
     }
@@ -52,10 +52,10 @@ export class Failures {
 
   async settle(options: FailureOptions, claims: readonly Claim[], error: unknown): Promise<void> {
     const { settlement } = this.#parts
-    const { hand, lose, reread, circuits } = this.#parts.context
-    const held = claims.filter((claim) => hand.has(claim))
+    const { inFlight, lose, reread, circuits } = this.#parts.context
+    const held = claims.filter((claim) => inFlight.has(claim))
     for (const claim of held) claim.settling = false
-    // Of several, only some were lost, and it is not known which: the others must stay in hand.
+    // Of several, only some were lost, and it is not known which: the others must stay in flight.
     if (error instanceof LeaseLostError && claims.length === 1) {
       reread(held)
       return lose(held, error.message)
@@ -83,11 +83,11 @@ export class Failures {
 
   /** Their handler's connection was lost. */
   async #interrupted(error: Interrupted, claims: readonly Claim[]): Promise<void> {
-    const { hand, emit, reread } = this.#parts.context
+    const { inFlight, emit, reread } = this.#parts.context
     const { settlement, release } = this.#parts
     const blamed = await this.#interruptions.blames(error, claims)
     if (!blamed) emit({ type: 'trouble', error: error.cause, doing: 'handling' })
-    const held = claims.filter((claim) => hand.has(claim))
+    const held = claims.filter((claim) => inFlight.has(claim))
     if (error.open) {
       reread(held)
       return release(held.filter(({ keyed }) => !keyed)).catch(() => {})

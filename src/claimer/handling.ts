@@ -142,13 +142,13 @@ async function inTransaction(
 ): Promise<void> {
   const { transactions, failpoint, hasNext } = parts
   let phase: Phase = 'before'
-  const seat = await Promise.resolve(transactions.take()).catch((error: unknown) => {
+  const pooled = await Promise.resolve(transactions.take()).catch((error: unknown) => {
     throw new Interrupted(phase, error, null, performance.now())
   })
-  const { client, evidence } = seat
+  const { client, evidence } = pooled
   try {
     // Every statement can be given up: on a connection that swallows bytes it would never end.
-    await abort.unless(transactions.begin(seat))
+    await abort.unless(transactions.begin(pooled))
     await failpoint('claimer.before_handle')
     phase = 'handling'
     for (const claim of claims) claim.transaction = client
@@ -164,20 +164,20 @@ async function inTransaction(
     await failpoint('claimer.before_settle')
     for (const claim of claims) claim.settling = true
     phase = 'ending'
-    const goOn = hasNext() && transactions.mayStay(seat)
+    const goOn = hasNext() && transactions.mayStay(pooled)
     await abort.unless(client.query(bounded(parts.ending(goOn))))
     await failpoint('claimer.after_commit')
-    transactions.leave(seat, goOn)
+    transactions.leave(pooled, goOn)
   } catch (error) {
     // The handler may still be running: it must find its connection gone, not in somebody else's transaction.
     if (abort.aborted) {
-      transactions.discard(seat)
+      transactions.discard(pooled)
       throw error
     }
     const failed = client.getTransactionStatus?.() === 'E'
-    const sound = await transactions.rollBack(seat)
+    const sound = await transactions.rollBack(pooled)
     // What the handler has made of an error of its connection does not matter: the connection itself tells.
-    if (phase === 'before' || !sound) throw new Interrupted(phase, error, evidence, seat.since)
+    if (phase === 'before' || !sound) throw new Interrupted(phase, error, evidence, pooled.since)
     if (phase === 'ending' && sqlstate(error) === claimLost) throw lost(claims)
     if (isConflict(error) || (failed && isConflict(evidence.heard))) throw new Conflict(error)
     if (failed && sqlstate(error) === '25P02') {

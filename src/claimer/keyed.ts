@@ -18,7 +18,7 @@ interface At extends ReadAt {
 
 type Row = ClaimedRow & ReadRow
 
-const quotaMin = 8
+const budgetMin = 8
 /** No lane gives more than its part of so many: of one with a hot key nothing else could be handled side by side. */
 const lanesMin = 8
 /** So many rows a read past hot keys goes through at most, of all its lanes together. */
@@ -35,7 +35,7 @@ const endsOf = ({ ends = '{}' }: At): Record<string, End> => JSON.parse(ends) as
 
 /**
  * Claims of messages with a key: reads on in the lanes that this claimer holds, whenever little of a lane is left in
- * hand. Holding the lane is the claim, so reading writes nothing but how far it has come.
+ * flight. Holding the lane is the claim, so reading writes nothing but how far it has come.
  */
 export class KeyedClaims {
   readonly #context: ClaimerContext
@@ -53,19 +53,20 @@ export class KeyedClaims {
   #pastPauseMs = 0
 
   constructor(context: ClaimerContext, unhandled: Unhandled) {
-    const { database, settings, membership, hand } = context
+    const { database, settings, membership, inFlight } = context
     this.#context = context
     this.#unhandled = unhandled
     this.#sql = readingSql(database.schema)
     this.#polling = new Polling(settings, membership.sleep)
-    this.#hot = new HotKeys(hand, (claim) => context.circuits.pauses(claim))
-    const max = Math.max(quotaMin, Math.ceil(settings.batchSize / lanesMin))
-    this.#reader = new LaneReader({ ...context, quota: { min: quotaMin, max } })
+    this.#hot = new HotKeys(inFlight, (claim) => context.circuits.pauses(claim))
+    const max = Math.max(budgetMin, Math.ceil(settings.batchSize / lanesMin))
+    this.#reader = new LaneReader({ ...context, budget: { min: budgetMin, max } })
     this.#pastReader = new LaneReader({
       ...context,
-      // At least as many as stay in hand: a read that finds nothing among what is of hot keys makes the quota no smaller.
-      quota: { min: 2 * quotaMin, max: Math.max(2 * quotaMin, max) },
-      floorOf: (lane) => this.#hot.floorOf(lane),
+      // At least as many as stay in flight: a read that finds nothing among what is of hot keys makes the budget no
+      // smaller.
+      budget: { min: 2 * budgetMin, max: Math.max(2 * budgetMin, max) },
+      watermarkOf: (lane) => this.#hot.watermarkOf(lane),
       // One mark then serves all of the backlog that is gone through.
       seen: (at) => Math.max(0, ...Object.values(endsOf(at)).map(({ highest }) => highest ?? 0)),
     })
@@ -84,16 +85,16 @@ export class KeyedClaims {
     this.#pastReader.forget()
   }
 
-  /** Lanes are ours now. What their last holder had in hand when it died has been attempted once more. */
+  /** Lanes are ours now. What their last holder had in flight when it died has been attempted once more. */
   async take(lanes: readonly Lane[]): Promise<void> {
     const { database, consumer, parking } = this.#context
-    const orphaned = lanes.filter((lane) => lane.orphaned)
-    if (orphaned.length > 0) {
+    const abandoned = lanes.filter((lane) => lane.abandoned)
+    if (abandoned.length > 0) {
       await database.keep(this.#sql.charge, [
         consumer,
-        orphaned.map(({ lane }) => lane),
-        orphaned.map(({ fence }) => fence),
-        orphaned.map(({ floor }) => floor.clean),
+        abandoned.map(({ lane }) => lane),
+        abandoned.map(({ fence }) => fence),
+        abandoned.map(({ watermark }) => watermark.confirmed),
       ])
     }
     await parking.load(lanes)
@@ -114,7 +115,7 @@ export class KeyedClaims {
 
   /** Reads, and returns how long to wait before the next time. */
   read(): Promise<number> {
-    return this.#context.suspects.claim('keyed', () => this.#read())
+    return this.#context.quarantine.claim('keyed', () => this.#read())
   }
 
   async #read(): Promise<number> {
@@ -135,13 +136,13 @@ export class KeyedClaims {
       this.#ask(this.#sql.read, asked, mark, room),
     )
     this.#left = reading.beyond
-    this.#takeInHand(reading.rows, false)
+    this.#takeInFlight(reading.rows, false)
     await this.#settle(reading)
     const pauseMs = this.#polling.next(reading.found)
     return this.wants([]) ? 0 : pauseMs
   }
 
-  /** Reads what other keys have in lanes whose messages in hand are of a few keys that have many. */
+  /** Reads what other keys have in lanes whose messages in flight are of a few keys that have many. */
   async #readPast(full: readonly Lane[]): Promise<number> {
     const { settings } = this.#context
     if (full.length === 0) return Infinity
@@ -150,7 +151,7 @@ export class KeyedClaims {
     this.#pastAt = now + settings.pollMs
     const lanes = full.filter((lane) => {
       const others = this.#hot.look(lane)
-      return others !== null && others <= this.#pastReader.quotaOf(lane.lane) >> 1
+      return others !== null && others <= this.#pastReader.budgetOf(lane.lane) >> 1
     })
     if (lanes.length === 0) return Infinity
     const room = roomOf(this.#context)
@@ -163,7 +164,7 @@ export class KeyedClaims {
         most,
       ]),
     )
-    this.#takeInHand(reading.rows, true)
+    this.#takeInFlight(reading.rows, true)
     const ends = endsOf(reading.at)
     await this.#settle(reading, ({ lane }) => (ends[lane]!.count < most ? Infinity : ends[lane]!.last!))
     for (const { lane } of lanes) {
@@ -185,18 +186,18 @@ export class KeyedClaims {
     room: Room,
     more: readonly unknown[] = [],
   ): Promise<readonly (Row | (At & { lane: null }))[]> {
-    const { database, consumer, hand, suspects, failpoint } = this.#context
+    const { database, consumer, inFlight, quarantine, failpoint } = this.#context
     const rows = await database.keep<Row | (At & { lane: null })>(statement, [
       consumer,
       arrayText(asked.map(({ lane }) => lane.lane)),
       arrayText(asked.map(({ lane }) => lane.fence)),
       arrayText(asked.map(({ bound }) => bound)),
-      arrayText(asked.map(({ quota }) => quota)),
-      arrayText(asked.map(({ lane }) => hand.highest(lane.lane))),
-      asked.map(({ lane, bound }) => arrayText([...hand.seqsOf(lane.lane)].filter((seq) => seq > bound))),
+      arrayText(asked.map(({ budget }) => budget)),
+      arrayText(asked.map(({ lane }) => inFlight.highest(lane.lane))),
+      asked.map(({ lane, bound }) => arrayText([...inFlight.seqsOf(lane.lane)].filter((seq) => seq > bound))),
       mark,
-      suspects.room,
-      suspects.inHand === 0,
+      quarantine.room,
+      quarantine.inFlight === 0,
       room.bytes,
       room.rows,
       unlessEmpty(asked.map(({ lane }) => this.#pastSeqs(lane.lane))),
@@ -206,16 +207,16 @@ export class KeyedClaims {
     return rows
   }
 
-  /** What is in hand of a lane beyond where it is read in order, as an array in text; null if nothing is. */
+  /** What is in flight of a lane beyond where it is read in order, as an array in text; null if nothing is. */
   #pastSeqs(lane: number): string | null {
-    const { hand } = this.#context
-    if (hand.countInOrder(lane) === hand.countOf(lane)) return null
-    return arrayText([...hand.all(lane)].flatMap(({ past, seq }) => (past ? seq : [])))
+    const { inFlight } = this.#context
+    if (inFlight.countInOrder(lane) === inFlight.countOf(lane)) return null
+    return arrayText([...inFlight.all(lane)].flatMap(({ past, seq }) => (past ? seq : [])))
   }
 
-  #takeInHand(rows: readonly Row[], past: boolean): void {
+  #takeInFlight(rows: readonly Row[], past: boolean): void {
     if (rows.length === 0) return
-    for (const row of rows) this.#context.hand.add(new Claim(row, true, past))
+    for (const row of rows) this.#context.inFlight.add(new Claim(row, true, past))
     this.#context.emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
     this.#context.dispatch()
   }
@@ -224,13 +225,14 @@ export class KeyedClaims {
   async #settle(reading: Reading<Row, At>, end: (lane: Lane) => number = () => Infinity): Promise<void> {
     await reading.follow()
     const { left_out: leftOut } = reading.at
-    reading.advance((lane) => (leftOut ? lane.floor.clean : end(lane)))
+    reading.advance((lane) => (leftOut ? lane.watermark.confirmed : end(lane)))
   }
 
   #isLow(lane: number): boolean {
-    const { hand, circuits } = this.#context
+    const { inFlight, circuits } = this.#context
     return (
-      hand.countInOrder(lane) - (circuits.waiting().lanes.get(lane) ?? 0) <= this.#reader.quotaOf(lane) >> 1
+      inFlight.countInOrder(lane) - (circuits.waiting().lanes.get(lane) ?? 0) <=
+      this.#reader.budgetOf(lane) >> 1
     )
   }
 }

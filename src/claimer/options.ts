@@ -43,7 +43,7 @@ export interface ClaimerOptions extends WorkerOptions {
   readonly circuit?: boolean | undefined
   /**
    * Who gets what a dead claimer of this consumer leaves: whoever comes first, the living in turn, one at random, or
-   * the one with the least in hand. Alike in all claimers of a consumer, since the one that finds the death decides.
+   * the one with the least in flight. Alike in all claimers of a consumer, since the one that finds the death decides.
    * @default 'first-free'
    */
   readonly failover?: FailoverStrategy | undefined

@@ -13,15 +13,15 @@ interface Failure {
 
 type Insist = <Result>(claims: readonly Claim[], write: () => Promise<Result>) => Promise<Result>
 
-/** A message without a key waits in hand no longer than this: another claimer may have more luck with it. */
+/** A message without a key waits in flight no longer than this: another claimer may have more luck with it. */
 const holdMsMax = 1000
 
 /**
  * Messages that are tried again: each failure is written down before the next attempt, and what fails in the same moment
  * goes in one statement.
  *
- * One with a key stays in hand, since its key waits for it. So does one without a key if its pause is short: moving it to
- * `deferred`, back, and claiming it again takes five writes of rows where one tells of the failure.
+ * One with a key stays in flight, since its key waits for it. So does one without a key if its pause is short: moving
+ * it to `deferred`, back, and claiming it again takes five writes of rows where one tells of the failure.
  */
 export class Retries {
   readonly #parts: ClaimerContext
@@ -29,7 +29,7 @@ export class Retries {
   readonly #settler: Settler
   readonly #failing = new Gathering((failures: readonly Failure[]) => this.#failAll(failures))
   readonly #deferring = new Gathering((failures: readonly Failure[]) => this.#deferAll(failures))
-  /** How many without a key wait in hand. */
+  /** How many without a key wait in flight. */
   #waiting = 0
 
   constructor(parts: ClaimerContext, settler: Settler, insist: Insist) {
@@ -39,27 +39,28 @@ export class Retries {
   }
 
   /**
-   * Whether the message stays in hand until then. Of those without a key only a few, so that there is room for others;
-   * and none that somebody else shall have, or that a dead claimer had in hand: the next suspects wait for that.
+   * Whether the message stays in flight until then. Of those without a key only a few, so that there is room for
+   * others; and none that somebody else shall have, or that a dead claimer had in flight: the next quarantined messages
+   * wait for that.
    */
   stays(claim: Claim, forMs: number): boolean {
     const { avoidLastHolder, membership, settings } = this.#parts
     if (claim.keyed) return true
-    if (claim.suspect || forMs > holdMsMax || (avoidLastHolder && membership.living > 1)) return false
+    if (claim.quarantined || forMs > holdMsMax || (avoidLastHolder && membership.living > 1)) return false
     return forMs === 0 || this.#waiting < settings.batchSize / 2
   }
 
-  /** Writes the failure down, of a message that stays in hand or goes to `deferred`. False if it was lost. */
+  /** Writes the failure down, of a message that stays in flight or goes to `deferred`. False if it was lost. */
   write(failure: Failure, stays: boolean): Promise<boolean> {
     return (stays ? this.#failing : this.#deferring).add(failure)
   }
 
   /** Handles it again after a pause, as the same claim. */
   again(claim: Claim, afterMs: number): void {
-    const { hand, dispatch } = this.#parts
+    const { inFlight, dispatch } = this.#parts
     claim.settling = false
     if (claim.abort.aborted) claim.renewAbort()
-    if (claim.keyed || afterMs === 0) hand.proceed(claim, afterMs)
+    if (claim.keyed || afterMs === 0) inFlight.proceed(claim, afterMs)
     if (afterMs === 0) return
     if (!claim.keyed) this.#waiting++
     // A timer may be early by a part of a millisecond, and the key would wait for the next housekeeping.
@@ -67,7 +68,7 @@ export class Retries {
       () => {
         if (!claim.keyed) {
           this.#waiting--
-          hand.proceed(claim)
+          inFlight.proceed(claim)
         }
         dispatch()
       },

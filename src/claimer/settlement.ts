@@ -13,7 +13,7 @@ import { Retries } from './retries.ts'
 
 /** A key that is held back no longer than this waits in memory; for longer, its messages leave the lane. */
 const holdMsMax = 5000
-/** A key with so many messages in hand would crowd the others out of its lane's window while it waits. */
+/** A key with so many messages in flight would crowd the others out of its lane's window while it waits. */
 const holdCountMax = 100
 
 type FoundBy = Extract<TwinboxEvent, { type: 'message_failed' }>['foundBy']
@@ -47,7 +47,7 @@ export class Settlement {
     return this.#insist(claims, () => this.#settler.setAside(claims))
   }
 
-  /** Its topic pauses, and more of it is in hand than can be kept: it waits elsewhere, what follows of its key behind it. */
+  /** Its topic pauses, and more of it is in flight than can be kept: it waits elsewhere, what follows of its key behind it. */
   async putOff(claim: Claim, forMs: number): Promise<void> {
     claim.settling = true
     if (claim.keyed) {
@@ -55,7 +55,7 @@ export class Settlement {
       return
     }
     await this.#insist([claim], () => this.#settler.putOff([claim], forMs))
-    this.#parts.hand.remove(claim)
+    this.#parts.inFlight.remove(claim)
   }
 
   async #completeAll(groups: readonly (readonly Claim[])[]): Promise<readonly (readonly Claim[])[]> {
@@ -74,7 +74,7 @@ export class Settlement {
     options: FailureOptions,
     foundBy: FoundBy = error instanceof HandleTimeoutError ? 'timeout' : 'error',
   ): Promise<boolean> {
-    const { hand, lanes, emit, reread } = this.#parts
+    const { inFlight, lanes, emit, reread } = this.#parts
     const reason = describeError(error)
     const record = errorRecord(error, claim.attempt, lanes.workerId)
     const retryInMs = verdictOn(claim.attempt, options, askedBy(error))
@@ -91,7 +91,7 @@ export class Settlement {
         ? await this.#insist([claim], bury)
         : await this.#retries.write({ claim, retryInMs, record }, stays)
     if (!settled) {
-      if (!hand.has(claim)) return false
+      if (!inFlight.has(claim)) return false
       reread([claim])
       emit({
         type: 'lease_lost',
@@ -113,9 +113,9 @@ export class Settlement {
     })
     if (retryInMs === null) this.#buried(claim, claim.attempt, reason)
     // Let go of while it was written down: the next holder has it.
-    else if (!hand.has(claim)) return true
-    else if (!stays) hand.remove(claim)
-    else if (!claim.keyed || (retryInMs <= holdMsMax && hand.ofKey(claim).length <= holdCountMax)) {
+    else if (!inFlight.has(claim)) return true
+    else if (!stays) inFlight.remove(claim)
+    else if (!claim.keyed || (retryInMs <= holdMsMax && inFlight.ofKey(claim).length <= holdCountMax)) {
       claim.attempt++
       this.again(claim, retryInMs)
     } else {
@@ -126,13 +126,13 @@ export class Settlement {
 
   /** Nobody wants it any more: it becomes a dead letter, and its key goes on. No attempt is counted. */
   async expire(claim: Claim): Promise<void> {
-    const { hand, emit, reread } = this.#parts
+    const { inFlight, emit, reread } = this.#parts
     const attempt = claim.attempt - 1
     const settled = await this.#insist([claim], () =>
       this.#bury({ of: claim, attempt, reason: 'expired', record: null }),
     )
     if (settled) return this.#buried(claim, attempt, 'expired')
-    if (!hand.has(claim)) return
+    if (!inFlight.has(claim)) return
     reread([claim])
     emit({
       type: 'lease_lost',
@@ -147,13 +147,13 @@ export class Settlement {
   }
 
   #buried(claim: Claim, attempt: number, reason: string): void {
-    const { hand, emit } = this.#parts
+    const { inFlight, emit } = this.#parts
     emit({ type: 'dead_letter', id: claim.id, topic: claim.topic, attempt, reason })
     // An outage may have made this worker let go of it meanwhile, and of its key.
-    if (!hand.has(claim)) return
-    const rest = hand.ofKey(claim).find((other) => other !== claim)
-    hand.remove(claim)
-    if (rest !== undefined) hand.proceed(rest)
+    if (!inFlight.has(claim)) return
+    const rest = inFlight.ofKey(claim).find((other) => other !== claim)
+    inFlight.remove(claim)
+    if (rest !== undefined) inFlight.proceed(rest)
   }
 
   /** Handles it again after a pause, as the same claim. */
@@ -168,10 +168,10 @@ export class Settlement {
     reason: string,
     dead: HeldKey['failure'] = null,
   ): Promise<boolean> {
-    const { hand, lanes, parking, reread } = this.#parts
+    const { inFlight, lanes, parking, reread } = this.#parts
     const lane = lanes.held.get(claim.lane)
     if (lane === undefined || lane.fence !== claim.fence) return false
-    const others = hand.ofKey(claim).filter((other) => other !== claim)
+    const others = inFlight.ofKey(claim).filter((other) => other !== claim)
     const held: HeldKey = {
       lane,
       key: claim.key!,
@@ -185,9 +185,9 @@ export class Settlement {
     }
     const buried = (await parking.park([held])).get(held) ?? false
     const moved = dead === null ? [claim, ...others] : others
-    for (const other of moved) hand.remove(other)
+    for (const other of moved) inFlight.remove(other)
     // What has been claimed while the key was being parked would be handled before those. From now on, nothing is.
-    const late = hand.ofKey(claim).filter((other) => other !== claim)
+    const late = inFlight.ofKey(claim).filter((other) => other !== claim)
     if (late.length === 0) return buried
     // By itself: what is buried cannot be buried again.
     await this.#insist(late, () =>
@@ -197,7 +197,7 @@ export class Settlement {
       ),
     )
     // If the key went on meanwhile, they are still there.
-    reread(late.filter((other) => hand.has(other)))
+    reread(late.filter((other) => inFlight.has(other)))
     return buried
   }
 
@@ -207,8 +207,8 @@ export class Settlement {
       try {
         return await write()
       } catch (error) {
-        const { hand, emit } = this.#parts
-        if (this.#isStopping() || !claims.some((claim) => hand.has(claim))) throw error
+        const { inFlight, emit } = this.#parts
+        if (this.#isStopping() || !claims.some((claim) => inFlight.has(claim))) throw error
         const retryInMs = reconnectMs(failures, 50, 2000)
         emit({ type: 'trouble', error, doing: 'settling' })
         await new Promise((resolve) => setTimeout(resolve, retryInMs))

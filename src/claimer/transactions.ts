@@ -11,7 +11,7 @@ const heldMsMax = 1000
 const rollbackMsMax = 5000
 
 /** The connection of one handler's transaction. */
-export interface Seat {
+export interface PooledConnection {
   readonly client: pg.PoolClient
   readonly evidence: Evidence
   /** By the monotonic clock, since when it has been away from its pool. */
@@ -26,14 +26,14 @@ export interface Seat {
  */
 export class Transactions {
   readonly #database: Database
-  #begun: Seat[] = []
+  #begun: PooledConnection[] = []
 
   constructor(database: Database) {
     this.#database = database
   }
 
   /** One with a transaction that another handler's end has begun, or one of the pool's. */
-  take(): Seat | Promise<Seat> {
+  take(): PooledConnection | Promise<PooledConnection> {
     if (this.#isWanted()) return this.#connect()
     for (;;) {
       const begun = this.#begun.pop()
@@ -45,7 +45,7 @@ export class Transactions {
     }
   }
 
-  async #connect(): Promise<Seat> {
+  async #connect(): Promise<PooledConnection> {
     const client = await this.#database.connect()
     surviveErrors(client)
     const evidence = evidenceOf(client)
@@ -54,13 +54,13 @@ export class Transactions {
   }
 
   /** Begins the transaction, if that is still to be done. */
-  async begin({ client, begun }: Seat): Promise<void> {
+  async begin({ client, begun }: PooledConnection): Promise<void> {
     // On a connection that swallows bytes it would never end.
     if (!begun) await client.query(bounded(begin))
   }
 
   /** Whether the next transaction may begin on it. Who waits for a connection of a pooler, only the pooler knows. */
-  mayStay({ since }: Seat): boolean {
+  mayStay({ since }: PooledConnection): boolean {
     return this.#database.sessions && !this.#isWanted() && performance.now() < since + heldMsMax
   }
 
@@ -70,13 +70,13 @@ export class Transactions {
   }
 
   /** Its transaction has been committed, and the next one begun if `begun`. */
-  leave(seat: Seat, begun: boolean): void {
-    if (begun) this.#begun.push({ ...seat, begun })
-    else seat.client.release()
+  leave(pooled: PooledConnection, begun: boolean): void {
+    if (begun) this.#begun.push({ ...pooled, begun })
+    else pooled.client.release()
   }
 
   /** Nobody shall ever use the connection again: the handler that had it may still be running. */
-  discard({ client }: Seat): void {
+  discard({ client }: PooledConnection): void {
     client.release(true)
   }
 
@@ -84,7 +84,7 @@ export class Transactions {
    * Something has gone wrong in its transaction, which is rolled back. Whether the connection was sound, and has gone
    * back to its pool; only trying tells.
    */
-  async rollBack({ client, evidence }: Seat): Promise<boolean> {
+  async rollBack({ client, evidence }: PooledConnection): Promise<boolean> {
     const sound = evidence.gone === null && (await this.#undo(client, evidence).catch(() => false))
     client.release(!sound)
     return sound

@@ -6,7 +6,7 @@ import { topicMatches } from '../message/message.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Settlement } from './settlement.ts'
-import type { StripedRow } from './stripes.ts'
+import type { PartitionedRow } from './partitions.ts'
 
 /** What becomes of a message for whose topic a claimer has no handler; the first is the default. */
 export const unknownPolicies = ['wait', 'fail', 'drop'] as const
@@ -31,7 +31,7 @@ interface Returned {
   readonly lowered: number | null
 }
 
-type Adopted = StripedRow & { readonly previous: null }
+type Adopted = PartitionedRow & { readonly previous: null }
 
 const lookMs = 500
 /** So many messages of a lane are brought back at a time, and for so long: leases go on being renewed. */
@@ -97,18 +97,18 @@ export class Unhandled {
 
   /** Ends claims of topics without a handler: sets them aside, or drops them. */
   async passOver(claims: readonly Claim[], settlement: Settlement): Promise<void> {
-    const { hand, lanes, emit, lose, reread } = this.#context
+    const { inFlight, lanes, emit, lose, reread } = this.#context
     try {
       const gone = await (this.policy === 'drop' ? settlement.complete(claims) : settlement.setAside(claims))
       for (const claim of gone) {
-        hand.done(claim)
+        inFlight.done(claim)
         const lane = claim.keyed ? lanes.held.get(claim.lane) : undefined
         if (lane !== undefined) lane.assignee ??= this.#assigneeOf(lane.lane, claim.topic)
       }
       const type = this.policy === 'drop' ? 'dropped' : 'set_aside'
       for (const topic of new Set(gone.map((claim) => claim.topic)))
         emit({ type, topic, ids: gone.flatMap((claim) => (claim.topic === topic ? [claim.id] : [])) })
-      const rest = claims.filter((claim) => !gone.includes(claim) && hand.has(claim))
+      const rest = claims.filter((claim) => !gone.includes(claim) && inFlight.has(claim))
       reread(rest)
       lose(rest, 'A message without a handler could not be set aside: it is held by somebody else.')
     } catch (error) {
@@ -205,7 +205,7 @@ export class Unhandled {
         const values = [consumer, number, lane.fence, topics, bringBatch]
         const [back] = await database.keep<Returned>(this.#sql.bringBack, values).catch((error: unknown) => {
           // The answer is lost, and messages may be back anywhere in the lane.
-          lane.floor.lower(1)
+          lane.watermark.lower(1)
           throw error
         })
         hasCome = true
@@ -213,7 +213,7 @@ export class Unhandled {
           this.#coming.delete(number)
           break
         }
-        lane.floor.lower(back!.first!)
+        lane.watermark.lower(back!.first!)
         lane.lowered = back!.lowered!
       }
     }

@@ -6,26 +6,26 @@ import { sureShare } from '../membership/membership.ts'
 import { placeOf, type Place } from '../lanes/settler.ts'
 import { roomOf, type ClaimerContext } from './context.ts'
 import { Claim } from './claim.ts'
-import { Stripes, type StripedRow } from './stripes.ts'
+import { Partitions, type PartitionedRow } from './partitions.ts'
 import type { Unhandled } from './unhandled.ts'
 
-type Claimed = StripedRow & { readonly previous: number | null }
+type Claimed = PartitionedRow & { readonly previous: number | null }
 
 /**
  * Claims of messages without a key: leases on the rows themselves, taken by whoever is free, renewed while they are in
- * hand. As many are claimed ahead as are handled in a moment, so that a slow claimer does not sit on what others could
- * do.
+ * flight. As many are claimed ahead as are handled in a moment, so that a slow claimer does not sit on what others
+ * could do.
  */
 export class UnkeyedClaims {
   readonly #context: ClaimerContext
   readonly #sql: ReturnType<typeof inboxSql>
-  readonly #stripes: Stripes
+  readonly #partitions: Partitions
   readonly #unhandled: Unhandled
   /** Whether the last claim was cut short by its limit. */
   #more = false
   readonly #polling: Polling
-  /** Whether the last sweep has found orphans, or somebody says that there are. */
-  #orphans = false
+  /** Whether the last sweep has found abandoned messages, or somebody says that there are some. */
+  #abandoned = false
   #renewedAt = performance.now()
   #handledSince = 0
   #pace = 0
@@ -34,25 +34,25 @@ export class UnkeyedClaims {
     this.#context = context
     this.#unhandled = unhandled
     this.#sql = inboxSql(context.database.schema)
-    this.#stripes = new Stripes(context)
+    this.#partitions = new Partitions(context)
     this.#polling = new Polling(context.settings, context.membership.sleep)
   }
 
   /** Something is about to come: look often again. */
   hurry(): void {
     this.#polling.hurry()
-    this.#stripes.stir()
+    this.#partitions.stir()
   }
 
   /** Something has become free below where claims start: perhaps rows that a dead claimer has left. */
   sweep(): void {
-    this.#stripes.sweep()
-    this.#orphans = true
+    this.#partitions.sweep()
+    this.#abandoned = true
   }
 
   /** Perhaps there is another server. */
   forget(): void {
-    this.#stripes.forget()
+    this.#partitions.forget()
     this.sweep()
   }
 
@@ -63,29 +63,30 @@ export class UnkeyedClaims {
 
   /** Whether claiming at once would pay. */
   get wanted(): boolean {
-    return this.#more && this.#context.hand.waitingRows <= this.#context.settings.concurrency
+    return this.#more && this.#context.inFlight.waitingRows <= this.#context.settings.concurrency
   }
 
   /** Claims, and returns how long to wait before the next time. */
   claim(): Promise<number> {
-    return this.#context.suspects.claim('unkeyed', () => this.#claim())
+    return this.#context.quarantine.claim('unkeyed', () => this.#claim())
   }
 
   async #claim(): Promise<number> {
-    const { database, consumer, settings, hand, membership, suspects, emit, failpoint } = this.#context
+    const { database, consumer, settings, inFlight, membership, quarantine, emit, failpoint } = this.#context
     const { avoidLastHolder } = this.#context
     const { id: workerId } = membership
     const { batchSize, concurrency, pollMsMax, leaseMs } = settings
     const ahead = Math.min(batchSize, Math.max(concurrency * 2, this.#pace))
-    // Orphans do not wait until what is in hand has been worked off: with a deep inbox they would be the last.
-    const adopts = this.#orphans && suspects.room > 0
-    const wish = adopts ? Math.min(suspects.room, ahead) : ahead - hand.waitingRows
+    // Abandoned messages do not wait until what is in flight has been worked off: with a deep inbox they would be the
+    // last.
+    const adopts = this.#abandoned && quarantine.room > 0
+    const wish = adopts ? Math.min(quarantine.room, ahead) : ahead - inFlight.waitingRows
     const room = roomOf(this.#context)
     if (room === null || workerId === null || (!adopts && wish < Math.max(1, ahead >> 1))) {
       return pollMsMax
     }
     const want = Math.min(wish, room.rows)
-    const { order, bounds } = this.#stripes.look()
+    const { order, bounds } = this.#partitions.look()
     const at = performance.now()
     const adopted = adopts ? null : await this.#unhandled.adopt(want, workerId, room.bytes)
     const claiming = (): Promise<Claimed[]> =>
@@ -96,10 +97,10 @@ export class UnkeyedClaims {
         want,
         workerId,
         leaseMs,
-        membership.orphans.free,
-        suspects.room,
-        suspects.inHand === 0,
-        membership.orphans.rows,
+        membership.abandoned.free,
+        quarantine.room,
+        quarantine.inFlight === 0,
+        membership.abandoned.rows,
         // Alone, it has nobody to leave anything to.
         avoidLastHolder && membership.living > 1 ? workerId : -1,
         settings.failoverGraceMs,
@@ -111,7 +112,7 @@ export class UnkeyedClaims {
     // Given up on meanwhile: whoever finds these rows takes them from a holder that has ended.
     if (membership.id !== workerId) return pollMsMax
     if (adopts && rows.length === 0) {
-      this.#orphans = false
+      this.#abandoned = false
       return 0
     }
     const pauseMs = this.#polling.next(rows.length > 0)
@@ -119,34 +120,34 @@ export class UnkeyedClaims {
     if (rows.length === 0) return pauseMs
     this.#reportTakeover(rows)
     const inOrder = rows.toSorted((a, b) => a.seq - b.seq)
-    const before = hand.bytes
+    const before = inFlight.bytes
     for (const row of inOrder) {
       const claim = new Claim(row, false)
       claim.leasedUntil = at + leaseMs * sureShare
-      hand.add(claim)
+      inFlight.add(claim)
     }
     // Large ones are cut short by their bytes: then there is more as well, perhaps.
-    this.#more = rows.length === want || hand.bytes - before > room.bytes / 2
+    this.#more = rows.length === want || inFlight.bytes - before > room.bytes / 2
     // What was adopted stands anywhere, and before it there may be others.
-    if (adopted === null) this.#stripes.passed(inOrder)
+    if (adopted === null) this.#partitions.passed(inOrder)
     emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
     this.#context.dispatch()
     // Handlers that do not wait for anything have had it all by now.
     return this.wanted ? 0 : pauseMs
   }
 
-  /** Once in a while: moves the floors, and renews what is in hand. */
+  /** Once in a while: moves the watermarks, and renews what is in flight. */
   async keepHouse(): Promise<void> {
     this.#pace = Math.round((this.#pace + this.#handledSince) / 2)
     this.#handledSince = 0
     if (performance.now() - this.#renewedAt >= this.#context.settings.leaseMs / 4) await this.#renew()
-    await this.#stripes.moveFloors()
+    await this.#partitions.moveWatermarks()
   }
 
-  /** By the monotonic clock, until when the leases on all rows in hand are sure to run. */
+  /** By the monotonic clock, until when the leases on all rows in flight are sure to run. */
   get sureUntil(): number {
     let earliest = Infinity
-    for (const { keyed, leasedUntil } of this.#context.hand.all()) {
+    for (const { keyed, leasedUntil } of this.#context.inFlight.all()) {
       if (!keyed && leasedUntil < earliest) earliest = leasedUntil
     }
     return earliest
@@ -161,7 +162,7 @@ export class UnkeyedClaims {
 
   async #renew(): Promise<void> {
     const at = performance.now()
-    const claims = [...this.#context.hand.all()].filter(({ keyed, settling }) => !keyed && !settling)
+    const claims = [...this.#context.inFlight.all()].filter(({ keyed, settling }) => !keyed && !settling)
     const apart = new Map<pg.ClientBase | null, Claim[]>([[null, []]])
     for (const claim of claims) {
       const client = isIdle(claim.transaction) ? claim.transaction : null
@@ -200,14 +201,14 @@ export class UnkeyedClaims {
   }
 
   async #extend(claims: readonly Claim[]): Promise<void> {
-    const { database, settings, hand, lose } = this.#context
+    const { database, settings, inFlight, lose } = this.#context
     if (claims.length === 0) return
     const at = performance.now()
     const renewed = await database.keep<Place>(this.#sql.renew, [...this.#placesOf(claims), settings.leaseMs])
     const kept = new Set(renewed.map(placeOf))
     for (const claim of claims) claim.leasedUntil = at + settings.leaseMs * sureShare
     // What is being completed meanwhile is gone and not lost.
-    const lost = claims.filter((claim) => !kept.has(placeOf(claim)) && hand.has(claim) && !claim.settling)
+    const lost = claims.filter((claim) => !kept.has(placeOf(claim)) && inFlight.has(claim) && !claim.settling)
     lose(lost, 'The lease on the row had lapsed.')
   }
 
@@ -215,7 +216,7 @@ export class UnkeyedClaims {
     const { membership, failover, emit } = this.#context
     // There may be more where these came from.
     if (rows.some(({ previous }) => previous !== null)) this.sweep()
-    for (const { of, ...from } of membership.orphans.takenOver(rows, membership.id!)) {
+    for (const { of, ...from } of membership.abandoned.takenOver(rows, membership.id!)) {
       emit({ type: 'takeover', ...from, strategy: failover, lanes: [], rows: of.length })
     }
   }

@@ -159,7 +159,7 @@ common(workers.command('evict'))
     'after',
     `
 The others take over within a second, and what it still writes for that work changes nothing. If its process
-lives, it notices at its next heartbeat, drops what it has in hand and comes back under a new id: to be rid of
+lives, it notices at its next heartbeat, drops what it has in flight and comes back under a new id: to be rid of
 it, stop the process. Exits with 1 if an id is unknown or had already ended; the others are evicted all the same.
 
 Examples:

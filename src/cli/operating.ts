@@ -78,7 +78,7 @@ Examples:
     .addHelpText(
       'after',
       `
-One with a key goes before all messages of its key that nobody has in hand, and the key goes on. The workers need
+One with a key goes before all messages of its key that nobody has in flight, and the key goes on. The workers need
 not be stopped. Exits with 1 if one that was named is not there; the others are redriven all the same.`,
     )
     .action(async (names: readonly string[], flags: ChangeFlags) => {

@@ -1,6 +1,6 @@
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { Database } from './database.ts'
-import { anyStripe } from './layout.ts'
+import { anyPartition } from './layout.ts'
 import { receiveSql } from './sql/receive.ts'
 import { arrayText, joined, pieces, plainArray, unlessEmpty } from './sql/statement.ts'
 
@@ -67,7 +67,7 @@ export async function deliver(
         bytes,
         unlessEmpty(messages.map(({ contentType }) => contentType)),
         messages.map(({ publishedAt }) => publishedAt),
-        anyStripe(),
+        anyPartition(),
         unlessEmpty(messages.map(({ expiresAt }) => expiresAt ?? null)),
         version,
         starts,

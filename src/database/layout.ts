@@ -6,7 +6,7 @@ export const layout = {
   /** Lanes 0 to 63 are for keys. The outbox uses the same numbers for messages without one. */
   lanes: 64,
   /** Lanes from 64 on hold inbox messages without a key: enough to keep claimers out of each other's way. */
-  stripes: 8,
+  partitions: 8,
   /** Of the messages of one call without a key, so many go to one lane, then to the next: a lane each would touch 64 pages. */
   inARow: 64,
   /** In how many parts the rows of a dead worker are dealt out: a row belongs to the part `seq % rowParts`. */
@@ -15,15 +15,15 @@ export const layout = {
   perWorker: 256,
 } as const
 
-/** The lanes of an inbox, stripes included. */
-export const inboxLanes = layout.lanes + layout.stripes
+/** The lanes of an inbox, partitions included. */
+export const inboxLanes = layout.lanes + layout.partitions
 
 /** Whether a lane of an inbox is for messages with a key. */
 export const isKeyed = ({ lane }: { readonly lane: number }): boolean => lane < layout.lanes
 
-/** The lanes that are stripes. */
-export const stripeLanes: readonly number[] = Array.from(
-  { length: layout.stripes },
+/** The lanes that are partitions. */
+export const partitionLanes: readonly number[] = Array.from(
+  { length: layout.partitions },
   (_, index) => layout.lanes + index,
 )
 
@@ -33,9 +33,9 @@ export const share = (dead: number, part: number): number => dead * layout.perWo
 /** For a message without a key: the lane of the outbox where it goes, or where the messages of its call begin. */
 export const anyLane = (): number => Math.floor(Math.random() * layout.lanes)
 
-/** The same of an inbox, counted from the first stripe. */
-export const anyStripe = (): number => Math.floor(Math.random() * layout.stripes)
+/** The same of an inbox, counted from the first partition. */
+export const anyPartition = (): number => Math.floor(Math.random() * layout.partitions)
 
 /** Both in a statement, as lanes. */
 export const anyLaneSql = `floor(random() * ${layout.lanes})::smallint`
-export const anyStripeSql = `(${layout.lanes} + floor(random() * ${layout.stripes}))::smallint`
+export const anyPartitionSql = `(${layout.lanes} + floor(random() * ${layout.partitions}))::smallint`

@@ -1,21 +1,21 @@
-import { Floor } from './floor.ts'
+import { Watermark } from './watermark.ts'
 
 /** A lane that this worker holds. */
 export interface Lane {
   readonly lane: number
   readonly fence: number
-  readonly floor: Floor
-  /** The floor as it was last written down. */
+  readonly watermark: Watermark
+  /** The watermark as it was last written down. */
   written: number
-  /** On which the floor was found, and nowhere else does it count. */
+  /** On which the watermark was found, and nowhere else does it count. */
   readonly server: string
-  /** The table's count of how often the floor was lowered, as far as this holder knows. */
+  /** The table's count of how often the watermark was lowered, as far as this holder knows. */
   lowered: number
-  /** Whether the former holder died with messages of it in hand. */
-  readonly orphaned: boolean
-  /** To be given back as soon as nothing of it is in hand: others are short of lanes. */
+  /** Whether the former holder died with messages of it in flight. */
+  readonly abandoned: boolean
+  /** To be given back as soon as nothing of it is in flight: others are short of lanes. */
   draining: boolean
-  /** The worker that shall have it as soon as nothing of it is in hand; null if it stays. */
+  /** The worker that shall have it as soon as nothing of it is in flight; null if it stays. */
   assignee: number | null
   /** By the monotonic clock, until when it stays although others are short: it was dealt to this worker. */
   keptUntil: number
@@ -25,9 +25,9 @@ export interface Lane {
 export interface LaneRow {
   readonly lane: number
   readonly fence: number
-  readonly floor: number
+  readonly watermark: number
   readonly lowered: number
-  readonly orphaned: boolean
+  readonly abandoned: boolean
   readonly previous: number | null
   readonly server: string
 }
@@ -35,11 +35,11 @@ export interface LaneRow {
 export const toLane = (row: LaneRow, keptForMs: number): Lane => ({
   lane: row.lane,
   fence: row.fence,
-  floor: new Floor(row.floor),
-  written: row.floor,
+  watermark: new Watermark(row.watermark),
+  written: row.watermark,
   server: row.server,
   lowered: row.lowered,
-  orphaned: row.orphaned,
+  abandoned: row.abandoned,
   draining: false,
   assignee: null,
   keptUntil: keptForMs === 0 ? 0 : performance.now() + keptForMs,
@@ -54,16 +54,16 @@ export interface Taken {
   readonly cold: boolean
 }
 
-/** A lane as it was when it was left, with what may be written down of its floor. */
+/** A lane as it was when it was left, with what may be written down of its watermark. */
 export type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server' | 'assignee'> & {
-  readonly floor: number
+  readonly watermark: number
 }
 
 /** As the statements that renew and release take them. */
 export const asColumns = (lanes: readonly LeftLane[]): unknown[][] => [
   lanes.map(({ lane }) => lane),
   lanes.map(({ fence }) => fence),
-  lanes.map(({ floor }) => floor),
+  lanes.map(({ watermark }) => watermark),
   lanes.map(({ lowered }) => lowered),
   lanes.map(({ server }) => server),
 ]

@@ -2,7 +2,7 @@ import { laneSql } from '../database/sql/lane.ts'
 import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
 import { asColumns, toLane, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
 import type { LanesOptions } from './options.ts'
-import { findBelow, followLowered, lanesMaker, lowerFloors, startLookingBelow } from './repair.ts'
+import { findBelow, followLowered, lanesMaker, lowerWatermarks, startLookingBelow } from './repair.ts'
 import { sureShare } from '../membership/membership.ts'
 
 const lookMs = 100
@@ -14,14 +14,14 @@ const takeMsCalm = 1000
 const assigneeMs = 3000
 /** A lane that was inherited stays for so long beyond the fair share. */
 const inheritedMs = 5000
-/** So often at most is it written down where the floors are: how much a successor need not look through. */
+/** Watermarks are persisted at most once a second, so that a successor scans little. */
 const writeMs = 1000
 
 /**
  * The lanes of one worker: takes a fair share, renews, gives back what is too much.
  *
  * A share is the number of lanes divided by the living workers, rounded up. A lane changes hands only when its holder
- * has given it back with nothing in hand, when its lease has lapsed, or when its holder is known to be dead. What was
+ * has given it back with nothing in flight, when its lease has lapsed, or when its holder is known to be dead. What was
  * dealt to this worker after a death it takes beyond its share, and gives the surplus back after the grace.
  */
 export class Lanes {
@@ -102,10 +102,10 @@ export class Lanes {
       await this.#write([...this.held.values()])
       this.#renewedAt = now
     } else if (now - this.#wroteAt >= writeMs) {
-      await this.#write([...this.held.values()].filter((lane) => this.#floorOf(lane) !== lane.written))
+      await this.#write([...this.held.values()].filter((lane) => this.#watermarkOf(lane) !== lane.written))
     }
     await this.#begin()
-    const { free, lanes: dealt } = membership.orphans
+    const { free, lanes: dealt } = membership.abandoned
     if (dealt.length > 0) await this.#take(0, [], dealt)
     const share = Math.ceil(count / membership.living)
     if (this.held.size < share && (!membership.settled || now >= this.#takeAt)) {
@@ -116,7 +116,7 @@ export class Lanes {
     if (this.#options.mayInherit?.() === true) await this.#accept()
     const surplus = this.held.size - share
     this.#drain(surplus)
-    const isEmpty = ({ lane }: Lane): boolean => this.#options.lowestInHand(lane) === null
+    const isEmpty = ({ lane }: Lane): boolean => this.#options.lowestInFlight(lane) === null
     const drained = [...this.held.values()].filter((lane) => lane.draining && isEmpty(lane))
     await this.#leave(drained.filter(({ assignee }) => assignee === null))
     await this.#leave(drained.filter(({ assignee }) => assignee !== null))
@@ -171,21 +171,21 @@ export class Lanes {
     for (const lane of lanes) this.held.set(lane.lane, lane)
     emit({ type: 'lanes_taken', lanes: lanes.map(({ lane }) => lane) })
     this.#below?.wake()
-    for (const { of, ...from } of membership.orphans.takenOver(rows, holder)) {
+    for (const { of, ...from } of membership.abandoned.takenOver(rows, holder)) {
       emit({ type: 'takeover', ...from, strategy: failover, lanes: of.map(({ lane }) => lane), rows: 0 })
     }
   }
 
-  /** Writes down the floors of lanes, which renews their leases. */
+  /** Writes down the watermarks of lanes, which renews their leases. */
   async #write(lanes: readonly Lane[]): Promise<void> {
     const { database, membership, consumer, leaseMs } = this.#options
     this.#wroteAt = performance.now()
     if (lanes.length === 0) return
     const left = this.#asLeft(lanes)
     const values = [consumer, membership.id, leaseMs, ...asColumns(left)]
-    const renewed = await database.keep<Pick<LaneRow, 'lane' | 'floor' | 'lowered'>>(this.#sql.renew, values)
-    for (const [index, lane] of lanes.entries()) lane.written = left[index]!.floor
-    const kept = new Map(renewed.map((row) => [row.lane, row]))
+    const rows = await database.keep<LaneRow>(this.#sql.renew, values)
+    for (const [index, lane] of lanes.entries()) lane.written = left[index]!.watermark
+    const kept = new Map(rows.map((row) => [row.lane, row]))
     if (followLowered(lanes, kept)) this.#options.onLowered()
     const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
     for (const { lane } of lost) this.held.delete(lane)
@@ -194,7 +194,7 @@ export class Lanes {
 
   /** What was known of the numbers in these lanes does not count any more. */
   lower(lanes: readonly Lane[] = [...this.held.values()]): Promise<void> {
-    return lowerFloors(this.#options, lanes)
+    return lowerWatermarks(this.#options, lanes)
   }
 
   /** Marks the surplus for giving back, or unmarks it if somebody else has left meanwhile. */
@@ -234,12 +234,12 @@ export class Lanes {
   }
 
   #asLeft(lanes: readonly Lane[]): LeftLane[] {
-    return lanes.map((lane) => ({ ...lane, floor: this.#floorOf(lane) }))
+    return lanes.map((lane) => ({ ...lane, watermark: this.#watermarkOf(lane) }))
   }
 
-  #floorOf(lane: Lane): number {
-    const lowest = this.#options.lowestInHand(lane.lane)
-    return lowest === null ? lane.floor.clean : Math.min(lane.floor.clean, lowest - 1)
+  #watermarkOf(lane: Lane): number {
+    const lowest = this.#options.lowestInFlight(lane.lane)
+    return lowest === null ? lane.watermark.confirmed : Math.min(lane.watermark.confirmed, lowest - 1)
   }
 
   #lose(lanes: readonly Lane[], reason: string): void {

@@ -104,8 +104,8 @@ export class Parking {
   }
 
   /**
-   * Holds keys back, and moves what is in hand of them out of their lanes. Returns those that are held back now, of which
-   * the lane was still ours, and whether the message that has failed was there to be buried.
+   * Holds keys back, and moves what is in flight of them out of their lanes. Returns those that are held back now, of
+   * which the lane was still ours, and whether the message that has failed was there to be buried.
    */
   async park(keys: readonly HeldKey[]): Promise<ReadonlyMap<HeldKey, boolean>> {
     return this.#exclusively(async () => {
@@ -151,13 +151,13 @@ export class Parking {
       const free = await this.#database.keep<{ seq: number; key: string }>(this.#sql.follow, values)
       for (const { seq, key } of free) {
         this.#of(lane.lane).delete(key)
-        lane.floor.lower(seq)
+        lane.watermark.lower(seq)
       }
     })
   }
 
   /**
-   * Lets keys go on whose time has come. `idle` says whether nothing of a key is in hand, so that what is put back is
+   * Lets keys go on whose time has come. `idle` says whether nothing of a key is in flight, so that what is put back is
    * bounded. Returns the lanes in which something is back.
    */
   async release(
@@ -202,13 +202,13 @@ export class Parking {
         .keep<Returned>(this.#sql.release, values)
         .catch((error: unknown) => {
           // The answer is lost, and messages may be back anywhere in the lane.
-          lane.floor.lower(1)
+          lane.watermark.lower(1)
           throw error
         })
       if (back!.free) this.#of(lane.lane).delete(key)
       if (back!.count === 0) return false
       parked.releasedTo = back!.last!
-      lane.floor.lower(back!.first!)
+      lane.watermark.lower(back!.first!)
       lane.lowered = back!.lowered!
       return true
     })

@@ -1,4 +1,4 @@
-import { Marks, parseSnapshot, type Floor } from './floor.ts'
+import { Marks, parseSnapshot, type Watermark } from './watermark.ts'
 import type { Lane } from './lane.ts'
 import type { Parking } from './parking.ts'
 import { byLane } from './rows.ts'
@@ -23,7 +23,7 @@ export interface ReadAt {
 export interface Asked {
   readonly lane: Lane
   readonly bound: number
-  readonly quota: number
+  readonly budget: number
 }
 
 export interface Reading<Row, At> {
@@ -38,7 +38,7 @@ export interface Reading<Row, At> {
   readonly beyond: boolean
   /** Moves what was read of parked keys to where the others of their key wait. */
   follow(): Promise<void>
-  /** Lets the next reads start higher, in no lane above `limit`. All rows up to there are dealt with or in hand. */
+  /** Lets the next reads start higher, in no lane above `limit`. All rows up to there are dealt with or in flight. */
   advance(limit?: (lane: Lane) => number): void
 }
 
@@ -46,11 +46,11 @@ export interface LaneReaderParts<At> {
   readonly lanes: { holds(lane: number, fence: number): boolean }
   readonly parking: Parking
   /** How many of a lane at least, and at most. */
-  readonly quota: { readonly min: number; readonly max: number }
+  readonly budget: { readonly min: number; readonly max: number }
   /** With so many in a read, no lane gives more than it has given. */
   readonly enough?: number
   /** Where reads of a lane start. */
-  readonly floorOf?: (lane: Lane) => Floor
+  readonly watermarkOf?: (lane: Lane) => Watermark
   /** A seq that the read has seen, beside those that it has brought. */
   readonly seen?: (at: At) => number
 }
@@ -64,7 +64,7 @@ export interface LaneReaderParts<At> {
  */
 export class LaneReader<Row extends ReadRow, At extends ReadAt> {
   readonly #parts: LaneReaderParts<At>
-  readonly #quotas = new Map<number, number>()
+  readonly #budgets = new Map<number, number>()
   readonly #more = new Set<number>()
   #marks = new Marks()
   #turn = 0
@@ -80,11 +80,11 @@ export class LaneReader<Row extends ReadRow, At extends ReadAt> {
 
   /** A lane that has just been taken gives little at first. */
   begin(lane: number): void {
-    this.#quotas.set(lane, this.#parts.quota.min)
+    this.#budgets.set(lane, this.#parts.budget.min)
   }
 
-  quotaOf(lane: number): number {
-    return this.#quotas.get(lane) ?? this.#parts.quota.min
+  budgetOf(lane: number): number {
+    return this.#budgets.get(lane) ?? this.#parts.budget.min
   }
 
   /** Whether the last read of the lane was cut short. */
@@ -101,17 +101,27 @@ export class LaneReader<Row extends ReadRow, At extends ReadAt> {
     room: number,
     ask: (asked: readonly Asked[], mark: boolean) => Promise<readonly (Row | (At & { lane: null }))[]>,
   ): Promise<Reading<Row, At>> {
-    const { lanes, parking, floorOf = ({ floor }: Lane) => floor, seen = () => 0 } = this.#parts
+    const { lanes, parking, watermarkOf = ({ watermark }: Lane) => watermark, seen = () => 0 } = this.#parts
     // From another one each time: where there is room for little, what the first lanes have may be all that fits.
     this.#turn = (this.#turn + 1) % Math.max(1, given.length)
     const views = [...given.slice(this.#turn), ...given.slice(0, this.#turn)].map((lane) => {
-      const floor = floorOf(lane)
-      return { lane, floor, lowered: floor.lowered, laneLowered: lane.floor.lowered, known: Infinity }
+      const watermark = watermarkOf(lane)
+      return {
+        lane,
+        watermark,
+        lowered: watermark.lowered,
+        laneLowered: lane.watermark.lowered,
+        known: Infinity,
+      }
     })
-    const quotas = this.#quotasOf(views, room)
+    const budgets = this.#budgetsOf(views, room)
     const marks = this.#marks
     const answer = await ask(
-      views.map(({ lane, floor }, index) => ({ lane, bound: floor.bound, quota: quotas[index]! })),
+      views.map(({ lane, watermark }, index) => ({
+        lane,
+        bound: watermark.tentative,
+        budget: budgets[index]!,
+      })),
       marks.wanted,
     )
     const at = answer[0] as unknown as At
@@ -122,13 +132,13 @@ export class LaneReader<Row extends ReadRow, At extends ReadAt> {
     const ends = new Map<number, number>()
     let [outdated, beyond] = [false, false]
     for (const [index, view] of views.entries()) {
-      const { lane, floor } = view
+      const { lane, watermark } = view
       const own = rowsOf.get(lane.lane) ?? []
-      const isCut = this.#adapt(lane.lane, own.length, quotas[index]!, found.length)
+      const isCut = this.#adapt(lane.lane, own.length, budgets[index]!, found.length)
       const isOld =
-        floor.mustReread(snapshot) ||
-        floor.lowered !== view.lowered ||
-        lane.floor.lowered !== view.laneLowered
+        watermark.mustReread(snapshot) ||
+        watermark.lowered !== view.lowered ||
+        lane.watermark.lowered !== view.laneLowered
       if (isOld || !lanes.holds(lane.lane, lane.fence)) {
         outdated ||= own.length > 0
         view.known = -Infinity
@@ -164,27 +174,27 @@ export class LaneReader<Row extends ReadRow, At extends ReadAt> {
         }
       },
       advance: (limit = () => Infinity) => {
-        for (const { lane, floor, lowered, known } of views)
-          floor.advance(marks, snapshot, Math.min(known, limit(lane)), lowered)
+        for (const { lane, watermark, lowered, known } of views)
+          watermark.advance(marks, snapshot, Math.min(known, limit(lane)), lowered)
       },
     }
   }
 
-  #quotasOf(views: readonly { readonly lane: Lane }[], room: number): readonly number[] {
-    const quotas = views.map(({ lane }) => this.quotaOf(lane.lane))
-    const share = Math.min(1, room / quotas.reduce((sum, quota) => sum + quota, 0))
-    return share === 1 ? quotas : quotas.map((quota) => Math.max(1, Math.floor(quota * share)))
+  #budgetsOf(views: readonly { readonly lane: Lane }[], room: number): readonly number[] {
+    const budgets = views.map(({ lane }) => this.budgetOf(lane.lane))
+    const share = Math.min(1, room / budgets.reduce((sum, budget) => sum + budget, 0))
+    return share === 1 ? budgets : budgets.map((budget) => Math.max(1, Math.floor(budget * share)))
   }
 
   /** A lane that gave all it was asked for may have more, and gives more the next time, unless reads have grown too large. */
   #adapt(lane: number, count: number, asked: number, total: number): boolean {
-    const { quota, enough = Infinity } = this.#parts
-    const now = this.quotaOf(lane)
+    const { budget, enough = Infinity } = this.#parts
+    const now = this.budgetOf(lane)
     const isCut = count >= asked
     if (isCut) this.#more.add(lane)
     else this.#more.delete(lane)
-    if (isCut && total < enough) this.#quotas.set(lane, Math.min(now * 2, quota.max))
-    else if (!isCut || total >= 2 * enough) this.#quotas.set(lane, Math.max(quota.min, now >> 1))
+    if (isCut && total < enough) this.#budgets.set(lane, Math.min(now * 2, budget.max))
+    else if (!isCut || total >= 2 * enough) this.#budgets.set(lane, Math.max(budget.min, now >> 1))
     return isCut
   }
 }

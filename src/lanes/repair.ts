@@ -4,7 +4,7 @@ import { sqlstate } from '../database/sqlstate.ts'
 import type { Lane, LaneRow } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 
-/** What is written down of sequences, lanes and floors is compared with the tables, and made right. */
+/** What is written down of sequences, lanes and watermarks is compared with the tables, and made right. */
 
 /** So often at most is it looked whether lanes are missing. */
 const makeMs = 5000
@@ -26,8 +26,8 @@ export function lanesMaker({ database, consumer, count }: LanesOptions): {
 }
 
 /**
- * Lanes with messages below their floors. There are none, as far as is known, and nobody ever looks there: whatever has
- * made that untrue, they would lie there for good. It is told of those that it finds.
+ * Lanes with messages below their watermarks. There are none, as far as is known, and nobody ever looks there: whatever
+ * has made that untrue, they would lie there for good. It is told of those that it finds.
  *
  * Behind an old transaction there may be millions of dead rows to go through: what takes too long counts as not found.
  */
@@ -55,13 +55,13 @@ export async function findBelow(
 /** Follows what another worker has done that found the sequence behind. Whether it has. */
 export function followLowered(
   lanes: readonly Lane[],
-  written: ReadonlyMap<number, Pick<LaneRow, 'floor' | 'lowered'>>,
+  written: ReadonlyMap<number, Pick<LaneRow, 'watermark' | 'lowered'>>,
 ): boolean {
   let follows = false
   for (const lane of lanes) {
     const row = written.get(lane.lane)
     if (row === undefined || row.lowered <= lane.lowered) continue
-    lane.floor.lower(row.floor + 1)
+    lane.watermark.lower(row.watermark + 1)
     lane.lowered = row.lowered
     follows = true
   }
@@ -90,13 +90,13 @@ export function startLookingBelow(
 }
 
 /** Has lanes read from their beginning, by this worker and by whoever holds them next. */
-export async function lowerFloors(
+export async function lowerWatermarks(
   { database, consumer, membership, onLowered }: LanesOptions,
   lanes: readonly Lane[],
 ): Promise<void> {
   if (lanes.length === 0) return
   onLowered()
-  for (const { floor } of lanes) floor.lower(1)
+  for (const { watermark } of lanes) watermark.lower(1)
   const values = [consumer, membership.id, lanes.map(({ lane }) => lane), lanes.map(({ fence }) => fence)]
   const rows = await database.keep<Pick<Lane, 'lane' | 'lowered'>>(laneSql(database.schema).lower, values)
   for (const lane of lanes) lane.lowered = rows.find((row) => row.lane === lane.lane)?.lowered ?? lane.lowered
@@ -104,4 +104,4 @@ export async function lowerFloors(
 
 /** Up to where all is done in one of the lanes at least. */
 export const highestOf = (lanes: ReadonlyMap<number, Lane>): number =>
-  Math.max(0, ...[...lanes.values()].map(({ floor }) => floor.bound))
+  Math.max(0, ...[...lanes.values()].map(({ watermark }) => watermark.tentative))

@@ -120,7 +120,7 @@ export class Settler {
     return this.#end(this.#sql.setAside, held)
   }
 
-  /** More is in hand than can be kept while their topic pauses: they are due again later, and no attempt is counted. */
+  /** More is in flight than can be kept while their topic pauses: they are due again later, and no attempt is counted. */
   putOff<Of extends Held>(held: readonly Of[], forMs: number): Promise<readonly Of[]> {
     return this.#end(this.#sql.putOff, held, [forMs])
   }

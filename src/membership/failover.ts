@@ -10,7 +10,7 @@ export const failoverStrategies = ['first-free', 'round-robin', 'random', 'least
 /** A living worker that may continue the work of a dead one. */
 export interface Assignee {
   readonly id: number
-  readonly inHand: number
+  readonly inFlight: number
 }
 
 /** Who gets what for a while. Null: whoever comes first. */
@@ -22,19 +22,19 @@ export interface Inheritance {
 
 /**
  * Deals out what a dead worker held. The one who found it dead decides for all, and writes it down in the same
- * statement as the death: no two survivors ever disagree about whose an orphan is.
+ * statement as the death: no two survivors ever disagree about whose an abandoned message is.
  */
 export function dealOut(
   strategy: FailoverStrategy,
-  dead: { readonly id: number; readonly lanes: readonly number[]; readonly inHand: number },
+  dead: { readonly id: number; readonly lanes: readonly number[]; readonly inFlight: number },
   living: readonly Assignee[],
 ): Inheritance | null {
   if (strategy === 'first-free' || living.length === 0) return null
   const lanes = Array<number | null>(Math.max(-1, ...dead.lanes) + 1).fill(null)
   const deal = deals[strategy]
-  const assignees = deal(dead.lanes.length, living, dead.id, dead.inHand / (dead.lanes.length || 1))
+  const assignees = deal(dead.lanes.length, living, dead.id, dead.inFlight / (dead.lanes.length || 1))
   for (const [index, lane] of dead.lanes.entries()) lanes[lane] = assignees[index]!
-  return { lanes, rows: deal(layout.rowParts, living, dead.id, dead.inHand / layout.rowParts) }
+  return { lanes, rows: deal(layout.rowParts, living, dead.id, dead.inFlight / layout.rowParts) }
 }
 
 type Deal = (parts: number, living: readonly Assignee[], dead: number, partSize: number) => number[]
@@ -52,7 +52,7 @@ const deals: Readonly<Record<Exclude<FailoverStrategy, 'first-free'>, Deal>> = {
   random: (parts, living) =>
     Array.from({ length: parts }, () => living[Math.floor(Math.random() * living.length)]!.id),
   'least-work': (parts, living, _dead, partSize) => {
-    const loads = living.map(({ id, inHand }) => ({ id, load: inHand }))
+    const loads = living.map(({ id, inFlight }) => ({ id, load: inFlight }))
     // Even an empty part counts: of several that are idle, not the first should get everything.
     const size = Math.max(partSize, 1 / parts)
     return Array.from({ length: parts }, () => {

@@ -4,7 +4,7 @@ import { workerSql } from '../database/sql/worker.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
 import { version } from '../base/version.ts'
 import type { MembershipOptions } from './options.ts'
-import { Orphans } from './orphans.ts'
+import { Abandoned } from './abandoned.ts'
 import { mendSequences } from './sequences.ts'
 import { Session, type Sight } from './session.ts'
 import { Sleep } from './sleep.ts'
@@ -41,7 +41,7 @@ interface Beat {
  */
 export class Membership {
   id: number | null = null
-  readonly orphans = new Orphans()
+  readonly abandoned = new Abandoned()
   readonly sleep: Sleep
   /** How many share the work, this one included. */
   living = 1
@@ -135,7 +135,7 @@ export class Membership {
     if (this.id === null) await this.#comeBack()
     const beaten = performance.now() - this.#beatAt >= heartbeatMs ? await this.#beat() : null
     await this.#watch(beaten ?? (await this.#peers()))
-    const expectsNobody = this.settled && !this.orphans.areReserved
+    const expectsNobody = this.settled && !this.abandoned.areReserved
     return Math.min(this.#sightings.pauseMs(expectsNobody), heartbeatMs)
   }
 
@@ -153,7 +153,7 @@ export class Membership {
     // Our own lock may have been held by a connection of ours that the server took for alive.
     if (!this.#session.locked) await this.#session.lock(id)
     const at = performance.now()
-    const values = [...this.#circle, id, this.#options.inHand(), this.#session.locked]
+    const values = [...this.#circle, id, this.#options.inFlight(), this.#session.locked]
     // Before it is asked where the sequence stands: afterwards, more may have been read.
     const highest = this.#options.highest?.() ?? 0
     const peers = await this.#session.run<Peer & Beat>(this.#sql.beat, values)
@@ -229,20 +229,18 @@ export class Membership {
   /** Reads who is there, declares dead who is not, and remembers whose work may be taken. */
   async #watch(peers: readonly Peer[]): Promise<void> {
     const living = peers.filter((peer) => peer.ended_by === null && peer.id !== this.id)
-    const suspects = this.#sightings.look(living)
-    for (const { peer, foundBy } of suspects) {
+    const found = this.#sightings.look(living)
+    for (const { peer, foundBy } of found) {
       const fresh = living.filter((other) => other !== peer && this.#sightings.isFresh(other))
       await declareDead(this.#options, this.#session, peer, foundBy, [
-        ...(this.id === null ? [] : [{ id: this.id, inHand: this.#options.inHand() }]),
-        ...fresh.map(({ id, in_hand: inHand }) => ({ id, inHand })),
+        ...(this.id === null ? [] : [{ id: this.id, inFlight: this.#options.inFlight() }]),
+        ...fresh.map(({ id, in_flight: inFlight }) => ({ id, inFlight })),
       ])
     }
-    this.peers = living
-      .filter((peer) => !suspects.some((suspect) => suspect.peer === peer))
-      .map(({ id }) => id)
+    this.peers = living.filter((peer) => !found.some((one) => one.peer === peer)).map(({ id }) => id)
     this.#count(1 + this.peers.length)
-    const known = suspects.length === 0 ? peers : await this.#peers()
-    if (this.orphans.update(known, this.id)) this.#options.onOrphans()
+    const known = found.length === 0 ? peers : await this.#peers()
+    if (this.abandoned.update(known, this.id)) this.#options.onAbandoned()
   }
 
   readonly #peers = (): Promise<Peer[]> => this.#session.run<Peer>(this.#sql.peers, this.#circle)

@@ -15,9 +15,9 @@ export interface MembershipOptions {
   readonly failover: FailoverStrategy
   readonly failoverGraceMs: number
   readonly emit: Emit
-  /** How much the worker has in hand, for others to see. */
-  readonly inHand: () => number
-  /** Whether it has more in hand than it can work on at once. Some never have. */
+  /** How much the worker has in flight, for others to see. */
+  readonly inFlight: () => number
+  /** Whether it has more in flight than it can work on at once. Some never have. */
   readonly hasBacklog?: () => boolean
   /** By the monotonic clock, until when the worker is sure of all its leases. */
   readonly sureUntil: () => number
@@ -25,8 +25,8 @@ export interface MembershipOptions {
   readonly highest?: () => number
   /** The sequence had gone back behind that. */
   readonly onBehind?: () => Promise<void>
-  /** Orphans may be taken now: somebody was found dead, or what was reserved for others no longer is. */
-  readonly onOrphans: () => void
+  /** Abandoned work may be taken now: somebody was found dead, or what was reserved for others no longer is. */
+  readonly onAbandoned: () => void
   /** Somebody who shares the work has come or gone. */
   readonly onPeers: () => void
   /** Somebody has written something that this worker may have waited for. */

@@ -4,7 +4,7 @@ export interface Peer {
   readonly ended_by: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
   /** Its last heartbeat, as the database's text: only compared, and JavaScript would cut its microseconds. */
   readonly beat: string
-  readonly in_hand: number
+  readonly in_flight: number
   /** It should hold a lock on this server, and does not. */
   readonly unlocked: boolean
   readonly reserved: boolean

@@ -21,7 +21,7 @@ export async function declareDead(
     failover === 'first-free' ? [] : await session.run<{ lane: number }>(sql.lanesOf, [consumer, peer.id])
   const inheritance = dealOut(
     failover,
-    { id: peer.id, lanes: lanes.map(({ lane }) => lane), inHand: peer.in_hand },
+    { id: peer.id, lanes: lanes.map(({ lane }) => lane), inFlight: peer.in_flight },
     assignees,
   )
   const [dead] = await session.run<{ application: string; silent_ms: number }>(sql.declareDead, [

@@ -45,8 +45,8 @@ export async function readGauges(database: Database): Promise<Measurement[]> {
     })
   }
   const status = await attempt(() => readStatus(database, { topicsMax }))
-  const orphaned = await attempt(() =>
-    database.query<{ consumer: string; count: number }>(watchSql(database.schema).orphanedLanes),
+  const abandoned = await attempt(() =>
+    database.query<{ consumer: string; count: number }>(watchSql(database.schema).abandonedLanes),
   )
   const horizon = await attempt(() => readHorizon(database))
   const found: Measurement[] = []
@@ -73,14 +73,14 @@ export async function readGauges(database: Database): Promise<Measurement[]> {
     }
     if (box.topicCount > topicsMax) add('twinbox_depth', others, { consumer, topic: 'other' })
   }
-  if (orphaned !== null) {
+  if (abandoned !== null) {
     const consumers = new Set([
       ...boxes.map(([consumer]) => consumer),
-      ...orphaned.map(({ consumer }) => consumer),
+      ...abandoned.map(({ consumer }) => consumer),
     ])
     for (const consumer of consumers) {
-      const count = orphaned.find((row) => row.consumer === consumer)?.count ?? 0
-      add('twinbox_orphaned_lanes', count, { consumer })
+      const count = abandoned.find((row) => row.consumer === consumer)?.count ?? 0
+      add('twinbox_abandoned_lanes', count, { consumer })
     }
   }
   for (const { consumer, paused } of status?.consumers ?? [])

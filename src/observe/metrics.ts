@@ -80,8 +80,8 @@ export const metrics = {
   twinbox_stalls_total: counter('Times that the event loop stood still for a heartbeat or more', 'kind'),
   twinbox_troubles_total: counter('Unforeseen errors', 'kind', 'consumer'),
 
-  twinbox_depth: gauge('Messages waiting or in hand; counting ends at 100000', 'consumer', 'topic'),
-  twinbox_lag_seconds: gauge('Age of the oldest message waiting or in hand', 'consumer'),
+  twinbox_depth: gauge('Messages waiting or in flight; counting ends at 100000', 'consumer', 'topic'),
+  twinbox_lag_seconds: gauge('Age of the oldest message waiting or in flight', 'consumer'),
   twinbox_topic_lag_seconds: gauge('The same by topic', 'consumer', 'topic'),
   twinbox_deferred_messages: gauge('Messages waiting for a time; counting ends at 100000', 'consumer'),
   twinbox_parked_keys: gauge('Keys held back', 'consumer'),
@@ -89,7 +89,7 @@ export const metrics = {
   twinbox_paused_topics: gauge('Topics that pause: what their handlers need is away', 'consumer'),
   twinbox_dead_letters: gauge('Dead letters kept; counting ends at 100000', 'consumer'),
   twinbox_workers: gauge('Workers by their state', 'kind', 'consumer', 'state'),
-  twinbox_orphaned_lanes: gauge('Lanes in which messages wait and that nobody holds', 'consumer'),
+  twinbox_abandoned_lanes: gauge('Lanes in which messages wait and that nobody holds', 'consumer'),
   twinbox_xmin_age_transactions: gauge(
     'How many transactions old the oldest snapshot is that keeps dead rows from being removed; who holds it',
     'source',

@@ -78,7 +78,7 @@ export async function readDeadLetters(
 /**
  * Puts dead letters back, in the order in which they arrived, as messages that have not been attempted yet.
  *
- * One with a key goes before all messages of its key that nobody has in hand, and the key goes on; only if the key is
+ * One with a key goes before all messages of its key that nobody has in flight, and the key goes on; only if the key is
  * held back behind another dead letter, it stays so until that one is redriven or skipped as well. Works on the outbox
  * (`consumer: null`) as on inboxes, while the workers run. Each batch of up to 500 is a transaction of its own, in which
  * it is also written down who did it and why.

@@ -44,7 +44,7 @@ export interface PlacedMessage {
   /** When it goes on; null if it does not wait for a time. */
   readonly dueAt: Date | null
   readonly attempt: number
-  /** The worker that has it in hand, or has handled it. */
+  /** The worker that has it in flight, or has handled it. */
   readonly worker: number | null
   readonly reason: string | null
   readonly publishedAt: Date | null

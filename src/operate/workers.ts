@@ -38,8 +38,8 @@ export interface WorkerStatus {
   readonly lanes: readonly number[]
   /** Since when it has held the first of them. */
   readonly lanesSince: Date | null
-  /** Messages in hand at its last heartbeat. */
-  readonly inHand: number
+  /** Messages in flight at its last heartbeat. */
+  readonly inFlight: number
   /** Names and patterns that a claimer has handlers for, or a receiver receives. Null for a relay. */
   readonly topics: readonly string[] | null
 }
@@ -96,10 +96,10 @@ export async function readWorkers(
  *
  * Each is marked as ended, all in one statement. The others see it within half a second, and take its lanes and its messages
  * as they take those of a dead worker: nothing is lost, and what it writes after they have taken over changes nothing.
- * If its process lives, it notices at its next heartbeat, aborts what it has in hand, and comes back under a new id: to
- * end a worker, stop its process. Handlers' effects outside of their transactions may be repeated, as after any death.
- * Without another worker of its kind and consumer, its work waits until it is back itself. A receiver holds nothing that
- * could be taken, since its broker decides who receives: it only gets a new id.
+ * If its process lives, it notices at its next heartbeat, aborts what it has in flight, and comes back under a new id:
+ * to end a worker, stop its process. Handlers' effects outside of their transactions may be repeated, as after any
+ * death. Without another worker of its kind and consumer, its work waits until it is back itself. A receiver holds
+ * nothing that could be taken, since its broker decides who receives: it only gets a new id.
  *
  * Connections of a worker that was silent are closed, as far as they are this role's: a transaction that a frozen
  * process left open would hold up its successors.
@@ -154,7 +154,7 @@ export interface WorkerRow {
   readonly pid: number
   readonly version: string
   readonly started_at: Date
-  readonly in_hand: number
+  readonly in_flight: number
   readonly topics: readonly string[] | null
   readonly ended_at: Date | null
   readonly ended_by: WorkerStatus['endedBy']
@@ -183,7 +183,7 @@ export function toWorker(row: WorkerRow): WorkerStatus {
     endedBy: row.ended_by,
     lanes: row.lanes,
     lanesSince: row.since,
-    inHand: row.in_hand,
+    inFlight: row.in_flight,
     topics: row.topics,
   }
 }

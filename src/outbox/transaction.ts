@@ -28,8 +28,8 @@ type Row = Readonly<Record<string, unknown>>
 export type Run = (statement: Statement, values: unknown[]) => Promise<Row[]>
 
 /**
- * How to run a statement on what the caller has in hand. What cannot be a transaction is refused at once; what does not say
- * whether it is one, before its first statement. @throws TransactionError
+ * How to run a statement on the object that the caller passes. What cannot be a transaction is refused at once; what
+ * does not say whether it is one, before its first statement. @throws TransactionError
  */
 export function executor(
   verb: string,

@@ -136,7 +136,7 @@ class Receiver {
   readonly #stopping = new AbortController()
   #pruning: Pruning | null = null
   #subscribing: Loop | null = null
-  #inHand = 0
+  #inFlight = 0
   #downSince: number | null = null
 
   constructor(
@@ -172,12 +172,12 @@ class Receiver {
       deadAfterMs: settings.deadAfterMs,
       leaseMs: settings.leaseMs,
       emit: this.#emit,
-      inHand: () => this.#inHand,
+      inFlight: () => this.#inFlight,
       // A receiver holds nothing that others could take: the broker decides who gets what.
       failover: 'first-free',
       failoverGraceMs: 0,
       sureUntil: () => Infinity,
-      onOrphans: () => {},
+      onAbandoned: () => {},
       onPeers: () => {},
       onWoken: () => {},
       onVoid: () => {},
@@ -243,9 +243,9 @@ class Receiver {
   async #onBatch(batch: readonly IncomingMessage[]): Promise<void> {
     const { broker, consumer } = this.#options
     const startedAt = performance.now()
-    this.#inHand = batch.length
+    this.#inFlight = batch.length
     const { fresh, refused } = await this.#intake.take(batch)
-    this.#inHand = 0
+    this.#inFlight = 0
     this.#found()
     this.#emit({
       type: 'received',

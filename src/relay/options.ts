@@ -25,7 +25,7 @@ export interface RelayOptions extends WorkerOptions {
   readonly strictSend?: boolean | readonly string[] | undefined
   /**
    * Who gets the lanes that a dead relay leaves: whoever comes first, the living in turn, one at random, or the one with
-   * the least in hand. @default 'first-free'
+   * the least in flight. @default 'first-free'
    */
   readonly failover?: FailoverStrategy | undefined
   /** How long what was dealt out is reserved, before anybody may take it. In milliseconds. @default 2000 */

@@ -11,7 +11,7 @@ import type { Parking } from '../lanes/parking.ts'
 import { reconnectMs } from '../base/loop.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import type { RelaySettings } from './options.ts'
-import { HeadReader, type Confirmed, type Head, type Heads } from './heads.ts'
+import { OutboxReader, type Confirmed, type OutboxRow, type OutboxBatch } from './outbox-reader.ts'
 import { sendAll } from './sending.ts'
 import { Settlement } from './settlement.ts'
 
@@ -38,26 +38,26 @@ export interface PipelineParts {
  */
 export class Pipeline {
   readonly #parts: PipelineParts
-  readonly #heads: HeadReader
+  readonly #reader: OutboxReader
   readonly #settlement: Settlement
   #confirmed: Confirmed[] = []
-  #batch: readonly Head[] = []
+  #batch: readonly OutboxRow[] = []
   #abort = new AbortController()
   readonly #polling: Polling
   #failures = 0
 
   constructor(parts: PipelineParts) {
     this.#parts = parts
-    this.#heads = new HeadReader({ ...parts, batchSize: parts.settings.batchSize, lanes: parts.lanesOf })
+    this.#reader = new OutboxReader({ ...parts, batchSize: parts.settings.batchSize, lanes: parts.lanesOf })
     this.#settlement = new Settlement(parts)
     this.#polling = new Polling(parts.settings, parts.sleep)
   }
 
-  get inHand(): number {
+  get inFlight(): number {
     return this.#batch.length + this.#confirmed.length
   }
 
-  lowestInHand(lane: number): number | null {
+  lowestInFlight(lane: number): number | null {
     let lowest: number | null = null
     for (const row of this.#batch)
       if (row.lane === lane && (lowest === null || row.seq < lowest)) lowest = row.seq
@@ -76,7 +76,7 @@ export class Pipeline {
 
   /** Nothing that was known of the lanes counts any more. */
   forget(): void {
-    this.#heads.forget()
+    this.#reader.forget()
   }
 
   /** Lanes are gone: what is being sent of them must stop, or it could come after what their new holder sends. */
@@ -174,11 +174,11 @@ export class Pipeline {
   }
 
   /** Reads heads of lanes, and with it deletes what was confirmed. */
-  async #read(lanes: readonly Lane[]): Promise<Heads> {
+  async #read(lanes: readonly Lane[]): Promise<OutboxBatch> {
     const { failpoint } = this.#parts
     const confirmed = this.#confirmed
     if (confirmed.length > 0) await failpoint('relay.before_delete')
-    const heads = await this.#heads.read(lanes, confirmed)
+    const heads = await this.#reader.read(lanes, confirmed)
     this.#batch = heads.batch
     await heads.follow()
     if (confirmed.length > 0) {

@@ -98,11 +98,11 @@ class Relay {
       consumer: '',
       failover,
       emit: this.#emit,
-      inHand: () => this.#pipelines.reduce((sum, pipeline) => sum + pipeline.inHand, 0),
+      inFlight: () => this.#pipelines.reduce((sum, pipeline) => sum + pipeline.inFlight, 0),
       sureUntil: () => this.#lanes.sureUntil,
       highest: () => highestOf(this.#lanes.held),
       onBehind: () => this.#lanes.lower(),
-      onOrphans: () => this.#lanes.wake(),
+      onAbandoned: () => this.#lanes.wake(),
       onPeers: () => this.#lanes.wake(),
       onWoken: () => this.#hurry(),
       onVoid: (reason) => {
@@ -119,7 +119,7 @@ class Relay {
       ...settings,
       failover,
       emit: this.#emit,
-      lowestInHand: (lane) => this.#pipelines[lane % pipelineCount]!.lowestInHand(lane),
+      lowestInFlight: (lane) => this.#pipelines[lane % pipelineCount]!.lowestInFlight(lane),
       onTaken: async (lanes) => {
         await this.#parking.load(lanes)
         setImmediate(() => this.#hurry())

@@ -1,7 +1,7 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
 import { jsonContentType, type OutgoingMessage } from '../message/message.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
-import type { Head } from './heads.ts'
+import type { OutboxRow } from './outbox-reader.ts'
 
 export interface SendingParts {
   readonly broker: Broker
@@ -12,7 +12,7 @@ export interface SendingParts {
 /** Hands a batch to the broker, as one operation of each message's trace if anybody wants one. */
 export async function sendAll(
   { broker, telemetry, lanesOf }: SendingParts,
-  batch: readonly Head[],
+  batch: readonly OutboxRow[],
   signal: AbortSignal,
 ): Promise<readonly SendOutcome[]> {
   const messages = batch.map(toOutgoing)
@@ -36,7 +36,7 @@ export async function sendAll(
   }
 }
 
-function toOutgoing(row: Head): OutgoingMessage {
+function toOutgoing(row: OutboxRow): OutgoingMessage {
   return {
     id: row.id,
     topic: row.topic,

@@ -23,7 +23,7 @@ export interface TopicStatus {
 
 /** The outbox, or the inbox of one consumer. */
 export interface BoxStatus {
-  /** Waiting or in hand. */
+  /** Waiting or in flight. */
   readonly depth: number
   /** Whether there are more than were counted. Then the topics' depths are lower bounds too. */
   readonly more: boolean

@@ -34,7 +34,7 @@ interface Tick {
 export type Aside = Map<string, number>
 
 /**
- * Publishes the ticks that are due, of schedules that nobody else has in hand. Returns how many messages that were.
+ * Publishes the ticks that are due, of schedules that nobody else works on. Returns how many messages that were.
  *
  * Two that run at once take different schedules; one that dies has published nothing and moved nothing. A schedule that
  * cannot be published is set aside for a minute, and keeps no other waiting. `aheadMs` moves the clock, for tests: the

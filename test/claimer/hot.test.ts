@@ -130,7 +130,7 @@ test.each([
   release()
 })
 
-test('a backlog that is in hand as a whole delays nobody, and costs few statements', async () => {
+test('a backlog that is in flight as a whole delays nobody, and costs few statements', async () => {
   const others = await matesOf('hot', 5)
   let release = (): void => {}
   const gate = new Promise<void>((resolve) => (release = resolve))
@@ -170,7 +170,7 @@ test('a backlog that is in hand as a whole delays nobody, and costs few statemen
   }
 })
 
-test('a death charges what was in hand, and nothing of the backlog between', async () => {
+test('a death charges what was in flight, and nothing of the backlog between', async () => {
   const mates = await matesOf('hot', 6)
   await deliver([...many('hot', 3000), ...mates])
   const never = new Promise<void>(() => {})
@@ -185,20 +185,20 @@ test('a death charges what was in hand, and nothing of the backlog between', asy
       .toEqual(expect.arrayContaining(ofMates.map(({ id }) => id)))
   }
   await claimMates()
-  // What is read next writes down once more how far the lane is in hand.
+  // What is read next writes down once more how far the lane is in flight.
   await deliver(mates.slice(0, 1))
   await claimMates()
-  const inHand = await database.query<{ id: string }>(
+  const inFlight = await database.query<{ id: string }>(
     `select i.id from twinbox.inbox as i join twinbox.lane as l using (consumer, lane)
     where i.consumer = $1 and (i.seq <= l.reach or i.seq = any (l.past)) order by i.id`,
     [consumer],
   )
   const claimed = events.of('claimed').flatMap(({ ids }) => ids)
-  expect(inHand.map(({ id }) => id)).toEqual(claimed.toSorted())
-  expect(inHand.length).toBeLessThan(200)
+  expect(inFlight.map(({ id }) => id)).toEqual(claimed.toSorted())
+  expect(inFlight.length).toBeLessThan(200)
   // As whoever takes the lanes over does, and after the death of that one once more: it is said once.
-  const lanes = await database.query<{ lane: number; fence: number; floor: number }>(
-    'select lane, fence::int, floor::int from twinbox.lane where consumer = $1 and lane < 64 order by lane',
+  const lanes = await database.query<{ lane: number; fence: number; watermark: number }>(
+    'select lane, fence::int, watermark::int from twinbox.lane where consumer = $1 and lane < 64 order by lane',
     [consumer],
   )
   for (let death = 0; death < 2; death++) {
@@ -206,13 +206,13 @@ test('a death charges what was in hand, and nothing of the backlog between', asy
       consumer,
       lanes.map(({ lane }) => lane),
       lanes.map(({ fence }) => fence),
-      lanes.map(({ floor }) => floor),
+      lanes.map(({ watermark }) => watermark),
     ])
     const charged = await database.query<{ id: string }>(
       'select id from twinbox.inbox where consumer = $1 and attempt = 1 order by id',
       [consumer],
     )
-    expect(charged).toEqual(inHand)
+    expect(charged).toEqual(inFlight)
   }
 })
 

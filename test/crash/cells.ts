@@ -29,7 +29,7 @@ export type Given =
   | 'aside'
   | `pruned ${string}`
 
-/** A process that dies at a point, and what becomes of the one message that it has in hand there. */
+/** A process that dies at a point, and what becomes of the one message that it has in flight there. */
 export interface Cell {
   readonly role: Program['role']
   readonly at: string
@@ -146,7 +146,7 @@ const claimer: Cell[] = [
     'claimer',
     [
       ...[...starting, 'before create_lanes', 'after take_lanes', 'before parked_keys', 'after renew_lanes'],
-      ...['after worker_beat', 'after stripe_heads'],
+      ...['after worker_beat', 'after partition_heads'],
       ...['before read_lanes', 'before claim', 'claimer.after_claim'],
     ],
     { given: 'idle' },
@@ -168,7 +168,7 @@ const claimer: Cell[] = [
   ...each('claimer', ['after renew_lanes'], { given: 'held', hit: 2, attempt: 2 }),
   ...each('claimer', ['after renew_rows'], { given: 'held', key: null, attempt: 2 }),
   ...both('claimer', 'before inbox_fail', { given: 'throws', attempt: 2 }),
-  // In hand, and waiting for its next attempt: that counts as one, since nobody knows whether it had begun.
+  // In flight, and waiting for its next attempt: that counts as one, since nobody knows whether it had begun.
   ...both('claimer', 'after inbox_fail', { given: 'throws', attempt: 3 }),
   ...each('claimer', ['before inbox_defer', 'after inbox_defer'], {
     given: 'throws and waits',
@@ -196,7 +196,7 @@ const claimer: Cell[] = [
   ...['after release_lanes', 'before worker_end', 'after worker_end'].flatMap((at) =>
     both('claimer', at, { given: 'stopping' }),
   ),
-  // One has died with it in hand before. That is one attempt, however many die before they have taken it over.
+  // One has died with it in flight before. That is one attempt, however many die before they have taken it over.
   ...['after worker_declare_dead', 'after worker_disconnect'].flatMap((at) =>
     both('claimer', at, { given: 'inherited', attempt: 2 }),
   ),

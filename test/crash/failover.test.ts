@@ -81,7 +81,7 @@ describe.each(failoverStrategies)('with %s', (failover) => {
       }
       if (signal === 'SIGSTOP') {
         victim.kill('SIGCONT')
-        // It comes back by itself, as somebody else, and nothing of what it had in hand takes effect.
+        // It comes back by itself, as somebody else, and nothing of what it had in flight takes effect.
         await stage.until(
           `select count(*) = 4 as done from twinbox.worker where kind = 'claimer' and ended_at is null`,
         )
@@ -137,7 +137,7 @@ test('killing all claimers but one leaves it with everything', async () => {
   expect(await stage.faults()).toEqual([])
 })
 
-test('a claimer that joins gets its share, and nothing of what is in hand changes hands under way', async () => {
+test('a claimer that joins gets its share, and nothing of what is in flight changes hands under way', async () => {
   const claimers = await crew({}, 5)
   await stage.publish(keys(400))
   await claimers[0]!.next('handled')
@@ -210,7 +210,7 @@ test('a worker that is taken for dead wrongly does no harm, and comes back as so
   expect(await wronged.end()).toBe(0)
 })
 
-test('10,000 rows that one death orphans are handed over in bounded batches, and publishing goes on', async () => {
+test('10,000 rows that one death leaves behind are handed over in bounded batches, and publishing goes on', async () => {
   for (const role of ['receiver', 'relay'] as const) await stage.start({ role, options: quick }).started
   const holder = stage.start({ role: 'claimer', options: { ...quick, concurrency: 1 }, handleMs: 600_000 })
   await holder.started
@@ -226,14 +226,14 @@ test('10,000 rows that one death orphans are handed over in bounded batches, and
   )
   await Promise.all(survivors.map(({ started }) => started))
   holder.kill('SIGKILL')
-  let orphaned = true
+  let abandoned = true
   const published = (async () => {
     let count = 0
-    for (; orphaned; count++) await stage.publish([null])
+    for (; abandoned; count++) await stage.publish([null])
     return count
   })()
   await stage.until(`select count(*) = 0 as done from twinbox.inbox where holder = ${idOf(holder)}`)
-  orphaned = false
+  abandoned = false
   expect(await published).toBeGreaterThan(10)
   await stage.drained()
   expect(await stage.faults()).toEqual([])

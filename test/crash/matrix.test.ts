@@ -12,7 +12,7 @@ import { Stage, unique } from './stage.ts'
 import { makeBroker, makeWorker, type BrokerSpec, type Program } from './worker.ts'
 
 /**
- * The kill matrix: a real process is killed by SIGKILL at each step of what it does, with one message in hand, and
+ * The kill matrix: a real process is killed by SIGKILL at each step of what it does, with one message in flight, and
  * another one, started like the first, has to see it through. What becomes of that message is known exactly: at which
  * attempt it is handled, how often, how many copies of it are dropped. `REPEATS=20` does it twenty times; with it, all that
  * dies over Postgres dies over the other brokers as well, even where these have no part in it.

@@ -112,7 +112,7 @@ const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
     },
     over: async () => {},
   },
-  // With nothing in hand.
+  // With nothing in flight.
   idle: {
     async over(stage, { key }, victim) {
       await victim.ended
@@ -141,7 +141,7 @@ const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
     },
   },
   throws: retried('throw'),
-  // Too long for a message without a key to stay in hand.
+  // Too long for a message without a key to stay in flight.
   'throws and waits': retried('throw', { backoffMsMin: 1100, backoffMsMax: 1200 }),
   later: { ...retried('later'), after: (stage) => hasten(stage, handled) },
   followed: {

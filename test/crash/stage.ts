@@ -209,13 +209,13 @@ export class Stage {
       if (Object.values(state!).every((count) => count === 0)) return
       if (Date.now() > deadline) {
         const left = await this.database
-          .query(`select m.*, l.holder as lane_holder, l.fence as lane_fence, l.floor
+          .query(`select m.*, l.holder as lane_holder, l.fence as lane_fence, l.watermark
           from (
             select '' as consumer, lane, seq, id, key, attempt, null::int as holder from twinbox.outbox
             union all select consumer, lane, seq, id, key, attempt, holder from twinbox.inbox
           ) as m join twinbox.lane as l using (consumer, lane) limit 5`)
         const workers = await this.database.query(
-          'select id, kind, in_hand, ended_by, beat_at from twinbox.worker order by id',
+          'select id, kind, in_flight, ended_by, beat_at from twinbox.worker order by id',
         )
         const said = this.#actors.map(({ events }) => events.slice(-8))
         throw new Error(`Not drained: ${JSON.stringify({ state, left, workers, said })}`)

@@ -67,7 +67,7 @@ test('a claimer that is stopped gives back what it holds, and nothing is handled
   expect(await leaving.end()).toBe(0)
   await stage.drained()
   expect(await stage.faults()).toEqual([])
-  // No attempt was wasted: what was in hand and not begun counts as never claimed.
+  // No attempt was wasted: what was in flight and not begun counts as never claimed.
   expect(await stage.database.query('select distinct attempt from effects')).toEqual([{ attempt: 1 }])
   expect(staying.events.some(({ type }) => type === 'worker_dead')).toBe(false)
 })

@@ -86,7 +86,7 @@ async function start(starting: Worker): Promise<void> {
 
 /** Nothing is there any more, and its worker knows that so well that it has written it down. */
 const worked = (table: string, consumer: string): Promise<void> =>
-  until(`select not exists (select from twinbox.${table}) and min(floor) > 0 as done
+  until(`select not exists (select from twinbox.${table}) and min(watermark) > 0 as done
     from twinbox.lane where consumer = '${consumer}' and lane < 64`)
 
 test('a relay finds what it had sent and deleted, and is to delete again', async () => {

@@ -7,9 +7,9 @@ import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { consumer, happened, history, publishers, topic, World } from './world.ts'
 
 /**
- * Leases, fences, lanes and the floor, in random histories: real workers and several publishers on a real Postgres, but
- * each step of each of them, how long things take, and who stands still meanwhile, is drawn. The time is a clock that
- * the history moves, for the workers and, by moving the leases, for the database.
+ * Leases, fences, lanes and the watermark, in random histories: real workers and several publishers on a real Postgres,
+ * but each step of each of them, how long things take, and who stands still meanwhile, is drawn. The time is a clock
+ * that the history moves, for the workers and, by moving the leases, for the database.
  *
  * `RUNS=5000 SEED=42 npx vitest run test/model` runs more of them, or those of a seed again.
  */

@@ -55,7 +55,7 @@ export const consumer = 'model'
 export const publishers = 3
 /** The second is in the lane of the first, which is the one that imports. */
 const keys = ['a', 'a3', 'b', 'c', null]
-/** A retry that is so far off parks its key, instead of keeping it in hand. */
+/** A retry that is so far off parks its key, instead of keeping it in flight. */
 const parkedMs = 8000
 
 /** What a publisher has written in its open transaction. */

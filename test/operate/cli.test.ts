@@ -80,7 +80,7 @@ describe('with dead letters', () => {
       )
     ).map(({ number }) => number)
     await database.query(
-      `insert into twinbox.parked (consumer, lane, key, until, reason, head)
+      `insert into twinbox.parked (consumer, lane, key, until, reason, blocker)
       values ('billing', twinbox.lane_of('o1'), 'o1', 'infinity', 'TypeError: x is undefined', 3)`,
     )
     await database.query(
@@ -200,7 +200,7 @@ describe('with dead letters', () => {
     expect(await database.query('select from twinbox.audit')).toHaveLength(count)
   })
 
-  test('parked lists keys, and lets them go on with or without their head', async () => {
+  test('parked lists keys, and lets them go on with or without their blocker', async () => {
     const list = await twinbox('parked', 'list')
     expect(list.stdout).toMatch(/^of +key +since +goes on +waiting +letter +reason\n/)
     expect(list.stdout).toMatch(

@@ -253,7 +253,7 @@ test('messages without a key are redriven too, in batches and not faster than as
   expect(new Set(handled).size).toBe(30)
 })
 
-test('a key that waits for its backoff goes on at once when redriven, and without its head when skipped', async () => {
+test('a key that waits for its backoff goes on at once when redriven, and without its blocker when skipped', async () => {
   const events = recordEvents()
   let failing = true
   const worker = createClaimer(
@@ -293,7 +293,7 @@ test('a key that waits for its backoff goes on at once when redriven, and withou
   ])
 })
 
-test('a letter of a key that is not parked goes before what nobody has in hand', async () => {
+test('a letter of a key that is not parked goes before what nobody has in flight', async () => {
   broken.add('a1')
   await inbox('a1', 'a2')
   const events = await claim('skip')

@@ -31,7 +31,7 @@ beforeAll(async () => {
     from generate_series(1, ${many}) as n`,
   )
   await database.query(
-    `insert into twinbox.parked (consumer, lane, key, until, reason, head)
+    `insert into twinbox.parked (consumer, lane, key, until, reason, blocker)
     select consumer, twinbox.lane_of(key), key, 'infinity', min(reason), max(seq) from twinbox.dead_letter
     group by consumer, key`,
   )

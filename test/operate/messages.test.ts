@@ -21,12 +21,12 @@ beforeAll(async () => {
     ]),
   )
   published = results[0]!.id
-  // One in hand of a worker, one that waits, one of another key.
+  // One in flight of a worker, one that waits, one of another key.
   await database.query(`insert into twinbox.inbox (consumer, lane, id, topic, key, payload, holder, lease_until) values
     ('billing', twinbox.lane_of('o1'), '${id(1)}', 'order.paid', 'o1', '{"secret":3}', null, '-infinity'),
     ('billing', 64, '${id(2)}', 'order.seen', null, '{"secret":4}', 7, now() + interval '1 min'),
     ('billing', twinbox.lane_of('o2'), '${id(3)}', 'order.paid', 'o2', '{"secret":5}', null, '-infinity')`)
-  await database.query(`insert into twinbox.parked (consumer, lane, key, until, reason, head)
+  await database.query(`insert into twinbox.parked (consumer, lane, key, until, reason, blocker)
     values ('billing', twinbox.lane_of('o3'), 'o3', 'infinity', 'TypeError: no', 1)`)
   await database.query(`insert into twinbox.parked_message (consumer, lane, key, seq, id, topic, payload)
     values ('billing', twinbox.lane_of('o3'), 'o3', 4, '${id(4)}', 'order.paid', '{"secret":6}')`)

@@ -4,7 +4,7 @@ import { BrokerError } from '../../base/errors.ts'
 import { batchLength } from '../consuming.ts'
 import { openClient } from './client.ts'
 import { toTrouble } from './errors.ts'
-import type { Hand } from './hand.ts'
+import type { Handover } from './handover.ts'
 import { toIncoming } from './records.ts'
 import type { Settings } from './options.ts'
 import { watchProgress, type Progress } from './progress.ts'
@@ -17,7 +17,7 @@ export interface Feed {
   readonly batchSize: number
   /** A larger message makes a batch alone. */
   readonly batchBytes: number
-  readonly hand: Hand
+  readonly handover: Handover
   readonly report: (trouble: BrokerError) => void
 }
 
@@ -26,7 +26,7 @@ export interface Consumption {
   /** Aborts when nothing more comes. The reason is a BrokerError, or null if `close` was called. */
   readonly ended: AbortSignal
   readonly progress: Progress
-  /** Lets the batch in hand finish, commits it and leaves the group; a broker that does not answer is left anyway. */
+  /** Lets the batch in flight finish, commits it and leaves the group; a broker that does not answer is left anyway. */
   close(): Promise<void>
 }
 
@@ -88,7 +88,7 @@ export async function openConsumption(
     ),
   )
 
-  /** What kafkajs throws here, a rebalance above all, is for kafkajs to deal with. The hand throws nothing. */
+  /** What kafkajs throws here, a rebalance above all, is for kafkajs to deal with. The handover throws nothing. */
   async function eachBatch(payload: EachBatchPayload): Promise<void> {
     const { topic, partition, messages } = payload.batch
     const place = placeOf(topic, partition)
@@ -97,7 +97,7 @@ export async function openConsumption(
       const slice = messages.slice(from, from + batchLength(messages, weightOf, feed, from))
       from += slice.length
       const incoming = slice.map((record) => toIncoming(topic, partition, record))
-      const taken = await keepAlive(() => payload.heartbeat(), feed.hand.take(incoming, end.signal))
+      const taken = await keepAlive(() => payload.heartbeat(), feed.handover.take(incoming, end.signal))
       progress.touch()
       if (!taken) return holdBack(place, payload.pause())
       failures.delete(place)
@@ -156,7 +156,7 @@ export async function openConsumption(
     end.abort(null)
     for (const release of releasePauses) release()
     const leaving = consumer.disconnect().catch(() => {})
-    await feed.hand.idle()
+    await feed.handover.idle()
     await atMost(leaveTimeoutMs, leaving)
     client.retire()
   }

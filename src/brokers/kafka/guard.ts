@@ -47,7 +47,7 @@ export function guard(socket: Socket, options: GuardOptions): Socket {
     guarded.push(written)
   }
 
-  /** Meanwhile the socket is not read, so that no more than what is in hand lies in memory. */
+  /** Meanwhile the socket is not read, so that no more than what is in flight lies in memory. */
   function process(frame: Buffer): void {
     socket.pause()
     working = working.then(() => deliver(frame)).then(() => void socket.resume(), fail)

@@ -6,7 +6,7 @@ import { keepConsuming, type Consuming } from '../consuming.ts'
 import { openClient, type Client } from './client.ts'
 import { openConsumption, type Consumption, type Feed } from './consumption.ts'
 import { toTrouble } from './errors.ts'
-import { createHand } from './hand.ts'
+import { createHandover } from './handover.ts'
 import type { Settings } from './options.ts'
 import { countLag } from './progress.ts'
 import { findTopics } from './topics.ts'
@@ -50,8 +50,8 @@ async function consumeUntilStopped(
   onBatch: OnBatch,
   { signal, tried, report }: Consuming,
 ): Promise<void> {
-  const hand = createHand(onBatch, report)
-  const feed: Feed = { groupId, batchSize, batchBytes, hand, report }
+  const handover = createHandover(onBatch, report)
+  const feed: Feed = { groupId, batchSize, batchBytes, handover, report }
 
   /** One consumer from finding its topics to its end. Resolves when it has to be replaced without anything being wrong. */
   async function consume(): Promise<void> {
@@ -119,12 +119,12 @@ async function consumeUntilStopped(
     const patienceMs = 2 * settings.sessionTimeoutMs
     const { progress } = consumption
     for (;;) {
-      const quietMs = hand.busy() ? 0 : performance.now() - progress.last()
+      const quietMs = handover.busy() ? 0 : performance.now() - progress.last()
       await pause(Math.max(patienceMs - quietMs, settings.sessionTimeoutMs / 4), enough)
       if (enough.aborted) return
-      if (hand.busy() || performance.now() - progress.last() < patienceMs) continue
+      if (handover.busy() || performance.now() - progress.last() < patienceMs) continue
       const lag = await within(enough, countLag(client, groupId, progress))
-      if (lag > 0n && !hand.busy() && performance.now() - progress.last() >= patienceMs) {
+      if (lag > 0n && !handover.busy() && performance.now() - progress.last() >= patienceMs) {
         throw new BrokerError(
           'reconnect',
           `${lag} messages wait, but none has arrived for ${patienceMs} ms. Starting over.`,

@@ -47,12 +47,12 @@ export function createPublisher(settings: Settings): Publisher {
    * one it was. So they go again on a channel of their own, halved until the bad one is alone. Those that had arrived
    * arrive twice, with the same id.
    */
-  async function isolate(suspects: readonly Sending[], signal: AbortSignal): Promise<BrokerError | null> {
+  async function isolate(doubtful: readonly Sending[], signal: AbortSignal): Promise<BrokerError | null> {
     const own = await within(signal, openOwn(), (late) => late.close())
-    const stopped = await own.publish(suspects, signal)
+    const stopped = await own.publish(doubtful, signal)
     const fault = own.fault()
     void own.close()
-    const left = pending(suspects)
+    const left = pending(doubtful)
     if (!isAboutPublishing(fault) || left.length === 0) return stopped
     if (left.length === 1) {
       left[0]!.outcome = rejected(toBrokerError('RabbitMQ refused the message', fault))

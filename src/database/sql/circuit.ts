@@ -33,7 +33,7 @@ export const circuitSql = perSchema((s, statement) => ({
     where $1::text is null or consumer = $1 order by consumer, topic`,
   },
 
-  // Messages without a key of which more is in hand than can be kept: due again later, and their attempt not counted.
+  // Messages without a key of which more is in flight than can be kept: due again later, and their attempt not counted.
   // $1 consumer; $2 to $5 lanes, seqs, fences, ids; $6 for how long.
   putOff: statement(
     'circuit_put_off',

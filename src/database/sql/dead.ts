@@ -94,7 +94,7 @@ export const deadSql = perSchema((s) => {
     freed as (
       update ${s}.parked as p set until = clock_timestamp(), released_to = 0 from gone
       where p.consumer = gone.consumer and p.lane = ${s}.lane_of(gone.key) and p.key = gone.key
-        and p.until = 'infinity' and p.head = gone.seq
+        and p.until = 'infinity' and p.blocker = gone.seq
     )`
     }
     return `${gone},
@@ -102,16 +102,16 @@ export const deadSql = perSchema((s) => {
     -- A key that is held back behind another dead letter stays so, or it would go on without that one. Sorted, or two
     -- operators could deadlock.
     freed as (
-      insert into ${s}.parked as p (consumer, lane, key, until, reason, head)
+      insert into ${s}.parked as p (consumer, lane, key, until, reason, blocker)
       select distinct on (consumer, lane, key) consumer, ${s}.lane_of(key) as lane, key, clock_timestamp(), reason, seq
       from gone where key is not null and seq > 0
       order by consumer, lane, key, seq
       on conflict (consumer, lane, key) do update set released_to = 0, until = case
-        when p.until < 'infinity' or p.head is null
-          or exists (select from gone as g where (g.consumer, g.key, g.seq) = (p.consumer, p.key, p.head))
+        when p.until < 'infinity' or p.blocker is null
+          or exists (select from gone as g where (g.consumer, g.key, g.seq) = (p.consumer, p.key, p.blocker))
           or exists (
             select from ${s}.parked_message as m
-            where m.consumer = p.consumer and m.lane = p.lane and m.key = p.key and m.seq = p.head)
+            where m.consumer = p.consumer and m.lane = p.lane and m.key = p.key and m.seq = p.blocker)
         then clock_timestamp() else p.until end
     ),
     waiting as (
@@ -170,7 +170,7 @@ export const deadSql = perSchema((s) => {
         case when $3::boolean then d.payload end as payload, case when $3::boolean then d.body end as body,
         exists (
           select from ${s}.parked as p where p.consumer = d.consumer and p.lane = ${s}.lane_of(d.key) and p.key = d.key
-            and p.until = 'infinity' and p.head = d.seq
+            and p.until = 'infinity' and p.blocker = d.seq
         ) as holds_key
       from ${s}.dead_letter as d where d.number = $1 or d.id = $2 order by d.number limit 100`,
     },

@@ -114,10 +114,10 @@ export const doctorSql = perSchema((s) => {
               else exists (select from ${s}.inbox as i
                 where i.consumer = c.consumer and i.lane = l.lane
                   and i.received_at < clock_timestamp() - interval '30 seconds') end)::int as stuck,
-        -- Workers read from the floor of a lane on: what stands below is seen by nobody.
+        -- Workers read from the watermark of a lane on: what stands below is seen by nobody.
         (select count(*) from ${s}.lane as l where l.consumer = c.consumer and case when c.consumer = ''
-            then exists (select from ${s}.outbox as o where o.lane = l.lane and o.seq <= l.floor)
-            else exists (select from ${s}.inbox as i where i.consumer = c.consumer and i.lane = l.lane and i.seq <= l.floor)
+            then exists (select from ${s}.outbox as o where o.lane = l.lane and o.seq <= l.watermark)
+            else exists (select from ${s}.inbox as i where i.consumer = c.consumer and i.lane = l.lane and i.seq <= l.watermark)
             end)::int as below,
         exists (select from ${s}.subscription as u where u.consumer = c.consumer and u.ended_at is null) as subscribed,
         (select count(*) from ${s}.worker as w where w.consumer = c.consumer and c.consumer <> ''

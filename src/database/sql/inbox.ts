@@ -1,6 +1,6 @@
 import { layout } from '../layout.ts'
 import { bounded, fencedClaim, fits, joinedBy, messageColumns, perSchema, readable } from './statement.ts'
-import { allowed, crashes, over, times } from './suspects.ts'
+import { allowed, crashes, over, times } from './quarantine.ts'
 
 /**
  * The inbox: claimed by lane (with a key, see `reading.ts`) or by row (without), deleted when handled. How messages come in is
@@ -9,27 +9,27 @@ import { allowed, crashes, over, times } from './suspects.ts'
 export const inboxSql = perSchema((s, statement) => {
   const fenced = fencedClaim(s)
   const claimed = `i.lane, i.seq, i.attempt, ${readable('i', `received_at, ${messageColumns}`)}, ${times}`
-  // Of a stripe, from a bound on, or from its floor if that is higher: below it nothing lives.
-  const inStripe = `i.consumer = $1 and i.lane = stripe.lane and i.seq > greatest(stripe.bound, (
-              select l.floor from ${s}.lane as l where l.consumer = $1 and l.lane = stripe.lane))`
+  // Of a partition, from a bound on, or from its watermark if that is higher: below it nothing lives.
+  const inPartition = `i.consumer = $1 and i.lane = partition.lane and i.seq > greatest(partition.bound, (
+              select l.watermark from ${s}.lane as l where l.consumer = $1 and l.lane = partition.lane))`
   return {
-    // A claim of rows: the first that nobody holds, of the first stripe that has any. MATERIALIZED, since a nested
+    // A claim of rows: the first that nobody holds, of the first partition that has any. MATERIALIZED, since a nested
     // loop would otherwise evaluate the limited subquery again and claim more than its limit.
-    // $1 consumer; $2, $3 stripes and their bounds; $4 limit; $5 worker; $6 lease; $7 workers known to be dead;
-    // $8, $9 room for suspects, and whether none is in hand; $10 the parts of dead workers' rows that were dealt to this
-    // one; $11, $12 who leaves what it failed with to somebody else, and for how long; $13 whether to take only what
-    // others have held, which stands first in its stripe; $14 bytes.
-    // A claim does not wait for the disk, so a crash of the server may take it back, and who claims next counts from the
-    // same number. The fence therefore ends in the worker's id, which is never given out twice.
+    // $1 consumer; $2, $3 partitions and their bounds; $4 limit; $5 worker; $6 lease; $7 workers known to be dead;
+    // $8, $9 room for quarantined messages, and whether none is in flight; $10 the parts of dead workers' rows that
+    // were dealt to this one; $11, $12 who leaves what it failed with to somebody else, and for how long; $13 whether
+    // to take only what others have held, which stands first in its partition; $14 bytes. A claim does not wait for the
+    // disk, so a crash of the server may take it back, and who claims next counts from the same number. The fence
+    // therefore ends in the worker's id, which is never given out twice.
     claim: statement(
       'claim',
       `with locked as materialized (
         select i.*
-        from unnest($2::smallint[], $3::bigint[]) as stripe(lane, bound)
+        from unnest($2::smallint[], $3::bigint[]) as partition(lane, bound)
         cross join lateral (
           select i.lane, i.seq, i.holder, i.size, ${crashes} as crashes
           from ${s}.inbox as i
-          where ${inStripe}
+          where ${inPartition}
             and (i.lease_until <= clock_timestamp() or i.holder = any ($7::int[])
               or i.holder::bigint * ${layout.perWorker} + i.seq % ${layout.rowParts} = any ($10::bigint[]))
             and (coalesce(i.avoid, 0) <> $11
@@ -56,7 +56,7 @@ export const inboxSql = perSchema((s, statement) => {
         case when i.seq = (select min(seq) from c) then pg_current_snapshot()::text end as snapshot`,
     ),
 
-    // Extends the leases of the rows that are still in hand.
+    // Extends the leases of the rows that are still in flight.
     renew: statement(
       'renew_rows',
       `update ${s}.inbox as i set lease_until = clock_timestamp() + $5::float8 * interval '1 millisecond'
@@ -85,7 +85,7 @@ export const inboxSql = perSchema((s, statement) => {
       returning i.lane, i.seq`,
     ),
 
-    // A failed message with a key that stays in hand for a short backoff.
+    // A failed message with a key that stays in flight for a short backoff.
     fail: statement(
       'inbox_fail',
       `update ${s}.inbox as i set attempt = a.attempt, errors = coalesce(i.errors, '[]') || a.error
@@ -95,15 +95,15 @@ export const inboxSql = perSchema((s, statement) => {
       returning i.lane, i.seq`,
     ),
 
-    // The first row of each stripe, from a bound on.
+    // The first row of each partition, from a bound on.
     heads: statement(
-      'stripe_heads',
-      `select stripe.lane, pg_current_snapshot()::text as snapshot, (
+      'partition_heads',
+      `select partition.lane, pg_current_snapshot()::text as snapshot, (
         select i.seq from ${s}.inbox as i
-        where ${inStripe}
+        where ${inPartition}
         order by i.seq limit 1
       ) as head
-      from unnest($2::smallint[], $3::bigint[]) as stripe(lane, bound)`,
+      from unnest($2::smallint[], $3::bigint[]) as partition(lane, bound)`,
     ),
   }
 })

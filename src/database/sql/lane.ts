@@ -4,9 +4,10 @@ import { durably, perSchema } from './statement.ts'
 
 /** Lanes: who holds them, under which fence, until when. The consumer '' is the outbox. */
 export const laneSql = perSchema((s, statement) => {
-  // A floor counts only on the server on which it was found: what a crash or a failover has taken back may stand below.
-  const floor = `case when l.lowered = n.lowered and n.server = ${serverIdentity(s)} then greatest(l.floor, n.floor)
-    else l.floor end`
+  // A watermark counts only on the server on which it was found: what a crash or a failover has taken back may stand
+  // below.
+  const watermark = `case when l.lowered = n.lowered and n.server = ${serverIdentity(s)} then greatest(l.watermark, n.watermark)
+    else l.watermark end`
   // A worker writes its lanes from several connections: it renews them, gives them back and reads on in them. Locked one
   // after the other in different orders, they would wait for each other until Postgres ends one of them with an error.
   const inTurn = (given: string): string => `ours as materialized (
@@ -18,9 +19,9 @@ export const laneSql = perSchema((s, statement) => {
   const below = (table: string, where: string): string => `
     select l.lane from ${s}.lane as l
     where l.consumer = $1 and l.lane = any ($2::smallint[])
-      and exists (select from ${s}.${table} as m where ${where} m.lane = l.lane and m.seq <= l.floor)`
+      and exists (select from ${s}.${table} as m where ${where} m.lane = l.lane and m.seq <= l.watermark)`
   return {
-    // Made again after a truncation, with fences that nobody can still have in hand.
+    // Made again after a truncation, with fences that nobody can still have in flight.
     create: statement(
       'create_lanes',
       `insert into ${s}.lane (consumer, lane, fence)
@@ -51,8 +52,8 @@ export const laneSql = perSchema((s, statement) => {
       past = case when c.holder is null then null else l.past end
     from c cross join ${durably} as d
     where l.consumer = $1 and l.lane = c.lane and d.durable is not null
-    returning l.lane, l.fence, l.floor, l.lowered, c.holder as previous, ${serverIdentity(s)} as server,
-      c.holder is not null and (c.reach > 0 or c.past is not null) as orphaned`,
+    returning l.lane, l.fence, l.watermark, l.lowered, c.holder as previous, ${serverIdentity(s)} as server,
+      c.holder is not null and (c.reach > 0 or c.past is not null) as abandoned`,
     ),
 
     renew: statement(
@@ -60,26 +61,27 @@ export const laneSql = perSchema((s, statement) => {
       `with ${inTurn('unnest($4::smallint[], $5::bigint[])')}
     update ${s}.lane as l set
       lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond',
-      floor = ${floor}
-    from ours join unnest($4::smallint[], $6::bigint[], $7::int[], $8::text[]) as n(lane, floor, lowered, server)
+      watermark = ${watermark}
+    from ours join unnest($4::smallint[], $6::bigint[], $7::int[], $8::text[]) as n(lane, watermark, lowered, server)
       using (lane)
     where l.consumer = $1 and l.lane = ours.lane
-    returning l.lane, l.floor, l.lowered`,
+    returning l.lane, l.watermark, l.lowered`,
     ),
 
     // Has lanes read from their beginning, also by who holds them next. $1 consumer, $2 worker, $3, $4 lanes and fences.
     lower: statement(
       'lower_lanes',
       `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
-    update ${s}.lane as l set floor = 0, lowered = l.lowered + 1 from ours
+    update ${s}.lane as l set watermark = 0, lowered = l.lowered + 1 from ours
     where l.consumer = $1 and l.lane = ours.lane
     returning l.lane, l.lowered`,
     ),
 
     count: statement('count_lanes', `select count(*)::int as count from ${s}.lane where consumer = $1`),
 
-    // Which of these lanes ($2) have messages in them where there should be none. What comes back below a floor lowers it
-    // in the same statement. Planned each time, and given up after a second, for which nobody works on the lanes.
+    // Which of these lanes ($2) have messages in them where there should be none. What comes back below a watermark
+    // lowers it in the same statement. Planned each time, and given up after a second, for which nobody works on the
+    // lanes.
     briefly: "set local statement_timeout = '1s'; set local enable_seqscan = off",
     below: { text: below('inbox', 'm.consumer = $1 and') },
     belowOutbox: { text: below('outbox', '') },
@@ -95,8 +97,8 @@ export const laneSql = perSchema((s, statement) => {
       since = clock_timestamp(), fence = l.fence + 1, lease_until = clock_timestamp() + $3::float8 * interval '1 millisecond'
     from c cross join ${durably} as d
     where l.consumer = $1 and l.lane = c.lane and d.durable is not null
-    returning l.lane, l.fence, l.floor, l.lowered, $2::int as previous, ${serverIdentity(s)} as server,
-      l.reach > 0 or l.past is not null as orphaned`,
+    returning l.lane, l.fence, l.watermark, l.lowered, $2::int as previous, ${serverIdentity(s)} as server,
+      l.reach > 0 or l.past is not null as abandoned`,
     ),
 
     // Makes lanes over to others ($8), who have so long ($9) to accept them before they are anybody's.
@@ -104,9 +106,9 @@ export const laneSql = perSchema((s, statement) => {
       'hand_over_lanes',
       `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
     update ${s}.lane as l set holder = n.assignee, since = clock_timestamp(), fence = l.fence + 1, reach = 0, past = null,
-      lease_until = clock_timestamp() + $9::float8 * interval '1 millisecond', floor = ${floor}
+      lease_until = clock_timestamp() + $9::float8 * interval '1 millisecond', watermark = ${watermark}
     from ours join unnest($3::smallint[], $5::bigint[], $6::int[], $7::text[], $8::int[])
-      as n(lane, floor, lowered, server, assignee) using (lane)
+      as n(lane, watermark, lowered, server, assignee) using (lane)
     where l.consumer = $1 and l.lane = ours.lane
     returning l.lane`,
     ),
@@ -116,8 +118,8 @@ export const laneSql = perSchema((s, statement) => {
       'release_lanes',
       `with ${inTurn('unnest($3::smallint[], $4::bigint[])')}
     update ${s}.lane as l set holder = null, since = null, lease_until = '-infinity',
-      floor = ${floor}
-    from ours join unnest($3::smallint[], $5::bigint[], $6::int[], $7::text[]) as n(lane, floor, lowered, server)
+      watermark = ${watermark}
+    from ours join unnest($3::smallint[], $5::bigint[], $6::int[], $7::text[]) as n(lane, watermark, lowered, server)
       using (lane)
     where l.consumer = $1 and l.lane = ours.lane
     returning l.lane`,

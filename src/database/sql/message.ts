@@ -37,7 +37,7 @@ export const messageSql = perSchema((s) => {
   const content = (alias: string): string =>
     columns(alias, messageColumns.replace(', payload, body', '')) +
     `, case when $8::boolean then ${alias}.payload end as payload, case when $8::boolean then ${alias}.body end as body`
-  const inHand = (holder: string, leaseUntil: string): string =>
+  const inFlight = (holder: string, leaseUntil: string): string =>
     `case when ${leaseUntil} > clock_timestamp() then ${holder} end`
   // With a key only its lane.
   const lanes = (table: string, where: string, consumers: string, select: string): string => `
@@ -74,8 +74,8 @@ export const messageSql = perSchema((s) => {
             'm.consumer = c.consumer and',
             everyConsumer(s),
             `m.consumer, m.seq as place, m.received_at as since, m.attempt, m.received_at, m.errors,
-            null::timestamptz as due_at, case when m.lane >= ${layout.lanes} then ${inHand('m.holder', 'm.lease_until')}
-              when m.seq <= h.reach or m.seq = any (h.past) then ${inHand('h.holder', 'h.lease_until')} end as holder, null::text as reason`,
+            null::timestamptz as due_at, case when m.lane >= ${layout.lanes} then ${inFlight('m.holder', 'm.lease_until')}
+              when m.seq <= h.reach or m.seq = any (h.past) then ${inFlight('h.holder', 'h.lease_until')} end as holder, null::text as reason`,
           ),
         ),
         branch(

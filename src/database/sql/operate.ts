@@ -8,7 +8,7 @@ export const operateSql = perSchema((s) => ({
   // The living, then the dead of the last minutes, the latest first. A lock that was taken on another server, or on
   // this one before its restart, says nothing about its worker: after a failover all would be shown as gone.
   workers: {
-    text: `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_hand, topics, ended_at, ended_by')},
+    text: `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_flight, topics, ended_at, ended_by')},
       extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms,
       lock.objid is not null as locked,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked,

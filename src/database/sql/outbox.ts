@@ -9,8 +9,8 @@ import { bounded, columns, fits, onlyIf, parted, perSchema, readable } from './s
  */
 export const outboxSql = perSchema((s, statement) => {
   // The transaction's xid is assigned before any row draws its seq: no row comes out of this join before `x` was
-  // evaluated. The floor of a lane depends on it, see leases/floor.ts. The ordering locks are taken here for the same
-  // reason: a seq drawn before the lock was granted would be out of order.
+  // evaluated. The watermark of a lane depends on it, see lanes/watermark.ts. The ordering locks are taken here for the
+  // same reason: a seq drawn before the lock was granted would be out of order.
   const locks = `case when $10::text::boolean then ${orderingLocks(s, 'unnest($3::text::text[])')} end`
   const newMessages = (arrays = '', names = '', values = '', locking = locks): string => `
     select m.id, m.topic, nullif(m.key, '') as key, nullif(m.headers, '')::json as headers,
@@ -127,9 +127,9 @@ export const outboxSql = perSchema((s, statement) => {
     // A message is named by its place and its id: after a failover, its place may be another message's.
 
     // One round trip between two batches: deletes what was confirmed, reads the heads of the lanes.
-    // $1 to $3 confirmed (lane, seq, id); $4 to $6 lanes, bounds and quotas; $7 whether to assign an xid, for a mark; $8
-    // what was confirmed of each of these lanes, as an array in text. Only constants are looked up in a hash table, so
-    // each row is compared with those of its lane and not with all. $9, $10 the lanes of what was confirmed, and the
+    // $1 to $3 confirmed (lane, seq, id); $4 to $6 lanes, bounds and budgets; $7 whether to assign an xid, for a mark;
+    // $8 what was confirmed of each of these lanes, as an array in text. Only constants are looked up in a hash table,
+    // so each row is compared with those of its lane and not with all. $9, $10 the lanes of what was confirmed, and the
     // fences under which it was read: of a lane that somebody else has by now, nothing is deleted. $11 bytes, of which
     // what is beyond comes without its content: it is there, and read the next time.
     step: statement(
@@ -143,8 +143,8 @@ export const outboxSql = perSchema((s, statement) => {
       found as materialized (
         select head.*
         from (
-          select l.lane, l.bound, l.quota, l.confirmed::bigint[] as confirmed
-          from unnest($4::smallint[], $5::bigint[], $6::int[], $8::text[]) as l(lane, bound, quota, confirmed)
+          select l.lane, l.bound, l.budget, l.confirmed::bigint[] as confirmed
+          from unnest($4::smallint[], $5::bigint[], $6::int[], $8::text[]) as l(lane, bound, budget, confirmed)
           offset 0
         ) as l
         cross join lateral (
@@ -152,7 +152,7 @@ export const outboxSql = perSchema((s, statement) => {
           from ${s}.outbox as o
           where o.lane = l.lane and o.seq > l.bound and o.seq <> all (l.confirmed)
           order by o.seq
-          limit l.quota
+          limit l.budget
         ) as head
       ),
       ${bounded('found', '$11::bigint', '2147483647')}

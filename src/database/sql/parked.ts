@@ -13,7 +13,7 @@ export type ParkedAction = 'count' | 'redrive' | 'skip'
 export const parkedSql = perSchema((s) => {
   // Without a key only those that wait for an operator are meant: the others go on by themselves.
   const page = (narrow: boolean): string => `page as materialized (
-      select p.consumer, p.lane, p.key, p.since, p.until, p.reason, p.head
+      select p.consumer, p.lane, p.key, p.since, p.until, p.reason, p.blocker
       from ${s}.parked as p
       where (p.consumer, p.lane, p.key) > ($6::text, $7::smallint, $8::text)
         ${narrow ? `and p.consumer = $1 and p.lane = ${s}.lane_of($2) and p.key = $2` : ''}
@@ -27,7 +27,7 @@ export const parkedSql = perSchema((s) => {
         and ($5::float8 is null or p.since >= clock_timestamp() - $5::float8 * interval '1 millisecond')
       `
   const behind = (alias: string): string =>
-    `${alias}.consumer = c.consumer and ${alias}.key = c.key and ${alias}.seq = c.head`
+    `${alias}.consumer = c.consumer and ${alias}.key = c.key and ${alias}.seq = c.blocker`
 
   const redrive = `,
     gone as (
@@ -77,9 +77,9 @@ export const parkedSql = perSchema((s) => {
       text: `with ${page(narrow)} and ($2::text is not null or p.until = 'infinity')
         -- Its holder is about to bury this one, and the key would go on without it: the next time it is a dead letter.
         and not exists (
-          select from ${s}.inbox as i where i.consumer = p.consumer and i.lane = p.lane and i.seq = p.head and i.key = p.key)
+          select from ${s}.inbox as i where i.consumer = p.consumer and i.lane = p.lane and i.seq = p.blocker and i.key = p.key)
         and not (p.consumer = '' and exists (
-          select from ${s}.outbox as o where o.lane = p.lane and o.seq = p.head and o.key = p.key))
+          select from ${s}.outbox as o where o.lane = p.lane and o.seq = p.blocker and o.key = p.key))
         order by p.consumer, p.lane, p.key limit $10)
       ${
         action === 'count'
@@ -89,13 +89,13 @@ export const parkedSql = perSchema((s) => {
     freed as (
       update ${s}.parked as p set until = clock_timestamp(), released_to = 0 from chosen as c
       where p.consumer = c.consumer and p.lane = c.lane and p.key = c.key
-        and p.head is not distinct from c.head and p.until = c.until
+        and p.blocker is not distinct from c.blocker and p.until = c.until
     ),
     audited as (
       insert into ${s}.audit (action, who, why, consumer, topic, key, id, seq, died_at, attempt, reason, errors)
-      select '${action}', $11::text, $12::text, c.consumer, gone.topic, c.key, gone.id, c.head, gone.died_at, gone.attempt,
+      select '${action}', $11::text, $12::text, c.consumer, gone.topic, c.key, gone.id, c.blocker, gone.died_at, gone.attempt,
         c.reason, gone.errors
-      from chosen as c left join gone on (gone.consumer, gone.key, gone.seq) = (c.consumer, c.key, c.head)
+      from chosen as c left join gone on (gone.consumer, gone.key, gone.seq) = (c.consumer, c.key, c.blocker)
       order by c.consumer, c.lane, c.key
     )`
       }

@@ -6,7 +6,8 @@ import { columns, errors, joinedBy, lanesHeld, messageColumns, perSchema, withEr
  */
 export const parkingSql = perSchema((s, statement) => {
   // Locked, so that nobody takes the lane before this has been committed: the next holder would not hear of it, and leave
-  // what is put back below its floor lying there. If somebody has, the row has another fence by now, and nothing is done.
+  // what is put back below its watermark lying there. If somebody has, the row has another fence by now, and nothing is
+  // done.
   const held = `held as materialized (
       select from ${s}.lane as l where l.consumer = $1 and l.lane = $2 and l.fence = $3 for no key update
     )`
@@ -24,7 +25,7 @@ export const parkingSql = perSchema((s, statement) => {
     ),
     ${errors('$15')},
     held as materialized (${lanesHeld(s, 'select distinct w.lane, w.fence from wanted as w')}),
-    head as (
+    blocker as (
       delete from ${table} as i using (select w.* from wanted as w join held using (lane, fence)) as h
       where ${of(joinedBy('h', '$1::text'))} i.lane = h.lane and i.seq = h.seq and i.id = h.id
       returning h.dead, h.reason, ${receivedAt} as received_at, i.lane, i.seq, ${failed}, ${columns('i')}
@@ -37,21 +38,21 @@ export const parkingSql = perSchema((s, statement) => {
       returning ${receivedAt} as received_at, i.lane, ${kept('i')}
     ),
     waiting as (
-      insert into ${waits} select $1, head.lane, head.received_at, ${kept('head')} from head where not head.dead
+      insert into ${waits} select $1, blocker.lane, blocker.received_at, ${kept('blocker')} from blocker where not blocker.dead
     ),
     following as (insert into ${waits} select $1, rest.lane, rest.received_at, ${kept('rest')} from rest),
     buried as (
       insert into ${s}.dead_letter (consumer, seq, attempt, reason, errors, received_at, ${messageColumns})
-      select $1, head.seq, head.attempt, head.reason, head.errors, head.received_at, ${columns('head')}
-      from head where head.dead
+      select $1, blocker.seq, blocker.attempt, blocker.reason, blocker.errors, blocker.received_at, ${columns('blocker')}
+      from blocker where blocker.dead
       returning key
     )
-    insert into ${s}.parked (consumer, lane, key, until, reason, head)
+    insert into ${s}.parked (consumer, lane, key, until, reason, blocker)
     select $1, w.lane, w.key, coalesce(clock_timestamp() + w.for_ms * interval '1 millisecond', 'infinity'), w.reason, w.seq
     from wanted as w join held using (lane, fence)
     on conflict (consumer, lane, key) do update set until = greatest(parked.until, excluded.until),
       reason = case when parked.until = 'infinity' then parked.reason else coalesce(excluded.reason, parked.reason) end,
-      head = case when parked.until = 'infinity' then parked.head else excluded.head end, released_to = 0
+      blocker = case when parked.until = 'infinity' then parked.blocker else excluded.blocker end, released_to = 0
     returning parked.lane, parked.key, exists (select from buried where buried.key = parked.key) as buried`
   const follow = (table: string, of: typeof ofConsumer, receivedAt: string): string => `
     with ${held},
@@ -99,7 +100,7 @@ export const parkingSql = perSchema((s, statement) => {
       where p.consumer = $1 and p.lane = $2 and p.key = $4 and bound.count > 0
     ),
     lowered as (
-      update ${s}.lane as l set floor = least(l.floor, bound.first - 1), lowered = l.lowered + 1 from bound
+      update ${s}.lane as l set watermark = least(l.watermark, bound.first - 1), lowered = l.lowered + 1 from bound
       where l.consumer = $1 and l.lane = $2 and bound.count > 0
       returning l.lowered
     ),

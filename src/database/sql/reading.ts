@@ -1,16 +1,17 @@
 import { bounded, columns, fits, joinedBy, messageColumns, onlyIf, perSchema, readable } from './statement.ts'
-import { allowed, crashes, over, times } from './suspects.ts'
+import { allowed, crashes, over, times } from './quarantine.ts'
 
 /** Lanes of the inbox, read by their holder. */
 export const readingSql = perSchema((s, statement) => {
   const head = `i.lane, i.seq, i.size, ${crashes} as crashes, i.attempt, ${times},
             ${columns('i', `received_at, ${messageColumns}`)}`
-  // Writes down what is in hand of a lane before anything of it is handled, so that a successor knows what has been
+  // Writes down what is in flight of a lane before anything of it is handled, so that a successor knows what has been
   // attempted: all up to `reach`, and beyond it what was read past a hot key. A holder that has lost a lane reads nothing
   // from it.
-  // $1 consumer; $2 to $6 lanes, fences, bounds, quotas, reaches; $7 what is in hand of each lane, as an array in text; $8
-  // whether to assign an xid; $9, $10 room for suspects, and whether none is in hand; $11, $12 bytes and rows, of which what
-  // is beyond comes without its content: it is there, and read the next time; $13 what is in hand beyond the reach, like $7.
+  // $1 consumer; $2 to $6 lanes, fences, bounds, budgets, reaches; $7 what is in flight of each lane, as an array in
+  // text; $8 whether to assign an xid; $9, $10 room for quarantined messages, and whether none is in flight; $11, $12
+  // bytes and rows, of which what is beyond comes without its content: it is there, and read the next time; $13 what is
+  // in flight beyond the reach, like $7.
   const read = (
     heads: string,
     reach: string,
@@ -20,9 +21,9 @@ export const readingSql = perSchema((s, statement) => {
         -- What is looked at more than once stands first, before what is wide.
         select l.fence, l.reach, l.past, head.*
         from (
-          select l.lane, l.fence, l.bound, l.quota, l.reach, l.held::bigint[] as held, l.past::bigint[] as past${more.column}
+          select l.lane, l.fence, l.bound, l.budget, l.reach, l.held::bigint[] as held, l.past::bigint[] as past${more.column}
           from unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::int[], $6::bigint[], $7::text[], $13::text[]${more.parameter})
-            as l(lane, fence, bound, quota, reach, held, past${more.name})
+            as l(lane, fence, bound, budget, reach, held, past${more.name})
           offset 0
         ) as l
         cross join lateral (
@@ -66,14 +67,14 @@ export const readingSql = perSchema((s, statement) => {
       ) as m on true`
 
   return {
-    // A read of lanes: what their holder does not have in hand yet.
+    // A read of lanes: what their holder does not have in flight yet.
     read: statement(
       'read_lanes',
       read(
         `select ${head} from ${s}.inbox as i
           where i.consumer = $1 and i.lane = l.lane and i.seq > l.bound and i.seq <> all (l.held)
           order by i.seq
-          limit l.quota`,
+          limit l.budget`,
         'greatest(h.reach, h.last)',
         'h.past',
       ),
@@ -92,7 +93,7 @@ export const readingSql = perSchema((s, statement) => {
           ) as i
           where i.key <> all (l.without) and i.seq <> all (l.held)
           order by i.seq
-          limit l.quota`,
+          limit l.budget`,
         'h.reach',
         'h.past || h.seqs',
         {
@@ -113,14 +114,14 @@ export const readingSql = perSchema((s, statement) => {
       ),
     ),
 
-    // The messages that a dead holder had in hand have been attempted once more. That is said once, whoever dies next.
-    // One that is locked is not waited for: a frozen process may have completed it, and not said COMMIT; all the others of
-    // the lane would wait as well.
+    // The messages that a dead holder had in flight have been attempted once more. That is said once, whoever dies
+    // next. One that is locked is not waited for: a frozen process may have completed it, and not said COMMIT; all the
+    // others of the lane would wait as well.
     charge: statement(
       'charge',
       `with l as materialized (
-          select l.lane, l.reach, l.past, n.floor
-          from ${s}.lane as l join unnest($2::smallint[], $3::bigint[], $4::bigint[]) as n(lane, fence, floor) using (lane, fence)
+          select l.lane, l.reach, l.past, n.watermark
+          from ${s}.lane as l join unnest($2::smallint[], $3::bigint[], $4::bigint[]) as n(lane, fence, watermark) using (lane, fence)
           where l.consumer = $1 and (l.reach > 0 or l.past is not null)
           order by l.lane
           for no key update of l
@@ -132,7 +133,7 @@ export const readingSql = perSchema((s, statement) => {
         from l cross join lateral (
           select seq from (
             select h.seq from ${s}.inbox as h
-            where h.consumer = $1 and h.lane = l.lane and h.seq > l.floor and h.seq <= l.reach
+            where h.consumer = $1 and h.lane = l.lane and h.seq > l.watermark and h.seq <= l.reach
             for no key update skip locked
           ) as h
           union all

@@ -32,7 +32,7 @@ export const receiveSql = perSchema((s, statement) => ({
     inserted as (
       insert into ${s}.inbox (
         consumer, lane, id, topic, key, headers, payload, body, content_type, published_at, expires_at)
-      select m.consumer, coalesce(${s}.lane_of(m.key), (${layout.lanes} + ($10::int + m.nr / ${layout.inARow}) % ${layout.stripes})::smallint),
+      select m.consumer, coalesce(${s}.lane_of(m.key), (${layout.lanes} + ($10::int + m.nr / ${layout.inARow}) % ${layout.partitions})::smallint),
         m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type, m.published_at, m.expires_at
       from m join fresh using (consumer, id)
       order by m.nr

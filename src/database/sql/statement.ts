@@ -100,8 +100,8 @@ export const joinedBy = (from: string, parameter: string): string =>
 /**
  * The one fence check: whether a row `i` of the inbox is still held under the fence that `a` names, for the consumer $1,
  * where $2 are the lanes and $4 the fences of all. In a lane the lane's fence counts, and is looked up once and not for
- * each row; in a stripe the row's own. And it has to be the message that was claimed: after a failover that has lost the
- * latest transactions, seqs and fences of those are given out again, to others.
+ * each row; in a partition the row's own. And it has to be the message that was claimed: after a failover that has lost
+ * the latest transactions, seqs and fences of those are given out again, to others.
  */
 export const fencedClaim = (
   schema: string,

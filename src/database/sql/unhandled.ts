@@ -1,4 +1,4 @@
-import { anyStripeSql, layout } from '../layout.ts'
+import { anyPartitionSql, layout } from '../layout.ts'
 import {
   bounded,
   columns,
@@ -96,15 +96,15 @@ export const unhandledSql = perSchema((s, statement) => {
       ),
       bound as (select min(seq) as first, count(*) as count from gone),
       lowered as (
-        update ${s}.lane as l set floor = least(l.floor, bound.first - 1), lowered = l.lowered + 1 from bound
+        update ${s}.lane as l set watermark = least(l.watermark, bound.first - 1), lowered = l.lowered + 1 from bound
         where l.consumer = $1 and l.lane = $2 and bound.count > 0
         returning l.lowered
       )
       select first, count, (select lowered from lowered) as lowered from bound`,
     ),
 
-    // Messages without a key, claimed as they come back: free in a stripe, a claimer without their handler could find them
-    // first, again and again. $1 consumer, $2 topics, $3 how many, $4 worker, $5 lease, $6 bytes.
+    // Messages without a key, claimed as they come back: free in a partition, a claimer without their handler could
+    // find them first, again and again. $1 consumer, $2 topics, $3 how many, $4 worker, $5 lease, $6 bytes.
     adopt: statement(
       'adopt',
       `with locked as materialized (
@@ -127,7 +127,7 @@ export const unhandledSql = perSchema((s, statement) => {
         returning u.seq, ${kept('u')}, pg_current_xact_id() as xid
       )
       insert into ${s}.inbox as i (consumer, lane, holder, lease_until, fence, ${keptColumns})
-      select $1, ${anyStripeSql}, $4::int,
+      select $1, ${anyPartitionSql}, $4::int,
         clock_timestamp() + $5::float8 * interval '1 millisecond', (1::bigint << 31) | $4::int,
         ${kept('gone').replace('gone.attempt', 'gone.attempt + 1')}
       from gone where gone.xid is not null

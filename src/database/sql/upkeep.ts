@@ -29,7 +29,7 @@ export const upkeepSql = perSchema((s) => {
       where: `${ofConsumer} and ${old('t.died_at')} and not exists (
         select from ${s}.parked as p
         where p.consumer = t.consumer and p.lane = ${s}.lane_of(t.key) and p.key = t.key
-          and p.until = 'infinity' and p.head = t.seq
+          and p.until = 'infinity' and p.blocker = t.seq
       )`,
     },
     audit: { table: 'audit', where: `${ofConsumer} and ${old('t.at')}` },

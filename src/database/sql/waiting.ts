@@ -1,4 +1,4 @@
-import { anyLaneSql, anyStripeSql } from '../layout.ts'
+import { anyLaneSql, anyPartitionSql } from '../layout.ts'
 import { pausedTopics } from './circuit.ts'
 import { waking } from './sleep.ts'
 import {
@@ -99,7 +99,7 @@ export const waitingSql = perSchema((s, statement) => {
       ),
       back as (
         insert into ${s}.inbox (consumer, lane, avoid, lease_until, attempt, errors, received_at, ${messageColumns})
-        select $1, coalesce(${s}.lane_of(gone.key), ${anyStripeSql}), gone.avoid,
+        select $1, coalesce(${s}.lane_of(gone.key), ${anyPartitionSql}), gone.avoid,
           -- From here on it is counted for how long it waits for somebody else.
           case when gone.avoid is null then '-infinity' else clock_timestamp() end, gone.attempt, gone.errors,
           coalesce(gone.received_at, clock_timestamp()), ${columns('gone')}

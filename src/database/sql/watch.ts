@@ -32,8 +32,8 @@ export const watchSql = perSchema((s) => {
       order by source, age desc, since`,
     },
 
-    // Keyed lanes with messages in them that nobody holds. Of stripes, the rows are leased and not the lane.
-    orphanedLanes: {
+    // Keyed lanes with messages in them that nobody holds. Of partitions, the rows are leased and not the lane.
+    abandonedLanes: {
       text: `select l.consumer, count(*) as count
       from (select c.consumer, l.lane from (select '' as consumer union select consumer from ${everyConsumer(s)} as c) as c
         cross join ${everyLane} where l.lane < ${layout.lanes}) as l
@@ -45,7 +45,7 @@ export const watchSql = perSchema((s) => {
     },
 
     // $1 workers of this process: whether each is believed to live, and how old the oldest message is that is its to
-    // work on: at the head of a lane that it holds, or in a stripe and held by nobody or by itself.
+    // work on: at the head of a lane that it holds, or in a partition and held by nobody or by itself.
     progress: {
       text: `select w.id, w.ended_by, ${ageOf('w.beat_at')} as silent_ms, (
         select ${ageOf('min(head.since)')}

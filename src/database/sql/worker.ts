@@ -5,7 +5,7 @@ import { durably, instant, perSchema } from './statement.ts'
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
 // taken on another server, or on this one before its restart, says nothing.
 const peers = (s: string): string => `
-    select w.id, w.ended_by, ${instant('w.beat_at')}::text as beat, w.in_hand, w.lane_assignees, w.row_assignees,
+    select w.id, w.ended_by, ${instant('w.beat_at')}::text as beat, w.in_flight, w.lane_assignees, w.row_assignees,
       coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and w.ended_at is null and w.id::oid not in (
         select lock.objid from pg_locks as lock
@@ -41,7 +41,7 @@ export const workerSql = perSchema((s, statement) => ({
     'worker_beat',
     `with beat as (
       update ${s}.worker
-      set beat_at = clock_timestamp(), in_hand = $5, locked_on = case when $6 then pg_postmaster_start_time() end
+      set beat_at = clock_timestamp(), in_flight = $5, locked_on = case when $6 then pg_postmaster_start_time() end
       where id = $4 and ended_at is null
       returning ${serverIdentity(s)} as server
     )
@@ -87,7 +87,7 @@ export const workerSql = perSchema((s, statement) => ({
 
   end: statement(
     'worker_end',
-    `update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'stop', in_hand = 0
+    `update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'stop', in_flight = 0
     where id = $1 and ended_at is null`,
   ),
 }))

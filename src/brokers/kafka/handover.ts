@@ -3,16 +3,16 @@ import type { IncomingMessage, OnBatch } from '../broker.ts'
 import { toTrouble } from './errors.ts'
 
 /** Hands batches over, one at a time, across all consumers that a subscription goes through. */
-export interface Hand {
+export interface Handover {
   /** Resolves to whether the batch was taken; not if the consumer has ended before its turn. Never rejects. */
   take(batch: readonly IncomingMessage[], ended: AbortSignal): Promise<boolean>
-  /** Whether a batch is in hand. */
+  /** Whether a batch is in flight. */
   busy(): boolean
-  /** Resolves when the batch in hand, if any, has been taken or not. */
+  /** Resolves when the batch in flight, if any, has been taken or not. */
   idle(): Promise<unknown>
 }
 
-export function createHand(onBatch: OnBatch, report: (trouble: BrokerError) => void): Hand {
+export function createHandover(onBatch: OnBatch, report: (trouble: BrokerError) => void): Handover {
   let running = 0
   let last: Promise<unknown> = Promise.resolve()
 
@@ -31,7 +31,7 @@ export function createHand(onBatch: OnBatch, report: (trouble: BrokerError) => v
   }
 
   return {
-    // The batch of a consumer that was given up may still be in hand when its successor has one.
+    // The batch of a consumer that was given up may still be in flight when its successor has one.
     take: (batch, ended) => {
       const taking = last.then(() => handOver(batch, ended))
       last = taking

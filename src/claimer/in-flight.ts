@@ -1,5 +1,5 @@
 import { queueOf, type Claim } from './claim.ts'
-import type { Suspects } from './suspects.ts'
+import type { Quarantine } from './quarantine.ts'
 
 /** The messages of one key, in order. Only the first may be handled, and nothing behind it until it is settled. */
 interface KeyQueue {
@@ -11,13 +11,13 @@ interface KeyQueue {
 }
 
 /**
- * What a claimer has in hand: claimed and not settled. It knows which message may be handled next: any without a key,
+ * What a claimer has in flight: claimed and not settled. It knows which message may be handled next: any without a key,
  * and the first of each key of which nothing is being handled.
  */
-export class Hand {
+export class InFlight {
   size = 0
   bytes = 0
-  readonly #suspects: Suspects
+  readonly #quarantine: Quarantine
   readonly #free: Claim[] = []
   readonly #keys = new Map<string, KeyQueue>()
   #ready: KeyQueue[] = []
@@ -26,8 +26,8 @@ export class Hand {
   readonly #past = new Map<number, number>()
   #turn = false
 
-  constructor(suspects: Suspects) {
-    this.#suspects = suspects
+  constructor(quarantine: Quarantine) {
+    this.#quarantine = quarantine
   }
 
   /** How many without a key wait to be handled. */
@@ -70,12 +70,12 @@ export class Hand {
     lane.set(claim.seq, claim)
     this.size++
     this.bytes += claim.bytes
-    if (claim.suspect) this.#suspects.add()
+    if (claim.quarantined) this.#quarantine.add()
     if (claim.past) this.#past.set(claim.lane, (this.#past.get(claim.lane) ?? 0) + 1)
     if (!claim.keyed) {
-      // Before all others: the next suspects are claimed only when these are settled, and they have waited longest.
+      // Before all others: the next quarantined messages are claimed only when these are settled.
       claim.waiting = true
-      if (claim.suspect) this.#free.unshift(claim)
+      if (claim.quarantined) this.#free.unshift(claim)
       else this.#free.push(claim)
       return
     }
@@ -150,7 +150,7 @@ export class Hand {
     this.#lanes.get(claim.lane)!.delete(claim.seq)
     this.size--
     this.bytes -= claim.bytes
-    if (claim.suspect) this.#suspects.remove()
+    if (claim.quarantined) this.#quarantine.remove()
     if (claim.past) this.#past.set(claim.lane, this.#past.get(claim.lane)! - 1)
     if (!claim.keyed) {
       if (claim.waiting) this.#free.splice(this.#free.indexOf(claim), 1)
@@ -196,7 +196,7 @@ export class Hand {
     this.#enqueue(queue)
   }
 
-  /** All that is in hand of a key, in order. */
+  /** All that is in flight of a key, in order. */
   ofKey(claim: Claim): readonly Claim[] {
     return [...(this.#keys.get(queueOf(claim))?.claims ?? [])]
   }
@@ -209,7 +209,7 @@ export class Hand {
     return this.#keys.has(queueOf({ lane, key }))
   }
 
-  /** All that is in hand, or of one lane. */
+  /** All that is in flight, or of one lane. */
   *all(lane?: number): Generator<Claim> {
     if (lane !== undefined) yield* (this.#lanes.get(lane) ?? new Map<number, Claim>()).values()
     else for (const claims of this.#lanes.values()) yield* claims.values()

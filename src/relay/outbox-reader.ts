@@ -10,7 +10,7 @@ import { topicMatches } from '../message/message.ts'
 import { limits } from '../base/options.ts'
 
 /** A message at the head of a lane. */
-export interface Head extends ReadRow {
+export interface OutboxRow extends ReadRow {
   readonly attempt: number
   readonly id: string
   readonly topic: string
@@ -24,11 +24,11 @@ export interface Head extends ReadRow {
 }
 
 /** A message that the broker has taken, and the fence of its lane when it was read. */
-export type Confirmed = Pick<Head, 'lane' | 'seq' | 'id'> & { readonly fence: number }
+export type Confirmed = Pick<OutboxRow, 'lane' | 'seq' | 'id'> & { readonly fence: number }
 
 /** What one read has brought. */
-export interface Heads {
-  readonly batch: readonly Head[]
+export interface OutboxBatch {
+  readonly batch: readonly OutboxRow[]
   /** The lanes that were read, under these fences. */
   readonly fences: ReadonlyMap<number, number>
   /** Whether something of it was thrown away, and has to be read again. */
@@ -47,21 +47,21 @@ export interface HeadReaderParts {
   readonly parking: Parking
 }
 
-const quotaMin = 16
+const budgetMin = 16
 /** Read at once, of all lanes of a pipeline together; a larger message alone. A relay's heap may have 256 MB. */
 const bytesMax = limits.batchBytes
 
 /** Reads the heads of lanes, a few of each, more of those that have more. */
-export class HeadReader {
+export class OutboxReader {
   readonly #parts: HeadReaderParts
   readonly #sql: ReturnType<typeof outboxSql>
-  readonly #reader: LaneReader<Head, ReadAt>
+  readonly #reader: LaneReader<OutboxRow, ReadAt>
 
   constructor(parts: HeadReaderParts) {
     this.#parts = parts
     this.#sql = outboxSql(parts.database.schema)
     const { batchSize } = parts
-    this.#reader = new LaneReader({ ...parts, quota: { min: quotaMin, max: batchSize }, enough: batchSize })
+    this.#reader = new LaneReader({ ...parts, budget: { min: budgetMin, max: batchSize }, enough: batchSize })
   }
 
   /** The lanes are gone, perhaps with the server. */
@@ -70,7 +70,7 @@ export class HeadReader {
   }
 
   /** Deletes what was confirmed, and reads on in the same round trip. */
-  async read(lanes: readonly Lane[], confirmed: readonly Confirmed[]): Promise<Heads> {
+  async read(lanes: readonly Lane[], confirmed: readonly Confirmed[]): Promise<OutboxBatch> {
     const { database } = this.#parts
     const confirmedOf = byLane(confirmed)
     const confirmedLanes = [...new Map(confirmed.map(({ lane, fence }) => [lane, fence]))]
@@ -81,7 +81,7 @@ export class HeadReader {
         arrayText(confirmed.map(({ id }) => id)),
         arrayText(asked.map(({ lane }) => lane.lane)),
         arrayText(asked.map(({ bound }) => bound)),
-        arrayText(asked.map(({ quota }) => quota)),
+        arrayText(asked.map(({ budget }) => budget)),
         mark,
         asked.map(({ lane }) => arrayText((confirmedOf.get(lane.lane) ?? []).map(({ seq }) => seq))),
         arrayText(confirmedLanes.map(([lane]) => lane)),
@@ -94,7 +94,7 @@ export class HeadReader {
     const keysTaken = new Set<string>()
     /** What follows in them, of whatever topic, comes after what was left. */
     const keysLeft = new Set<string>()
-    const batch: Head[] = []
+    const batch: OutboxRow[] = []
     for (const row of reading.rows) {
       if (
         row.key !== null &&

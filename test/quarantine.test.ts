@@ -7,7 +7,7 @@ import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
-/** What a dead claimer had in hand may be why it died: claims take of it only so much at a time, and nothing behind it. */
+/** What a dead claimer had in flight may be why it died: claims take of it only so much at a time, and nothing behind it. */
 let database: TestDatabase
 let own: Database
 beforeAll(async () => {
@@ -20,33 +20,33 @@ afterAll(async () => {
 })
 
 const worker = 1
-const stripe = 64
+const partition = 64
 
-/** In order of seq, by how many claims of each have ended with a death; `room` for suspects, and whether none is in hand. */
+/** In order of seq, by how many claims of each have ended with a death; `room` for quarantined messages, and whether none is in flight. */
 const cases = fc.record({
   crashes: fc.array(fc.oneof({ weight: 2, arbitrary: fc.constant(0) }, fc.integer({ min: 1, max: 3 })), {
     minLength: 1,
     maxLength: 12,
   }),
   room: fc.integer({ min: 0, max: 6 }),
-  noneInHand: fc.boolean(),
+  noneInFlight: fc.boolean(),
 })
 
 /** The rule in words: one that has outlived two claimers counts as a great many, and comes only as the first of all. */
 function expected({
   crashes,
   room,
-  noneInHand,
+  noneInFlight,
 }: {
   crashes: number[]
   room: number
-  noneInHand: boolean
+  noneInFlight: boolean
 }): boolean[] {
   let load = 0
   return crashes.map((deaths) => {
     const weight = deaths > 1 ? 1_000_000 : deaths
     load += weight
-    return load <= room || (noneInHand && load === weight)
+    return load <= room || (noneInFlight && load === weight)
   })
 }
 
@@ -60,13 +60,28 @@ async function fill(consumer: string, crashes: readonly number[], lane: number):
   return rows.map(({ seq }) => Number(seq))
 }
 
-test('a claim of rows takes the suspects that there is room for, and nothing behind the first that is too many', async () => {
+test('a claim of rows takes the quarantined messages that there is room for, and nothing behind the first that is too many', async () => {
   await fc.assert(
     fc.asyncProperty(cases, async (given) => {
       const consumer = randomUUID()
-      const seqs = await fill(consumer, given.crashes, stripe)
-      const { room, noneInHand } = given
-      const values = [consumer, [stripe], [0], 100, worker, 1000, [], room, noneInHand, [], -1, 0, false, 8e6]
+      const seqs = await fill(consumer, given.crashes, partition)
+      const { room, noneInFlight } = given
+      const values = [
+        consumer,
+        [partition],
+        [0],
+        100,
+        worker,
+        1000,
+        [],
+        room,
+        noneInFlight,
+        [],
+        -1,
+        0,
+        false,
+        8e6,
+      ]
       const rows = await own.keep<{ seq: number }>(inboxSql(own.schema).claim, values)
       const taken = new Set(rows.map(({ seq }) => seq))
       expect(seqs.map((seq) => taken.has(seq))).toEqual(expected(given))
@@ -89,7 +104,7 @@ test('so does a read of lanes, which says whether it has left something', async 
         [],
       ])
       const seqs = await fill(consumer, given.crashes, 0)
-      const { room, noneInHand } = given
+      const { room, noneInFlight } = given
       const values = [
         consumer,
         [0],
@@ -100,7 +115,7 @@ test('so does a read of lanes, which says whether it has left something', async 
         ['{}'],
         false,
         room,
-        noneInHand,
+        noneInFlight,
         8e6,
         1000,
         null,

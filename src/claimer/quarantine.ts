@@ -5,13 +5,13 @@ const acquittal = 64
  * Messages whose claims have ended with the death of a claimer. One of them may be why.
  *
  * If they were simply claimed again together, a message that kills every process would take the innocent ones around
- * it down the same road: each death costs all of them an attempt. So at first only one is in hand; each time that none
- * is left, twice as many may be; and one that has outlived two claimers is handled without another beside it.
+ * it down the same road: each death costs all of them an attempt. So at first only one is in flight; each time that
+ * none is left, twice as many may be; and one that has outlived two claimers is handled without another beside it.
  */
-export class Suspects {
-  inHand = 0
+export class Quarantine {
+  inFlight = 0
   #max = 1
-  /** Ways of claiming that have found no suspects since somebody died. */
+  /** Ways of claiming that have found no quarantined messages since somebody died. */
   readonly #clear = new Set<string>()
   #turn: Promise<unknown> = Promise.resolve()
   readonly #limit: number
@@ -22,7 +22,7 @@ export class Suspects {
 
   /** How many more may be claimed. */
   get room(): number {
-    return this.#max >= acquittal ? this.#limit : Math.max(0, this.#max - this.inHand)
+    return this.#max >= acquittal ? this.#limit : Math.max(0, this.#max - this.inFlight)
   }
 
   /** Somebody has died: caution again. */
@@ -32,14 +32,14 @@ export class Suspects {
   }
 
   /**
-   * Runs one claim, up to where what it brought is in hand. As long as there may be suspects, the ways of claiming take
-   * turns: side by side, each would take the one suspect that there is room for.
+   * Runs one claim, up to where what it brought is in flight. As long as there may be quarantined messages, the ways of
+   * claiming take turns: side by side, each would take the one quarantined message that there is room for.
    */
   async claim<Result>(way: 'keyed' | 'unkeyed', work: () => Promise<Result>): Promise<Result> {
     const watched = async (): Promise<Result> => {
-      const before = this.inHand
+      const before = this.inFlight
       const result = await work()
-      if (before > 0 || this.inHand > 0) this.#clear.clear()
+      if (before > 0 || this.inFlight > 0) this.#clear.clear()
       else this.#clear.add(way)
       return result
     }
@@ -50,12 +50,12 @@ export class Suspects {
   }
 
   add(): void {
-    this.inHand++
+    this.inFlight++
   }
 
   /** One is settled: it was not the one. */
   remove(): void {
-    this.inHand--
-    if (this.inHand === 0) this.#max = Math.min(this.#max * 2, this.#limit)
+    this.inFlight--
+    if (this.inFlight === 0) this.#max = Math.min(this.#max * 2, this.#limit)
   }
 }

@@ -5,7 +5,7 @@ import type { Peer } from './sightings.ts'
 type Cause = NonNullable<Peer['ended_by']>
 
 /** Whose work may be taken, and by whom: what the dead have left, as this worker sees it. */
-export class Orphans {
+export class Abandoned {
   /** Workers whose work belongs to whoever comes first. */
   free: readonly number[] = []
   /** Lanes, and parts of rows, that were dealt to this worker for a while; see `share`. */

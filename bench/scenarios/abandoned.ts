@@ -26,8 +26,8 @@ const chunk = 1000
  *
  * A claimer holds no more than it handles in a moment, so one that held thousands handled them in batches; so do these.
  */
-export const orphans: Scenario<Options> = {
-  name: 'orphans',
+export const abandoned: Scenario<Options> = {
+  name: 'abandoned',
   does: 'Kills a claimer that holds thousands of rows and measures how long it takes until survivors have them all.',
   addOptions(command) {
     command

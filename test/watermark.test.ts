@@ -2,7 +2,7 @@ import * as fc from 'fast-check'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { createClaimer, createOutbox, createRelay, type Broker, type OutgoingMessage } from '../src/index.ts'
-import { Floor, Marks, parseSnapshot, type Snapshot } from '../src/lanes/floor.ts'
+import { Watermark, Marks, parseSnapshot, type Snapshot } from '../src/lanes/watermark.ts'
 import { createTestDatabase, serverUrl, type TestDatabase } from './support/postgres.ts'
 
 /**
@@ -133,7 +133,7 @@ class Reader {
   readonly #fault: Fault | null
   readonly #lane: number
   readonly #marks: Marks
-  readonly #floor: Floor
+  readonly #watermark: Watermark
   readonly #delivered: Row[]
   #batch: { rows: Row[]; snapshot: Snapshot; cut: number } | null = null
   #confirmed: Row[] = []
@@ -144,15 +144,15 @@ class Reader {
     fault: Fault | null
     lane: number
     marks: Marks
-    floor: number
+    watermark: number
     delivered: Row[]
   }) {
     this.#world = parts.world
     this.#fault = parts.fault
     this.#lane = parts.lane
     this.#marks = parts.marks
-    this.#floor = new Floor(parts.floor)
-    this.#lastSeen = parts.floor
+    this.#watermark = new Watermark(parts.watermark)
+    this.#lastSeen = parts.watermark
     this.#delivered = parts.delivered
   }
 
@@ -160,14 +160,14 @@ class Reader {
   get persistent(): number {
     if (this.#fault === 'pages by the last seq') return 0
     return Math.min(
-      this.#floor.clean,
+      this.#watermark.confirmed,
       ...[...this.#confirmed, ...(this.#batch?.rows ?? [])].map(({ seq }) => seq - 1),
     )
   }
 
   /** How far reads have moved up. */
   get bound(): number {
-    return this.#floor.bound
+    return this.#watermark.tentative
   }
 
   /** What the broker may have got although nobody knows. */
@@ -181,24 +181,24 @@ class Reader {
   }
 
   #read(pick: number): void {
-    const [world, floor, marks] = [this.#world, this.#floor, this.#marks]
+    const [world, watermark, marks] = [this.#world, this.#watermark, this.#marks]
     for (const row of this.#confirmed) world.deleted.add(row)
     this.#confirmed = []
-    const quota = pick % 4 === 0 ? Infinity : 1 + (pick % 4)
+    const budget = pick % 4 === 0 ? Infinity : 1 + (pick % 4)
     const snapshot = world.snapshot()
     const all = world.visible(
       this.#lane,
-      this.#fault === 'pages by the last seq' ? this.#lastSeen : floor.bound,
+      this.#fault === 'pages by the last seq' ? this.#lastSeen : watermark.tentative,
     )
-    const rows = all.slice(0, quota)
+    const rows = all.slice(0, budget)
     let xid: number | null = null
     if (marks.wanted) {
       world.interfere(pick)
       xid = this.#fault === 'marks with the xmax of the snapshot' ? snapshot.xmax : world.assignAndEnd()
     }
     const last = rows.at(-1)?.seq
-    const discard = this.#fault !== 'ignores mustReread' && floor.mustReread(snapshot)
-    const cut = discard ? floor.clean : rows.length < quota || last === undefined ? Infinity : last
+    const discard = this.#fault !== 'ignores mustReread' && watermark.mustReread(snapshot)
+    const cut = discard ? watermark.confirmed : rows.length < budget || last === undefined ? Infinity : last
     if (xid !== null && last !== undefined) marks.add(last, xid)
     this.#lastSeen = Math.max(this.#lastSeen, last ?? 0)
     this.#batch = {
@@ -218,7 +218,7 @@ class Reader {
     this.#delivered.push(...this.#confirmed)
     this.#batch = null
     const known = Math.min(cut, (rows[sent]?.seq ?? Infinity) - 1)
-    this.#floor.advance(
+    this.#watermark.advance(
       this.#marks,
       snapshot,
       this.#fault === 'advances over what its limit cut off' ? Infinity : known,
@@ -240,11 +240,13 @@ function replay(history: readonly Step[], fault: Fault | null): Verdict {
   const world = new World(fault)
   const delivered: Row[] = []
   const doubted = new Set<Row>()
-  const floors = new Array<number>(laneCount).fill(0)
+  const watermarks = new Array<number>(laneCount).fill(0)
   let lateRows = 0
   const takeOver = (): Reader[] => {
     const marks = new Marks(() => world.now)
-    return floors.map((floor, lane) => new Reader({ world, fault, lane, marks, floor, delivered }))
+    return watermarks.map(
+      (watermark, lane) => new Reader({ world, fault, lane, marks, watermark, delivered }),
+    )
   }
   let readers = takeOver()
   const bounds: number[] = []
@@ -255,7 +257,7 @@ function replay(history: readonly Step[], fault: Fault | null): Verdict {
       reader.work(Math.floor(step.pick / laneCount))
       bounds.push(reader.bound)
     } else if (step.act === 'renew')
-      readers.forEach(({ persistent }, lane) => (floors[lane] = Math.max(floors[lane]!, persistent)))
+      readers.forEach(({ persistent }, lane) => (watermarks[lane] = Math.max(watermarks[lane]!, persistent)))
     else if (step.act === 'takeover') {
       const inDoubt = readers.flatMap((dead) => dead.inDoubt())
       for (const row of inDoubt) doubted.add(row)
@@ -326,7 +328,7 @@ describe('in a model of snapshots', () => {
     'no message is lost, sent twice or sent before its cause, in any history',
     { timeout: 300_000 },
     () => {
-      console.info(`floor model: seed ${seed}, ${runs} histories`)
+      console.info(`watermark model: seed ${seed}, ${runs} histories`)
       const seen = { delivered: 0, moved: 0, late: 0 }
       fc.assert(
         fc.property(history, (steps) => {
@@ -368,83 +370,83 @@ describe('in small', () => {
 
   const at = (xmax: number, ...running: number[]): Snapshot => ({ xmin: running[0] ?? xmax, xmax, running })
 
-  test('the floor follows a mark that nobody can get below', () => {
+  test('the watermark follows a mark that nobody can get below', () => {
     const marks = new Marks(() => 0)
-    const floor = new Floor(0)
+    const watermark = new Watermark(0)
     marks.add(10, 100)
-    floor.advance(marks, at(100), Infinity)
-    expect(floor.bound).toBe(0)
-    floor.advance(marks, at(101), Infinity)
-    expect([floor.bound, floor.clean]).toEqual([10, 10])
+    watermark.advance(marks, at(100), Infinity)
+    expect(watermark.tentative).toBe(0)
+    watermark.advance(marks, at(101), Infinity)
+    expect([watermark.tentative, watermark.confirmed]).toEqual([10, 10])
   })
 
   test('a transaction that is older than the mark is waited for, then left behind as a straggler', () => {
     let now = 0
     const marks = new Marks(() => now)
-    const floor = new Floor(0)
+    const watermark = new Watermark(0)
     marks.add(10, 100)
-    floor.advance(marks, at(101, 90), Infinity)
-    expect(floor.bound).toBe(0)
+    watermark.advance(marks, at(101, 90), Infinity)
+    expect(watermark.tentative).toBe(0)
     now = 5000
-    floor.advance(marks, at(101, 90), Infinity)
-    expect([floor.bound, floor.clean]).toEqual([10, 0])
-    expect(floor.mustReread(at(105, 90))).toBe(false)
-    expect(floor.mustReread(at(105))).toBe(true)
-    expect([floor.bound, floor.clean]).toEqual([0, 0])
-    expect(floor.mustReread(at(105))).toBe(false)
+    watermark.advance(marks, at(101, 90), Infinity)
+    expect([watermark.tentative, watermark.confirmed]).toEqual([10, 0])
+    expect(watermark.mustReread(at(105, 90))).toBe(false)
+    expect(watermark.mustReread(at(105))).toBe(true)
+    expect([watermark.tentative, watermark.confirmed]).toEqual([0, 0])
+    expect(watermark.mustReread(at(105))).toBe(false)
   })
 
   test('a straggler is waited for once, and a younger one beside it as usual', () => {
     let now = 0
     const marks = new Marks(() => now)
-    const floor = new Floor(0)
+    const watermark = new Watermark(0)
     marks.add(10, 100)
     now = 1000
     marks.add(20, 110)
-    floor.advance(marks, at(111, 90), Infinity)
-    expect([floor.bound, floor.clean]).toEqual([20, 0])
+    watermark.advance(marks, at(111, 90), Infinity)
+    expect([watermark.tentative, watermark.confirmed]).toEqual([20, 0])
     now = 1100
     marks.add(30, 120)
-    floor.advance(marks, at(121, 90, 105), Infinity)
-    expect(floor.bound).toBe(20)
-    floor.advance(marks, at(121, 90), Infinity)
-    expect([floor.bound, floor.clean]).toEqual([30, 0])
+    watermark.advance(marks, at(121, 90, 105), Infinity)
+    expect(watermark.tentative).toBe(20)
+    watermark.advance(marks, at(121, 90), Infinity)
+    expect([watermark.tentative, watermark.confirmed]).toEqual([30, 0])
   })
 
   test('a younger transaction keeps nobody', () => {
     const marks = new Marks(() => 0)
-    const floor = new Floor(0)
+    const watermark = new Watermark(0)
     marks.add(10, 100)
-    floor.advance(marks, at(110, 104), Infinity)
-    expect([floor.bound, floor.clean]).toEqual([10, 10])
+    watermark.advance(marks, at(110, 104), Infinity)
+    expect([watermark.tentative, watermark.confirmed]).toEqual([10, 10])
   })
 
-  test('the floor never passes what is not dealt with, and comes down to what came back', () => {
+  test('the watermark never passes what is not dealt with, and comes down to what came back', () => {
     let now = 0
     const marks = new Marks(() => now)
-    const floor = new Floor(0)
+    const watermark = new Watermark(0)
     marks.add(10, 100)
     now = 100
     marks.add(20, 101)
-    floor.advance(marks, at(110), 15)
-    expect(floor.clean).toBe(15)
-    floor.advance(marks, at(110), Infinity)
-    expect(floor.clean).toBe(20)
-    floor.lower(13)
-    expect([floor.bound, floor.clean]).toEqual([12, 12])
+    watermark.advance(marks, at(110), 15)
+    expect(watermark.confirmed).toBe(15)
+    watermark.advance(marks, at(110), Infinity)
+    expect(watermark.confirmed).toBe(20)
+    watermark.lower(13)
+    expect([watermark.tentative, watermark.confirmed]).toEqual([12, 12])
   })
 
   test('a read that set out before a row came back does not pass it', () => {
     const marks = new Marks(() => 0)
     marks.add(20, 100)
-    const floor = new Floor(0)
-    const setOut = floor.lowered
+    const watermark = new Watermark(0)
+    const setOut = watermark.lowered
     // A parked message returns to its place while the read is under way: its snapshot cannot show it.
-    floor.lower(15)
-    floor.advance(marks, at(110), Infinity, setOut)
-    expect(floor.bound).toBeLessThan(15)
-    floor.advance(marks, at(110), Infinity, floor.lowered)
-    expect(floor.bound).toBe(20)
+    watermark.lower(15)
+    watermark.advance(marks, at(110), Infinity, setOut)
+    expect(watermark.tentative).toBeLessThan(15)
+    watermark.advance(marks, at(110), Infinity, watermark.lowered)
+    expect(watermark.tentative).toBe(20)
   })
 
   test('marks are asked for now and then, not for each read', () => {
@@ -481,7 +483,7 @@ describe('in Postgres', () => {
   afterAll(() => database.drop())
   beforeEach(() =>
     database.query(
-      "truncate twinbox.outbox; update twinbox.lane set floor = 0, holder = null, lease_until = '-infinity'",
+      "truncate twinbox.outbox; update twinbox.lane set watermark = 0, holder = null, lease_until = '-infinity'",
     ),
   )
 
@@ -532,15 +534,15 @@ describe('in Postgres', () => {
       .filter((message) => key === undefined || message.key === key)
       .map(({ content }) => JSON.parse(content as string) as string)
 
-  /** Publishes again and again until the floor of some lane that is written down has passed `seq`. */
-  async function untilFloorPasses(relayed: ReturnType<typeof recorder>, seq: number): Promise<void> {
+  /** Publishes again and again until the watermark of some lane that is written down has passed `seq`. */
+  async function untilWatermarkPasses(relayed: ReturnType<typeof recorder>, seq: number): Promise<void> {
     for (let count = 0; ; count++) {
       await database.transaction((client) => publish(client, `filler ${count}`, 'filler'))
       await relayed.until(`filler ${count}`)
-      const [row] = await database.query<{ floor: string }>(
-        "select max(floor) as floor from twinbox.lane where consumer = ''",
+      const [row] = await database.query<{ watermark: string }>(
+        "select max(watermark) as watermark from twinbox.lane where consumer = ''",
       )
-      if (Number(row!.floor) >= seq) return
+      if (Number(row!.watermark) >= seq) return
     }
   }
 
@@ -575,11 +577,11 @@ describe('in Postgres', () => {
       await relayed.until(`meanwhile ${count}`)
     }
     expect(payloads(relayed.sent)).not.toContain('late 1')
-    // The floor that others would start from waits for it.
-    const [floor] = await database.query<{ floor: number }>(
-      "select max(floor)::int as floor from twinbox.lane where consumer = ''",
+    // The watermark that others would start from waits for it.
+    const [watermark] = await database.query<{ watermark: number }>(
+      "select max(watermark)::int as watermark from twinbox.lane where consumer = ''",
     )
-    expect(floor!.floor).toBeLessThan(rows[0]!.seq)
+    expect(watermark!.watermark).toBeLessThan(rows[0]!.seq)
 
     await commit(late)
     // By the function, since publish would hint to the relay.
@@ -689,7 +691,7 @@ describe('in Postgres', () => {
     await commit(partly)
     await database.transaction((client) => publish(client, 'after'))
     await relayed.until('after')
-    await untilFloorPasses(relayed, lastSeq!.seq)
+    await untilWatermarkPasses(relayed, lastSeq!.seq)
     await stop()
     expect(payloads(relayed.sent, 'k')).toEqual(['before the savepoint', 'in a subtransaction', 'after'])
     expect(payloads(relayed.sent)).not.toContain('aborted')
@@ -741,7 +743,7 @@ describe('in Postgres', () => {
       )
       return row!.entries
     }
-    /** Index entries that are passed in some seconds, in which claimers sweep their stripes several times. */
+    /** Index entries that are passed in some seconds, in which claimers sweep their partitions several times. */
     const passed = async (): Promise<number> => {
       const before = await scanned()
       const startedAt = performance.now()
@@ -754,13 +756,13 @@ describe('in Postgres', () => {
     const left = async (): Promise<number> =>
       (await database.query<{ n: number }>('select count(*)::int as n from twinbox.inbox'))[0]!.n
     while ((await left()) > 0);
-    // As soon as it is a straggler. One sweep from the clean floor would pass them all.
+    // As soon as it is a straggler. One sweep from the confirmed watermark would pass them all.
     while ((await passed()) >= dead);
     expect((await held.query('select 1')).rowCount).toBe(1)
     await commit(held)
   })
 
-  test('a successor starts at the floor that was written down, and finds what commits below the bound', async () => {
+  test('a successor starts at the watermark that was written down, and finds what commits below the bound', async () => {
     const relayed = recorder()
     const stop = await start(relayed.broker)
     const late = await begun()

@@ -1,20 +1,20 @@
 /**
- * The floor of a lane: where reading it may start.
+ * The watermark of a lane: where reading it may start.
  *
  * The head of a busy table is full of dead rows. As long as some transaction anywhere in the cluster is older than
- * their deletion, an index scan has to visit each of them, so a read without a lower bound gets slower by the minute.
- * But "the last seq that I read" is not a lower bound: seq is drawn at insertion, and a transaction that commits late
- * shows up below what has long been read. Skipping it would lose its messages.
+ * their deletion, an index scan has to visit each of them, so a read without a lower tentative gets slower by the
+ * minute. But "the last seq that I read" is not a lower tentative: seq is drawn at insertion, and a transaction that
+ * commits late shows up below what has long been read. Skipping it would lose its messages.
  *
  * What is certain: a publisher's transaction has its xid before it draws a seq. So when a read saw seq s, and an xid x
  * was assigned after that read's snapshot, then only transactions below x can still add a row at or below s. A later
- * snapshot says which of them are still running. If none is, s is the clean `floor`. If only old ones are, s becomes
- * the `bound` and they become stragglers: reading starts at the bound, and as soon as a snapshot shows a straggler to
- * have ended, what that read brought is thrown away and read again from the clean floor, before anything is done with
- * it: a row that depends on the straggler's may be among it.
+ * snapshot says which of them are still running. If none is, s is the confirmed `watermark`. If only old ones are, s
+ * becomes the `tentative` and they become stragglers: reading starts at the tentative, and as soon as a snapshot shows
+ * a straggler to have ended, what that read brought is thrown away and read again from the confirmed watermark, before
+ * anything is done with it: a row that depends on the straggler's may be among it.
  *
  * The rule comes from a randomised model, 0 losses in 6,000 histories, while its mutants (page by last seq; take x from
- * pg_snapshot_xmax) lost messages in over 90 % of theirs. `test/floor.test.ts` runs it against Postgres.
+ * pg_snapshot_xmax) lost messages in over 90 % of theirs. `test/watermark.test.ts` runs it against Postgres.
  */
 
 /** `pg_current_snapshot()`: below `xmin` all have ended, from `xmax` on none was known to have, `running` is between. */
@@ -98,28 +98,28 @@ export class Marks {
   }
 }
 
-export class Floor {
-  /** No row at or below it exists or can appear. Safe to persist, as long as nothing below it is in hand. */
-  clean: number
-  /** Where reads start. Only stragglers can still add rows between `clean` and here. */
-  bound: number
+export class Watermark {
+  /** No row at or below it exists or can appear. Safe to persist, as long as nothing below it is in flight. */
+  confirmed: number
+  /** Where reads start. Only stragglers can still add rows between `confirmed` and here. */
+  tentative: number
   /** How often rows have come back below. A read notes it when it sets out, and says it when it reports. */
   lowered = 0
   #stragglers: readonly number[] = []
 
-  constructor(clean: number) {
-    this.clean = clean
-    this.bound = clean
+  constructor(confirmed: number) {
+    this.confirmed = confirmed
+    this.tentative = confirmed
   }
 
   /**
-   * To be asked before anything is done with what a read from `bound` brought. If true, that has to be thrown away,
-   * and the next read starts at the clean floor.
+   * To be asked before anything is done with what a read from `tentative` brought. If true, that has to be thrown away,
+   * and the next read starts at the confirmed watermark.
    */
   mustReread(snapshot: Snapshot): boolean {
     const ended = this.#stragglers.some((xid) => xid < snapshot.xmax && !snapshot.running.includes(xid))
     if (ended) {
-      this.bound = this.clean
+      this.tentative = this.confirmed
       this.#stragglers = []
     }
     return ended
@@ -127,24 +127,24 @@ export class Floor {
 
   /**
    * Moves on after a read. `known` is the seq up to which every row visible in `snapshot` has been dealt with or is
-   * in hand: infinite if the read was not cut short by its limit. `lowered` is what it was when the read set out: if
+   * in flight: infinite if the read was not cut short by its limit. `lowered` is what it was when the read set out: if
    * rows have come back since, the read cannot have seen them, and what it knows is out of date.
    */
   advance(marks: Marks, snapshot: Snapshot, known: number, lowered = this.lowered): void {
     if (lowered !== this.lowered) return
-    const best = marks.best(snapshot, this.bound, known)
+    const best = marks.best(snapshot, this.tentative, known)
     if (best !== null) {
-      this.bound = best.seq
+      this.tentative = best.seq
       this.#stragglers = [...new Set([...this.#stragglers, ...best.stragglers])]
     }
-    if (this.#stragglers.length === 0) this.clean = this.bound
+    if (this.#stragglers.length === 0) this.confirmed = this.tentative
   }
 
   /** A row at `seq` is back, or was never dealt with: reads must find it. */
   lower(seq: number): void {
     this.lowered++
-    this.clean = Math.min(this.clean, seq - 1)
-    this.bound = Math.min(this.bound, seq - 1)
-    if (this.bound === this.clean) this.#stragglers = []
+    this.confirmed = Math.min(this.confirmed, seq - 1)
+    this.tentative = Math.min(this.tentative, seq - 1)
+    if (this.tentative === this.confirmed) this.#stragglers = []
   }
 }
