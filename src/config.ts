@@ -1,3 +1,5 @@
+import { inspect } from 'node:util'
+import { redact } from './base/printable.ts'
 import type { Broker } from './brokers/broker.ts'
 import type { ClaimerOptions } from './claimer/options.ts'
 import type { Handlers } from './claimer/handlers.ts'
@@ -34,7 +36,29 @@ export interface Config<Tables = unknown> {
   readonly relay?: Omit<RelayOptions, Given | 'broker'> | undefined
 }
 
-/** Returns what it is given: it is there for the types. */
+/**
+ * Returns a copy of what it is given: it is there for the types, and so that a configuration that is logged, printed or
+ * turned into JSON shows no password of its database. Brokers hide theirs by themselves.
+ */
 export function defineConfig<Tables = unknown>(config: Config<Tables>): Config<Tables> {
-  return config
+  const shown = (): object => ({
+    ...config,
+    ...('database' in config && { database: withoutSecrets(config.database) }),
+  })
+  const hidden = { value: shown, enumerable: false }
+  return Object.defineProperties({ ...config }, { toJSON: hidden, [inspect.custom]: hidden })
 }
+
+/** A pool shows nothing but that it is one: its options hold the password. */
+function withoutSecrets(database: DatabaseInput | undefined): unknown {
+  if (typeof database === 'string') return redact(database)
+  if (typeof database !== 'object' || database === null) return database
+  if (!isLiteral(database)) return `[${database.constructor.name}]`
+  const secret = ['password', 'connectionString', 'ssl']
+  return Object.fromEntries(
+    Object.entries(database).map(([name, value]) => [name, secret.includes(name) ? '***' : value]),
+  )
+}
+
+const isLiteral = (value: object): boolean =>
+  [Object.prototype, null].includes(Object.getPrototypeOf(value) as object)

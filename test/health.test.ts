@@ -215,6 +215,7 @@ describe('over HTTP', () => {
       port: 0,
       host: '127.0.0.1',
       stuckAfterMs: undefined,
+      token: undefined,
     })
     stops.push(() => endpoint.close())
     const relay = createRelay({ database: database.url, broker: broker(), onEvent: endpoint.onEvent })
@@ -249,6 +250,7 @@ describe('over HTTP', () => {
         schema: 'twinbox',
         host: '127.0.0.1',
         stuckAfterMs: undefined,
+        token: undefined,
       }
       const endpoint = await createEndpoint({ ...options, port })
       stops.push(() => endpoint.close())

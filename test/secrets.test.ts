@@ -1,4 +1,5 @@
 import { inspect } from 'node:util'
+import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { kafka } from '../src/brokers/kafka.ts'
 import { postgres } from '../src/brokers/postgres.ts'
@@ -10,6 +11,7 @@ import {
   createOutbox,
   createReceiver,
   createRelay,
+  defineConfig,
   logEvents,
   type Broker,
   type Worker,
@@ -180,4 +182,20 @@ test('no event, log line, metric, error or object shows a password, a payload or
     await metrics.close()
     await health.close()
   }
+})
+
+test.each([
+  ['a URL', () => url, 'postgres://'],
+  ['options', () => ({ host: 'db.internal', user: 'app', password }), 'db.internal'],
+  ['options with a URL', () => ({ connectionString: url, max: 3 }), '***'],
+  ['a pool', () => new pg.Pool({ connectionString: url }), 'Pool'],
+])('a configuration with %s can be logged, and is still the one that was given', (_, make, says) => {
+  const input = make()
+  const config = defineConfig({ database: input, schema: 'twinbox' })
+  for (const text of [inspect(config, everything), JSON.stringify(config), inspect({ config }, everything)]) {
+    expect(text).not.toContain(password)
+    expect(text).toContain(says)
+  }
+  expect(config.database).toBe(input)
+  expect(Object.keys(config)).toEqual(['database', 'schema'])
 })

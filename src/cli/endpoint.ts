@@ -1,5 +1,7 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { isIP } from 'node:net'
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
 import type { OnEvent } from '../base/events.ts'
 import { createHealth, type Health } from '../observe/health.ts'
@@ -7,6 +9,7 @@ import type { prometheus, PrometheusMetrics } from '../observe/prometheus.ts'
 import type { Worker } from '../membership/worker.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { Log } from './log.ts'
+import { endOldest } from './sockets.ts'
 
 export interface EndpointOptions {
   readonly database: DatabaseInput
@@ -14,7 +17,11 @@ export interface EndpointOptions {
   readonly port: number
   readonly host: string
   readonly stuckAfterMs: number | undefined
+  /** What /metrics and the problems of /health ask for, as `Authorization: Bearer …`. Undefined asks for nothing. */
+  readonly token: string | undefined
 }
+
+const connectionsMax = 100
 
 /** Metrics and health of this process over HTTP. */
 export interface Endpoint {
@@ -26,14 +33,18 @@ export interface Endpoint {
 
 /** @throws OptionError */
 export async function createEndpoint(options: EndpointOptions): Promise<Endpoint> {
-  const { schema, port, host, stuckAfterMs } = options
+  const { schema, port, host, stuckAfterMs, token } = options
   const { database, owned } = openDatabase(options.database, { schema, poolSize: 2 })
   const health = createHealth(database, { stuckAfterMs })
   const metrics = await loadPrometheus().then((load) => load?.({ database }) ?? null)
-  const server = createServer({ headersTimeout: 5000, requestTimeout: 5000 }, (request, response) => {
-    void answer(request, response, health, metrics).catch(() => response.destroy())
+  // Node looks for requests that are too slow every 30 seconds by itself.
+  const limits = { headersTimeout: 5000, requestTimeout: 5000, connectionsCheckingInterval: 1000 }
+  const server = createServer(limits, (request, response) => {
+    const known = token === undefined ? null : isToken(request.headers.authorization, token)
+    const trust = { metrics: known ?? true, problems: known ?? isLoopback(host) }
+    void answer(request, response, health, metrics, trust).catch(() => response.destroy())
   })
-  server.maxConnections = 100
+  endOldest(server, connectionsMax)
   return {
     onEvent(event) {
       health.onEvent(event)
@@ -71,11 +82,22 @@ async function loadPrometheus(): Promise<typeof prometheus | null> {
   }
 }
 
+/** Compares digests, which are of one length: how long it takes says nothing of the token. */
+function isToken(header: string | undefined, token: string): boolean {
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
+  return timingSafeEqual(digest(header ?? ''), digest(`Bearer ${token}`))
+}
+
+const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))
+
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
   health: Health,
   metrics: PrometheusMetrics | null,
+  /** Whom strangers reach is told whether all is well; names of consumers, topics and hosts are for those who may know. */
+  trust: { readonly metrics: boolean; readonly problems: boolean },
 ): Promise<void> {
   const say = (status: number, type: string, text: string): void => {
     response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
@@ -88,7 +110,12 @@ async function answer(
   if (pathname === '/health/live' || pathname === '/health/ready') {
     const report = await health.check()
     const ok = pathname === '/health/live' ? report.live : report.ready
-    return json(ok ? 200 : 503, { ok, ...report })
+    const { live, ready, problems } = report
+    return json(ok ? 200 : 503, { ok, live, ready, ...(trust.problems && { problems }) })
+  }
+  if (pathname === '/metrics' && !trust.metrics) {
+    response.setHeader('www-authenticate', 'Bearer')
+    return json(401, { error: 'Metrics need the token of TWINBOX_METRICS_TOKEN, as Authorization: Bearer.' })
   }
   if (pathname === '/metrics' && metrics !== null) return say(200, metrics.contentType, await metrics.text())
   const error = pathname === '/metrics' ? 'Metrics need: npm install prom-client' : 'There is nothing here.'

@@ -183,10 +183,11 @@ export async function changeLetters(
   return result.unknown.length > 0 || stopped ? 1 : 0
 }
 
-/** Writes letters, one JSON object a line. */
+/** Writes letters, one JSON object a line. Payloads are nobody's but the owner's of the file. */
 export async function exportLetters(flags: FilterFlags & { out?: string }): Promise<void> {
   const { schema, database } = await readSettings(flags)
-  const file = flags.out === undefined ? process.stdout : createWriteStream(flags.out, { flags: 'wx' })
+  const file =
+    flags.out === undefined ? process.stdout : createWriteStream(flags.out, { flags: 'wx', mode: 0o600 })
   if (file !== process.stdout) await once(file, 'open')
   let count = 0
   for await (const letter of exportDeadLetters(database(), filterOf(flags), { schema })) {

@@ -12,7 +12,7 @@ export function watched(command: Command): Command {
   return command
     .option(
       '--metrics-port <port>',
-      'serve /metrics, /health/live and /health/ready there; 0 picks one',
+      'serve /metrics, /health/live and /health/ready there; 0 picks one. TWINBOX_METRICS_TOKEN: the token that /metrics asks for',
       port,
     )
     .option('--metrics-host <address>', 'where to listen for them (default: 127.0.0.1)')

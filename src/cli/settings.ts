@@ -40,7 +40,7 @@ export const tellPeople = (flags: CommonFlags) => (text: string) => {
  */
 export async function readSettings(flags: CommonFlags, tell = tellPeople(flags)): Promise<Settings> {
   const given = (name: string): string | undefined => process.env[name] || undefined
-  const { config, path } = await loadConfig(flags.config ?? given('TWINBOX_CONFIG'))
+  const { config, path } = await loadConfig(flags.config ?? given('TWINBOX_CONFIG'), tellPeople(flags))
   const schema = checkSchema(flags.schema ?? given('TWINBOX_SCHEMA') ?? config.schema ?? 'twinbox')
   const sources: [by: string, input: DatabaseInput | undefined][] = [
     ['--database', flags.database],
@@ -92,14 +92,21 @@ export function chooseConsumers(config: Config, name: string | undefined): [stri
   )
 }
 
-/** The configuration, and its file if there is one. */
-async function loadConfig(named: string | undefined): Promise<{ config: Config; path: string | null }> {
+/**
+ * The configuration, and its file if there is one. The file is a program: whoever can write into the folder where a
+ * command is started has it run with the rights of the one who starts it. So it is named before it runs.
+ */
+async function loadConfig(
+  named: string | undefined,
+  tell: (text: string) => void,
+): Promise<{ config: Config; path: string | null }> {
   const path =
     named === undefined
       ? configNames.map((name) => join(process.cwd(), name)).find((candidate) => existsSync(candidate))
       : resolve(named)
   if (path === undefined) return { config: {}, path: null }
   if (!existsSync(path)) throw new UsageError(`There is no configuration file ${path}.`)
+  if (named === undefined) tell(`Runs ${path}, the configuration of this folder (--config names another).`)
   const config = await load(path)
   if (typeof config !== 'object' || config === null) {
     throw new UsageError(

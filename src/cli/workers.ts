@@ -46,7 +46,8 @@ export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<
 async function openEndpoint(flags: Flags, { database, schema }: Settings): Promise<Endpoint | null> {
   const { metricsPort: port, metricsHost: host = '127.0.0.1', stuckAfter: stuckAfterMs } = flags
   if (port === undefined) return null
-  return createEndpoint({ database: database(), schema, port, host, stuckAfterMs })
+  const token = process.env['TWINBOX_METRICS_TOKEN'] || undefined
+  return createEndpoint({ database: database(), schema, port, host, stuckAfterMs, token })
 }
 
 /** In the order of their start: who subscribes comes before who sends. */

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, stat, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -173,6 +173,8 @@ describe('with dead letters', () => {
       { consumer: 'billing', payload: '{"secret":42}' },
       { consumer: 'mail', payload: '{"secret":44}' },
     ])
+    // Payloads are for its owner.
+    expect((await stat(file)).mode & 0o777).toBe(0o600)
     expect(await twinbox('dead', 'export', '--out', file)).toMatchObject({ code: 1, stdout: '' })
     expect(await twinbox('dead', 'skip', numbers[1]!, id, '--dry-run')).toMatchObject({
       stdout: 'Would be skipped: 2.\n',

@@ -9,11 +9,11 @@ const main = resolve('.build/src/cli/main.js')
 export interface Output {
   readonly code: number | null
   readonly stdout: string
-  /** Without the line that says on which database it works. */
+  /** Without the lines that say on which database it works, and whose configuration it runs. */
   readonly stderr: string
 }
 
-const placeLine = /^Database ".*" on .*\.\n/m
+const placeLines = /^(Database ".*" on .*\.|Runs .*, the configuration of this folder .*)\n/gm
 
 /** A process of the command as a user starts it: in some folder, with nothing of ours in the environment. */
 export class Command {
@@ -35,7 +35,7 @@ export class Command {
     this.process.stderr!.on('data', (data: Buffer) => (this.stderr += data.toString()))
     this.done = new Promise((done) => {
       this.process.once('close', (code) =>
-        done({ code, stdout: this.stdout, stderr: this.stderr.replace(placeLine, '') }),
+        done({ code, stdout: this.stdout, stderr: this.stderr.replace(placeLines, '') }),
       )
     })
   }
