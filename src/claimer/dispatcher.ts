@@ -103,8 +103,8 @@ export class Dispatcher {
         continue
       }
       const claims =
-        handler?.batch === true && !claim.alone && !claim.tries
-          ? [claim, ...inFlight.more(claim, handler.batchSize - 1)]
+        handler?.batch === true && !this.#failures.isAlone(claim)
+          ? [claim, ...inFlight.more(claim, handler.batchSize - 1, (other) => !this.#failures.isAlone(other))]
           : [claim]
       const work = handleAtOnce(this.#parts.context, handler, claims)
       if (work === handledAtOnce) {
@@ -162,7 +162,7 @@ export class Dispatcher {
       this.dispatch()
     }
     try {
-      await this.#handle(handler, claims, work, () => free())
+      await this.#failures.inTurn(claims, () => this.#handle(handler, claims, work, () => free()))
     } catch (error) {
       // A settlement that a stop has cut short, in an outage of the database: nobody else would hear of it.
       this.#parts.context.emit({ type: 'trouble', error, doing: 'settling' })

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isConflict } from '../database/sqlstate.ts'
 import { LeaseLostError } from '../base/errors.ts'
 import type { Claim } from './claim.ts'
@@ -7,6 +8,8 @@ import type { FailureOptions, Settlement } from './settlement.ts'
 
 /** A message whose transaction has lost against others so often is put off like any that fails. */
 const conflictsMax = 5
+/** How often a quarantined message that waits looks whether the worker's own connection is back. */
+const lookMs = 50
 
 interface FailuresParts {
   readonly context: ClaimerContext
@@ -20,11 +23,36 @@ export class Failures {
   readonly #parts: FailuresParts
   readonly #isStopping: () => boolean
   readonly #interruptions: Interruptions
+  #turn: Promise<void> = Promise.resolve()
 
   constructor(parts: FailuresParts, isStopping: () => boolean) {
     this.#parts = parts
     this.#isStopping = isStopping
     this.#interruptions = new Interruptions(parts.context.membership)
+  }
+
+  /** Whether it is not to be handled in a batch. */
+  isAlone(claim: Claim): boolean {
+    return claim.alone || claim.tries || this.#interruptions.quarantines(claim)
+  }
+
+  /**
+   * Suspects of a crash take turns: of several at once nobody would know again whose fault it was. Nor would anybody
+   * before the worker's own connection is back, since it is the one that is asked.
+   */
+  inTurn(claims: readonly Claim[], work: () => Promise<void>): Promise<void> {
+    if (!claims.some((claim) => this.#interruptions.quarantines(claim))) return work()
+    const turn = this.#afterwards(this.#turn, work)
+    this.#turn = turn.catch(() => {})
+    return turn
+  }
+
+  async #afterwards(before: Promise<void>, work: () => Promise<void>): Promise<void> {
+    await before
+    const { membership } = this.#parts.context
+    while (!this.#isStopping() && (await membership.look(performance.now())) !== 'well') await sleep(lookMs)
+    // What still waits is given back by the stop.
+    if (!this.#isStopping()) await work()
   }
 
   /** These were handled. */
@@ -89,12 +117,12 @@ export class Failures {
     if (!blamed) emit({ type: 'trouble', error: error.cause, doing: 'handling' })
     const held = claims.filter((claim) => inFlight.has(claim))
     if (error.open) {
-      reread(held)
-      return release(held.filter(({ keyed }) => !keyed)).catch(() => {})
+      reread(held.filter(({ keyed }) => keyed))
+      return settlement.giveBack(
+        held.filter(({ keyed }) => !keyed),
+        release,
+      )
     }
-    for (const claim of held) {
-      if (blamed && claims.length > 1) claim.alone = true
-      settlement.again(claim, blamed ? 0 : 100 + Math.random() * 200)
-    }
+    for (const claim of held) settlement.again(claim, blamed ? 0 : 100 + Math.random() * 200)
   }
 }

@@ -110,11 +110,12 @@ export class InFlight {
    * More messages that may be handled together with one that `next` gave: of the same topic, of its key as long as
    * they follow it without a gap, of other keys their first ones, and any without a key.
    */
-  more(first: Claim, limit: number): Claim[] {
+  more(first: Claim, limit: number, mayJoin: (claim: Claim) => boolean = () => true): Claim[] {
+    const joins = (claim: Claim): boolean => claim.topic === first.topic && mayJoin(claim)
     const more: Claim[] = []
     const run = (queue: KeyQueue, from: number): void => {
       for (const claim of queue.claims.slice(from)) {
-        if (more.length >= limit || claim.topic !== first.topic) return
+        if (more.length >= limit || !joins(claim)) return
         more.push(claim)
       }
     }
@@ -124,8 +125,7 @@ export class InFlight {
       for (const queue of this.#ready) {
         if (more.length >= limit) break
         const head = queue.claims[0]
-        if (queue.running || head === undefined || head.topic !== first.topic || queue.notBefore > now)
-          continue
+        if (queue.running || head === undefined || !joins(head) || queue.notBefore > now) continue
         queue.running = true
         run(queue, 0)
       }
@@ -133,7 +133,7 @@ export class InFlight {
     }
     for (let index = 0; index < this.#free.length && more.length < limit;) {
       const claim = this.#free[index]!
-      if (claim.topic !== first.topic) {
+      if (!joins(claim)) {
         index++
         continue
       }

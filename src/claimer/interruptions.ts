@@ -46,6 +46,10 @@ const rememberedMax = 1000
  * session (by standing idle in the transaction, with a statement that crashes its process, by terminating it), or the
  * database's. Only connections tell: what the server said on this one, and whether the worker's other one, open since
  * before, still answers. What is the message's counts as a failed attempt, or it would be repeated for ever.
+ *
+ * A session that was not told of a crash need not have caused it: whoever was writing just then loses what he was to
+ * read, and client_min_messages may forbid it. So it only makes its message suspicious, as a batch that was ended makes
+ * all of its messages. Suspects are handled alone and one after the other; whose session crashes then, is to blame.
  */
 export class Interruptions {
   readonly #membership: Pick<Membership, 'look'>
@@ -53,6 +57,7 @@ export class Interruptions {
   readonly #owed = new Map<string, unknown>()
   /** How often in a row a message was interrupted when nothing else answered either. */
   readonly #innocent = new Map<string, number>()
+  readonly #quarantine = new Map<string, true>()
 
   constructor(membership: Pick<Membership, 'look'>) {
     this.#membership = membership
@@ -64,9 +69,18 @@ export class Interruptions {
    */
   async blames(interrupted: Interrupted, claims: readonly Claim[]): Promise<boolean> {
     const [first, ...others] = claims
-    if (first === undefined || !(await this.#isToBlame(interrupted, first))) return false
-    if (others.length === 0) remember(this.#owed, first.id, reasonOf(interrupted, first.topic))
-    return true
+    if (first === undefined) return false
+    const guilt = await this.#guilt(interrupted, first)
+    if (guilt === 'none') return false
+    const blamed = guilt === 'sure' || (others.length === 0 && this.quarantines(first))
+    if (blamed && others.length === 0) remember(this.#owed, first.id, reasonOf(interrupted, first.topic))
+    else for (const { id } of claims) remember(this.#quarantine, id, true)
+    return blamed
+  }
+
+  /** Whether it may have ended its session or crashed the server, and nobody knows: not to be handled with others. */
+  quarantines({ id }: Claim): boolean {
+    return this.#quarantine.size > 0 && this.#quarantine.has(id)
   }
 
   /** The failure of an attempt at this message that was not written down yet; undefined if there is none. */
@@ -81,27 +95,32 @@ export class Interruptions {
 
   /** These were handled: whatever has happened to their connections, it was not their fault. */
   acquit(claims: readonly Claim[]): void {
-    if (this.#innocent.size > 0) for (const { id } of claims) this.#innocent.delete(id)
+    for (const acquitted of [this.#innocent, this.#quarantine]) {
+      if (acquitted.size > 0) for (const { id } of claims) acquitted.delete(id)
+    }
   }
 
-  async #isToBlame({ phase, evidence, since }: Interrupted, { id }: Claim): Promise<boolean> {
-    if (phase === 'before' || evidence === null) return false
+  async #guilt(
+    { phase, evidence, since }: Interrupted,
+    { id }: Claim,
+  ): Promise<'none' | 'possible' | 'sure'> {
+    if (phase === 'before' || evidence === null) return 'none'
     const state = sqlstate(evidence.gone)
     // It stood idle in its transaction for too long, or the transaction took too long.
-    if (state === '25P03' || state === '25P04') return true
+    if (state === '25P03' || state === '25P04') return 'sure'
     // The server said that something else ends it.
-    if (evidence.spared) return false
+    if (evidence.spared) return 'none'
     await new Promise((resolve) => setTimeout(resolve, graceMs))
     // One that was opened while the handler ran tells nothing: what has cut the worker off may have cut both, and a handler
     // hears of it when it next asks.
     const sight = await this.#membership.look(since)
-    if (sight === 'well') return true
-    if (sight === 'read-only') return false
-    // A process of the server has crashed, and this session was not told: it was the one.
-    if (sight === 'crashed' && state === null) return true
+    if (sight === 'well') return 'sure'
+    if (sight === 'read-only') return 'none'
+    // A process of the server has crashed, and this session was not told: it may have been the one.
+    if (sight === 'crashed' && state === null) return 'possible'
     const times = (this.#innocent.get(id) ?? 0) + 1
     remember(this.#innocent, id, times)
-    return times > innocentMax
+    return times > innocentMax ? 'sure' : 'none'
   }
 }
 

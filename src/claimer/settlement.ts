@@ -47,6 +47,20 @@ export class Settlement {
     return this.#insist(claims, () => this.#settler.setAside(claims))
   }
 
+  /**
+   * Whether these rows were completed is not known: the next claim finds what is left of them. They stay in flight
+   * until that is written down, or their next claim would count as one after a death.
+   */
+  async giveBack(
+    claims: readonly Claim[],
+    release: (claims: readonly Claim[]) => Promise<void>,
+  ): Promise<void> {
+    if (claims.length === 0) return
+    for (const claim of claims) claim.settling = true
+    await this.#insist(claims, () => release(claims))
+    this.#parts.reread(claims.filter((claim) => this.#parts.inFlight.has(claim)))
+  }
+
   /** Its topic pauses, and more of it is in flight than can be kept: it waits elsewhere, what follows of its key behind it. */
   async putOff(claim: Claim, forMs: number): Promise<void> {
     claim.settling = true

@@ -12,9 +12,6 @@ export interface SessionOptions {
   readonly onNotified: (payload: string) => void
 }
 
-/** So close to each other, two connections were lost in one crash. */
-const crashMs = 1000
-
 /**
  * What the connection shows of the server: it answers and takes writes, or no writes; it was told that another process of
  * the server's has crashed; or it is gone, has come anew, or leads to another server.
@@ -79,8 +76,7 @@ export class Session {
       const [seen] = await this.run<{ server: string; writable: boolean }>(statement).catch(() => [])
       if (seen?.server === server && this.#client === client) return seen.writable ? 'well' : 'read-only'
     }
-    // A moment before: whose process has crashed hears of it first.
-    return this.#crashAt > since - crashMs ? 'crashed' : 'lost'
+    return this.#crashAt > since ? 'crashed' : 'lost'
   }
 
   /** Behind a pooler a session lock would belong to whoever uses the server connection next: then there is none. */

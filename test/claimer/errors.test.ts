@@ -299,38 +299,53 @@ describe('on a server of their own', () => {
     expect(String(events.of('message_failed')[0]!.error)).toContain('(SQLSTATE 25P04)')
   })
 
-  test('a statement that crashes its process counts, and not those that are cut off with it', async () => {
-    const [poison, ...others] = await deliver(['k', 'a', 'b', null], own)
-    let crashes = 0
-    const cutOff = new Set<string>()
-    let reached = (): void => {}
-    const allAtWork = new Promise<void>((resolve) => (reached = resolve))
-    await start(
-      async ({ id }, { client }) => {
-        if (id === poison) {
-          const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
-          await allAtWork
-          crashes++
-          process.kill(rows[0]!.pid, 'SIGKILL')
-          await client.query('select pg_sleep(10)')
-        } else if (!cutOff.has(id)) {
-          cutOff.add(id)
-          if (cutOff.size === others.length) reached()
-          await client.query('select pg_sleep(10)')
-        }
-      },
-      { maxAttempts: 1 },
-      server.url,
-    )
-    await events.next('dead_letter')
-    // Of a commit whose answer the crash of the server has swallowed there is no event: the tables tell.
-    const left = { text: 'select id from twinbox.inbox where consumer = $1' }
-    await expect.poll(() => own.query(left, [consumer]), { timeout: 30_000 }).toEqual([])
-    const dead = { text: 'select id, attempt from twinbox.dead_letter where consumer = $1' }
-    expect(await own.query(dead, [consumer])).toEqual([{ id: poison, attempt: 1 }])
-    expect(events.of('message_failed').map(({ id }) => id)).toEqual([poison])
-    expect(crashes).toBe(1)
-  })
+  // A client that writes to a session that has just ended loses what it was to read, and no notice is sent to one that
+  // wants errors only.
+  test.each([
+    ['that are told of it', 'warning', [1]],
+    ['that are not told', 'error', [1]],
+    ['that are not told, with more attempts', 'error', [1, 2]],
+  ])(
+    'a statement that crashes its process counts, and not those that are cut off with it: sessions %s',
+    async (_, level, attempts) => {
+      const [poison, ...others] = await deliver(['k', 'a', 'b', null], own)
+      let crashes = 0
+      let handled = 0
+      const cutOff = new Set<string>()
+      let reached = (): void => {}
+      const allAtWork = new Promise<void>((resolve) => (reached = resolve))
+      await start(
+        async ({ id }, { client }) => {
+          if (id === poison) {
+            const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+            await allAtWork
+            crashes++
+            process.kill(rows[0]!.pid, 'SIGKILL')
+            await client.query('select pg_sleep(10)')
+          } else if (!cutOff.has(id)) {
+            await client.query(`set local client_min_messages = ${level}`)
+            cutOff.add(id)
+            if (cutOff.size === others.length) reached()
+            await client.query('select pg_sleep(10)')
+          } else handled++
+        },
+        { maxAttempts: attempts.length },
+        server.url,
+      )
+      await events.next('dead_letter')
+      // Of a commit whose answer the crash of the server has swallowed there is no event: the tables tell.
+      const left = { text: 'select id from twinbox.inbox where consumer = $1' }
+      await expect.poll(() => own.query(left, [consumer]), { timeout: 30_000 }).toEqual([])
+      const dead = { text: 'select id, attempt from twinbox.dead_letter where consumer = $1' }
+      expect(await own.query(dead, [consumer])).toEqual([{ id: poison, attempt: attempts.length }])
+      expect(events.of('message_failed').map(({ id, attempt }) => [id, attempt])).toEqual(
+        attempts.map((attempt) => [poison, attempt]),
+      )
+      // One more, if the first has only told whom to handle alone.
+      expect(crashes - attempts.length).toBeLessThanOrEqual(1)
+      expect(handled).toBeGreaterThanOrEqual(others.length)
+    },
+  )
 })
 
 describe('a transaction that lost against another one', () => {
