@@ -111,6 +111,16 @@ describe('logEvents', () => {
     }
   })
 
+  test.each(['The inbox could not be written.', 'The inbox could not be written'])(
+    'an error of a broker and its cause are one sentence: %s',
+    (said) => {
+      const error = new BrokerError('retry', said, { cause: new Error('connect ECONNREFUSED ::1:5432') })
+      expect(logged({ type: 'broker_down', error, retryInMs: 100 }).text).toContain(
+        'The inbox could not be written: connect ECONNREFUSED ::1:5432',
+      )
+    },
+  )
+
   test('an error that is its own cause is told', () => {
     const error = new Error('round')
     error.cause = error

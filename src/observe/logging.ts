@@ -179,7 +179,9 @@ function plain(error: unknown): string {
   if (isInvalidUrl(error)) return 'The database URL is not a valid URL. Percent-encode what is special in it.'
   const said = words(error)
   if (!(error instanceof TwinboxError) && isOutage(error)) return `The database cannot be used: ${said}`
-  if (error instanceof BrokerError && error.cause !== undefined) return `${said} ${words(error.cause)}`
+  if (error instanceof BrokerError && error.cause !== undefined) {
+    return `${said.replace(/\.$/, '')}: ${words(error.cause)}`
+  }
   return said
 }
 
