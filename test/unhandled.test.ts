@@ -1,10 +1,6 @@
-import { randomUUID } from 'node:crypto'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { Database } from '../src/database/database.ts'
-import { receive } from '../src/database/inbox.ts'
+import { expect, test } from 'vitest'
 import { renderStatus } from '../src/cli/status.ts'
 import {
-  createClaimer,
   diagnose,
   readMessages,
   readStatus,
@@ -12,63 +8,31 @@ import {
   type Handlers,
   type Worker,
 } from '../src/index.ts'
-import { recordEvents, type Recorder } from './support/events.ts'
-import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import {
+  consumer,
+  database,
+  deliverAll,
+  events,
+  startClaimer,
+  useInbox,
+  type Delivery,
+} from './support/inbox.ts'
 
-let database: TestDatabase
-let inbox: Database
-let consumer: string
-let events: Recorder
-const claimers: Worker[] = []
-
-beforeAll(async () => {
-  database = await createTestDatabase()
-  inbox = new Database(database.url)
-})
-beforeEach(() => {
-  consumer = `c${randomUUID().slice(0, 8)}`
-  events = recordEvents()
-})
-afterEach(async () => {
-  await Promise.all(claimers.splice(0).map((claimer) => claimer.stop()))
-})
-afterAll(async () => {
-  await inbox.close()
-  await database.drop()
-})
-
-interface Delivery {
-  readonly topic: string
-  readonly key: string | null
-  readonly n: number
-}
-
-async function deliver(deliveries: readonly Delivery[]): Promise<void> {
-  await receive(
-    inbox,
-    deliveries.map(({ topic, key, n }) => ({
-      consumer,
-      id: randomUUID(),
-      topic,
-      key,
-      headers: null,
-      payload: JSON.stringify({ n }),
-      body: null,
-      contentType: null,
-      publishedAt: new Date(),
-    })),
-  )
-}
+useInbox()
 
 /** The topics in turns, in each of the keys. */
-const mixed = (topics: readonly string[], keys: readonly (string | null)[], count: number): Delivery[] =>
+const mixed = (
+  topics: readonly string[],
+  keys: readonly (string | null)[],
+  count: number,
+): Required<Delivery>[] =>
   Array.from({ length: count }, (_, n) => ({
     topic: topics[Math.floor(n / keys.length) % topics.length]!,
     key: keys[n % keys.length]!,
     n,
   }))
 
-interface Handled extends Delivery {
+interface Handled extends Required<Delivery> {
   readonly by: string
   readonly attempt: number
 }
@@ -85,20 +49,10 @@ async function start(
     handle: ({ topic, key, payload }, { attempt }) =>
       void handled.push({ by, attempt, topic, key, n: (payload as { n: number }).n }),
   }
-  const claimer = createClaimer(
-    {
-      database: database.url,
-      consumer,
-      backoffMsMin: 1,
-      backoffMsMax: 20,
-      onEvent: events.onEvent,
-      ...options,
-    },
-    Object.fromEntries(topics.map((topic) => [topic, handle])),
-  )
-  claimers.push(claimer)
-  await claimer.start()
-  return claimer
+  return startClaimer(Object.fromEntries(topics.map((topic) => [topic, handle])), {
+    backoffMsMax: 20,
+    ...options,
+  })
 }
 
 const count = async (table: string): Promise<number> => {
@@ -125,7 +79,7 @@ const unfailed = (): void => {
 test('what has no handler waits apart, its keys go on, and it returns in order to a claimer that has one', async () => {
   const deliveries = mixed(['invoice.made', 'order.placed', 'invoice.paid'], ['a', 'b', 'c', null], 120)
   const handled: Handled[] = []
-  await deliver(deliveries)
+  await deliverAll(deliveries)
   const old = await start('old', ['order.#'], handled)
   await handledAll(handled, 40)
   await expect.poll(() => count('unhandled'), { timeout: 10_000 }).toBe(80)
@@ -149,7 +103,7 @@ test('what has no handler waits apart, its keys go on, and it returns in order t
   ])
   await old.stop()
   // What is new waits behind what waited.
-  await deliver([{ topic: 'invoice.made', key: 'a', n: 1000 }])
+  await deliverAll([{ topic: 'invoice.made', key: 'a', n: 1000 }])
   handled.splice(0)
   await start('new', ['order.#', 'invoice.*'], handled)
   await handledAll(handled, 81)
@@ -166,7 +120,7 @@ test('while versions are mixed, what only one of them can handle goes to that on
   const keys = [...Array.from({ length: 20 }, (_, n) => `k${n}`), null]
   const rounds = 4
   for (let round = 0; round < rounds; round++) {
-    await deliver(
+    await deliverAll(
       mixed(['invoice.made', 'order.placed'], keys, 84).map((each) => ({ ...each, n: round * 100 + each.n })),
     )
     await handledAll(handled, 84 * (round + 1))
@@ -181,7 +135,7 @@ test('while versions are mixed, what only one of them can handle goes to that on
 
 test('of a lane of which two have a part each, both get theirs', async () => {
   const handled: Handled[] = []
-  await deliver(mixed(['invoice.made', 'refund.made', 'order.placed'], ['a', 'b', 'c'], 90))
+  await deliverAll(mixed(['invoice.made', 'refund.made', 'order.placed'], ['a', 'b', 'c'], 90))
   const old = await start('old', ['order.#'], handled)
   await handledAll(handled, 30)
   await expect.poll(() => count('unhandled'), { timeout: 10_000 }).toBe(60)
@@ -200,7 +154,7 @@ test('of a lane of which two have a part each, both get theirs', async () => {
 
 test('fail counts it as a failure, drop ends it', async () => {
   const handled: Handled[] = []
-  await deliver(mixed(['invoice.made', 'order.placed'], ['a', null], 8))
+  await deliverAll(mixed(['invoice.made', 'order.placed'], ['a', null], 8))
   const dropping = await start('drops', ['order.#'], handled, { unknown: 'drop' })
   await handledAll(handled, 4)
   await events.next('dropped', ({ topic }) => topic === 'invoice.made')
@@ -208,7 +162,7 @@ test('fail counts it as a failure, drop ends it', async () => {
   expect(await count('unhandled')).toBe(0)
   unfailed()
   await dropping.stop()
-  await deliver(mixed(['invoice.made'], [null], 1))
+  await deliverAll(mixed(['invoice.made'], [null], 1))
   await start('fails', ['order.#'], handled, { unknown: 'fail', maxAttempts: 2 })
   const { error } = await events.next('message_failed')
   expect(String(error)).toContain('no handler for the topic "invoice.made"')
@@ -217,7 +171,7 @@ test('fail counts it as a failure, drop ends it', async () => {
 
 test('what waits for nobody is ended by a claimer that drops', async () => {
   const handled: Handled[] = []
-  await deliver(mixed(['invoice.made'], ['a', 'b', null], 9))
+  await deliverAll(mixed(['invoice.made'], ['a', 'b', null], 9))
   const old = await start('old', ['order.#'], handled)
   await expect.poll(() => count('unhandled'), { timeout: 10_000 }).toBe(9)
   await old.stop()

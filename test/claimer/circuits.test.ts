@@ -1,12 +1,8 @@
-import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { Database } from '../../src/database/database.ts'
-import { receive } from '../../src/database/inbox.ts'
+import { afterEach, expect, test } from 'vitest'
 import {
-  createClaimer,
   createHealth,
   DeadLetterError,
   diagnose,
@@ -15,74 +11,25 @@ import {
   type Message,
   type Worker,
 } from '../../src/index.ts'
-import { recordEvents, type Recorder } from '../support/events.ts'
-import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { claimers, consumer, database, deliverAll, events, startClaimer, useInbox } from '../support/inbox.ts'
 
 /** What stands still, and who can see it: a topic that pauses while what its handlers need is away, a handler that does not end. */
 
-let database: TestDatabase
-let inbox: Database
-let consumer: string
-let events: Recorder
-let claimers: Worker[] = []
-let provider: Provider | null = null
+useInbox()
 
-beforeAll(async () => {
-  database = await createTestDatabase()
-  inbox = new Database(database.url)
-})
-beforeEach(() => {
-  consumer = `c${randomUUID().slice(0, 8)}`
-  events = recordEvents()
-})
-afterEach(async () => {
-  await Promise.all(claimers.map((claimer) => claimer.stop()))
-  claimers = []
+let provider: Provider | null = null
+afterEach(() => {
   provider?.server.close()
   provider = null
 })
-afterAll(async () => {
-  await inbox.close()
-  await database.drop()
-})
 
-async function deliver(keys: readonly (string | null)[], topic = 'order.placed'): Promise<void> {
-  await receive(
-    inbox,
-    keys.map((key, n) => ({
-      consumer,
-      id: randomUUID(),
-      topic,
-      key,
-      headers: null,
-      payload: JSON.stringify({ n }),
-      body: null,
-      contentType: null,
-      publishedAt: new Date(),
-    })),
-  )
-}
+const deliver = (keys: readonly (string | null)[], topic = 'order.placed'): Promise<string[]> =>
+  deliverAll(keys.map((key, n) => ({ topic, key, n })))
 
-async function start(
+const start = (
   handle: (message: Message) => unknown,
   options: Partial<ClaimerOptions> = {},
-): Promise<Worker> {
-  const claimer = createClaimer(
-    {
-      database: database.url,
-      consumer,
-      maxAttempts: 3,
-      backoffMsMin: 1,
-      backoffMsMax: 5,
-      onEvent: events.onEvent,
-      ...options,
-    },
-    { '#': { transaction: false, handle } },
-  )
-  claimers.push(claimer)
-  await claimer.start()
-  return claimer
-}
+): Promise<Worker> => startClaimer({ '#': { transaction: false, handle } }, { maxAttempts: 3, ...options })
 
 interface Provider {
   readonly server: Server
@@ -249,7 +196,7 @@ test('a claimer that stops while a topic pauses gives all back uncounted, and th
     .poll(() => database.query('select from twinbox.circuit where consumer = $1', [consumer]))
     .toHaveLength(1)
   await first.stop()
-  claimers = []
+  claimers.splice(0)
   const failed = events.of('message_failed').length
   down = false
   attempts.length = 0

@@ -1,86 +1,36 @@
-import { randomUUID } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { AddressInfo } from 'node:net'
 import pg from 'pg'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Database } from '../../src/database/database.ts'
-import { receive } from '../../src/database/inbox.ts'
 import {
-  createClaimer,
   logEvents,
   migrate,
   type ClaimerOptions,
   type HandlerEntry,
   type TransactionContext,
-  type Worker,
 } from '../../src/index.ts'
-import { recordEvents, type Recorder } from '../support/events.ts'
 import { startEmbeddedServer } from '../../proof/stage/postgres.ts'
-import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { consumer, database, deliverAll, events, inbox, startClaimer, useInbox } from '../support/inbox.ts'
 
 /** Whose error it is: the message's, the database's, or nobody's. */
 
-let database: TestDatabase
-let inbox: Database
-let consumer: string
-let events: Recorder
-let claimer: Worker | null = null
+useInbox()
 
-beforeAll(async () => {
-  database = await createTestDatabase()
-  inbox = new Database(database.url)
-})
-beforeEach(() => {
-  consumer = `c${randomUUID().slice(0, 8)}`
-  events = recordEvents()
-})
-afterEach(async () => {
-  await claimer?.stop()
-  claimer = null
-})
-afterAll(async () => {
-  await inbox.close()
-  await database.drop()
-})
+const deliver = (keys: readonly (string | null)[], into = inbox): Promise<string[]> =>
+  deliverAll(
+    keys.map((key, n) => ({ key, n })),
+    into,
+  )
 
-async function deliver(keys: readonly (string | null)[], into = inbox): Promise<string[]> {
-  const messages = keys.map((key, n) => ({
-    consumer,
-    id: randomUUID(),
-    topic: 'order.placed',
-    key,
-    headers: null,
-    payload: JSON.stringify({ n }),
-    body: null,
-    contentType: null,
-    publishedAt: new Date(),
-  }))
-  await receive(into, messages)
-  return messages.map(({ id }) => id)
-}
-
-async function start(
+const start = (
   handler: HandlerEntry<unknown>,
   options: Partial<ClaimerOptions> = {},
   url = database.url,
-): Promise<void> {
-  claimer = createClaimer(
-    {
-      database: url,
-      consumer,
-      backoffMsMin: 1,
-      backoffMsMax: 5,
-      maxAttempts: 3,
-      onDead: 'skip',
-      onEvent: events.onEvent,
-      ...options,
-    },
-    { 'order.placed': handler },
-  )
-  await claimer.start()
-}
+): Promise<unknown> =>
+  startClaimer({ 'order.placed': handler }, { database: url, maxAttempts: 3, onDead: 'skip', ...options })
 
 const number = (payload: unknown): number => (payload as { n: number }).n
 

@@ -1,66 +1,21 @@
-import { randomUUID } from 'node:crypto'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
+import { beforeEach, expect, test, vi } from 'vitest'
 import { Database } from '../../src/database/database.ts'
-import { receive } from '../../src/database/inbox.ts'
 import { readingSql } from '../../src/database/sql/reading.ts'
+import { RetryLaterError, type ClaimerOptions, type Message, type Worker } from '../../src/index.ts'
 import {
-  createClaimer,
-  RetryLaterError,
-  type ClaimerOptions,
-  type Message,
-  type Worker,
-} from '../../src/index.ts'
-import { recordEvents, type Recorder } from '../support/events.ts'
-import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+  claimers,
+  consumer,
+  database,
+  deliverAll,
+  events,
+  inbox,
+  startClaimer,
+  useInbox,
+} from '../support/inbox.ts'
 
 /** A key with a long backlog, and those that share its lane. */
 
-let database: TestDatabase
-let inbox: Database
-let consumer: string
-let events: Recorder
-let claimers: Worker[] = []
-
-beforeAll(async () => {
-  database = await createTestDatabase()
-  inbox = new Database(database.url)
-})
-beforeEach(() => {
-  consumer = `c${randomUUID().slice(0, 8)}`
-  events = recordEvents()
-})
-afterEach(async () => {
-  await Promise.all(claimers.map((claimer) => claimer.stop()))
-  claimers = []
-})
-afterAll(async () => {
-  await inbox.close()
-  await database.drop()
-})
-
-async function deliver(keys: readonly string[]): Promise<void> {
-  const counts = new Map<string, number>()
-  await receive(
-    inbox,
-    keys.map((key) => {
-      counts.set(key, (counts.get(key) ?? sent.get(key) ?? 0) + 1)
-      return {
-        ...{
-          consumer,
-          id: randomUUID(),
-          topic: 'order.placed',
-          key,
-          headers: null,
-          body: null,
-          contentType: null,
-        },
-        payload: JSON.stringify({ n: counts.get(key) }),
-        publishedAt: new Date(),
-      }
-    }),
-  )
-  for (const [key, count] of counts) sent.set(key, count)
-}
+useInbox()
 
 /** How many of each key there are. */
 let sent = new Map<string, number>()
@@ -68,25 +23,26 @@ beforeEach(() => {
   sent = new Map()
 })
 
-async function start(
+function deliver(keys: readonly string[]): Promise<string[]> {
+  const counted = (key: string): number => {
+    sent.set(key, (sent.get(key) ?? 0) + 1)
+    return sent.get(key)!
+  }
+  return deliverAll(keys.map((key) => ({ key, n: counted(key) })))
+}
+
+const start = (
   handle: (message: Message) => Promise<void>,
   options: Partial<ClaimerOptions> = {},
-): Promise<Worker> {
-  const claimer = createClaimer(
+): Promise<Worker> =>
+  startClaimer(
+    { '#': { transaction: false, handle } },
     {
-      database: database.url,
-      consumer,
       concurrency: 20,
       stopTimeoutMs: 100,
-      onEvent: events.onEvent,
       ...options,
     },
-    { '#': { transaction: false, handle } },
   )
-  claimers.push(claimer)
-  await claimer.start()
-  return claimer
-}
 
 const matesOf = async (key: string, count: number): Promise<string[]> =>
   (
