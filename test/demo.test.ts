@@ -1,17 +1,14 @@
 import { spawn } from 'node:child_process'
 import { resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { kafka as kafkaServer } from './support/servers/kafka.ts'
+import { everyBroker } from './support/brokers.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
-import { rabbitmq as rabbitmqServer } from './support/servers/rabbitmq.ts'
-import { compiled, shared } from './support/shared.ts'
+import { compiled } from './support/shared.ts'
 import { describeWith } from './support/require.ts'
 
 await compiled('build')
 
 const main = resolve('.build/src/cli/main.js')
-const rabbitmq = await shared(rabbitmqServer)
-const kafka = await shared(kafkaServer)
 let database: TestDatabase
 
 beforeAll(async () => {
@@ -78,10 +75,6 @@ const leftovers = (): Promise<{ nspname: string }[]> =>
   database.query(`select nspname from pg_namespace where nspname like 'twinbox%'`)
 
 describe('the demo over postgres', () => {
-  test('loses and repeats nothing, in order, and leaves nothing behind', async () => {
-    expect(await outcome([])).toMatchObject(flawless('postgres'))
-  })
-
   test('ends all that it started when it is interrupted', async () => {
     const demo = start(['--messages', '5000'])
     await demo.shows
@@ -107,14 +100,12 @@ describe('the demo over postgres', () => {
   })
 })
 
-describeWith('rabbitmq', rabbitmq, 'the demo', ({ url }) => {
-  test('loses and repeats nothing, in order', async () => {
-    expect(await outcome(['--broker', 'rabbitmq', '--url', url])).toMatchObject(flawless('rabbitmq'))
+for (const { adapter, found } of await everyBroker()) {
+  const { name } = adapter
+  describeWith(name, found, 'the demo', ({ url }) => {
+    test('loses and repeats nothing, in order, and leaves nothing behind', async () => {
+      const place = url === undefined ? [] : ['--url', url]
+      expect(await outcome(['--broker', name, ...place])).toMatchObject(flawless(name))
+    })
   })
-})
-
-describeWith('kafka', kafka, 'the demo', ({ brokers }) => {
-  test('loses and repeats nothing, in order', async () => {
-    expect(await outcome(['--broker', 'kafka', '--url', brokers.join(',')])).toMatchObject(flawless('kafka'))
-  })
-})
+}

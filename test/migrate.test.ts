@@ -22,7 +22,7 @@ import {
   type LockWait,
   type MigrationFile,
 } from '../src/index.ts'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import { rangeOf } from '../src/database/compatibility.ts'
 import { openDatabase } from '../src/database/database.ts'
 import { statementsOf } from '../src/database/lockwait.ts'

@@ -1,9 +1,9 @@
 import { inspect } from 'node:util'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { kafka } from '../src/brokers/kafka.ts'
-import { postgres } from '../src/brokers/postgres.ts'
-import { rabbitmq } from '../src/brokers/rabbitmq.ts'
+import { kafka } from '../src/brokers/kafka/kafka.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
+import { rabbitmq } from '../src/brokers/rabbitmq/rabbitmq.ts'
 import { openDatabase } from '../src/database/database.ts'
 import {
   createClaimer,

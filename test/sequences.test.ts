@@ -10,7 +10,7 @@ import {
   withTransaction,
   type Worker,
 } from '../src/index.ts'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import pg from 'pg'
 import { expect, test } from 'vitest'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import {
   createClaimer,
   createOutbox,

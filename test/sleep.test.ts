@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
 import { sleepSql } from '../src/database/sql/sleep.ts'

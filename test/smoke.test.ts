@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createClaimer, createOutbox, createReceiver, createRelay } from '../src/index.ts'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 let database: TestDatabase

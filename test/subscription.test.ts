@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import type { Broker } from '../src/brokers/broker.ts'
 import { createReceiver, readStatus, unsubscribe, type ReceiverOptions, type Worker } from '../src/index.ts'
 import { outgoing, statuses } from './brokers/collector.ts'

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { kafka } from '../src/brokers/kafka.ts'
-import { postgres } from '../src/brokers/postgres.ts'
-import { rabbitmq } from '../src/brokers/rabbitmq.ts'
+import { kafka } from '../src/brokers/kafka/kafka.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
+import { rabbitmq } from '../src/brokers/rabbitmq/rabbitmq.ts'
 import {
   createClaimer,
   createReceiver,

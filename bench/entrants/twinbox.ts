@@ -1,6 +1,6 @@
 import pg from 'pg'
 import type { Broker } from '../../src/brokers/broker.ts'
-import { postgres } from '../../src/brokers/postgres.ts'
+import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import { createClaimer } from '../../src/claimer/claimer.ts'
 import type { HandlerEntry } from '../../src/claimer/handlers.ts'
 import { openDatabase, type DatabaseInput } from '../../src/database/database.ts'

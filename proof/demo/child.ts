@@ -10,7 +10,7 @@ import { sentence } from '../../src/terminal/failure.ts'
 import { startOwnServer } from '../stage/postgres.ts'
 import { publishAll, type Published } from './publisher.ts'
 import { hashOf } from './webhooks.ts'
-import { openBroker, topicsOf } from '../stage/broker.ts'
+import { trialOf } from '../stage/broker.ts'
 import type { DemoRun } from './run.ts'
 
 /** A process of the demo: the database server, the publisher, or one worker. It lives as long as its parent. */
@@ -72,13 +72,14 @@ async function begin(order: Order & { type: 'begin' }): Promise<void> {
   setInterval(() => {
     if (seen.length > 0) say({ type: 'seen', seen: seen.splice(0) })
   }, 30)
-  const broker = role === 'claimer' ? null : openBroker(run, database)
+  const trial = await trialOf(run, database)
+  const broker = role === 'claimer' ? null : trial.open()
   const options = { database, onEvent }
   const worker: Worker =
     role === 'relay'
       ? createRelay({ ...options, broker: broker! })
       : role === 'receiver'
-        ? createReceiver({ ...options, broker: broker!, consumer, topics: topicsOf(run) })
+        ? createReceiver({ ...options, broker: broker!, consumer, topics: trial.topics })
         : createClaimer(
             { ...options, consumer, concurrency: 8 },
             handlers(run, () => worker.id),

@@ -20,7 +20,7 @@ export interface DemoOptions extends Place {
  * kills two of these, and holds the outcome against what was committed. Leaves nothing behind.
  */
 export async function runDemo(asked: DemoOptions): Promise<0 | 1> {
-  brokerUrlOf('demo', asked)
+  brokerUrlOf(asked)
   const options = chooseServer('demo', asked)
   const startedAt = performance.now()
   const crew = new Crew()

@@ -7,7 +7,8 @@ import type { Worker } from '../../src/membership/worker.ts'
 import type { Ready } from '../stage/crew.ts'
 import { startOwnServer } from '../stage/postgres.ts'
 import { sentence } from '../../src/terminal/failure.ts'
-import { openBroker, topicsOf, type Address, type Run } from '../stage/broker.ts'
+import type { Address } from '../../src/brokers/adapter.ts'
+import { trialOf, type Run } from '../stage/broker.ts'
 import { makeDetours, type Detour } from '../stage/detour.ts'
 import { handlers } from './handlers.ts'
 import { History } from './history.ts'
@@ -127,7 +128,8 @@ async function begin({
     await load.start()
     return say({ type: 'ready', workerId: null, url: null })
   }
-  const broker = as === 'claimer' ? null : openBroker(run, database)
+  const trial = await trialOf(run, database)
+  const broker = as === 'claimer' ? null : trial.open()
   const onEvent = (event: TwinboxEvent): void => {
     tally.add(event)
     if ('ids' in event && event.ids.length > 0)
@@ -139,7 +141,7 @@ async function begin({
     as === 'relay'
       ? createRelay({ ...shared, broker: broker!, onDead: 'skip' })
       : as === 'receiver'
-        ? createReceiver({ ...shared, broker: broker!, consumer, topics: topicsOf(run) })
+        ? createReceiver({ ...shared, broker: broker!, consumer, topics: trial.topics })
         : createClaimer(
             {
               ...shared,

@@ -1,7 +1,8 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { account, Crew, hasEnded, type Member as AnyMember } from '../stage/crew.ts'
-import { brokerAddresses, type Address, type Run } from '../stage/broker.ts'
+import type { Address } from '../../src/brokers/adapter.ts'
+import type { Run } from '../stage/broker.ts'
 import type { News, Order, Role, Tally, WorkRole } from './child.ts'
 import type { Detour } from '../stage/detour.ts'
 import type { LoadOptions } from './load.ts'
@@ -21,7 +22,6 @@ export interface Post {
   readonly toDatabase: string | null
   readonly toBroker: readonly string[]
   readonly databaseUrl: string
-  readonly brokerUrl: string | null
   readonly detours: readonly Detour[]
   /** Being restarted by somebody; nobody else may. */
   busy: boolean
@@ -85,11 +85,10 @@ export class Company {
   }
 
   /** The first of each kind gets a network of its own, which can be broken; broker connections all have one. */
-  async open(): Promise<void> {
+  async open(brokers: readonly Address[]): Promise<void> {
     this.#network = await this.crew.hire('network', 'network', { type: 'begin', role: 'network' })
     this.#serviceUrl = `http://127.0.0.1:${await this.#route(service, null)}/`
     const database = addressOf(this.#run.databaseUrl, 5432)
-    const brokers = await brokerAddresses(this.#run)
     for (const role of ['receiver', 'relay', 'claimer', 'publisher'] as const) {
       for (let number = 1; number <= strength[role]; number++) {
         this.posts.push(await this.#createPost(role, number, database, brokers))
@@ -116,18 +115,11 @@ export class Company {
     url.searchParams.set('application_name', `${this.#run.name}.${name}`)
     const toBroker: string[] = []
     const detours: Detour[] = []
-    let { brokerUrl } = this.#run
     for (const [index, address] of (role === 'relay' || role === 'receiver' ? brokers : []).entries()) {
       const way = `${name} broker ${index}`
       toBroker.push(way)
       const port = await this.#route(way, address)
-      if (this.#run.broker === 'kafka') detours.push({ ...address, via: port })
-      else {
-        brokerUrl = Object.assign(new URL(brokerUrl!), {
-          hostname: '127.0.0.1',
-          port: String(port),
-        }).toString()
-      }
+      detours.push({ ...address, via: port })
     }
     const databaseUrl = url.toString()
     return {
@@ -138,7 +130,6 @@ export class Company {
       toDatabase,
       toBroker,
       databaseUrl,
-      brokerUrl,
       detours,
       busy: false,
     }
@@ -151,7 +142,7 @@ export class Company {
       if (afterMs > 0) await sleep(afterMs)
       while (!this.#closing) {
         const number = ++post.hired
-        const run: Run = { ...this.#run, databaseUrl: post.databaseUrl, brokerUrl: post.brokerUrl }
+        const run: Run = { ...this.#run, databaseUrl: post.databaseUrl }
         const job = {
           run,
           role: post.role,

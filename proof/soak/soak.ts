@@ -42,7 +42,7 @@ const standstillMs = 90_000
  * waits until everything has been handled, and checks what came out against every promise.
  */
 export async function runSoak(asked: SoakOptions): Promise<0 | 1> {
-  brokerUrlOf('soak', asked)
+  brokerUrlOf(asked)
   const options = chooseServer('soak', asked)
   const given = options.schedule === undefined ? null : readPlan(options.schedule)
   const folder = openFolder(options.report)
@@ -78,7 +78,7 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
   const delay = monitorEventLoopDelay({ resolution: 10 })
   delay.enable()
   const ownServer = options.database === undefined
-  const { run, database } = await openScratch({
+  const { run, database, addresses } = await openScratch({
     what: 'soak',
     place: options,
     databaseUrl: options.database ?? (await hireServer(crew, stage)),
@@ -101,7 +101,7 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
     crew,
   )
   view.say(`Starting receivers, relays, claimers, publishers and a network, over ${run.broker} …`)
-  await company.open()
+  await company.open(addresses)
   const nemesis = new Nemesis({
     company,
     database,

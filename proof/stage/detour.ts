@@ -10,8 +10,8 @@ export interface Detour {
 }
 
 /**
- * Sends connections of this process through proxies. A Kafka client learns its addresses from the cluster, so that an
- * address of ours in its options would be used for the first connection only.
+ * Sends connections of this process through proxies. Some clients, such as Kafka's, learn addresses from the cluster: one of
+ * ours in their options would be used for the first connection only.
  */
 export function makeDetours(detours: readonly Detour[]): void {
   if (detours.length === 0) return

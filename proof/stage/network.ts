@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { commit } from '../../src/database/sql/server.ts'
-import type { Address } from './broker.ts'
+import type { Address } from '../../src/brokers/adapter.ts'
 import { startProxy, type Proxy } from './proxy.ts'
 
 /** What can become of a way through the network. All but the first three last until `heal`. */

@@ -2,15 +2,16 @@ import { randomBytes } from 'node:crypto'
 import { Database } from '../../src/database/database.ts'
 import { placeOf } from '../../src/database/place.ts'
 import { migrate } from '../../src/database/migrate.ts'
-import { BrokerError, OptionError } from '../../src/base/errors.ts'
+import type { Address } from '../../src/brokers/adapter.ts'
+import { BrokerError } from '../../src/base/errors.ts'
 import { embeddedLibrary, findLibrary } from './postgres.ts'
 import { UsageError } from '../../src/terminal/failure.ts'
-import type { BrokerName } from '../../src/terminal/flags.ts'
-import { clearBroker, reachBroker, type Run } from './broker.ts'
+import { reachable } from '../../src/terminal/brokers.ts'
+import { trialOf, type Run } from './broker.ts'
 
 /** What a command that works on tables of its own is told about where. */
 export interface Place {
-  readonly broker: BrokerName
+  readonly broker: string
   readonly url?: string
   readonly database?: string
 }
@@ -32,16 +33,14 @@ export function chooseServer<P extends Place>(what: 'demo' | 'soak', place: P): 
 }
 
 /** Where the broker is, by flag or environment. @throws UsageError */
-export function brokerUrlOf(what: string, { broker, url }: Place): string | null {
-  const brokerUrl = url ?? process.env['TWINBOX_BROKER_URL'] ?? null
-  if (broker !== 'postgres' && brokerUrl === null) {
-    throw new UsageError(`The ${what} over ${broker} needs --url, to say where it is.`)
-  }
-  return brokerUrl
+export function brokerUrlOf({ broker, url }: Place): string | null {
+  const brokerUrl = url ?? process.env['TWINBOX_BROKER_URL']
+  reachable(broker, brokerUrl)
+  return brokerUrl ?? null
 }
 
 /**
- * Makes a schema with Twinbox's tables and others, and finds out whether the broker can be reached. What there is to
+ * Makes a schema with Twinbox's tables and others, and finds out where the broker listens. What there is to
  * undo goes to `cleanUp` as soon as it has been done.
  */
 export async function openScratch(options: {
@@ -52,11 +51,11 @@ export async function openScratch(options: {
   readonly sql: (schema: string) => { readonly create: string; readonly drop: string }
   readonly say: (text: string) => void
   readonly cleanUp: (() => Promise<unknown>)[]
-}): Promise<{ run: Run; database: Database }> {
+}): Promise<{ run: Run; database: Database; addresses: readonly Address[] }> {
   const { what, place, databaseUrl, sql, say, cleanUp } = options
   const { broker } = place
   const name = `twinbox_${what}_${randomBytes(4).toString('hex')}`
-  const brokerUrl = brokerUrlOf(what, place)
+  const brokerUrl = brokerUrlOf(place)
   const run: Run = { name, schema: name, databaseUrl, broker, brokerUrl, consumer: what }
   const database = new Database(databaseUrl, { schema: name, poolSize: 4 })
   cleanUp.push(() => database.close())
@@ -64,10 +63,13 @@ export async function openScratch(options: {
   await migrate(database)
   if (place.database !== undefined) cleanUp.push(() => database.pool.query(sql(name).drop))
   await database.pool.query(sql(name).create)
-  await reachBroker(run, database).catch((cause: unknown) => {
-    if (cause instanceof OptionError || cause instanceof BrokerError) throw cause
+  const trial = await trialOf(run, database)
+  // Both fail at once where workers would go on trying for ever.
+  await trial.open().close()
+  const addresses = await trial.locate().catch((cause: unknown) => {
+    if (cause instanceof BrokerError) throw cause
     throw new BrokerError('reconnect', `The broker ${broker} cannot be reached:`, { cause })
   })
-  if (broker !== 'postgres') cleanUp.push(() => clearBroker(run))
-  return { run, database }
+  cleanUp.push(() => trial.clear([run.consumer]))
+  return { run, database, addresses }
 }

@@ -3,7 +3,9 @@ import { Command, CommanderError, Option } from 'commander'
 import { version } from '../base/version.ts'
 import { addTimes } from './clockwork.ts'
 import { exitCode, report } from '../terminal/failure.ts'
-import { brokerNames, type Flags } from '../terminal/flags.ts'
+import { adapters, brokerNames } from '../brokers/registry.ts'
+import { urlHelp } from '../terminal/brokers.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { addObserving, watched } from './observing.ts'
 import { addOperating } from './operating.ts'
 import type { MigrateFlags } from './migration.ts'
@@ -35,7 +37,7 @@ function common(command: Command): Command {
 function brokered(command: Command): Command {
   return command
     .addOption(new Option('-b, --broker <name>', 'or TWINBOX_BROKER').choices(brokerNames))
-    .option('-u, --url <url>', 'of the broker (or TWINBOX_BROKER_URL); for kafka host:port,host:port')
+    .option('-u, --url <url>', `${urlHelp} (or TWINBOX_BROKER_URL)`)
 }
 
 const workerId = (text: string, ids: number[] = []): number[] => [...ids, whole(text, 1, 2 ** 31 - 1)]
@@ -178,8 +180,11 @@ brokered(common(program.command('unsubscribe')))
   .addHelpText(
     'after',
     `
-At once, where a receiver would do it by itself after unsubscribeAfterMs. RabbitMQ: the queue is unbound. Kafka: nothing
-has to be done there. What was received before still waits. Exits with 1 if the consumer was not subscribed to one of
+At once, where a receiver would do it by itself after unsubscribeAfterMs. --broker is needed for ${adapters
+      .filter(({ keepsSubscriptions }) => keepsSubscriptions)
+      .map(({ name }) => name)
+      .join(', ')}, which keeps what
+its consumers are subscribed to. What was received before still waits. Exits with 1 if the consumer was not subscribed to one of
 them, and changes nothing while a living receiver names it.
 
 Examples:

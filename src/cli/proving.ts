@@ -1,5 +1,7 @@
 import { InvalidArgumentError, Option, type Command } from 'commander'
-import { brokerNames, type Flags } from '../terminal/flags.ts'
+import { brokerNames } from '../brokers/registry.ts'
+import { urlHelp } from '../terminal/brokers.ts'
+import type { Flags } from '../terminal/flags.ts'
 import { whole } from '../terminal/parse.ts'
 
 /**
@@ -35,7 +37,7 @@ export function addProving(
     )
     .option('-n, --messages <number>', 'how many webhooks to publish, 10 to 100000', messageCount, 2000)
     .addOption(new Option('-b, --broker <name>').choices(brokerNames).default('postgres'))
-    .option('-u, --url <url>', 'of the broker; for kafka host:port,host:port')
+    .option('-u, --url <url>', urlHelp)
     .option(
       '-d, --database <url>',
       'use a scratch schema there (default: an embedded Postgres, if installed, or that of DATABASE_URL)',
@@ -69,7 +71,7 @@ Examples:
     .option('-m, --minutes <number>', 'how long to publish (default: 5, or messages / rate)', minutes)
     .option('--seed <number>', 'decides the faults; the same seed plans the same ones', seedNumber, 42)
     .addOption(new Option('-b, --broker <name>').choices(brokerNames).default('postgres'))
-    .option('-u, --url <url>', 'of the broker; for kafka host:port,host:port')
+    .option('-u, --url <url>', urlHelp)
     .option(
       '-d, --database <url>',
       'use a scratch schema there (default: an embedded Postgres, if installed, which is restarted and killed as well)',

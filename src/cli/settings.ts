@@ -3,9 +3,7 @@ import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import type * as jiti from 'jiti'
 import type { Broker } from '../brokers/broker.ts'
-import * as kafka from '../brokers/kafka.ts'
-import * as postgres from '../brokers/postgres.ts'
-import * as rabbitmq from '../brokers/rabbitmq.ts'
+import { adapters, brokerNames } from '../brokers/registry.ts'
 import type { Config, ConsumerConfig } from '../config.ts'
 import type { DatabaseInput } from '../database/database.ts'
 import { placeOf } from '../database/place.ts'
@@ -14,7 +12,7 @@ import * as twinbox from '../index.ts'
 import { checkSchema, refuseUnknown } from '../base/options.ts'
 import { openBroker } from '../terminal/brokers.ts'
 import { UsageError } from '../terminal/failure.ts'
-import { brokerNames, type CommonFlags } from '../terminal/flags.ts'
+import type { CommonFlags } from '../terminal/flags.ts'
 import { remark } from '../terminal/output.ts'
 
 /** Flags, environment and configuration file as one. What a command does not ask for may be missing. */
@@ -67,7 +65,7 @@ export async function readSettings(flags: CommonFlags, tell = tellPeople(flags))
     openBroker: async () => {
       const name = flags.broker ?? given('TWINBOX_BROKER')
       const url = flags.url ?? given('TWINBOX_BROKER_URL')
-      if (name !== undefined) return openBroker(name, url, database, schema)
+      if (name !== undefined) return openBroker(name, { url, database, schema })
       if (url !== undefined)
         throw new UsageError(
           '--url or TWINBOX_BROKER_URL needs --broker or TWINBOX_BROKER, to say what is there.',
@@ -107,7 +105,7 @@ async function loadConfig(
   if (path === undefined) return { config: {}, path: null }
   if (!existsSync(path)) throw new UsageError(`There is no configuration file ${path}.`)
   if (named === undefined) tell(`Runs ${path}, the configuration of this folder (--config names another).`)
-  const config = await load(path)
+  const config = (await load(path)) as Config
   if (typeof config !== 'object' || config === null) {
     throw new UsageError(
       `${path} must export its configuration as default: export default defineConfig({ … })`,
@@ -122,7 +120,7 @@ async function loadConfig(
     'consumers',
     'relay',
   ])
-  for (const [name, consumer] of Object.entries((config as Config).consumers ?? {})) {
+  for (const [name, consumer] of Object.entries(config.consumers ?? {})) {
     if (typeof consumer !== 'object' || consumer === null) {
       throw new UsageError(`${path}: the consumer "${name}" must be an object with topics and handlers.`)
     }
@@ -147,12 +145,8 @@ async function load(path: string): Promise<unknown> {
   }
   // What the configuration imports from twinbox has to be what runs here, or a DeadLetterError of a handler would be
   // of a class that nobody here knows.
-  const virtualModules = {
-    twinbox,
-    'twinbox/postgres': postgres,
-    'twinbox/rabbitmq': rabbitmq,
-    'twinbox/kafka': kafka,
-  }
+  const brokers = adapters.map(async ({ name, load: open }) => [`twinbox/${name}`, await open()] as const)
+  const virtualModules = { twinbox, ...Object.fromEntries(await Promise.all(brokers)) }
   return createJiti(import.meta.url, { fsCache: false, virtualModules }).import(path, { default: true })
 }
 

@@ -1,3 +1,4 @@
+import { adapterOf } from '../brokers/registry.ts'
 import { unsubscribe } from '../operate/unsubscribe.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { readSettings } from './settings.ts'
@@ -17,14 +18,8 @@ export async function endSubscriptions(
     if (flags.json === true) say(JSON.stringify({ schema, consumer, ...result }))
     else {
       for (const topic of result.unsubscribed) say(`${consumer} is no longer subscribed to ${topic}.`)
-      if (broker?.name === 'kafka')
-        say(
-          'In Kafka nothing had to be changed: a receiver reads what it names. The offsets of its group stay.',
-        )
-      if (broker?.name === 'rabbitmq')
-        say(
-          'What no other queue is bound for is unroutable from now on: stop publishing it, or see unroutable.',
-        )
+      const more = broker === undefined ? null : adapterOf(broker.name)?.unsubscribed
+      if (typeof more === 'string') say(more)
     }
     for (const topic of result.unknown)
       remark(`${consumer} was not subscribed to ${topic}, as far as is written down.`)

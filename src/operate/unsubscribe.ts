@@ -1,4 +1,5 @@
 import type { Broker } from '../brokers/broker.ts'
+import { adapterOf } from '../brokers/registry.ts'
 import type { DatabaseInput } from '../database/database.ts'
 import { subscriptionSql } from '../database/sql/subscription.ts'
 import { OptionError } from '../base/errors.ts'
@@ -23,9 +24,6 @@ export interface Unsubscribed {
   /** The consumer was not subscribed to these, as far as is written down. */
   readonly unknown: readonly string[]
 }
-
-/** Kafka's receivers read the topics that they name, and the Postgres broker's subscriptions stand in our own table. */
-const withoutBindings = ['postgres', 'kafka']
 
 /**
  * Ends what a consumer is subscribed to, at once. What it has received of it stays.
@@ -61,7 +59,10 @@ export async function unsubscribe(input: DatabaseInput, options: UnsubscribeOpti
       )
     }
     const known = await database.query<{ broker: string; pattern: string }>(sql.known, [consumer, topics])
-    const bound = known.find((row) => row.broker !== broker?.name && !withoutBindings.includes(row.broker))
+    const bound = known.find(
+      // One of the user's own may keep them.
+      (row) => row.broker !== broker?.name && (adapterOf(row.broker)?.keepsSubscriptions ?? true),
+    )
     if (bound !== undefined) {
       throw new OptionError(
         'broker',

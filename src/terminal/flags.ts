@@ -1,7 +1,3 @@
-/** Brokers by the names that the command line has for them. */
-export const brokerNames = ['postgres', 'rabbitmq', 'kafka'] as const
-export type BrokerName = (typeof brokerNames)[number]
-
 /** What the flags of all commands say. */
 export interface CommonFlags {
   readonly config?: string

@@ -17,6 +17,7 @@ for (const version of ['3.9', '4'] as const satisfies KafkaVersion[]) {
     (source) => {
       describe('in good health', { timeout: 30_000 }, () => {
         const fixture = useFixture(source)
+        // With its own options and for the other version as well; `registry.test.ts` has the defaults.
         brokerContract('kafka', {
           make: () => fixture.make(),
           newTopic: fixture.newTopic,

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
-import { postgres } from '../../src/brokers/postgres.ts'
+import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import type { Broker, SendOutcome, Telemetry } from '../../src/index.ts'
 import { outgoing } from './contract.ts'
 import type { OutgoingMessage } from '../../src/message/message.ts'

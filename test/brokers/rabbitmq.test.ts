@@ -6,21 +6,12 @@ import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
 import { shared } from '../support/shared.ts'
 import { describeWith } from '../support/require.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe } from './collector.ts'
-import { brokerContract } from './contract.ts'
 import { never, useFixture } from './rabbitmq/fixture.ts'
 
 /** How it behaves with a server in good health. What may break stands in `rabbitmq/`. */
 describeWith('rabbitmq', await shared(rabbitmqServer), 'The RabbitMQ broker', ({ url }) => {
   const fixture = useFixture(() => url)
   const { make, newTopic, queueOf, admin, exchange } = fixture
-
-  brokerContract('rabbitmq', {
-    make: () => make(),
-    newTopic,
-    unroutableTopic: newTopic,
-    // Needs a server with a low limit; see rabbitmq/server.test.ts.
-    tooLarge: null,
-  })
 
   it.each<[string, (url: URL) => void]>([
     ['a wrong password', (to) => (to.password = 'canary')],

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
-import { postgres } from '../../src/brokers/postgres.ts'
+import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import type { Broker } from '../../src/index.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { consumer, happened, history, publishers, topic, World } from './world.ts'

@@ -1,17 +1,14 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
-import { kafka as kafkaServer } from '../support/servers/kafka.ts'
-import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
-import { compiled, shared } from '../support/shared.ts'
+import { everyBroker } from '../support/brokers.ts'
+import { compiled } from '../support/shared.ts'
 import { describeWith } from '../support/require.ts'
 
 await compiled('build')
 
 /** The command, short: some seconds of load with a handful of faults on a Postgres of its own, and everything holds. */
 const main = new URL('../../.build/src/cli/main.js', import.meta.url).pathname
-const rabbit = await shared(rabbitmqServer)
-const kafka = await shared(kafkaServer)
 
 /** Of this seed, the plan over Postgres has the service away for a while, and those over the brokers a network that swallows. */
 function suite(broker: string, url: readonly string[]): void {
@@ -40,6 +37,7 @@ function suite(broker: string, url: readonly string[]): void {
   })
 }
 
-describeWith('postgres', {}, 'soak', () => suite('postgres', []))
-describeWith('rabbitmq', rabbit, 'soak', ({ url }) => suite('rabbitmq', ['--url', url]))
-describeWith('kafka', kafka, 'soak', ({ brokers }) => suite('kafka', ['--url', brokers.join(',')]))
+for (const { adapter, found } of await everyBroker())
+  describeWith(adapter.name, found, 'soak', ({ url }) =>
+    suite(adapter.name, url === undefined ? [] : ['--url', url]),
+  )

@@ -1,7 +1,7 @@
 import { AggregationTemporality, InMemoryMetricExporter, MeterProvider } from '@opentelemetry/sdk-metrics'
 import { PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { postgres } from '../../src/brokers/postgres.ts'
+import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import {
   createClaimer,
   createOutbox,

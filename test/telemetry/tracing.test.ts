@@ -2,7 +2,7 @@ import { context, SpanStatusCode, trace } from '@opentelemetry/api'
 import { InMemorySpanExporter, type ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { fromWireHeaders, toWireHeaders } from '../../src/brokers/cloudevent.ts'
-import { postgres } from '../../src/brokers/postgres.ts'
+import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import {
   createClaimer,
   createOutbox,

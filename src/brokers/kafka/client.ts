@@ -2,7 +2,7 @@ import { connect as connectTcp, isIP, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import type * as Kafkajs from 'kafkajs'
 import type { Admin, ISocketFactory, Kafka } from 'kafkajs'
-import { BrokerError } from '../../base/errors.ts'
+import { loadPeer } from '../peer.ts'
 import { toTrouble } from './errors.ts'
 import { guard, type GuardOptions } from './guard.ts'
 import type { Settings } from './options.ts'
@@ -22,20 +22,10 @@ const connectTimeoutMs = 3000
 const keepAliveMs = 5000
 const disconnectTimeoutMs = 2000
 
-/** kafkajs is an optional peer dependency, so it is loaded when it is needed. */
-export async function loadKafkajs(
+/** @throws BrokerError if it is not installed */
+export const loadKafkajs = (
   load = (): Promise<typeof Kafkajs> => import('kafkajs'),
-): Promise<typeof Kafkajs> {
-  try {
-    return await load()
-  } catch (cause) {
-    throw new BrokerError(
-      'config',
-      'The package kafkajs could not be loaded. Add it to your project: npm install kafkajs',
-      { cause },
-    )
-  }
-}
+): Promise<typeof Kafkajs> => loadPeer('kafkajs', load)
 
 /**
  * @param requestTimeoutMs how long one request may take; connecting to each broker takes at most 3 s more.

@@ -2,7 +2,8 @@ import { EventEmitter } from 'node:events'
 import { Duplex } from 'node:stream'
 import type * as Amqplib from 'amqplib'
 import type { ChannelModel } from 'amqplib'
-import { BrokerError, describeError, warn } from '../../base/errors.ts'
+import { describeError, warn } from '../../base/errors.ts'
+import { loadPeer } from '../peer.ts'
 import { toBrokerError } from './errors.ts'
 import { guardFrames } from './frames.ts'
 import type { Settings } from './options.ts'
@@ -25,20 +26,10 @@ export interface Link {
 
 const closeTimeoutMs = 2000
 
-/** amqplib is an optional peer dependency, so it is loaded when it is needed. */
-export async function loadAmqplib(
+/** @throws BrokerError if it is not installed */
+export const loadAmqplib = (
   load = (): Promise<typeof Amqplib> => import('amqplib'),
-): Promise<typeof Amqplib> {
-  try {
-    return await load()
-  } catch (cause) {
-    throw new BrokerError(
-      'config',
-      'The package amqplib could not be loaded. Add it to your project: npm install amqplib',
-      { cause },
-    )
-  }
-}
+): Promise<typeof Amqplib> => loadPeer('amqplib', load)
 
 /** Connects, once. @throws BrokerError, also when the signal aborts before there is a connection. */
 export async function openLink(settings: Settings, purpose: string, signal: AbortSignal): Promise<Link> {

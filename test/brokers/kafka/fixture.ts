@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { Kafka, logLevel, type Admin, type ITopicConfig, type KafkaMessage, type Producer } from 'kafkajs'
 import { afterAll, afterEach, beforeAll, expect, vi } from 'vitest'
 import type { Broker } from '../../../src/brokers/broker.ts'
-import { kafka, type KafkaOptions } from '../../../src/brokers/kafka.ts'
+import { kafka, type KafkaOptions } from '../../../src/brokers/kafka/kafka.ts'
 import type { KafkaService, KafkaSource } from '../../support/kafka.ts'
 
 export const never: AbortSignal = new AbortController().signal

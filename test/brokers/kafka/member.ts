@@ -1,4 +1,4 @@
-import { kafka } from '../../../src/brokers/kafka.ts'
+import { kafka } from '../../../src/brokers/kafka/kafka.ts'
 
 /**
  * A receiver in a process of its own, to be killed. Says `joined` when it has its partitions and `holding` when it

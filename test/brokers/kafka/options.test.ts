@@ -1,6 +1,6 @@
 import { Partitioners } from 'kafkajs'
 import { describe, expect, it } from 'vitest'
-import { classify, kafka } from '../../../src/brokers/kafka.ts'
+import { classify, kafka } from '../../../src/brokers/kafka/kafka.ts'
 import { loadKafkajs } from '../../../src/brokers/kafka/client.ts'
 import { splitBySize, toOutgoing } from '../../../src/brokers/kafka/outgoing.ts'
 import { checkOptions } from '../../../src/brokers/kafka/options.ts'

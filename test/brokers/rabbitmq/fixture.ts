@@ -1,7 +1,7 @@
 import { connect, type Channel, type ChannelModel } from 'amqplib'
 import { afterAll, afterEach, beforeAll } from 'vitest'
 import type { Broker } from '../../../src/brokers/broker.ts'
-import { rabbitmq, type RabbitmqOptions } from '../../../src/brokers/rabbitmq.ts'
+import { rabbitmq, type RabbitmqOptions } from '../../../src/brokers/rabbitmq/rabbitmq.ts'
 import { startProxy, type Proxy } from '../../support/proxy.ts'
 
 export const never: AbortSignal = new AbortController().signal

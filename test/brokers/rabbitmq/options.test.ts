@@ -1,6 +1,6 @@
 import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
-import { classify, rabbitmq } from '../../../src/brokers/rabbitmq.ts'
+import { classify, rabbitmq } from '../../../src/brokers/rabbitmq/rabbitmq.ts'
 import { loadAmqplib } from '../../../src/brokers/rabbitmq/connection.ts'
 import { OptionError, type BrokerErrorKind } from '../../../src/base/errors.ts'
 

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { RabbitmqOptions } from '../../../src/brokers/rabbitmq.ts'
+import type { RabbitmqOptions } from '../../../src/brokers/rabbitmq/rabbitmq.ts'
 import { createReceiver, type Worker } from '../../../src/index.ts'
 import { recordEvents, type Recorder } from '../../support/events.ts'
 import { anyBody, anyText, fuzzDeliveries, fuzzed, fuzzSeed } from '../../support/fuzz.ts'

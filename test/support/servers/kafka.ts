@@ -11,6 +11,7 @@ export const kafka: Server<KafkaAddress> = {
   name: 'kafka',
   variable: 'TWINBOX_TEST_KAFKA_BROKERS',
   packages: { java: ['openjdk-17-jre-headless'], mvn: ['maven'] },
+  brokerUrl: ({ brokers }) => brokers.join(','),
   start: async () => {
     const service = await findKafka()
     if (isMissing(service)) return service

@@ -38,6 +38,7 @@ export const rabbitmq: Server<RabbitmqAddress> = {
   name: 'rabbitmq',
   variable: 'TWINBOX_TEST_RABBITMQ_URL',
   packages: { 'rabbitmq-server': ['rabbitmq-server'], openssl: ['openssl'] },
+  brokerUrl: ({ url }) => url,
   start: async () => {
     const given = process.env[rabbitmq.variable!]
     if (given !== undefined) return { address: { url: given }, from: rabbitmq.variable!, stop: leave }

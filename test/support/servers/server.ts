@@ -13,6 +13,8 @@ export interface Server<Address extends object = object> {
   readonly variable?: string
   /** What `.ci/run` installs as root where the program is missing: Debian packages by the program that they bring. */
   readonly packages?: Readonly<Record<string, readonly string[]>>
+  /** What `--url` says for it, of the server of a broker. */
+  brokerUrl?(address: Address): string
   /** Finds one that runs, or starts one, or says why there is none. A run asks once: its test files share the server. */
   readonly start: () => Promise<Found<Running<Address>>>
 }

@@ -1,18 +1,24 @@
-import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
-import { admit } from '../database/gate.ts'
-import { halving } from '../database/halving.ts'
-import { deliver, type InboxMessage } from '../database/inbox.ts'
-import { checkSchemaVersion } from '../database/migrate.ts'
-import { subscriptionSql } from '../database/sql/subscription.ts'
-import { isConnectionLost, sqlstate } from '../database/sqlstate.ts'
-import { BrokerError, OptionError, SchemaError, describeError, type BrokerErrorKind } from '../base/errors.ts'
-import { hintReceived } from '../base/hints.ts'
-import { checkConsumer, limits, refuseUnknown } from '../base/options.ts'
-import { checkTopicPattern, topicMatches, type OutgoingMessage } from '../message/message.ts'
-import type { Telemetry } from '../base/telemetry.ts'
-import type { Broker, SendOutcome } from './broker.ts'
-import { batchLength } from './consuming.ts'
-import { probing } from './probe.ts'
+import { openDatabase, type Database, type DatabaseInput } from '../../database/database.ts'
+import { admit } from '../../database/gate.ts'
+import { halving } from '../../database/halving.ts'
+import { deliver, type InboxMessage } from '../../database/inbox.ts'
+import { checkSchemaVersion } from '../../database/migrate.ts'
+import { subscriptionSql } from '../../database/sql/subscription.ts'
+import { isConnectionLost, sqlstate } from '../../database/sqlstate.ts'
+import {
+  BrokerError,
+  OptionError,
+  SchemaError,
+  describeError,
+  type BrokerErrorKind,
+} from '../../base/errors.ts'
+import { hintReceived } from '../../base/hints.ts'
+import { checkConsumer, limits, refuseUnknown } from '../../base/options.ts'
+import { checkTopicPattern, topicMatches, type OutgoingMessage } from '../../message/message.ts'
+import type { Telemetry } from '../../base/telemetry.ts'
+import type { Broker, SendOutcome } from '../broker.ts'
+import { batchLength } from '../consuming.ts'
+import { probing } from '../probe.ts'
 
 export interface PostgresOptions {
   /** The database whose inboxes get the messages: the one of the outbox, or another one. */

@@ -1,12 +1,12 @@
-import type { Broker } from './broker.ts'
-import { probeKafka } from './kafka/client.ts'
-import { checkOptions, type KafkaOptions } from './kafka/options.ts'
-import { createSender } from './kafka/sender.ts'
-import { createSubscriber } from './kafka/subscriber.ts'
-import { probing } from './probe.ts'
+import type { Broker } from '../broker.ts'
+import { probeKafka } from './client.ts'
+import { checkOptions, type KafkaOptions } from './options.ts'
+import { createSender } from './sender.ts'
+import { createSubscriber } from './subscriber.ts'
+import { probing } from '../probe.ts'
 
-export type { KafkaOptions } from './kafka/options.ts'
-export { classify } from './kafka/errors.ts'
+export type { KafkaOptions } from './options.ts'
+export { classify } from './errors.ts'
 
 /**
  * Kafka 3.9 and 4.1 are tested, through kafkajs 2.2.4 (`npm install kafkajs`).

@@ -1,12 +1,12 @@
-import type { Broker } from './broker.ts'
-import { probing } from './probe.ts'
-import { openLink } from './rabbitmq/connection.ts'
-import { checkOptions, type RabbitmqOptions } from './rabbitmq/options.ts'
-import { createPublisher } from './rabbitmq/publisher.ts'
-import { createSubscriber } from './rabbitmq/subscriber.ts'
+import type { Broker } from '../broker.ts'
+import { probing } from '../probe.ts'
+import { openLink } from './connection.ts'
+import { checkOptions, type RabbitmqOptions } from './options.ts'
+import { createPublisher } from './publisher.ts'
+import { createSubscriber } from './subscriber.ts'
 
-export type { RabbitmqOptions } from './rabbitmq/options.ts'
-export { classify } from './rabbitmq/errors.ts'
+export type { RabbitmqOptions } from './options.ts'
+export { classify } from './errors.ts'
 
 /**
  * RabbitMQ 3.10 or later, through amqplib 2.3.1 or later (`npm install amqplib`).
