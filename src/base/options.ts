@@ -134,13 +134,25 @@ export function readBoolean(name: string, value: unknown, otherwise: boolean): b
   return value
 }
 
+/** The names of all options, also of a type with several shapes. */
+type NameOf<Options> = Options extends unknown ? keyof Options & string : never
+
+/** Types are gone when it runs, so the names are listed: a list that lacks one does not compile. */
+type Complete<Options, Name> = [Exclude<NameOf<Options>, Name>] extends [never]
+  ? unknown
+  : { readonly missing: Exclude<NameOf<Options>, Name> }
+
 /** @throws OptionError for a field that no option has: a misspelt option is not an option left out. */
-export function refuseUnknown(where: string, given: object, known: readonly string[]): void {
+export function refuseUnknown<Options extends object, Name extends NameOf<Options>>(
+  where: string,
+  given: Options,
+  known: readonly Name[] & Complete<Options, Name>,
+): void {
   if (typeof given !== 'object' || given === null) {
     throw new OptionError('options', `The options of ${where} must be an object.`)
   }
   for (const name in given) {
-    if (!known.includes(name)) {
+    if (!(known as readonly string[]).includes(name)) {
       throw new OptionError(
         name,
         `${name} is not an option of ${where}. Known are: ${known.toSorted().join(', ')}.`,

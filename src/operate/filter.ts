@@ -33,17 +33,6 @@ export interface Signature {
   readonly reason?: string | undefined
 }
 
-const filterNames = [
-  'consumer',
-  'topic',
-  'key',
-  'error',
-  'errorClass',
-  'olderThanMs',
-  'youngerThanMs',
-  'numbers',
-  'ids',
-]
 const idPattern = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i
 const listMax = 1000
 const ageMax = 3650 * 86_400_000
@@ -53,7 +42,17 @@ export const isMessageId = (id: unknown): boolean => typeof id === 'string' && i
 
 /** A filter as the statements take it: by what its candidates are found, and the values $1 to $9. @throws OptionError */
 export function readFilter(filter: DeadLetterFilter): { scope: DeadScope; values: readonly unknown[] } {
-  refuseUnknown('a filter of dead letters', filter, filterNames)
+  refuseUnknown('a filter of dead letters', filter, [
+    'consumer',
+    'topic',
+    'key',
+    'error',
+    'errorClass',
+    'olderThanMs',
+    'youngerThanMs',
+    'numbers',
+    'ids',
+  ])
   const { consumer, numbers, ids } = filter
   const values = [
     consumerColumn(consumer),

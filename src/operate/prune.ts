@@ -40,7 +40,14 @@ export async function prune(
   options: PruneOptions = {},
 ): Promise<number> {
   refuseUnknown('prune', options, [
-    ...['by', 'reason', 'schema', 'consumer', 'olderThanMs', 'dryRun', 'onProgress', 'signal'],
+    'by',
+    'reason',
+    'schema',
+    'consumer',
+    'olderThanMs',
+    'dryRun',
+    'onProgress',
+    'signal',
   ])
   const what = oneOf('kind', kind, pruneKinds)
   if (kind === undefined) throw new OptionError('kind', `kind is required, one of: ${pruneKinds.join(', ')}.`)

@@ -73,21 +73,6 @@ export interface Schedules {
   list(): Promise<Schedule[]>
 }
 
-const fields = [
-  ...[
-    'name',
-    'cron',
-    'timeZone',
-    'catchUp',
-    'expiresMs',
-    'topic',
-    'key',
-    'payload',
-    'headers',
-    'contentType',
-  ],
-]
-
 /**
  * Recurring messages. The relays publish them: each tick once, however many there are, by the clock of the database. It
  * holds no connection and needs no closing.
@@ -143,7 +128,18 @@ export function createSchedules(options: SchedulesOptions): Schedules {
 }
 
 function check(schedule: NewSchedule): { ticks: Ticks; values: unknown[] } {
-  refuseUnknown('a schedule', schedule, fields)
+  refuseUnknown('a schedule', schedule, [
+    'name',
+    'cron',
+    'timeZone',
+    'catchUp',
+    'expiresMs',
+    'topic',
+    'key',
+    'payload',
+    'headers',
+    'contentType',
+  ])
   const { name, cron, timeZone, catchUp, expiresMs, ...message } = schedule
   checkName(name)
   const zone = timeZone ?? 'UTC'

@@ -71,7 +71,14 @@ export async function carryOut(
   stepping: (database: Database, dry: boolean, signature: readonly unknown[]) => Promise<Stepping>,
 ): Promise<number> {
   refuseUnknown(where, options, [
-    ...['by', 'reason', 'schema', 'limit', 'perSecond', 'dryRun', 'onProgress', 'signal'],
+    'by',
+    'reason',
+    'schema',
+    'limit',
+    'perSecond',
+    'dryRun',
+    'onProgress',
+    'signal',
   ])
   const limit = whole('limit', options.limit, limitMax, 1, limitMax)
   const perSecond = whole('perSecond', options.perSecond, limitMax, 1, limitMax)

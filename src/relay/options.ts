@@ -51,8 +51,14 @@ export type RelaySettings = Record<(typeof relayNumbers)[number], number>
 
 /** The numbers, with their defaults. @throws OptionError for an option that is unknown, or a number that cannot be */
 export function readSettings(options: RelayOptions): RelaySettings {
-  const others = ['broker', 'onDead', 'strictSend', 'failover']
-  refuseUnknown('createRelay', options, [...workerOptionNames, ...relayNumbers, ...others])
+  refuseUnknown('createRelay', options, [
+    ...workerOptionNames,
+    ...relayNumbers,
+    'broker',
+    'onDead',
+    'strictSend',
+    'failover',
+  ])
   const settings = readNumbers(options, relayNumbers)
   checkHeartbeat(settings)
   requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')

@@ -80,31 +80,29 @@ export interface Settings {
   readonly topicRefreshMs: number
 }
 
-const known: readonly (keyof KafkaOptions)[] = [
-  'brokers',
-  'clientId',
-  'ssl',
-  'sasl',
-  'insecure',
-  'source',
-  'topic',
-  'groupId',
-  'topology',
-  'partitions',
-  'replicationFactor',
-  'unroutable',
-  'sendTimeoutMs',
-  'maxRequestBytes',
-  'sessionTimeoutMs',
-  'topicRefreshMs',
-]
-
 /** @throws OptionError naming the option and what it must be. No secret is ever part of the text. */
 export function checkOptions(options: KafkaOptions): Settings {
   if (typeof options !== 'object' || options === null) {
     throw new OptionError('options', 'kafka() needs an object with at least brokers.')
   }
-  refuseUnknown('kafka', options, known)
+  refuseUnknown('kafka', options, [
+    'brokers',
+    'clientId',
+    'ssl',
+    'sasl',
+    'insecure',
+    'source',
+    'topic',
+    'groupId',
+    'topology',
+    'partitions',
+    'replicationFactor',
+    'unroutable',
+    'sendTimeoutMs',
+    'maxRequestBytes',
+    'sessionTimeoutMs',
+    'topicRefreshMs',
+  ])
   checkSasl(options)
   return {
     brokers: checkBrokers(options.brokers),

@@ -67,29 +67,27 @@ export interface Settings {
   readonly prefetch: number | null
 }
 
-const known: readonly (keyof RabbitmqOptions)[] = [
-  'url',
-  'socket',
-  'exchange',
-  'source',
-  'unroutable',
-  'queue',
-  'queueType',
-  'topology',
-  'routingKey',
-  'heartbeatSeconds',
-  'sendTimeoutMs',
-  'maxUnconfirmed',
-  'maxUnconfirmedBytes',
-  'prefetch',
-]
-
 /** @throws OptionError naming the option and what it must be. The URL is never part of the text. */
 export function checkOptions(options: RabbitmqOptions): Settings {
   if (typeof options !== 'object' || options === null) {
     throw new OptionError('options', 'rabbitmq() needs an object with at least a url.')
   }
-  refuseUnknown('rabbitmq', options, known)
+  refuseUnknown('rabbitmq', options, [
+    'url',
+    'socket',
+    'exchange',
+    'source',
+    'unroutable',
+    'queue',
+    'queueType',
+    'topology',
+    'routingKey',
+    'heartbeatSeconds',
+    'sendTimeoutMs',
+    'maxUnconfirmed',
+    'maxUnconfirmedBytes',
+    'prefetch',
+  ])
   const heartbeat = whole('heartbeatSeconds', options.heartbeatSeconds, 5, 1, 60)
   return {
     url: checkUrl(options.url, heartbeat),
