@@ -37,7 +37,7 @@ export class Failures {
   }
 
   /**
-   * Suspects of a crash take turns: of several at once nobody would know again whose fault it was. Nor would anybody
+   * Messages that may have crashed the server take turns: of several at once nobody would know again whose fault it was. Nor would anybody
    * before the worker's own connection is back, since it is the one that is asked.
    */
   inTurn(claims: readonly Claim[], work: () => Promise<void>): Promise<void> {

@@ -49,7 +49,7 @@ const rememberedMax = 1000
  *
  * A session that was not told of a crash need not have caused it: whoever was writing just then loses what he was to
  * read, and client_min_messages may forbid it. So it only makes its message suspicious, as a batch that was ended makes
- * all of its messages. Suspects are handled alone and one after the other; whose session crashes then, is to blame.
+ * all of its messages. Such messages are handled alone and one after the other; whose session crashes then, is to blame.
  */
 export class Interruptions {
   readonly #membership: Pick<Membership, 'look'>
