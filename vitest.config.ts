@@ -32,6 +32,7 @@ const tags = {
 export default defineConfig({
   test: {
     globalSetup: ['test/support/setup.ts'],
+    setupFiles: ['test/support/tripwire.ts'],
     reporters: ['default', 'test/support/minutes.ts'],
     testTimeout: 60_000,
     hookTimeout: 120_000,

@@ -84,6 +84,7 @@ export class Circuits {
       this.#parts.putOff(claim, elsewhereMs).catch(report)
       return
     }
+    this.#parts.inFlight.pause(claim)
     let held = this.#held.get(claim.topic)
     if (held === undefined) this.#held.set(claim.topic, (held = new Set()))
     held.add(claim)
@@ -180,7 +181,7 @@ export class Circuits {
   async #try(topic: string): Promise<void> {
     const { database, consumer, inFlight, dispatch } = this.#parts
     const held = this.#held.get(topic) ?? new Set()
-    const next = [...held].find((claim) => inFlight.has(claim))
+    const next = [...held].find((claim) => inFlight.has(claim) && inFlight.leads(claim))
     if (next === undefined) return
     const won = await database.keep(this.#sql.probe, [consumer, topic, probeMsMin, probeMsMax])
     if (won.length === 0 || !held.delete(next) || !inFlight.has(next)) return
@@ -196,7 +197,7 @@ export class Circuits {
     this.#open.delete(topic)
     this.#held.delete(topic)
     emit({ type: 'circuit_closed', topic, pausedMs: performance.now() - circuit.since })
-    for (const claim of held) if (inFlight.has(claim)) inFlight.proceed(claim)
+    for (const claim of held) inFlight.proceed(claim)
     setImmediate(dispatch)
   }
 

@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { Abort } from './abort.ts'
+import type { Moves } from '../base/state.ts'
 import { jsonContentType, type Message } from '../message/message.ts'
 import { parseHeaders, type TracedMessage } from '../base/telemetry.ts'
 
@@ -29,8 +30,30 @@ export interface ClaimedRow {
 /** Those of one key wait for each other. */
 export const queueOf = ({ lane, key }: Pick<ClaimedRow, 'lane' | 'key'>): string => `${lane} ${key}`
 
+/**
+ * Where a message in flight is. `InFlight` alone moves it, along these arrows:
+ *
+ * - `waiting`: it may be handled, those with a key when it is their turn. Read or claimed; or its pause is over.
+ * - `handling`: it was given out. Its handler runs, or has ended and it is being decided what becomes of it.
+ * - `settling`: what becomes of it is on the way to the database. If that fails, it is decided anew.
+ * - `pausing`: it waits in flight for its next attempt, or for its topic to go on. What is behind it in its key waits
+ * with it.
+ * - `gone`: it has ended, was given back, or was lost. A lease may be lost at any moment, so whatever is asked of one that
+ *   is gone does nothing; all else that no arrow allows is a defect.
+ */
+export type ClaimState = 'waiting' | 'handling' | 'settling' | 'pausing' | 'gone'
+
+export const claimMoves: Moves<ClaimState> = {
+  waiting: ['handling', 'gone'],
+  handling: ['settling', 'pausing', 'waiting', 'gone'],
+  settling: ['handling', 'pausing', 'waiting', 'gone'],
+  pausing: ['waiting', 'gone'],
+  gone: [],
+}
+
 /** A message that this claimer holds, from the claim to the settlement. */
 export class Claim {
+  state: ClaimState = 'waiting'
   readonly lane: number
   readonly seq: number
   readonly fence: number
@@ -45,8 +68,6 @@ export class Claim {
   leasedUntil = Infinity
   /** By the monotonic clock, until when it may be handled. */
   readonly expiresAt: number
-  /** Its completion, or that it has failed, is on the way to the database. */
-  settling = false
   /** The connection on which its handler's transaction is open. */
   transaction: pg.ClientBase | null = null
   /** Not to be handled in a batch: the last batch that it was in has failed. */
@@ -57,8 +78,6 @@ export class Claim {
   conflicts = 0
   /** Aborted when the claim is lost, when its handler runs too long, and when the claimer stops. */
   abort = new Abort()
-  /** It waits for a handler, and has no key. */
-  waiting = false
   readonly id: string
   readonly topic: string
   readonly key: string | null

@@ -160,7 +160,7 @@ class Claimer {
     this.#consumer = consumer
     this.#settings = settings
     const quarantine = new Quarantine(settings.batchSize)
-    this.#inFlight = new InFlight(quarantine)
+    this.#inFlight = new InFlight(quarantine, (claim, defect) => this.#giveUp(claim, defect))
     this.#emit = emitter(options, () => ({ kind: 'claimer', consumer, workerId: this.membership.id }))
     this.membership = new Membership({
       ...settings,
@@ -365,6 +365,16 @@ class Claimer {
     }
     if (this.#unkeyed.wanted) this.#claimLoop?.wake()
     if (this.#keyed.wants(done)) this.#readLoop?.wake()
+  }
+
+  /** Nobody can say any more what becomes of it: a lane is given back with all that is in flight of it, and so is a row. */
+  #giveUp(claim: Claim, defect: Error): void {
+    const report = (doing: string) => (error: unknown) => this.#emit({ type: 'trouble', error, doing })
+    report('handling')(defect)
+    const lane = claim.keyed ? this.#lanes.held.get(claim.lane) : undefined
+    if (lane !== undefined) this.#lanes.giveUp(lane, defect.message).catch(report('giving lanes back'))
+    else if (!claim.keyed) this.#unkeyed.release([claim]).catch(report('giving rows back'))
+    if (this.#inFlight.has(claim)) this.#lose([claim], defect.message)
   }
 
   #lose(claims: readonly Claim[], reason: string): void {

@@ -89,7 +89,7 @@ export class Dispatcher {
       const leased = claim.keyed ? lanes.trusted : membership.sure && at < claim.leasedUntil
       if (!leased) {
         // Too long since the last renewal or sign of life: by now others may hold it. The watchdog will tell.
-        inFlight.proceed(claim, 50)
+        inFlight.proceed(claim)
         lanes.wake()
         return
       }
@@ -127,7 +127,7 @@ export class Dispatcher {
     try {
       const completed = await this.#parts.settlement.complete(claims)
       for (const claim of completed) {
-        inFlight.done(claim)
+        inFlight.remove(claim)
         const { id, topic, attempt } = claim
         emit({ type: 'handled', ids: [id], topic, attempt, durationMs: performance.now() - startedAt })
       }
@@ -197,10 +197,8 @@ export class Dispatcher {
       if (inFlight.has(claim) && performance.now() >= claim.expiresAt) await settlement.expire(claim)
     }
     // Waiting for nothing would cost the handler the connection that the one before has left it.
-    const failed = this.#failures.owes(taken) ? await this.#failures.settleOwed(taken, options) : []
-    const claims = taken.filter(
-      (claim) => inFlight.has(claim) && claim.attempt <= options.maxAttempts && !failed.includes(claim),
-    )
+    if (this.#failures.owes(taken)) await this.#failures.settleOwed(taken, options)
+    const claims = taken.filter(({ state }) => state === 'handling')
     const first = claims[0]
     if (first === undefined) return
     const operation = { name: 'handle', system: 'twinbox', workerId: membership.id } as const
@@ -215,7 +213,7 @@ export class Dispatcher {
         onHandled()
         circuits.succeeded(done)
         const completed = await settlement.complete(done)
-        for (const claim of completed) inFlight.done(claim)
+        for (const claim of completed) inFlight.remove(claim)
         return completed
       }
       const parts = {
@@ -223,7 +221,10 @@ export class Dispatcher {
         consumer,
         failpoint,
         complete,
-        ending: (goOn: boolean) => completionAndCommit(this.#parts.context, claims, goOn),
+        ending: (goOn: boolean) => {
+          inFlight.settle(claims)
+          return completionAndCommit(this.#parts.context, claims, goOn)
+        },
         hasNext: () => !this.#stopping && inFlight.hasNext(claims),
         trace,
       }
@@ -231,7 +232,7 @@ export class Dispatcher {
       ended()
       trace?.end()
       this.#failures.handled(claims)
-      for (const claim of claims) inFlight.done(claim)
+      for (const claim of claims) inFlight.remove(claim)
       emit({
         type: 'handled',
         ids: claims.map(({ id }) => id),

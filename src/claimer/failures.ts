@@ -66,23 +66,23 @@ export class Failures {
     return taken.some((claim) => this.#interruptions.owedBy(claim) !== undefined)
   }
 
-  /** Writes down the failures that could not be when they happened. Returns whose they were: not to be handled now. */
-  async settleOwed(taken: readonly Claim[], options: FailureOptions): Promise<readonly Claim[]> {
-    const failed: Claim[] = []
+  /** Writes down the failures that could not be when they happened. The others may be behind those in their keys: they wait. */
+  async settleOwed(taken: readonly Claim[], options: FailureOptions): Promise<void> {
+    const { inFlight } = this.#parts.context
+    for (const claim of taken.filter((each) => this.#interruptions.owedBy(each) === undefined))
+      inFlight.proceed(claim)
     for (const claim of taken) {
       const error = this.#interruptions.owedBy(claim)
-      if (error === undefined || !this.#parts.context.inFlight.has(claim)) continue
-      failed.push(claim)
+      if (error === undefined || !inFlight.has(claim)) continue
       if (await this.#parts.settlement.fail(claim, error, options)) this.#interruptions.settled(claim)
     }
-    return failed
   }
 
   async settle(options: FailureOptions, claims: readonly Claim[], error: unknown): Promise<void> {
     const { settlement } = this.#parts
     const { inFlight, lose, reread, circuits } = this.#parts.context
     const held = claims.filter((claim) => inFlight.has(claim))
-    for (const claim of held) claim.settling = false
+    inFlight.unsettle(held)
     // Of several, only some were lost, and it is not known which: the others must stay in flight.
     if (error instanceof LeaseLostError && claims.length === 1) {
       reread(held)

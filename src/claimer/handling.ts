@@ -162,7 +162,6 @@ async function inTransaction(
       )
     }
     await failpoint('claimer.before_settle')
-    for (const claim of claims) claim.settling = true
     phase = 'ending'
     const goOn = hasNext() && transactions.mayStay(pooled)
     await abort.unless(client.query(bounded(parts.ending(goOn))))

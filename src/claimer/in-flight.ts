@@ -1,18 +1,18 @@
-import { queueOf, type Claim } from './claim.ts'
+import { defectOf } from '../base/state.ts'
+import type { TwinboxError } from '../base/errors.ts'
+import { claimMoves, queueOf, type Claim, type ClaimState } from './claim.ts'
 import type { Quarantine } from './quarantine.ts'
 
-/** The messages of one key, in order. Only the first may be handled, and nothing behind it until it is settled. */
+/** The messages of one key, in order. The first may be handled if it is waiting, and nothing behind it before it is gone. */
 interface KeyQueue {
   readonly claims: Claim[]
-  running: boolean
-  /** Backoff of the first, by the monotonic clock. */
-  notBefore: number
+  /** Whether it stands among the keys of which a message may be handled. */
   queued: boolean
 }
 
 /**
- * What a claimer has in flight: claimed and not settled. It knows which message may be handled next: any without a key,
- * and the first of each key of which nothing is being handled.
+ * What a claimer has in flight: claimed and not settled. It alone changes the state of a claim, see `ClaimState`, and
+ * so knows which message may be handled next: any without a key, and the first of each key, if it is waiting.
  */
 export class InFlight {
   size = 0
@@ -20,14 +20,17 @@ export class InFlight {
   readonly #quarantine: Quarantine
   readonly #free: Claim[] = []
   readonly #keys = new Map<string, KeyQueue>()
-  #ready: KeyQueue[] = []
+  readonly #ready: KeyQueue[] = []
   readonly #lanes = new Map<number, Map<number, Claim>>()
   /** How many were read past a hot key, by lane. */
   readonly #past = new Map<number, number>()
+  readonly #onDefect: (claim: Claim, defect: TwinboxError) => void
   #turn = false
 
-  constructor(quarantine: Quarantine) {
+  /** @param onDefect an impossible move was asked of a claim, which has to be given back */
+  constructor(quarantine: Quarantine, onDefect: (claim: Claim, defect: TwinboxError) => void) {
     this.#quarantine = quarantine
+    this.#onDefect = onDefect
   }
 
   /** How many without a key wait to be handled. */
@@ -60,7 +63,12 @@ export class InFlight {
   }
 
   has(claim: Claim): boolean {
-    return this.#lanes.get(claim.lane)?.get(claim.seq) === claim
+    return claim.state !== 'gone'
+  }
+
+  /** What is in flight of a place. */
+  at({ lane, seq }: Pick<Claim, 'lane' | 'seq'>): Claim | undefined {
+    return this.#lanes.get(lane)?.get(seq)
   }
 
   /** Keyed claims have to come in the order of their seq, as a read of the lane brings them. */
@@ -74,23 +82,21 @@ export class InFlight {
     if (claim.past) this.#past.set(claim.lane, (this.#past.get(claim.lane) ?? 0) + 1)
     if (!claim.keyed) {
       // Before all others: the next quarantined messages are claimed only when these are settled.
-      claim.waiting = true
       if (claim.quarantined) this.#free.unshift(claim)
       else this.#free.push(claim)
       return
     }
     const id = queueOf(claim)
     let queue = this.#keys.get(id)
-    if (queue === undefined)
-      this.#keys.set(id, (queue = { claims: [], running: false, notBefore: 0, queued: false }))
-    // What a late commit or a release brought below what is waiting goes before it.
+    if (queue === undefined) this.#keys.set(id, (queue = { claims: [], queued: false }))
+    // What a late commit or a release brought below what is not being handled goes before it.
     let at = queue.claims.length
-    while (at > 0 && queue.claims[at - 1]!.seq > claim.seq && !(at === 1 && queue.running)) at--
+    while (at > 0 && queue.claims[at - 1]!.seq > claim.seq && isAtRest(queue.claims[at - 1]!)) at--
     queue.claims.splice(at, 0, claim)
     this.#enqueue(queue)
   }
 
-  /** The next message that may be handled, marked as running; null if there is none. */
+  /** The next message that may be handled, for handling; null if there is none. */
   next(): Claim | null {
     // In turns, so that neither kind starves the other.
     this.#turn = !this.#turn
@@ -113,21 +119,17 @@ export class InFlight {
   more(first: Claim, limit: number, mayJoin: (claim: Claim) => boolean = () => true): Claim[] {
     const joins = (claim: Claim): boolean => claim.topic === first.topic && mayJoin(claim)
     const more: Claim[] = []
-    const run = (queue: KeyQueue, from: number): void => {
+    const take = (queue: KeyQueue, from: number): void => {
       for (const claim of queue.claims.slice(from)) {
-        if (more.length >= limit || !joins(claim)) return
-        more.push(claim)
+        if (more.length >= limit || !joins(claim) || claim.state !== 'waiting') return
+        if (this.#move(claim, 'handling')) more.push(claim)
       }
     }
     if (first.keyed) {
-      run(this.#keys.get(queueOf(first))!, 1)
-      const now = performance.now()
+      take(this.#keys.get(queueOf(first))!, 1)
       for (const queue of this.#ready) {
         if (more.length >= limit) break
-        const head = queue.claims[0]
-        if (queue.running || head === undefined || !joins(head) || queue.notBefore > now) continue
-        queue.running = true
-        run(queue, 0)
+        take(queue, 0)
       }
       return more
     }
@@ -138,30 +140,56 @@ export class InFlight {
         continue
       }
       this.#free.splice(index, 1)
-      claim.waiting = false
-      more.push(claim)
+      if (this.#move(claim, 'handling')) more.push(claim)
     }
     return more
   }
 
-  /** A claim has been settled, released or lost. */
+  /** What becomes of them is about to be written down. */
+  settle(claims: readonly Claim[]): void {
+    for (const claim of claims) this.#move(claim, 'settling')
+  }
+
+  /** That could not be written down: it is decided anew. */
+  unsettle(claims: readonly Claim[]): void {
+    for (const claim of claims) if (claim.state === 'settling') this.#move(claim, 'handling')
+  }
+
+  /** It waits in flight, and with it what is behind it in its key, until it is to proceed. */
+  pause(claim: Claim): void {
+    this.#move(claim, 'pausing')
+  }
+
+  /** It may be handled again, if it is still in flight. */
+  proceed(claim: Claim): void {
+    if (!this.#move(claim, 'waiting')) return
+    if (claim.keyed) this.#enqueue(this.#keys.get(queueOf(claim))!)
+    else this.#free.push(claim)
+  }
+
+  /** Whether none of its key is before it. */
+  leads(claim: Claim): boolean {
+    return !claim.keyed || this.#keys.get(queueOf(claim))?.claims[0] === claim
+  }
+
+  /** It has been settled, released or lost. The next of its key may start. */
   remove(claim: Claim): void {
-    if (!this.has(claim)) return
+    const before = claim.state
+    if (!this.#move(claim, 'gone')) return
     this.#lanes.get(claim.lane)!.delete(claim.seq)
     this.size--
     this.bytes -= claim.bytes
     if (claim.quarantined) this.#quarantine.remove()
     if (claim.past) this.#past.set(claim.lane, this.#past.get(claim.lane)! - 1)
     if (!claim.keyed) {
-      if (claim.waiting) this.#free.splice(this.#free.indexOf(claim), 1)
+      if (before === 'waiting') this.#free.splice(this.#free.indexOf(claim), 1)
       return
     }
     const id = queueOf(claim)
-    const queue = this.#keys.get(id)
-    if (queue === undefined) return
-    const index = queue.claims.indexOf(claim)
-    if (index >= 0) queue.claims.splice(index, 1)
+    const queue = this.#keys.get(id)!
+    queue.claims.splice(queue.claims.indexOf(claim), 1)
     if (queue.claims.length === 0) this.#keys.delete(id)
+    else this.#enqueue(queue)
   }
 
   /** Removes a claim and all others of its key, of which none may be handled before it. Returns what it removed. */
@@ -169,31 +197,6 @@ export class InFlight {
     const dropped = claim.keyed ? this.ofKey(claim) : [claim]
     for (const each of dropped) this.remove(each)
     return dropped
-  }
-
-  /** It was completed: the next of its key may start. */
-  done(claim: Claim): void {
-    if (!this.has(claim)) return
-    const queue = claim.keyed ? this.#keys.get(queueOf(claim)) : undefined
-    this.remove(claim)
-    if (queue === undefined || queue.claims.length === 0) return
-    queue.running = false
-    this.#enqueue(queue)
-  }
-
-  /** Handling of the key's first messages has ended, one way or another; the next may start, after a pause if given. */
-  proceed(claim: Claim, afterMs = 0): void {
-    if (!claim.keyed) {
-      if (!this.has(claim) || claim.waiting) return
-      claim.waiting = true
-      this.#free.push(claim)
-      return
-    }
-    const queue = this.#keys.get(queueOf(claim))
-    if (queue === undefined) return
-    queue.running = false
-    queue.notBefore = afterMs > 0 ? performance.now() + afterMs : 0
-    this.#enqueue(queue)
   }
 
   /** All that is in flight of a key, in order. */
@@ -215,36 +218,34 @@ export class InFlight {
     else for (const claims of this.#lanes.values()) yield* claims.values()
   }
 
+  /** One that is gone does not move: leases are lost at any moment. */
+  #move(claim: Claim, to: ClaimState): boolean {
+    if (claim.state === 'gone') return false
+    const defect = defectOf('A claim', claimMoves, claim.state, to)
+    if (defect === null) claim.state = to
+    else this.#onDefect(claim, defect)
+    return defect === null
+  }
+
   #enqueue(queue: KeyQueue): void {
-    if (queue.queued || queue.running) return
+    if (queue.queued || queue.claims[0]!.state !== 'waiting') return
     queue.queued = true
     this.#ready.push(queue)
   }
 
   #nextRow(): Claim | null {
     const claim = this.#free.shift()
-    if (claim === undefined) return null
-    claim.waiting = false
-    return claim
+    return claim !== undefined && this.#move(claim, 'handling') ? claim : null
   }
 
   #nextOfKey(): Claim | null {
-    const now = performance.now()
-    const later: KeyQueue[] = []
-    let found: Claim | null = null
-    while (found === null) {
-      const queue = this.#ready.shift()
-      if (queue === undefined) break
-      const head = queue.claims[0]
-      if (queue.running || head === undefined) queue.queued = false
-      else if (queue.notBefore > now) later.push(queue)
-      else {
-        queue.queued = false
-        queue.running = true
-        found = head
-      }
+    for (let queue = this.#ready.shift(); queue !== undefined; queue = this.#ready.shift()) {
+      queue.queued = false
+      const first = queue.claims[0]
+      if (first?.state === 'waiting' && this.#move(first, 'handling')) return first
     }
-    this.#ready.push(...later)
-    return found
+    return null
   }
 }
+
+const isAtRest = ({ state }: Claim): boolean => state === 'waiting' || state === 'pausing'

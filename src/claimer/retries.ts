@@ -58,18 +58,15 @@ export class Retries {
   /** Handles it again after a pause, as the same claim. */
   again(claim: Claim, afterMs: number): void {
     const { inFlight, dispatch } = this.#parts
-    claim.settling = false
     if (claim.abort.aborted) claim.renewAbort()
-    if (claim.keyed || afterMs === 0) inFlight.proceed(claim, afterMs)
-    if (afterMs === 0) return
+    if (afterMs === 0) return inFlight.proceed(claim)
+    inFlight.pause(claim)
     if (!claim.keyed) this.#waiting++
     // A timer may be early by a part of a millisecond, and the key would wait for the next housekeeping.
     setTimeout(
       () => {
-        if (!claim.keyed) {
-          this.#waiting--
-          inFlight.proceed(claim)
-        }
+        if (!claim.keyed) this.#waiting--
+        inFlight.proceed(claim)
         dispatch()
       },
       Math.ceil(afterMs) + 1,

@@ -37,13 +37,13 @@ export class Settlement {
 
   /** Completes claims whose handlers had no transaction. What ends in the same moment goes in one statement. */
   complete(claims: readonly Claim[]): Promise<readonly Claim[]> {
-    for (const claim of claims) claim.settling = true
+    this.#parts.inFlight.settle(claims)
     return this.#completing.add(claims)
   }
 
   /** Nobody here has a handler for these: they wait apart. No attempt is counted. */
   setAside(claims: readonly Claim[]): Promise<readonly Claim[]> {
-    for (const claim of claims) claim.settling = true
+    this.#parts.inFlight.settle(claims)
     return this.#insist(claims, () => this.#settler.setAside(claims))
   }
 
@@ -56,14 +56,14 @@ export class Settlement {
     release: (claims: readonly Claim[]) => Promise<void>,
   ): Promise<void> {
     if (claims.length === 0) return
-    for (const claim of claims) claim.settling = true
+    this.#parts.inFlight.settle(claims)
     await this.#insist(claims, () => release(claims))
     this.#parts.reread(claims.filter((claim) => this.#parts.inFlight.has(claim)))
   }
 
   /** Its topic pauses, and more of it is in flight than can be kept: it waits elsewhere, what follows of its key behind it. */
   async putOff(claim: Claim, forMs: number): Promise<void> {
-    claim.settling = true
+    this.#parts.inFlight.settle([claim])
     if (claim.keyed) {
       await this.#insist([claim], () => this.#park(claim, forMs * (1 + Math.random()), 'paused'))
       return
@@ -92,7 +92,7 @@ export class Settlement {
     const reason = describeError(error)
     const record = errorRecord(error, claim.attempt, lanes.workerId)
     const retryInMs = verdictOn(claim.attempt, options, askedBy(error))
-    claim.settling = true
+    inFlight.settle([claim])
     const stays = retryInMs !== null && this.#retries.stays(claim, retryInMs)
     const bury = async (): Promise<boolean> => {
       if (claim.keyed && options.onDead === 'park') {
@@ -142,6 +142,7 @@ export class Settlement {
   async expire(claim: Claim): Promise<void> {
     const { inFlight, emit, reread } = this.#parts
     const attempt = claim.attempt - 1
+    inFlight.settle([claim])
     const settled = await this.#insist([claim], () =>
       this.#bury({ of: claim, attempt, reason: 'expired', record: null }),
     )
@@ -163,11 +164,7 @@ export class Settlement {
   #buried(claim: Claim, attempt: number, reason: string): void {
     const { inFlight, emit } = this.#parts
     emit({ type: 'dead_letter', id: claim.id, topic: claim.topic, attempt, reason })
-    // An outage may have made this worker let go of it meanwhile, and of its key.
-    if (!inFlight.has(claim)) return
-    const rest = inFlight.ofKey(claim).find((other) => other !== claim)
     inFlight.remove(claim)
-    if (rest !== undefined) inFlight.proceed(rest)
   }
 
   /** Handles it again after a pause, as the same claim. */
@@ -198,20 +195,22 @@ export class Settlement {
       rest: others.map(({ seq }) => seq),
     }
     const buried = (await parking.park([held])).get(held) ?? false
-    const moved = dead === null ? [claim, ...others] : others
-    for (const other of moved) inFlight.remove(other)
+    for (const other of others) inFlight.remove(other)
     // What has been claimed while the key was being parked would be handled before those. From now on, nothing is.
     const late = inFlight.ofKey(claim).filter((other) => other !== claim)
-    if (late.length === 0) return buried
-    // By itself: what is buried cannot be buried again.
-    await this.#insist(late, () =>
-      parking.follow(
-        lane,
-        late.map(({ seq }) => seq),
-      ),
-    )
-    // If the key went on meanwhile, they are still there.
-    reread(late.filter((other) => inFlight.has(other)))
+    if (late.length > 0) {
+      // By itself: what is buried cannot be buried again.
+      const follow = (): Promise<void> =>
+        parking.follow(
+          lane,
+          late.map(({ seq }) => seq),
+        )
+      await this.#insist(late, follow)
+      // If the key went on meanwhile, they are still there.
+      reread(late.filter((other) => inFlight.has(other)))
+    }
+    // Not before: what is behind it would be handled.
+    if (dead === null) inFlight.remove(claim)
     return buried
   }
 

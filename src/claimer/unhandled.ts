@@ -101,7 +101,7 @@ export class Unhandled {
     try {
       const gone = await (this.policy === 'drop' ? settlement.complete(claims) : settlement.setAside(claims))
       for (const claim of gone) {
-        inFlight.done(claim)
+        inFlight.remove(claim)
         const lane = claim.keyed ? lanes.held.get(claim.lane) : undefined
         if (lane !== undefined) lane.assignee ??= this.#assigneeOf(lane.lane, claim.topic)
       }

@@ -11,6 +11,8 @@ import type { Unhandled } from './unhandled.ts'
 
 type Claimed = PartitionedRow & { readonly previous: number | null }
 
+const lapsed = 'The lease on the row had lapsed.'
+
 /**
  * Claims of messages without a key: leases on the rows themselves, taken by whoever is free, renewed while they are in
  * flight. As many are claimed ahead as are handled in a moment, so that a slow claimer does not sit on what others
@@ -72,7 +74,8 @@ export class UnkeyedClaims {
   }
 
   async #claim(): Promise<number> {
-    const { database, consumer, settings, inFlight, membership, quarantine, emit, failpoint } = this.#context
+    const { database, consumer, settings, inFlight, membership, quarantine, emit, lose, failpoint } =
+      this.#context
     const { avoidLastHolder } = this.#context
     const { id: workerId } = membership
     const { batchSize, concurrency, pollMsMax, leaseMs } = settings
@@ -120,6 +123,11 @@ export class UnkeyedClaims {
     if (rows.length === 0) return pauseMs
     this.#reportTakeover(rows)
     const inOrder = rows.toSorted((a, b) => a.seq - b.seq)
+    // Of those whose lease had lapsed, this worker was the next to claim.
+    lose(
+      inOrder.flatMap((row) => inFlight.at(row) ?? []),
+      lapsed,
+    )
     const before = inFlight.bytes
     for (const row of inOrder) {
       const claim = new Claim(row, false)
@@ -162,7 +170,9 @@ export class UnkeyedClaims {
 
   async #renew(): Promise<void> {
     const at = performance.now()
-    const claims = [...this.#context.inFlight.all()].filter(({ keyed, settling }) => !keyed && !settling)
+    const claims = [...this.#context.inFlight.all()].filter(
+      ({ keyed, state }) => !keyed && state !== 'settling',
+    )
     const apart = new Map<pg.ClientBase | null, Claim[]>([[null, []]])
     for (const claim of claims) {
       const client = isIdle(claim.transaction) ? claim.transaction : null
@@ -208,8 +218,9 @@ export class UnkeyedClaims {
     const kept = new Set(renewed.map(placeOf))
     for (const claim of claims) claim.leasedUntil = at + settings.leaseMs * sureShare
     // What is being completed meanwhile is gone and not lost.
-    const lost = claims.filter((claim) => !kept.has(placeOf(claim)) && inFlight.has(claim) && !claim.settling)
-    lose(lost, 'The lease on the row had lapsed.')
+    const isLost = (claim: Claim): boolean =>
+      !kept.has(placeOf(claim)) && inFlight.has(claim) && claim.state !== 'settling'
+    lose(claims.filter(isLost), lapsed)
   }
 
   #reportTakeover(rows: readonly { readonly previous: number | null }[]): void {

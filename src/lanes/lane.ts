@@ -59,6 +59,15 @@ export type LeftLane = Pick<Lane, 'lane' | 'fence' | 'lowered' | 'server' | 'ass
   readonly watermark: number
 }
 
+/** Marks the surplus for giving back, or unmarks it if somebody else has left meanwhile. */
+export function drain(lanes: readonly Lane[], surplus: number): void {
+  const now = performance.now()
+  for (const lane of lanes) lane.draining = lane.assignee !== null && lane.keptUntil <= now
+  const leaving = lanes.filter(({ draining }) => draining).length
+  const last = lanes.filter(({ keptUntil, draining }) => keptUntil <= now && !draining).toReversed()
+  for (const lane of last.slice(0, Math.max(0, surplus - leaving))) lane.draining = true
+}
+
 /** As the statements that renew and release take them. */
 export const asColumns = (lanes: readonly LeftLane[]): unknown[][] => [
   lanes.map(({ lane }) => lane),

@@ -1,6 +1,6 @@
 import { laneSql } from '../database/sql/lane.ts'
 import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
-import { asColumns, toLane, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
+import { asColumns, drain, toLane, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 import { findBelow, followLowered, lanesMaker, lowerWatermarks, startLookingBelow } from './repair.ts'
 import { sureShare } from '../membership/membership.ts'
@@ -88,6 +88,16 @@ export class Lanes {
     this.#left = []
   }
 
+  /** Gives a lane back in the middle of its work. Its next holder has another fence: what is still done under this one is void. */
+  async giveUp(lane: Lane, reason: string): Promise<void> {
+    if (!this.holds(lane.lane, lane.fence)) return
+    const left = this.#leave([lane])
+    // If that fails, it is still ours, and has to be read again.
+    lane.watermark.lower(1)
+    this.#lose([lane], reason)
+    await left
+  }
+
   /** Stops, and gives back whatever is still held. Returns how many lanes that were. */
   async stop(): Promise<number> {
     await Promise.all([this.#loop?.stop(), this.#below?.stop()])
@@ -115,7 +125,7 @@ export class Lanes {
     }
     if (this.#options.mayInherit?.() === true) await this.#accept()
     const surplus = this.held.size - share
-    this.#drain(surplus)
+    drain([...this.held.values()], surplus)
     const isEmpty = ({ lane }: Lane): boolean => this.#options.lowestInFlight(lane) === null
     const drained = [...this.held.values()].filter((lane) => lane.draining && isEmpty(lane))
     await this.#leave(drained.filter(({ assignee }) => assignee === null))
@@ -195,16 +205,6 @@ export class Lanes {
   /** What was known of the numbers in these lanes does not count any more. */
   lower(lanes: readonly Lane[] = [...this.held.values()]): Promise<void> {
     return lowerWatermarks(this.#options, lanes)
-  }
-
-  /** Marks the surplus for giving back, or unmarks it if somebody else has left meanwhile. */
-  #drain(surplus: number): void {
-    const lanes = [...this.held.values()]
-    const now = performance.now()
-    for (const lane of lanes) lane.draining = lane.assignee !== null && lane.keptUntil <= now
-    const leaving = lanes.filter(({ draining }) => draining).length
-    const last = lanes.filter(({ keptUntil, draining }) => keptUntil <= now && !draining).toReversed()
-    for (const lane of last.slice(0, Math.max(0, surplus - leaving))) lane.draining = true
   }
 
   async #leave(lanes: readonly Lane[]): Promise<number> {

@@ -3,6 +3,7 @@ import pg from 'pg'
 import { Database } from '../../src/database/database.ts'
 import type { TwinboxEvent } from '../../src/base/events.ts'
 import { noFailpoint } from '../../src/base/failpoint.ts'
+import { layTripwire } from '../../src/base/state.ts'
 import { createOutbox } from '../../src/outbox/outbox.ts'
 import { startPruning, type PruneTask } from '../../src/upkeep/prune.ts'
 import { arm } from './dying.ts'
@@ -30,10 +31,12 @@ async function main(program: Program): Promise<void> {
   }
   process.once('SIGTERM', () => void stop())
   process.once('disconnect', () => process.exit())
-  process.on('unhandledRejection', (error) => {
-    writeSync(2, `unhandledRejection: ${String(error)}\n`)
-    process.exit(70)
-  })
+  const die = (error: unknown): never => {
+    writeSync(2, `${String(error)}\n`)
+    return process.exit(70)
+  }
+  process.on('unhandledRejection', die)
+  layTripwire(die)
   await worker.start()
   say({ said: 'started' })
 }
