@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { Abort } from './abort.ts'
 import type { Moves } from '../base/state.ts'
 import { jsonContentType, type Message } from '../message/message.ts'
-import { parseHeaders, type TracedMessage } from '../base/telemetry.ts'
+import { parseHeaders, type Trace, type TracedMessage } from '../base/telemetry.ts'
 
 /** A row of the inbox as a claim brings it. */
 export interface ClaimedRow {
@@ -74,6 +74,8 @@ export class Claim {
   alone = false
   /** Its topic pauses, and it is the one that tries whether that must go on. */
   tries = false
+  /** Of a handler that was called at once, what is traced of it. */
+  trace: Trace | null = null
   /** How often its handler's transaction has lost against another one and was repeated without counting. */
   conflicts = 0
   /** Aborted when the claim is lost, when its handler runs too long, and when the claimer stops. */

@@ -2,7 +2,8 @@ import { OptionError } from '../base/errors.ts'
 import { completionAndCommit } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './claim.ts'
-import { handle, handleAtOnce, handledAtOnce, lost } from './handling.ts'
+import { completeAtOnce, handleAtOnce, handledAtOnce } from './atonce.ts'
+import { handle, handling } from './handling.ts'
 import type { ResolvedHandler } from './handlers.ts'
 import { Failures } from './failures.ts'
 import type { Settlement } from './settlement.ts'
@@ -122,23 +123,7 @@ export class Dispatcher {
 
   /** Completes what was handled at once. */
   async #complete(claims: readonly Claim[], startedAt: number): Promise<void> {
-    const { inFlight, emit, lose, reread } = this.#parts.context
-    for (const claim of claims) claim.forgetContent()
-    try {
-      const completed = await this.#parts.settlement.complete(claims)
-      for (const claim of completed) {
-        inFlight.remove(claim)
-        const { id, topic, attempt } = claim
-        emit({ type: 'handled', ids: [id], topic, attempt, durationMs: performance.now() - startedAt })
-      }
-      const isLost = (claim: Claim): boolean => !completed.includes(claim) && inFlight.has(claim)
-      const rest = completed.length < claims.length ? claims.filter(isLost) : []
-      // Completed, or somebody else's: the next read of their places tells.
-      reread(rest)
-      if (rest.length > 0) lose(rest, lost(rest).message)
-    } catch (error) {
-      emit({ type: 'trouble', error, doing: 'settling' })
-    }
+    await completeAtOnce(this.#parts.context, this.#parts.settlement, claims, startedAt)
     // The next of their keys may start.
     this.dispatch()
     this.#parts.onDone(claims)
@@ -201,9 +186,11 @@ export class Dispatcher {
     const claims = taken.filter(({ state }) => state === 'handling')
     const first = claims[0]
     if (first === undefined) return
-    const operation = { name: 'handle', system: 'twinbox', workerId: membership.id } as const
     const ended = this.#stuck.begin(claims)
-    const trace = begin(telemetry, operation, () => claims.map((claim) => claim.traced(consumer)))
+    const trace =
+      work === undefined
+        ? begin(telemetry, handling(membership), () => claims.map((claim) => claim.traced(consumer)))
+        : first.trace
     try {
       if (handler === undefined) {
         throw new OptionError('handlers', `This claimer has no handler for the topic "${first.topic}".`)

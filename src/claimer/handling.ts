@@ -4,15 +4,21 @@ import { kyselyTransaction } from '../database/kysely.ts'
 import { claimLost } from '../database/sql/completion.ts'
 import { isConflict, sqlstate } from '../database/sqlstate.ts'
 import { HandleTimeoutError, LeaseLostError, TransactionError, TwinboxError } from '../base/errors.ts'
-import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
-import type { Trace } from '../base/telemetry.ts'
+import type { Failpoint } from '../base/failpoint.ts'
+import type { Operation, Trace } from '../base/telemetry.ts'
 import { Abort } from './abort.ts'
-import type { ClaimerContext } from './context.ts'
 import type { Claim } from './claim.ts'
 import type { HandlerContext, ResolvedHandler, TransactionContext } from './handlers.ts'
 import { Conflict, Interrupted, type Phase } from './interruptions.ts'
 import { readable } from './readable.ts'
 import type { Transactions } from './transactions.ts'
+
+/** What is traced of handlers. */
+export const handling = (membership: { readonly id: number | null }): Operation => ({
+  name: 'handle',
+  system: 'twinbox',
+  workerId: membership.id,
+})
 
 /** Completes many claims in one statement, and tells which of them it completed. */
 export type Complete = (claims: readonly Claim[]) => Promise<readonly Claim[]>
@@ -98,31 +104,8 @@ export async function handle(
   }
 }
 
-export const handledAtOnce = Symbol('handled')
-
-/**
- * A message whose handler has no transaction and is not async is handled here and now, without a promise: they would
- * cost more than all the rest. What a handler gives that is async is handed on.
- */
-export function handleAtOnce(
-  { failpoint, consumer, telemetry }: Pick<ClaimerContext, 'failpoint' | 'consumer' | 'telemetry'>,
-  handler: ResolvedHandler | undefined,
-  [claim, ...more]: readonly Claim[],
-): typeof handledAtOnce | PromiseLike<unknown> | undefined {
-  const simple = handler?.transaction === false && !handler.batch && handler.handleTimeoutMs === 0
-  const late = performance.now() >= claim!.expiresAt
-  const watched = failpoint !== noFailpoint || telemetry !== undefined
-  if (!simple || late || watched || more.length > 0 || claim!.attempt > handler.maxAttempts) return undefined
-  try {
-    const work = call(handler, [claim!], contextOf(consumer, [claim!], claim!.abort))
-    return isThenable(work) ? work : handledAtOnce
-  } catch (error) {
-    return Promise.reject(error)
-  }
-}
-
 /** A signal is made only for a handler that asks for it. */
-function contextOf(consumer: string, claims: readonly Claim[], abort: Abort): HandlerContext {
+export function contextOf(consumer: string, claims: readonly Claim[], abort: Abort): HandlerContext {
   const first = claims[0]!
   return {
     attempt: claims.length === 1 ? first.attempt : Math.max(...claims.map(({ attempt }) => attempt)),
@@ -193,17 +176,13 @@ async function inTransaction(
 }
 
 /** A handler that is not async may throw at once. */
-function call(
+export function call(
   handler: ResolvedHandler,
   claims: readonly Claim[],
   context: HandlerContext | TransactionContext<unknown>,
 ): unknown {
   const input = handler.batch ? claims.map(({ message }) => message) : claims[0]!.message
   return handler.handle(input as never, context as never)
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && 'then' in value
 }
 
 export function lost(claims: readonly Claim[]): LeaseLostError {
