@@ -1,12 +1,34 @@
 import type { Database } from '../database/database.ts'
 import { gotUp, sleepSql } from '../database/sql/sleep.ts'
 import type { Session } from './session.ts'
+import { StateMachine, type Moves } from '../base/state.ts'
 import type { MembershipOptions } from './options.ts'
+
+export type SleepOptions = Pick<MembershipOptions, 'consumer' | 'emit' | 'hasBacklog' | 'onWoken'>
 
 /** So long without work, a worker falls asleep; and after so long with it, one that was woken gets up. */
 const drowsyMs = 20
 /** So often a sleeper looks all the same: after a lease that lapsed, or a watcher that died, nobody wakes it. */
 const asleepMs = 1250
+
+/**
+ * - `awake`: it looks by itself, again and again.
+ * - `asking`: still awake, it asks the server whether it may watch, or somebody else does.
+ * - `watching`: asleep. The lock is its own, and writers wake it and the others.
+ * - `watched`: asleep. Somebody else of the consumer has the lock.
+ * - `checking`: asleep, and watched when it last knew, it asks again.
+ *
+ * Only the answer ends a question, since it may have brought the lock. Whoever has to get up meanwhile does so after it.
+ */
+export type SleepState = 'awake' | 'asking' | 'watching' | 'watched' | 'checking'
+
+export const sleepMoves: Moves<SleepState> = {
+  awake: ['asking'],
+  asking: ['watching', 'watched', 'awake'],
+  watching: ['awake'],
+  watched: ['checking', 'awake'],
+  checking: ['watching', 'watched', 'asking', 'awake'],
+}
 
 /**
  * The sleep of a worker that finds nothing to do: instead of looking again and again, it has itself woken by whoever
@@ -18,36 +40,41 @@ const asleepMs = 1250
  * notifications, nobody sleeps.
  */
 export class Sleep {
-  readonly #database: Database
-  readonly #session: Session
-  readonly #consumer: string
-  readonly #hasBacklog: MembershipOptions['hasBacklog']
-  readonly #onWoken: () => void
-  /** Whether it relies on being told of what is written. */
-  #asleep = false
-  /** Whether the lock is ours. */
-  #watches = false
-  /** Whether it is just being asked who watches, and when that may be asked next. */
-  #asking = false
+  readonly #database: Pick<Database, 'schema' | 'sessions'>
+  readonly #session: Pick<Session, 'isOpen' | 'run'>
+  readonly #options: SleepOptions
+  readonly #state: StateMachine<SleepState>
+  /** Since it asked it has heard that whoever watched got up: that somebody watches may be from before. */
+  #isOutdated = false
+  /** When it may be asked next. */
   #askAt = 0
   /** When there was work, and since when there has been, without a pause in which it could have fallen asleep. */
   #busyAt = performance.now()
   #busySince = this.#busyAt
 
   constructor(
-    database: Database,
-    session: Session,
-    { consumer, hasBacklog, onWoken }: Pick<MembershipOptions, 'consumer' | 'hasBacklog' | 'onWoken'>,
+    database: Pick<Database, 'schema' | 'sessions'>,
+    session: Pick<Session, 'isOpen' | 'run'>,
+    options: SleepOptions,
   ) {
     this.#database = database
     this.#session = session
-    this.#consumer = consumer
-    this.#hasBacklog = hasBacklog
-    this.#onWoken = onWoken
+    this.#options = options
+    this.#state = new StateMachine<SleepState>('A sleeper', sleepMoves, 'awake', (defect) => {
+      options.emit({ type: 'trouble', error: defect, doing: 'falling asleep' })
+      // Nobody may go on relying on it.
+      if (this.#state.is('watching')) this.getUp()
+      else this.#wakeUp()
+    })
   }
 
+  get state(): SleepState {
+    return this.#state.state
+  }
+
+  /** Whether it relies on being told of what is written. */
   get isAsleep(): boolean {
-    return this.#asleep
+    return !this.#state.is('awake', 'asking')
   }
 
   /** There is work, found by looking. */
@@ -56,77 +83,81 @@ export class Sleep {
     if (now >= this.#busyAt + drowsyMs) this.#busySince = now
     this.#busyAt = now
     // Whoever notifies waits at its commit for all others that do: with so much to do, nobody shall have to.
-    if (this.#asleep && now >= this.#busySince + drowsyMs) this.getUp()
+    if (this.isAsleep && now >= this.#busySince + drowsyMs) this.getUp()
   }
 
   /** Another process of this worker's kind, or somebody who writes for it, has said something. */
   hear(news: string): void {
-    if (news === gotUp(this.#consumer) && !this.#watches) {
-      this.#asleep = false
-      this.#busyAt = performance.now()
-    } else if (news !== this.#consumer) return
-    this.#onWoken()
+    const { consumer, onWoken } = this.#options
+    if (news === gotUp(consumer) && !this.#state.is('watching')) {
+      this.#isOutdated = true
+      this.forget()
+    } else if (news !== consumer) return
+    onWoken()
   }
 
   /** In this process, something is about to be written for it, or just was. What a sleeper needs to know, it is told. */
   expect(): void {
-    if (this.#asleep) return
+    if (this.isAsleep) return
     this.stir()
-    this.#onWoken()
+    this.#options.onWoken()
   }
 
-  /** The session is gone, and with it the lock and the notifications. */
+  /** The session is gone, and with it the lock and the notifications; or nobody watches any more. */
   forget(): void {
-    this.#asleep = false
-    this.#watches = false
+    this.#wakeUp()
     this.#busyAt = performance.now()
   }
 
   /** Relies on nobody any more, and nobody on it. */
   getUp(): void {
-    this.#asleep = false
-    if (!this.#watches) return
-    this.#watches = false
+    const watches = this.#state.is('watching')
+    this.#wakeUp()
+    if (!watches) return
+    const { consumer } = this.#options
     const { getUp } = sleepSql(this.#database.schema)
-    this.#session.run(getUp, [this.#consumer, gotUp(this.#consumer)]).catch(() => {})
+    this.#session.run(getUp, [consumer, gotUp(consumer)]).catch(() => {})
+  }
+
+  #wakeUp(): void {
+    if (this.isAsleep) this.#state.go(this.#state.is('checking') ? 'asking' : 'awake')
   }
 
   /** How long to wait before looking again, where a look that has found nothing would wait for so long. */
   pause(ms: number): number {
     const now = performance.now()
     // With a backlog it would get up again at once, and each time tell the others.
-    if (this.#hasBacklog?.() === true) this.getUp()
-    else if (this.#asleep || now >= this.#busyAt + drowsyMs) {
-      const asks = !this.#watches && !this.#asking && now >= this.#askAt
-      if (asks && this.#database.sessions && this.#session.isOpen) void this.#fallAsleep()
+    if (this.#options.hasBacklog?.() === true) this.getUp()
+    else if (this.isAsleep || now >= this.#busyAt + drowsyMs) {
+      const asks = this.#state.is('awake', 'watched') && now >= this.#askAt
+      if (asks && this.#database.sessions && this.#session.isOpen) void this.#ask()
     }
     return this.rest(ms)
   }
 
   /** The same for what has to be done now and then, and of which the next is due in so long, if there is any. */
   rest(ms: number, dueInMs: number | null = null): number {
-    const pauseMs = this.#asleep ? Math.max(asleepMs, ms) : ms
+    const pauseMs = this.isAsleep ? Math.max(asleepMs, ms) : ms
     return Math.min(pauseMs, Math.max(1, dueInMs ?? Infinity))
   }
 
-  /** Or, of one that sleeps while somebody else watches, looks whether that is still so. */
-  async #fallAsleep(): Promise<void> {
-    this.#asking = true
-    const sql = sleepSql(this.#database.schema)
+  /** Asks whether it may watch; or, of one that sleeps while somebody else watches, whether that is still so. */
+  async #ask(): Promise<void> {
+    this.#isOutdated = false
+    this.#state.go(this.isAsleep ? 'checking' : 'asking')
+    const { consumer, onWoken } = this.#options
+    const { fallAsleep } = sleepSql(this.#database.schema)
     try {
-      const [found] = await this.#session.run<{ ours: boolean; watched: boolean }>(sql.fallAsleep, [
-        this.#consumer,
-      ])
+      const [found] = await this.#session.run<{ ours: boolean; watched: boolean }>(fallAsleep, [consumer])
       const { ours, watched } = found!
-      this.#watches = ours
       this.#askAt = performance.now() + (watched ? asleepMs : drowsyMs)
-      const before = this.#asleep
-      this.#asleep = ours || watched
-      if (ours || (this.#asleep && !before)) this.#onWoken()
+      const slept = this.isAsleep
+      const isWatched = watched && !this.#isOutdated
+      this.#state.go(ours ? 'watching' : isWatched ? 'watched' : 'awake')
+      if (ours || (isWatched && !slept)) onWoken()
     } catch {
-      this.forget()
-    } finally {
-      this.#asking = false
+      this.#state.go('awake')
+      this.#busyAt = performance.now()
     }
   }
 }
