@@ -164,6 +164,25 @@ test('also if it has come further than before by then', async () => {
   expect(events.of('found_below').length).toBeGreaterThan(0)
 })
 
+test('a place in the inbox that is taken already is no fault of the message that would have got it', async () => {
+  const broker = postgres({ database: database.url })
+  await start(createReceiver({ database: database.url, broker, consumer: 'c', topics: ['#'] }), relay())
+  // Nobody who runs reads the inbox, and notices.
+  const waiting = async (): Promise<number> =>
+    (await database.query<{ count: number }>('select count(*)::int as count from twinbox.inbox'))[0]!.count
+  const one = (n: number): Promise<unknown> =>
+    withTransaction(database.pool, (client) =>
+      outbox.publish(client, { topic: 't', key: 'k', payload: { n } }),
+    )
+  await one(1)
+  await one(2)
+  await expect.poll(waiting, { timeout: 20_000 }).toBe(2)
+  await setBack('inbox')
+  await one(3)
+  await expect.poll(waiting, { timeout: 20_000 }).toBe(3)
+  expect(events.of('dead_letter')).toEqual([])
+})
+
 test('tables that are truncated while workers run, with their numbers begun anew, again and again', async () => {
   await live()
   for (let round = 1; round <= 3; round++) {

@@ -54,8 +54,9 @@ export const isUnknownStatement = (state: string | null): boolean => state === '
 
 /**
  * Whether a statement failed by what was to be stored, and will fail again with it: invalid data, a broken constraint,
- * a limit of Postgres, or a text that is longer than JavaScript can make.
+ * a limit of Postgres, or a text that is longer than JavaScript can make. A number that is taken (23505) is no content: the
+ * sequence has gone back, and gives another one the next time.
  */
 export function isContentError(error: unknown): boolean {
-  return error instanceof RangeError || /^(22|23|54)/.test(sqlstate(error) ?? '')
+  return error instanceof RangeError || /^(22|23(?!505)|54)/.test(sqlstate(error) ?? '')
 }
