@@ -144,7 +144,7 @@ describe('imports run downwards', () => {
       uses: [...words, 'database', 'broker', 'adapter', 'brokers', 'status', 'observe'],
       packages: ['fast-string-truncated-width', 'commander'],
     },
-    { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database'] },
+    { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database', 'stage'] },
     {
       name: 'stage',
       files: /^proof\/stage\//,
@@ -156,7 +156,7 @@ describe('imports run downwards', () => {
       files: new RegExp(`^proof/${name}/`),
       uses: [
         ...[...words, 'sql', 'database', 'worker', 'outbox', 'relay', 'receiver', 'claimer'],
-        ...['adapter', 'terminal', 'proof sql', 'stage'],
+        ...['adapter', 'status', 'terminal', 'proof sql', 'stage'],
       ],
       packages: ['pg'],
     })),
@@ -420,7 +420,7 @@ describe('files', () => {
       'The processes from outside: who lives, who is replaced, who stops for an upgrade.',
     'proof/soak/nemesis.ts': 'Every fault that a soak knows, each as long as it takes to say what it does.',
     'proof/soak/soak.ts': 'The phases of a soak, from the empty schema to the report.',
-    'proof/sql/soak.ts': 'Twelve rules, each a query of its own.',
+    'proof/sql/soak.ts': 'All that a soak writes down, in one schema.',
   }
   const linesOf = (file: string): number => read(file).split('\n').length - 1
 

@@ -1,5 +1,6 @@
 import type pg from 'pg'
-import { firstOf, soakSql, type CheckName } from '../sql/soak.ts'
+import { firstOf, type CheckName } from '../sql/rules.ts'
+import { soakSql } from '../sql/soak.ts'
 import type { Database } from '../../src/database/database.ts'
 import { maxAttempts } from './message.ts'
 import { readHistories } from './history.ts'
@@ -17,6 +18,8 @@ export interface Counts {
   readonly published: number
   readonly handled: number
   readonly dead: number
+  /** Dead letters of the outbox: those that the broker has refused for good. */
+  readonly refused: number
   /** Publishes that were recognised as having happened before. */
   readonly duplicates: number
   /** Attempts beyond the first. */
@@ -93,11 +96,13 @@ async function load(database: Database, client: pg.PoolClient, folder: string): 
   // Those whose end is in no history died before it: their commit is open.
   const open = new Map<string, readonly [count: string, begun: string]>()
   const outcomes = ['ok', 'fail', 'info']
-  const wanted = ['publish', 'commit', 'handled', ...outcomes]
+  const wanted = ['publish', 'commit', 'handled', 'sequence_mended', ...outcomes]
+  const mended: { at: number; box: string; to: number }[] = []
   for await (const { fields } of readHistories(folder, (line) => wanted.includes(line.split('\t', 2)[1]!))) {
     const [at, word, first, second, third] = fields as [string, string, string, string, string]
     if (word === 'publish') open.set(first, ['0', third])
     else if (word === 'commit') open.set(first, [second, open.get(first)?.[1] ?? at])
+    else if (word === 'sequence_mended') mended.push({ at: Number(at), box: first, to: Number(third) })
     else if (word === 'handled') reported.push(...second.split(','))
     else {
       open.delete(first)
@@ -109,6 +114,8 @@ async function load(database: Database, client: pg.PoolClient, folder: string): 
     for (const [index, value] of [tx, 'info', count, begun, begun].entries()) attempts[index]!.push(value)
   }
   await flush()
+  for (const { at, box, to } of mended.toSorted((a, b) => a.at - b.at))
+    await client.query(sql.mended.text, [box, to, at])
 }
 
 async function lifeOf(client: pg.PoolClient, schema: string, id: string, folder: string): Promise<string[]> {

@@ -14,6 +14,7 @@ import { handlers } from './handlers.ts'
 import { History } from './history.ts'
 import { Load, type LoadOptions } from './load.ts'
 import { maxAttempts } from './message.ts'
+import { moody, type Mood, type MoodyBroker } from '../stage/moody.ts'
 import { Network, type Disturbance } from '../stage/network.ts'
 
 /** A process of the soak: the database server, the network, a publisher, or one worker. It lives as long as its parent. */
@@ -45,6 +46,8 @@ export type Order =
   | { readonly type: 'clock'; readonly byMs: number }
   /** Messages per second, from now on. */
   | { readonly type: 'rate'; readonly perSecond: number }
+  /** What the broker does to this process from now on; null: nothing that it need not. */
+  | { readonly type: 'mood'; readonly mood: Mood | null }
   /** Of the network: a new way to somewhere, null for a service of its own, or what is to become of one. */
   | { readonly type: 'route'; readonly name: string; readonly to: Address | null }
   | { readonly type: 'disturb'; readonly name: string; readonly how: Disturbance }
@@ -81,6 +84,7 @@ let stop = async (): Promise<void> => {}
 let restart = async (_signal: NodeJS.Signals): Promise<void> => {}
 let network: Network | null = null
 let load: Load | null = null
+let broker: MoodyBroker | null = null
 
 function say(news: News | Ready): void {
   if (process.connected) process.send!(news, () => {})
@@ -129,26 +133,29 @@ async function begin({
     return say({ type: 'ready', workerId: null, url: null })
   }
   const trial = await trialOf(run, database)
-  const broker = as === 'claimer' ? null : trial.open()
+  if (as !== 'claimer') broker = moody(trial.open())
   const onEvent = (event: TwinboxEvent): void => {
     tally.add(event)
     if ('ids' in event && event.ids.length > 0)
       history.note(event.type, event.workerId ?? 0, event.ids.join(','))
+    else if (event.type === 'sequence_mended') history.note(event.type, event.table, event.from, event.to)
+    else if (event.type === 'found_below') history.note(event.type, event.lanes.join(','))
   }
   const shared = { ...options, database, onEvent }
   const { consumer } = run
   const worker: Worker =
     as === 'relay'
-      ? createRelay({ ...shared, broker: broker!, onDead: 'skip' })
+      ? createRelay({ ...shared, ...retries, broker: broker! })
       : as === 'receiver'
         ? createReceiver({ ...shared, broker: broker!, consumer, topics: trial.topics })
         : createClaimer(
             {
               ...shared,
+              ...retries,
               consumer,
               concurrency: 8,
               onDead: 'skip',
-              ...claimerOptions,
+              handleTimeoutMs: 4000,
             },
             handlers({ run, database, history, serviceUrl, workerId: () => worker.id }),
           )
@@ -163,12 +170,7 @@ async function begin({
 }
 
 /** Short, so that a message that fails is not what a run waits for in the end. */
-const claimerOptions = {
-  maxAttempts,
-  backoffMsMin: 50,
-  backoffMsMax: 1000,
-  handleTimeoutMs: 4000,
-} as const
+const retries = { maxAttempts, backoffMsMin: 50, backoffMsMax: 1000 } as const
 
 /** What has happened since it was last told. */
 class Counter {
@@ -258,6 +260,9 @@ async function obey(order: Order): Promise<void> {
       return setClock(order.byMs)
     case 'rate':
       return load?.setRate(order.perSecond)
+    case 'mood':
+      if (broker !== null) broker.mood = order.mood
+      return
     case 'route':
       return say({ type: 'routed', name: order.name, port: await network!.route(order) })
     case 'disturb':

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { account, Crew, hasEnded, type Member as AnyMember } from '../stage/crew.ts'
 import type { Address } from '../../src/brokers/adapter.ts'
 import type { Run } from '../stage/broker.ts'
-import type { News, Order, Role, Tally, WorkRole } from './child.ts'
+import type { Job, News, Order, Role, Tally, WorkRole } from './child.ts'
 import type { Detour } from '../stage/detour.ts'
 import type { LoadOptions } from './load.ts'
 import type { Disturbance } from '../stage/network.ts'
@@ -23,6 +23,7 @@ export interface Post {
   readonly toBroker: readonly string[]
   readonly databaseUrl: string
   readonly detours: readonly Detour[]
+  readonly options: Job['options']
   /** Being restarted by somebody; nobody else may. */
   busy: boolean
 }
@@ -33,8 +34,11 @@ export const service = 'service'
 const strength: Record<WorkRole, number> = { receiver: 2, relay: 2, claimer: 3, publisher: 2 }
 /** After `stop`, a process has so long to end by itself: what keeps it alive then is a timer that somebody forgot. */
 const endsWithinMs = 2000
-/** Shorter than the patience of whoever asks a process to stop. */
-const options = { stopTimeoutMs: 8000 } as const
+/** What the workers of a post are given; those of relays by their number. A stop is shorter than the patience of who asks for it. */
+const optionsOf = (role: WorkRole, number: number): Job['options'] => ({
+  stopTimeoutMs: 8000,
+  ...(role === 'relay' && (number === 1 ? { onDead: 'park', strictSend: true } : { onDead: 'skip' })),
+})
 
 /** Everybody who works in a soak, and the network between them and the servers. */
 export class Company {
@@ -131,6 +135,7 @@ export class Company {
       toBroker,
       databaseUrl,
       detours,
+      options: optionsOf(role, number),
       busy: false,
     }
   }
@@ -149,7 +154,7 @@ export class Company {
           history: join(this.#folder, `${post.name}.${number}.tsv`),
           detours: post.detours,
           serviceUrl: this.#serviceUrl,
-          options,
+          options: post.options,
           load: { ...this.#load, rate: this.#rate },
         }
         const member = await this.crew.hire(post.name, post.role, { type: 'begin', role: post.role, job })

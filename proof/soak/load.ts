@@ -1,7 +1,7 @@
 import type { Database } from '../../src/database/database.ts'
 import { withTransaction } from '../../src/database/transaction.ts'
 import { soakSql } from '../sql/soak.ts'
-import { isConnectionLost, isPassing } from '../../src/database/sqlstate.ts'
+import { isConnectionLost, isPassing, sqlstate } from '../../src/database/sqlstate.ts'
 import { TransactionError } from '../../src/base/errors.ts'
 import type { NewMessage } from '../../src/message/message.ts'
 import { createOutbox, type Outbox } from '../../src/outbox/outbox.ts'
@@ -34,6 +34,10 @@ const numbersPerLife = 1_000_000_000
 
 /** Stands for whatever a business transaction can fail with after it has published. */
 class RolledBack extends Error {}
+
+/** Its place in the outbox has been given before: the sequence had gone back, and no worker has mended it yet. */
+const isTaken = (error: unknown): boolean =>
+  sqlstate(error) === '23505' && (error as { constraint?: string }).constraint === 'outbox_pkey'
 
 /** Publishes as an application would, at a steady rate, and through any outage of the database. */
 export class Load {
@@ -164,7 +168,7 @@ export class Load {
       const open = error instanceof TransactionError && error.code === 'COMMIT_UNKNOWN'
       this.#history.note(open ? 'info' : 'fail', tx, written, begun)
       if (error instanceof RolledBack || open) return
-      if (!isPassing(error) && !(error instanceof TransactionError)) throw error
+      if (!isPassing(error) && !isTaken(error) && !(error instanceof TransactionError)) throw error
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
   }

@@ -9,7 +9,9 @@ import { soakSql } from '../sql/soak.ts'
 import { hasEnded } from '../stage/crew.ts'
 import { sentence } from '../../src/terminal/failure.ts'
 import { service, type Company, type Post } from './company.ts'
+import type { Mood } from '../stage/moody.ts'
 import type { Disturbance } from '../stage/network.ts'
+import { now } from './history.ts'
 import type { Fault, Kind } from './plan.ts'
 
 /** A fault that has happened, by this machine's clock. */
@@ -202,6 +204,21 @@ export class Nemesis {
         return through(toBroker, { act: 'refuse' })
       case 'away':
         return through([service], { act: 'refuse' })
+      case 'refusals':
+        return this.#spoil(victims, forMs, { ...evenMood, refuses: 0.02 + pick / 10, buries: 0.002 })
+      case 'repeats':
+        return this.#spoil(victims, forMs, {
+          ...evenMood,
+          repeats: 0.3,
+          forgets: 0.1,
+          delayMs: 20 + pick * 200,
+        })
+      case 'setBack':
+        for (const table of pick < 0.4 ? ['outbox'] : pick < 0.8 ? ['inbox'] : ['outbox', 'inbox'])
+          await database.query(this.#sql.setBack, [table, 1 + Math.floor(((pick * 9973) % 1) * 3000), now()])
+        return
+      case 'truncate':
+        return this.#truncate(pick < 0.4 ? ['worker'] : pick < 0.8 ? ['lane'] : ['worker', 'lane'])
       case 'brokerRestart':
         await promisify(exec)(restartBroker!)
         return
@@ -221,7 +238,9 @@ export class Nemesis {
       return post === undefined ? null : [post]
     }
     const workers = posts.filter(({ role }) => role !== 'publisher')
-    if (['longTransaction', 'serverRestart', 'brokerRestart', 'away'].includes(kind)) return []
+    if (nobodys.has(kind)) return []
+    if (kind === 'refusals') return posts.filter(({ role }) => role === 'relay')
+    if (kind === 'repeats') return posts.filter(({ role }) => role === 'relay' || role === 'receiver')
     if (kind === 'massacre') {
       const half = posts.toSorted((a, b) => order(a, pick) - order(b, pick)).slice(0, posts.length >> 1)
       return half.length === 0 ? null : half
@@ -235,6 +254,30 @@ export class Nemesis {
       return one(posts.filter(({ toDatabase }) => toDatabase !== null))
     }
     return one(kind === 'freeze' || kind === 'stall' ? workers : posts)
+  }
+
+  /** Puts the brokers of these into a mood for a while. Who takes their place meanwhile has a good one. */
+  async #spoil(victims: readonly Post[], forMs: number, mood: Mood): Promise<void> {
+    const tell = (how: Mood | null): void => {
+      for (const { member } of victims)
+        if (member !== null) this.#parts.company.crew.tell(member, { type: 'mood', mood: how })
+    }
+    tell(mood)
+    await sleep(forMs)
+    tell(null)
+  }
+
+  /** Where somebody works on them all the time, it takes some tries. */
+  async #truncate(tables: readonly ('worker' | 'lane')[]): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        await this.#parts.database.transaction((client) => client.query(this.#sql.truncate(tables)))
+        return
+      } catch (error) {
+        if (tries === 20) throw error
+        await sleep(100)
+      }
+    }
   }
 
   async #replace(post: Post): Promise<void> {
@@ -275,6 +318,18 @@ export class Nemesis {
   }
 }
 
+const evenMood: Mood = { refuses: 0, buries: 0, repeats: 0, forgets: 0, delayMs: 0 }
+
+/** What hits no process. */
+const nobodys: ReadonlySet<Kind> = new Set([
+  'longTransaction',
+  'serverRestart',
+  'brokerRestart',
+  'away',
+  'setBack',
+  'truncate',
+])
+
 /** What no stop has to wait for. */
 const harmless: ReadonlySet<Kind> = new Set([
   'kill',
@@ -283,6 +338,8 @@ const harmless: ReadonlySet<Kind> = new Set([
   'rolling',
   'clock',
   'longTransaction',
+  'refusals',
+  'setBack',
   'away',
 ])
 

@@ -23,6 +23,10 @@ export const kinds = {
   brokerDown: 'the broker refuses connections',
   brokerBlackHole: 'the network to the broker swallows everything',
   brokerRestart: 'the command of --restart-broker',
+  refusals: 'the broker refuses single messages, some of them for good',
+  repeats: 'the broker delivers late and twice, and forgets what it has answered',
+  setBack: 'the sequences of outbox and inbox go back, as a restore leaves them',
+  truncate: 'the rows of all workers and lanes are gone',
   away: 'the service that handlers call is away',
 } as const
 export type Kind = keyof typeof kinds
@@ -65,6 +69,10 @@ const weights: Record<Kind, number> = {
   brokerDown: 3,
   brokerBlackHole: 3,
   brokerRestart: 2,
+  refusals: 5,
+  repeats: 4,
+  setBack: 3,
+  truncate: 2,
   away: 4,
 }
 
@@ -89,6 +97,10 @@ const lengths: Record<Kind, readonly [number, number]> = {
   brokerDown: [1000, 8000],
   brokerBlackHole: [1000, 12_000],
   brokerRestart: [0, 0],
+  refusals: [2000, 12_000],
+  repeats: [2000, 12_000],
+  setBack: [0, 0],
+  truncate: [0, 0],
   away: [1000, 12_000],
 }
 

@@ -28,6 +28,8 @@ export interface SoakResult {
   readonly faults: number
   readonly faultsByKind: Partial<Record<Kind, number>>
   readonly skippedFaults: Partial<Record<Kind, string>>
+  /** Dead letters that held a key of the outbox back, until they were redriven. */
+  readonly redriven: number
   readonly kills: number
   readonly unexpectedExits: number
   readonly counts: Counts
@@ -83,7 +85,7 @@ export function renderResult(result: SoakResult): string {
   return [
     '',
     `  published         ${result.published}   (${counts.failedPublishes} transactions failed, ${counts.openCommits} commits left open, ${counts.duplicates} duplicates recognised)`,
-    `  handled           ${result.handled}   (${result.deadLetters} dead letters, ${counts.repeats} repeated attempts)`,
+    `  handled           ${result.handled}   (${result.deadLetters} dead letters and ${counts.refused} of the outbox, ${result.redriven} redriven; ${counts.repeats} repeated attempts)`,
     `  lost              ${result.lost}`,
     `  ghosts            ${result.ghosts}`,
     `  duplicate effects ${result.duplicateEffects}`,

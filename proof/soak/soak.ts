@@ -15,6 +15,7 @@ import type { News, Order, Role } from './child.ts'
 import { Company } from './company.ts'
 import { Gauge } from './gauge.ts'
 import { Nemesis, whyNot } from './nemesis.ts'
+import { Operator } from './operator.ts'
 import { kinds, makePlan, readPlan, type Kind, type Plan } from './plan.ts'
 import { recoveryOf, renderResult, renderViolations, type SoakResult } from './report.ts'
 import { drawTimeline } from './timeline.ts'
@@ -124,6 +125,8 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
     `${plan.faults.length} faults in ${seconds} s, ${messages} messages at ${options.rate}/s, seed ${seed}`,
   )
 
+  const operator = new Operator(database)
+  cleanUp.push(() => operator.stop())
   const gauge = new Gauge(database, company, nemesis)
   view.show(
     messages,
@@ -168,6 +171,7 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
       break
     }
   }
+  await operator.stop()
   await company.stop()
   gauge.stop()
   view.end()
@@ -202,6 +206,7 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
     faults: nemesis.strikes.length,
     faultsByKind: countBy(nemesis.strikes.map(({ kind }) => kind)),
     skippedFaults: Object.fromEntries(reasons),
+    redriven: operator.redriven,
     kills: company.kills + company.suicides,
     unexpectedExits: company.unexpected.length,
     counts: found.counts,

@@ -1,8 +1,9 @@
 import { layout } from '../../src/database/layout.ts'
 import { perSchema } from '../../src/database/sql/statement.ts'
+import { placesSql } from './places.ts'
+import { checks } from './rules.ts'
 
-/** What a handler says of a service that is away. No message may die of it. */
-export const awayText = 'The service is away'
+const places = (s: string) => placesSql(s, 'soak')
 
 /**
  * The oracle of `twinbox soak`: what was committed with each message, what the handlers made of it, and who held what,
@@ -99,7 +100,8 @@ export const soakSql = perSchema((s, statement) => ({
       execute function ${s}.soak_lane();
     create trigger soak_fence after update on ${s}.lane for each row
       when (old.fence is distinct from new.fence and old.holder is not distinct from new.holder)
-      execute function ${s}.soak_lane();`,
+      execute function ${s}.soak_lane();
+    ${places(s).create}`,
 
   drop: `drop schema if exists ${s} cascade`,
 
@@ -137,6 +139,21 @@ export const soakSql = perSchema((s, statement) => ({
     'soak_struck',
     `insert into ${s}.soak_fault (number, kind, workers, at, healed_at) values ($1, $2, $3, $4, $5)`,
   ),
+  setBack: statement('soak_set_back', places(s).setBack),
+  mended: statement('soak_mended', places(s).mended),
+
+  // What a restore that left them out, or somebody's clean-up, does. Not waited for long: what works on them waits behind this.
+  truncate: (tables: readonly ('worker' | 'lane')[]) =>
+    `set local lock_timeout = '500ms'; truncate ${tables.map((table) => `${s}.${table}`).join(', ')}`,
+
+  // Dead letters of the outbox that hold the rest of their key back until an operator redrives them.
+  holding: statement(
+    'soak_holding',
+    `select d.number::int from ${s}.dead_letter as d
+    join ${s}.parked as p on p.consumer = d.consumer and p.key = d.key and p.until = 'infinity'
+    where d.consumer = ''`,
+  ),
+
   clock: statement('soak_clock', 'select clock_timestamp() as now'),
   connections: statement(
     'soak_connections',
@@ -159,7 +176,8 @@ export const soakSql = perSchema((s, statement) => ({
     'soak_progress',
     `select (select count(*)::int from ${s}.soak_ledger) as published,
       (select count(distinct n)::int from ${s}.soak_effect) as handled,
-      (select count(*)::int from ${s}.dead_letter) as dead`,
+      (select count(*)::int from ${s}.dead_letter as d
+        where not exists (select from ${s}.soak_effect as e where e.id = d.id)) as dead`,
   ),
 
   left: statement(
@@ -184,7 +202,7 @@ export const soakSql = perSchema((s, statement) => ({
   prepare: `set work_mem = '256MB'; set jit = off; set max_parallel_workers_per_gather = 2; set lock_timeout = '60s';
     create index on ${s}.soak_effect (at); create index on ${s}.soak_audit (previous) where previous is not null;
     analyze ${s}.soak_ledger; analyze ${s}.soak_effect; analyze ${s}.soak_audit; analyze ${s}.soak_attempt; analyze ${s}.soak_reported;
-    analyze ${s}.seen; analyze ${s}.dead_letter;
+    analyze ${s}.seen; analyze ${s}.dead_letter; analyze ${s}.soak_place;
     -- How each message with a key was handled first, with what is known of its transaction. Of a handler without a
     -- transaction only the first call counts for the order: a later one that came too late says so by its fence.
     create temporary table walk as
@@ -194,7 +212,7 @@ export const soakSql = perSchema((s, statement) => ({
     join ${s}.soak_ledger as l using (n)
     left join ${s}.soak_attempt as t using (tx)
     where l.key is not null;
-    analyze walk`,
+    create index on walk (key); analyze walk`,
 
   counts: statement(
     'soak_counts',
@@ -202,6 +220,7 @@ export const soakSql = perSchema((s, statement) => ({
       (select count(*)::int from ${s}.soak_ledger) as published,
       (select count(distinct n)::int from ${s}.soak_effect) as handled,
       (select count(*)::int from ${s}.dead_letter where consumer <> '') as dead,
+      (select count(*)::int from ${s}.dead_letter where consumer = '') as refused,
       (select count(*)::int from ${s}.soak_duplicate) as duplicates,
       (select coalesce(sum(attempt - 1), 0)::int from ${s}.soak_effect) as repeats,
       (select count(*)::int from ${s}.soak_audit where op = 'lane' and previous is not null) as "laneTakeovers",
@@ -226,7 +245,7 @@ export const soakSql = perSchema((s, statement) => ({
     order by f.number`,
   ),
 
-  ...checks(s),
+  checks: checks(s),
 
   life_of: statement(
     'soak_life_of',
@@ -243,139 +262,10 @@ export const soakSql = perSchema((s, statement) => ({
         'attempt', o.attempt, 'errors', o.errors)
         from ${s}.outbox as o where o.id = $1
       union all select k.seen_at, 6, 'seen' from ${s}.seen as k where k.id = $1
+      union all select null, p.serial, format('place %s of the %s, the %s. that was given', p.seq, p.box, p.serial)
+        from ${s}.soak_place as p where p.id = $1
+      union all select null, b.serial, format('the sequence of the %s had come to %s and was set back after place no. %s', b.box, b.stood, b.serial)
+        from ${s}.soak_back as b where exists (select from ${s}.soak_place as p where p.id = $1)
     ) as lives order by at nulls first, nr`,
   ),
 }))
-
-/** What must not be. Each query brings the messages that break one rule, with what there is to say about it. */
-function checks(s: string): { readonly checks: Readonly<Record<CheckName, string>> } {
-  return {
-    checks: {
-      lost: `
-        select l.id, 'never handled, and no dead letter' as why from ${s}.soak_ledger as l
-        where not exists (select from ${s}.soak_effect as e where e.n = l.n)
-          and not exists (select from ${s}.dead_letter as d where d.id = l.id)
-        union all
-        select null, format('transaction %s was acknowledged with %s messages, and the ledger has %s', t.tx, t.count, count(l.n))
-        from ${s}.soak_attempt as t left join ${s}.soak_ledger as l using (tx)
-        where t.outcome = 'ok' group by t.tx, t.count having count(l.n) <> t.count`,
-
-      ghosts: `
-        select e.id, 'handled, and never published' as why from ${s}.soak_effect as e
-        where not exists (select from ${s}.soak_ledger as l where l.n = e.n and l.id = e.id)
-        union all
-        select d.id, 'a dead letter that was never published' from ${s}.dead_letter as d
-        where not exists (select from ${s}.soak_ledger as l where l.id = d.id)
-        union all
-        select l.id, 'its transaction was said to have been rolled back' from ${s}.soak_ledger as l
-        join ${s}.soak_attempt as t using (tx) where t.outcome = 'fail'
-        union all
-        select null, format('transaction %s has %s of its %s messages', t.tx, count(l.n), t.count)
-        from ${s}.soak_attempt as t join ${s}.soak_ledger as l using (tx)
-        where t.outcome = 'info' group by t.tx, t.count having count(l.n) <> t.count`,
-
-      altered: `
-        select e.id, 'it arrived changed' as why from ${s}.soak_effect as e join ${s}.soak_ledger as l using (n)
-        where (e.hash, e.topic, e.key) is distinct from (l.hash, l.topic, l.key)`,
-
-      duplicateEffects: `
-        select e.id, twice.count || ' effects' as why from (
-          select min(serial) as serial, count(*) as count from ${s}.soak_effect
-          where not plain group by n having count(*) > 1) as twice
-        join ${s}.soak_effect as e using (serial)
-        union all
-        select e.id, 'handled, and a dead letter as well' from ${s}.soak_effect as e join ${s}.dead_letter as d using (id)
-        where not e.plain`,
-
-      orderViolations: `
-        select id, 'a message of its key that was handled after it had been committed before it was begun' as why from (
-          select *, min(ended) over (
-            partition by key order by serial desc rows between unbounded preceding and 1 preceding) as later
-          from walk) as o where later < begun
-        union all
-        select id, 'handled after a message of its key that was committed after it' from (
-          select *, max(at) over (
-            partition by key order by serial rows between unbounded preceding and 1 preceding) as before
-          from walk where locked) as o where before > at
-        union all
-        select id, 'handled after a message of its key that stood behind it in their transaction' from (
-          select *, max(at) over (
-            partition by key, tx order by serial rows between unbounded preceding and 1 preceding) as before
-          from walk) as o where before > at`,
-
-      // A row's fence and holder are read under its lock. Those of a lane are not: a second's grace tells the write that
-      // raced with a takeover, which the lock on the row decides, from the one that came after it.
-      zombieWrites: `
-        select e.id, format('worker %s completed it under fence %s, when worker %s held it under %s',
-          e.worker, e.fence, a.holder, a.fence) as why
-        from ${s}.soak_effect as e
-        join ${s}.soak_audit as a on a.id = e.id and a.xid = e.xid and a.op = 'gone'
-        left join (
-          select lane, fence, min(at) as at from ${s}.soak_audit where op = 'lane' group by lane, fence
-        ) as taken on taken.lane = a.lane and taken.fence = a.fence
-        where not e.plain and a.holder is distinct from e.worker and (
-          a.lane >= ${layout.lanes} or a.fence > e.fence and taken.at < a.began - interval '1 second')`,
-
-      // Its effect and its end in the inbox are one transaction.
-      halfDone: `
-        select e.id, 'its effect was committed without its completion' as why from ${s}.soak_effect as e
-        where not e.plain and not exists (
-          select from ${s}.soak_audit as a where a.id = e.id and a.xid = e.xid and a.op = 'gone')`,
-
-      fenceJumps: `
-        select null::uuid as id, format('lane %s went from fence %s to %s', lane, before, fence) as why from (
-          select op, lane, fence, lag(fence) over (partition by op, lane order by serial) as before
-          from ${s}.soak_audit where op in ('lane', 'outbox lane')) as x
-        where fence <= before`,
-
-      dedupe: `
-        select (array_agg(id))[1] as id, format('%s messages with the dedupe key %s', count(*), dedupe_key) as why
-        from ${s}.soak_ledger where dedupe_key is not null group by topic, dedupe_key having count(*) > 1
-        union all
-        select d.id, 'called the first of its dedupe key, and was not' from ${s}.soak_duplicate as d
-        where not exists (select from ${s}.soak_ledger as l where l.id = d.id and l.dedupe_key = d.dedupe_key)`,
-
-      attempts: `
-        select id, attempt || ' attempts' as why from ${s}.soak_effect where attempt > $1::int
-        union all
-        select id, 'died of the service being away: ' || reason from ${s}.dead_letter where reason like '%${awayText}%'
-        union all
-        select id, count(*) || ' calls' from ${s}.soak_effect where plain group by id having count(*) > $1::int`,
-
-      // What was told is what is: an event comes after the commit that it is about.
-      falseReports: `
-        select r.id, 'reported as handled, and there is no effect' as why from ${s}.soak_reported as r
-        where not exists (select from ${s}.soak_effect as e where e.id = r.id)`,
-
-      unrest: `
-        select id, 'still in the outbox' as why from ${s}.outbox
-        union all select id, 'still in the inbox' from ${s}.inbox
-        union all select id, 'still deferred' from ${s}.deferred
-        union all select id, 'still parked' from ${s}.parked_message
-        union all select null, format('lane %s of %L is held by worker %s', lane, consumer, holder) from ${s}.lane
-          where holder is not null
-        union all select null, format('worker %s has not ended', id) from ${s}.worker where ended_at is null
-        union all select e.id, 'handled, and not seen' from ${s}.soak_effect as e
-          where not exists (select from ${s}.seen as k where k.id = e.id)`,
-    },
-  }
-}
-
-/** The rules. What each query looks for stands in it. */
-export type CheckName =
-  | 'lost'
-  | 'ghosts'
-  | 'altered'
-  | 'duplicateEffects'
-  | 'orderViolations'
-  | 'zombieWrites'
-  | 'halfDone'
-  | 'fenceJumps'
-  | 'dedupe'
-  | 'attempts'
-  | 'falseReports'
-  | 'unrest'
-
-/** The first of what a check finds, and how many there are. */
-export const firstOf = (check: string): string =>
-  `select (count(*) over ())::int as count, found.* from (${check}) as found limit 10`

@@ -108,8 +108,8 @@ type Happening =
   | { readonly type: 'lanes_taken'; readonly lanes: readonly number[] }
   /**
    * The sequence of this table had gone back, by a restore, a switch to a replica or a truncation, and was set forward to
-   * where its numbers had been. All is sent and handled; but of one key, what was written in between may have gone before
-   * what is older.
+   * where its numbers had been. All is sent and handled, and what was written in between is in order among itself; but of one
+   * key it may have gone before what is older, or after what is newer.
    */
   | {
       readonly type: 'sequence_mended'

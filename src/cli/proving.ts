@@ -89,7 +89,8 @@ Examples:
     .addHelpText(
       'after',
       `
-Nine processes work while others are killed, frozen, cut off, restarted and lied to about the time. What was committed,
+Nine processes work while others are killed, frozen, cut off, restarted and lied to about the time, the broker refuses and
+repeats messages, sequences go back and tables are truncated. What was committed,
 what was handled and who held what is written in the same transactions as the work, and checked in the end. Exits with
 1 if anything was lost, doubled, out of order, written by somebody who had lost it, or ended by itself.
 

@@ -66,7 +66,7 @@ export async function examineWork(database: Database): Promise<readonly Finding[
           wrong(
             'work',
             `${below} lanes of ${box} have messages in them below where all were known to be done: a sequence has gone back, by a restore, a switch to a replica or a truncation.`,
-            `A ${worker} finds them when it starts, or within some minutes. Of one key, they may go before what is older.`,
+            `A ${worker} finds them when it starts, or within some minutes. Of one key, they may go before what is older, or after what is newer.`,
           ),
         )
       }

@@ -103,7 +103,7 @@ function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: st
     case 'sequence_mended':
       return say(
         'error',
-        `the sequence of ${event.table} had gone back to ${event.from} and was set to ${event.to}: of one key, what was written in between may go before what is older`,
+        `the sequence of ${event.table} had gone back to ${event.from} and was set to ${event.to}: of one key, what was written in between may go before what is older, or after what is newer`,
       )
     case 'found_below':
       return say(

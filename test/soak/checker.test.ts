@@ -4,7 +4,9 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { check, type Findings } from '../../proof/soak/checker.ts'
 import { Database } from '../../src/database/database.ts'
-import { awayText, soakSql, type CheckName } from '../../proof/sql/soak.ts'
+import { refusalText } from '../../proof/stage/moody.ts'
+import { awayText, type CheckName } from '../../proof/sql/rules.ts'
+import { soakSql } from '../../proof/sql/soak.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
 /** That the checker of the soak finds what there is to be found, and nothing else. */
@@ -32,9 +34,9 @@ afterAll(async () => {
 
 const undo = `
   drop table twinbox.soak_ledger, twinbox.soak_duplicate, twinbox.soak_effect, twinbox.soak_audit, twinbox.soak_fault, twinbox.soak_attempt,
-    twinbox.soak_reported;
+    twinbox.soak_reported, twinbox.soak_place, twinbox.soak_back;
   drop sequence twinbox.soak_publisher;
-  drop function twinbox.soak_gone, twinbox.soak_taken, twinbox.soak_lane cascade;
+  drop function twinbox.soak_gone, twinbox.soak_taken, twinbox.soak_lane, twinbox.soak_placed cascade;
   truncate twinbox.seen, twinbox.dead_letter;
   update twinbox.lane set holder = null`
 
@@ -134,6 +136,60 @@ describe('the checker', () => {
     expect(await broken()).toEqual({})
   })
 
+  /** Messages of a key got these places in a box, in this order; before `back` its sequence had gone back. */
+  const place = (
+    seqs: Readonly<Record<number, number>>,
+    box = 'outbox',
+    serialOf = (n: number): number => n,
+  ): Promise<unknown> =>
+    tables.query(
+      `insert into twinbox.soak_place (serial, box, id, seq) overriding system value
+      select n.serial, $1, n.id, n.seq from unnest($2::bigint[], $3::uuid[], $4::bigint[]) as n(serial, id, seq)`,
+      [
+        box,
+        Object.keys(seqs).map((n) => serialOf(Number(n))),
+        Object.keys(seqs).map((n) => id(Number(n))),
+        Object.values(seqs),
+      ],
+    )
+  const goBack = (serial: number, stood: number, box = 'outbox'): Promise<unknown> =>
+    tables.query('insert into twinbox.soak_back (box, serial, stood, at) values ($1, $2, $3, 50)', [
+      box,
+      serial,
+      stood,
+    ])
+
+  test.each([[[3, 4, 1, 2, 5]], [[1, 2, 5, 3, 4]]])(
+    'finds nothing where a sequence went back, and what got places in between comes early or late: %s',
+    async (order) => {
+      for (const n of [1, 2, 3, 4, 5]) await publish(n, { key: 'a', locked: true })
+      await place({ 1: 11, 2: 12, 3: 5, 4: 6, 5: 13 })
+      await goBack(2, 12)
+      for (const n of order) await handle(n, { key: 'a' })
+      expect(await broken()).toEqual({})
+    },
+  )
+
+  test('finds nothing where what was written after a sequence was set forward got a place that had been given as well', async () => {
+    for (const n of [1, 2, 3, 4]) await publish(n, { key: 'a' })
+    // By the time it was mended, 12 had been handled.
+    await place({ 1: 11, 2: 12, 3: 5, 4: 12 })
+    await goBack(2, 12)
+    histories.push('60\tsequence_mended\toutbox\t5\t11')
+    for (const n of [1, 2, 4, 3]) await handle(n, { key: 'a' })
+    expect(await broken()).toEqual({})
+  })
+
+  test('finds nothing where what a broker has refused for good had come before', async () => {
+    await publish(1)
+    await handle(1)
+    await tables.query(
+      `insert into twinbox.dead_letter (id, consumer, topic, attempt, reason, body) values ($1, '', 't', 1, $2, '')`,
+      [id(1), `BrokerError: ${refusalText}`],
+    )
+    expect(await broken()).toEqual({})
+  })
+
   const lone = async (): Promise<void> => {
     await publish(1)
     await handle(1)
@@ -215,6 +271,38 @@ describe('the checker', () => {
         await publish(3, { key: 'a', tx: 2, outcome: 'none' })
         histories.push('999\tcommit\t2\t2')
         for (const n of [3, 2]) await handle(n, { key: 'a' })
+      },
+    ],
+    'what went before more than the sequence that had gone back can be blamed for': [
+      { orderViolations: 2 },
+      async () => {
+        for (const n of [2, 3, 4, 5, 6]) await publish(n, { key: 'a' })
+        // 4 and 5 came after it, 4 before 5; 3 had a place before both.
+        await place({ 2: 11, 3: 4, 4: 5, 5: 6, 6: 12 })
+        await goBack(3, 11)
+        for (const n of [5, 4, 2, 3, 6]) await handle(n, { key: 'a' })
+      },
+    ],
+    'an order that was turned round beside a sequence that had gone back': [
+      { orderViolations: 1 },
+      async () => {
+        for (const n of [2, 3]) await publish(n, { key: 'a' })
+        await place({ 2: 11, 3: 12 })
+        await place({ 2: 11, 3: 5 }, 'inbox', (n) => 10 + n)
+        // It was another sequence, or another time.
+        await goBack(2, 12, 'outbox')
+        await goBack(13, 12, 'inbox')
+        for (const n of [3, 2]) await handle(n, { key: 'a' })
+      },
+    ],
+    'a message that was buried in the outbox, and no broker has refused it': [
+      { lost: 1 },
+      async () => {
+        await publish(2)
+        await tables.query(
+          `insert into twinbox.dead_letter (id, consumer, topic, attempt, reason, body) values ($1, '', 't', 1, 'r', '')`,
+          [id(2)],
+        )
       },
     ],
     'a row that was completed by somebody who had lost it': [

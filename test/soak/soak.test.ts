@@ -10,10 +10,13 @@ await compiled('build')
 /** The command, short: some seconds of load with a handful of faults on a Postgres of its own, and everything holds. */
 const main = new URL('../../.build/src/cli/main.js', import.meta.url).pathname
 
-/** Of this seed, the plan over Postgres has the service away for a while, and those over the brokers a network that swallows. */
+/**
+ * Of this seed, all plans have a broker that refuses and one that repeats, a sequence that goes back, tables that are truncated
+ * and a kill.
+ */
 function suite(broker: string, url: readonly string[]): void {
   test('nothing is lost, doubled, out of order or ended by itself', async () => {
-    const load = ['--minutes', '0.2', '--rate', '200', '--faults', '5', '--keys', '50', '--seed', '490']
+    const load = ['--minutes', '0.2', '--rate', '200', '--faults', '7', '--keys', '50', '--seed', '5542']
     const { stdout } = await promisify(execFile)(
       process.execPath,
       [main, 'soak', '--json', '--broker', broker, ...url, ...load],
@@ -23,8 +26,9 @@ function suite(broker: string, url: readonly string[]): void {
     expect(report).toMatchObject({
       ok: true,
       broker,
-      seed: 490,
-      faults: 5,
+      seed: 5542,
+      faults: 7,
+      faultsByKind: { refusals: 1, repeats: 1, setBack: 1, truncate: 1, kill: 1 },
       lost: 0,
       ghosts: 0,
       duplicateEffects: 0,

@@ -1,0 +1,60 @@
+/**
+ * Which place each message with a key got in outbox and inbox, in the order in which they were written, and when a
+ * sequence of places was set back. What was written until it was set forward again has lost its order with what was there
+ * before, whose places are higher, and with what came after, which is read before somebody looks below. So much a restore
+ * costs, and no more: among themselves, those in between are in order, and so are all others.
+ */
+export const placesSql = (s: string, tables: string) => ({
+  create: `
+    create table ${s}.${tables}_place (
+      serial bigint primary key generated always as identity,
+      box text not null,
+      id uuid not null,
+      seq bigint not null
+    );
+    create index on ${s}.${tables}_place (id);
+    create function ${s}.${tables}_placed() returns trigger language plpgsql as $$
+    begin
+      insert into ${s}.${tables}_place (box, id, seq) select tg_table_name, id, seq from placed where key is not null;
+      return null;
+    end $$;
+    create trigger ${tables}_placed after insert on ${s}.outbox referencing new table as placed
+      for each statement execute function ${s}.${tables}_placed();
+    create trigger ${tables}_placed after insert on ${s}.inbox referencing new table as placed
+      for each statement execute function ${s}.${tables}_placed();
+    -- Beyond this serial, what got a place up to "stood" may have got a place that was given before. The sequence was set
+    -- forward to "mended", by what a worker has told: what it could not see yet may have stood beyond.
+    create table ${s}.${tables}_back (
+      box text not null, serial bigint not null, stood bigint not null, at bigint not null, mended bigint
+    );`,
+
+  /** Sets the sequence of a table ($1) back by so many ($2), at this time of the monotonic clock ($3). */
+  setBack: `
+    with q as materialized (
+      select pg_get_serial_sequence('${s}.' || $1::text, 'seq') as name
+    ), stood as materialized (
+      select coalesce(pg_sequence_last_value(name::regclass), 0) as at from q
+    ), noted as (
+      insert into ${s}.${tables}_back (box, serial, stood, at)
+      select $1::text, coalesce((select max(serial) from ${s}.${tables}_place), 0), at, $3::bigint from stood
+    )
+    select setval(name, greatest(1, at - $2::bigint), false) from q, stood`,
+
+  /** A worker has told that it set the sequence of a table ($1) forward to a number ($2), at this time ($3). */
+  mended: `
+    update ${s}.${tables}_back set mended = $2::bigint where box = $1 and at <= $3::bigint and mended is null`,
+
+  /** Whether a sequence that had gone back is why the message `late` could be handled before `first`. Both are ids. */
+  excuses: (late: string, first: string): string => {
+    const between = (id: string, other: string, how: string): string => `
+      select from ${s}.${tables}_place as p_in
+      join ${s}.${tables}_back as p_back on p_back.box = p_in.box and p_in.serial > p_back.serial and p_in.seq <= p_back.stood
+      join ${s}.${tables}_place as p_out on p_out.box = p_in.box and ${how}
+      where p_in.id = ${id} and p_out.id = ${other}
+        -- A message that was put back has its place from before.
+        and not exists (
+          select from ${s}.${tables}_place as p where p.box = p_in.box and p.id = p_in.id and p.serial < p_in.serial)`
+    return `(exists (${between(late, first, 'p_out.serial < p_in.serial and p_out.seq > p_in.seq')})
+      or exists (${between(first, late, 'p_out.serial > p_in.serial and p_in.seq <= least(p_back.stood, p_back.mended) and p_out.seq > least(p_back.stood, p_back.mended)')}))`
+  },
+})
