@@ -16,7 +16,11 @@ const tags = {
     'test/soak/checker.test.ts',
   ],
   'servers:rabbitmq': ['test/brokers/{rabbitmq,registry}.test.ts', 'test/brokers/rabbitmq/*.test.ts'],
-  'servers:kafka': ['test/brokers/kafka.test.ts', 'test/brokers/kafka/*.test.ts', 'test/tls.test.ts'],
+  'servers:kafka': [
+    'test/brokers/kafka.test.ts',
+    'test/brokers/kafka/*.test.ts',
+    'test/{tls,attack/identity}.test.ts',
+  ],
   /** Half a dozen processes each, which are killed: two files at a time would want more connections than a server has. */
   processes: [
     'test/crash/*.test.ts',

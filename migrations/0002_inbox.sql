@@ -58,6 +58,9 @@ create table twinbox.inbox (
 create table twinbox.seen (
   seen_at timestamptz not null default clock_timestamp(),
   id uuid not null,
+  -- Of the message's content, to tell a redelivery from another message with the same id. A uuid, since that is 16 bytes without
+  -- a length. Null if the id is that of a delivery that became a dead letter.
+  digest uuid,
   consumer text collate "C" not null,
   primary key (consumer, id)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);

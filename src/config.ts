@@ -11,13 +11,14 @@ import type { Telemetry } from './base/telemetry.ts'
 /** What every worker gets from the configuration as a whole. */
 type Given = 'database' | 'schema' | 'preparedStatements' | 'onEvent' | 'telemetry'
 
-/** What is received for one consumer, and what handles it. Everything but the first three goes to its claimers. */
-export interface ConsumerConfig<Tables = unknown> extends Omit<ClaimerOptions, Given | 'consumer'> {
+/** What is received for one consumer, and what handles it. What `createReceiver` has too goes to its receivers, the rest to its claimers. */
+export interface ConsumerConfig<Tables = unknown>
+  extends
+    Omit<ClaimerOptions, Given | 'consumer'>,
+    Pick<ReceiverOptions, 'identify' | 'topicOf' | 'from' | 'sources' | 'collisions'> {
   /** Topic names or AMQP patterns: `order.*`, `order.#`. */
   readonly topics: readonly string[]
   readonly handlers: Handlers<Tables>
-  /** See `createReceiver`. */
-  readonly identify?: ReceiverOptions['identify']
 }
 
 /** The default export of `twinbox.config.{js,mjs,ts}`, from which the command line starts workers. */

@@ -76,4 +76,5 @@ export type {
   SendOutcome,
   SubscribeOptions,
   Subscription,
+  DeliveredEvent,
 } from './brokers/broker.ts'

@@ -3,6 +3,7 @@ import pg from 'pg'
 import { CloudEvent, HTTP } from 'cloudevents'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Broker, IncomingMessage, OnBatch } from '../src/brokers/broker.ts'
+import { newMessageId } from '../src/message/message.ts'
 import { createReceiver, type ReceiverOptions, type Worker } from '../src/index.ts'
 import { startProxy } from './support/proxy.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
@@ -63,7 +64,7 @@ function incoming(fields: Partial<IncomingMessage> = {}): IncomingMessage {
   }
 }
 
-function cloudEvent(fields: Partial<IncomingMessage> = {}, id: string = randomUUID()): IncomingMessage {
+function cloudEvent(fields: Partial<IncomingMessage> = {}, id: string = newMessageId()): IncomingMessage {
   const headers = {
     ce_specversion: '1.0',
     ce_id: id,
@@ -87,8 +88,8 @@ const refused = (): Promise<Record<string, unknown>[]> =>
   )
 
 test('a CloudEvent is stored once, however often it is delivered', async () => {
-  await start()
-  const id = randomUUID()
+  await start({ sources: ['twinbox'] })
+  const id = newMessageId()
   await deliver([cloudEvent({ key: 'k' }, id), cloudEvent({ key: 'k' }, id)])
   await deliver([cloudEvent({ key: 'k', redelivered: true }, id.toUpperCase())])
   expect(await rows()).toEqual([
@@ -134,7 +135,7 @@ test("another sender's ids count together with their source", async () => {
   const of = (source: string, id: string): IncomingMessage =>
     incoming({ headers: { ce_specversion: '1.0', ce_id: id, ce_source: source, ce_type: 'x.y' } })
   await deliver([of('/a', '1'), of('/b', '1'), of('/a', '1'), of('/a', '2')])
-  expect((await rows()).map(({ topic }) => topic)).toEqual(['x.y', 'x.y', 'x.y'])
+  expect(await rows()).toHaveLength(3)
 })
 
 test('what the SDK of CloudEvents writes is understood', async () => {
@@ -183,12 +184,12 @@ test('a foreign message is identified by message-id, by its position, or by iden
         ref: string
         customer: string
       }
-      return { id: ref, key: customer, topic: 'foreign.order' }
+      return { id: ref, key: customer }
     },
   })
   const body = Buffer.from('{"ref":"r1","customer":"c1"}')
   await deliver([incoming({ body }), incoming({ body, redelivered: true })])
-  expect(await rows()).toMatchObject([{ topic: 'foreign.order', key: 'c1', payload: body.toString() }])
+  expect(await rows()).toMatchObject([{ topic: 'order.placed', key: 'c1', payload: body.toString() }])
 })
 
 test('what has no identity, or cannot be stored as it is, becomes a dead letter, and its neighbours do not', async () => {
@@ -320,7 +321,7 @@ describe('what can be kept arrives', () => {
       () => cloudEvent({ contentType: '', body: Buffer.from('x') }),
       { content_type: '' },
     ],
-    'a type of 20 kB': [() => withHeaders({ ce_type: 't'.repeat(20_000) }), { topic: 't'.repeat(20_000) }],
+    'a topic of 20 kB': [() => cloudEvent({ topic: 't'.repeat(20_000) }), { topic: 't'.repeat(20_000) }],
     'a body of 5 MiB': [() => cloudEvent({ body: Buffer.from(`"${'x'.repeat(5 << 20)}"`) }), { body: null }],
     'no bytes': [() => cloudEvent({ contentType: 'a/b', body: Buffer.alloc(0) }), { body: Buffer.alloc(0) }],
   }
@@ -344,13 +345,7 @@ describe('what can be kept arrives', () => {
 })
 
 test('what an identify function makes up is refused, and stops nobody', async () => {
-  const made: unknown[] = [
-    { id: 1 },
-    { id: 'a', topic: 5 },
-    { id: 'b', key: {} },
-    'text',
-    { id: 'c', topic: '\ud800' },
-  ]
+  const made: unknown[] = [{ id: 1 }, { id: 'b', key: {} }, 'text', { id: '' }]
   await start({
     identify: ({ headers }) => {
       const index = headers['made']
@@ -363,7 +358,7 @@ test('what an identify function makes up is refused, and stops nobody', async ()
 })
 
 test('what fails in the database by its content is found among 300 and set aside, whatever the error is', async () => {
-  await start()
+  await start({ sources: ['twinbox'] })
   await database.query(`
     create function refuse() returns trigger language plpgsql as $$ begin
       if new.topic like 'bad.%' then
@@ -459,4 +454,118 @@ test('an outage of the database is waited out: nothing is given back to the brok
   await events.next('database_up')
   await receiver!.stop()
   await proxy.close()
+})
+
+describe('topicOf', () => {
+  const typed = (type: string): IncomingMessage => ({
+    ...cloudEvent({ topic: 'shop-events' }),
+    headers: { ...cloudEvent().headers, ce_type: type, ce_id: newMessageId() },
+  })
+
+  test('chooses among the topics of the receiver, and what it gives beside them is a dead letter', async () => {
+    await start({
+      topics: ['order.*'],
+      from: ['shop-events'],
+      topicOf: ({ topic, attributes }) => {
+        expect(topic).toBe('shop-events')
+        if (attributes['type'] === 'throw') throw new Error('no idea')
+        return attributes['type']!
+      },
+    })
+    await deliver(['order.placed', 'admin.grant', 'throw', 'order.paid'].map(typed))
+    await deliver([{ ...typed(''), headers: { 'message-id': '1' } }])
+    expect((await rows()).map(({ topic }) => topic)).toEqual(['order.placed', 'order.paid'])
+    expect((await refused()).map(({ topic, reason }) => [topic, reason])).toEqual([
+      ['shop-events', expect.stringContaining('"admin.grant", which is none that the receiver takes')],
+      ['shop-events', expect.stringContaining('topicOf threw: Error: no idea')],
+      ['shop-events', expect.stringContaining('topicOf threw: TypeError: It gave no text')],
+    ])
+    const subscribed = await database.query('select pattern from twinbox.subscription where consumer = $1', [
+      consumer,
+    ])
+    expect(subscribed).toEqual([{ pattern: 'shop-events' }])
+  })
+
+  test('is needed by from, which may not name what is no topic', async () => {
+    const make = (options: Partial<ReceiverOptions>) => () =>
+      createReceiver({ database: database.url, broker, consumer, topics: ['#'], ...options })
+    expect(make({ from: ['a'] })).toThrow(/from needs topicOf/)
+    expect(make({ from: ['a b'], topicOf: () => 'a' })).toThrow(/topics must be names/)
+    expect(make({ topicOf: 'type' as never })).toThrow(/topicOf must be a function/)
+  })
+})
+
+test('a handler sees the attributes of others, and of ours what nothing else says', async () => {
+  await start({ sources: ['twinbox'] })
+  const own = cloudEvent()
+  const others = {
+    ...own.headers,
+    ce_source: '/shop',
+    ce_id: '7',
+    ce_subject: 's',
+    ce_time: '2026-01-01T00:00:00Z',
+  }
+  await deliver([own, cloudEvent({ topic: 'eu.order.placed' }), cloudEvent({ headers: others })])
+  expect((await rows()).map(({ headers }) => headers)).toEqual([
+    { tenant: 't1' },
+    { tenant: 't1', ce_type: 'order.placed' },
+    { tenant: 't1', ce_type: 'order.placed', ce_source: '/shop', ce_id: '7', ce_subject: 's' },
+  ])
+})
+
+test('an id is kept if an outbox of ours has made it', async () => {
+  await start({ sources: ['/eu', '/us'], broker: { ...broker, source: '/own' } })
+  const id = newMessageId()
+  const of = (source: string, ofId: string): IncomingMessage =>
+    cloudEvent({
+      headers: { ...cloudEvent().headers, ce_source: source, ce_id: ofId },
+      body: Buffer.from('1'),
+    })
+  await deliver([
+    of('/other', id),
+    of('/own', randomUUID()),
+    of('/own', id),
+    of('/us', id),
+    of('/eu', newMessageId()),
+  ])
+  const ids = (await rows()).map((row) => row['id'] as string)
+  expect(ids.map((one) => one[14])).toEqual(['8', '8', '7', '7'])
+  expect(ids[2]).toBe(id)
+})
+
+describe('another message with the identity of one', () => {
+  const id = newMessageId()
+  const of = (text: string): IncomingMessage =>
+    cloudEvent({ topic: 'order.placed', body: Buffer.from(text) }, id)
+  const counts = (): number[][] =>
+    events.of('received').map(({ fresh, duplicates, collisions }) => [fresh, duplicates, collisions])
+
+  test('becomes one dead letter, in the same batch or later', async () => {
+    await start({ sources: ['twinbox'] })
+    await deliver([of('1'), of('2'), of('1')])
+    await deliver([of('3')])
+    await deliver([{ ...of('3'), redelivered: true }, of('1')])
+    expect((await rows()).map(({ payload }) => payload)).toEqual(['1'])
+    expect((await refused()).map(({ body, reason }) => [String(body), reason])).toEqual([
+      ['2', expect.stringMatching(/^collision: /)],
+      ['3', expect.stringMatching(/^collision: /)],
+    ])
+    expect(counts()).toEqual([
+      [1, 1, 1],
+      [0, 0, 1],
+      [0, 1, 1],
+    ])
+  })
+
+  test('is a duplicate if the receiver is told so', async () => {
+    await start({ sources: ['twinbox'], collisions: 'drop' })
+    await deliver([of('1'), of('2')])
+    await deliver([of('3')])
+    expect(await rows()).toHaveLength(1)
+    expect(await refused()).toEqual([])
+    expect(counts()).toEqual([
+      [1, 1, 0],
+      [0, 1, 0],
+    ])
+  })
 })

@@ -7,7 +7,7 @@ import { openDatabase, type DatabaseInput } from '../../src/database/database.ts
 import { receive } from '../../src/database/inbox.ts'
 import { createOutbox, migrate } from '../../src/index.ts'
 import { inboxLanes } from '../../src/database/layout.ts'
-import { createReceiver } from '../../src/receiver/receiver.ts'
+import { createReceiver, type ReceiverOptions } from '../../src/receiver/receiver.ts'
 import { createRelay } from '../../src/relay/relay.ts'
 import { newMessageId } from '../../src/message/message.ts'
 import { laneSql } from '../../src/database/sql/lane.ts'
@@ -245,7 +245,7 @@ const pipeline =
     const { url, process } = place
     const broker = task.broker === undefined ? postgres({ database: url }) : brokerOf(url, task)
     if (process > 0) {
-      const receiver = createReceiver({ database: url, broker, consumer, topics: topicsOf(url, task) })
+      const receiver = createReceiver({ database: url, broker, consumer, ...receivingOf(url, task) })
       const claimer = claimerOf(url, task, tally)
       await receiver.start()
       await claimer.start()
@@ -281,8 +281,10 @@ const pipeline =
     }
   }
 
-const topicsOf = (url: string, task: Task): string[] =>
-  task.broker?.kind === 'kafka' ? [nameOf(url)] : [topic]
+const receivingOf = (url: string, task: Task): Pick<ReceiverOptions, 'topics' | 'from' | 'topicOf'> =>
+  task.broker?.kind === 'kafka'
+    ? { topics: [topic], from: [nameOf(url)], topicOf: ({ attributes }) => attributes['type'] ?? '' }
+    : { topics: [topic] }
 
 async function allAtOnce(task: Task, _: Tally, publish: Publish): Promise<void> {
   for (const portion of portions(task, task.batchSize)) await publish(portion)

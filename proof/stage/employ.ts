@@ -40,7 +40,7 @@ export async function employ({
     role === 'relay'
       ? createRelay({ ...shared, broker: broker! })
       : role === 'receiver'
-        ? createReceiver({ ...shared, broker: broker!, consumer, topics: trial.topics })
+        ? createReceiver({ ...shared, broker: broker!, consumer, ...trial.receiving })
         : createClaimer(
             { ...shared, consumer },
             handlers(database, () => worker.id),

@@ -63,6 +63,8 @@ type Happening =
       readonly type: 'received'
       readonly fresh: number
       readonly duplicates: number
+      /** Dead letters, since another message with another content has had their identity. Each is told by `refused` as well. */
+      readonly collisions: number
       /** The broker's name. */
       readonly broker: string
       readonly durationMs: number

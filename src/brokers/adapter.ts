@@ -1,5 +1,5 @@
 import type { DatabaseInput } from '../database/database.ts'
-import type { Broker } from './broker.ts'
+import type { Broker, DeliveredEvent } from './broker.ts'
 
 /**
  * All that the command line, the proof and the tests need of a broker. It stands in the broker's folder, `adapter.ts`, and in
@@ -46,14 +46,20 @@ export interface TrialPlace extends Place {
 export interface Trial {
   /** A new one, under the names of the trial. Connects to nothing. @throws OptionError */
   readonly open: () => Broker
-  /** What a receiver subscribes to for all that is sent. */
-  readonly topics: readonly string[]
+  /** Options by which a receiver gets all that is sent. */
+  readonly receiving: Receiving
   /** A topic that nobody takes; null if there is no such thing. */
   readonly nowhere: string | null
   /** Where it listens, as clients see it. @throws whatever the client library says of a broker that cannot be used */
   readonly locate: () => Promise<Address[]>
   /** Removes what the trial has made for these consumers, and all that they shared. */
   readonly clear: (consumers: readonly string[]) => Promise<void>
+}
+
+export interface Receiving {
+  readonly topics: readonly string[]
+  readonly from?: readonly string[]
+  readonly topicOf?: (event: DeliveredEvent) => string
 }
 
 /** Where a server listens. */

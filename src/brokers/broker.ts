@@ -16,6 +16,9 @@ export interface Broker {
   /** The adapter's name for logs and status, such as `rabbitmq`. */
   readonly name: string
 
+  /** What its messages name as their CloudEvents source; left out if they name none. */
+  readonly source?: string | undefined
+
   /**
    * Hands a batch to the broker and waits for its confirmations. The outcomes are in the order of the batch.
    * Must settle within the adapter's own deadline, whatever the broker does, and must not throw for a message's sake.
@@ -108,4 +111,15 @@ export interface IncomingMessage {
   readonly redelivered: boolean
   /** Why the adapter could not read it, if it could not: what is left of it becomes a dead letter, and nothing else. */
   readonly refused?: string | undefined
+}
+
+/** What `topicOf` of a receiver goes by. Whoever may send to the topic under which it came says all the rest. */
+export interface DeliveredEvent {
+  /** Under which the broker has delivered it: the routing key, the Kafka topic. */
+  readonly topic: string
+  readonly key: string | null
+  /** The attributes of a CloudEvent: `type`, `source`, `subject`, … Empty if it is none. */
+  readonly attributes: Readonly<Record<string, string>>
+  /** What else came with it. */
+  readonly headers: Readonly<Record<string, string>>
 }

@@ -62,17 +62,31 @@ function createWorkers(
   const consumers = command === 'relay' ? [] : consumersFor(command, flags, settings)
   for (const [consumer, config] of consumers) {
     if (broker === null) break
-    const { topics, identify } = config
-    workers.push(createReceiver({ ...sharedOptions(config), ...shared, broker, consumer, topics, identify }))
+    const { receiving } = partsOf(config)
+    workers.push(createReceiver({ ...sharedOptions(config), ...shared, broker, consumer, ...receiving }))
   }
-  for (const [consumer, { topics: _topics, handlers, identify: _identify, ...options }] of consumers) {
+  for (const [consumer, config] of consumers) {
     if (command === 'receive') break
-    workers.push(createClaimer({ ...options, ...shared, consumer }, handlers))
+    const { claiming, handlers } = partsOf(config)
+    workers.push(createClaimer({ ...claiming, ...shared, consumer }, handlers))
   }
   if (broker !== null && command !== 'receive') {
     workers.push(createRelay({ ...settings.config.relay, ...shared, broker }))
   }
   return workers
+}
+
+function partsOf({
+  handlers,
+  topics,
+  identify,
+  topicOf,
+  from,
+  sources,
+  collisions,
+  ...claiming
+}: ConsumerConfig) {
+  return { handlers, receiving: { topics, identify, topicOf, from, sources, collisions }, claiming }
 }
 
 /** Of a consumer's options those that its receivers know too; the others are its claimers'. */

@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto'
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { Database } from './database.ts'
 import { anyPartition } from './layout.ts'
@@ -18,6 +19,17 @@ export interface InboxMessage {
   /** Null or left out if it never expires. */
   readonly expiresAt?: Date | null
 }
+
+/** Why such a message is not taken. */
+export const collision =
+  'collision: A message with another content has its identity, and was received before.'
+
+/**
+ * By which a message is told from another one with its identity, as 32 hexadecimal digits. Of the content alone: headers and
+ * times change from one delivery to the next.
+ */
+export const digestOf = ({ payload, body }: Pick<InboxMessage, 'payload' | 'body'>): string =>
+  hash('sha256', (payload ?? body)!).slice(0, 32)
 
 /** What brings the messages, and who wants to trace it. */
 export interface Receiving {
@@ -72,6 +84,7 @@ export async function deliver(
         version,
         starts,
         sizes,
+        arrayText(messages.map(digestOf)),
       ],
     )
     trace?.end()
@@ -80,6 +93,22 @@ export async function deliver(
     trace?.end(() => error)
     throw error
   }
+}
+
+/**
+ * Those that are no duplicates, though their identity was seen before: they have another content. To be asked after
+ * `receive` or `deliver` has dropped some.
+ */
+export async function findCollisions(
+  database: Database,
+  messages: readonly InboxMessage[],
+): Promise<readonly InboxMessage[]> {
+  const found = await database.query<{ nr: string }>(receiveSql(database.schema).collisions, [
+    plainArray(messages.map(({ consumer }) => consumer)),
+    arrayText(messages.map(({ id }) => id)),
+    arrayText(messages.map(digestOf)),
+  ])
+  return found.map(({ nr }) => messages[Number(nr) - 1]!)
 }
 
 const toTraced = ({ consumer, id, topic, headers, payload, body }: InboxMessage): TracedMessage => ({

@@ -106,19 +106,33 @@ export function newMessageId(): string {
   }
   const random = randomPool.toString('hex', randomUsed, randomUsed + 10)
   randomUsed += 10
-  const time = Date.now().toString(16).padStart(12, '0')
+  return toOutboxId(Date.now(), random)
+}
+
+/** The id of a recurring message, which whoever publishes its tick makes alike. */
+export const toTickId = (schedule: string, at: Date): string =>
+  toOutboxId(
+    at.getTime(),
+    createHash('sha256').update(`schedule ${schedule} ${at.toISOString()}`).digest('hex'),
+  )
+
+function toOutboxId(atMs: number, random: string): string {
+  const time = atMs.toString(16).padStart(12, '0')
   const variant = '89ab'[Number.parseInt(random[3]!, 16) & 3]!
   return `${time.slice(0, 8)}-${time.slice(8)}-7${random.slice(0, 3)}-${variant}${random.slice(4, 7)}-${random.slice(7, 19)}`
 }
 
 export const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
+/** Whether an outbox may have made it: a UUID version 7. No `toMessageId` is one, whatever it is made of. */
+export const isOutboxId = (id: string): boolean => uuidPattern.test(id) && id[14] === '7'
+
 /**
- * The id of a message of another system as a UUID: itself if it is one, else a UUID version 8 made from its SHA-256,
- * the same for every redelivery. The inbox then has one kind of id, of 16 bytes.
+ * The id of a message of another system: a UUID version 8 made from the SHA-256 of its identity, the same for every
+ * redelivery. The inbox then has one kind of id, of 16 bytes. A UUID is hashed as well: anybody may send the one that somebody
+ * else is going to use, and the second to come would be taken for a duplicate.
  */
 export function toMessageId(identity: string): string {
-  if (uuidPattern.test(identity)) return identity.toLowerCase()
   const hex = createHash('sha256').update(identity).digest('hex')
   const variant = '89ab'[Number.parseInt(hex[16]!, 16) & 3]!
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-${variant}${hex.slice(17, 20)}-${hex.slice(20, 32)}`

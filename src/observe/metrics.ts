@@ -32,6 +32,11 @@ export const metrics = {
     'broker',
     'consumer',
   ),
+  twinbox_collisions_total: counter(
+    'Deliveries with the identity of another message, now dead letters',
+    'broker',
+    'consumer',
+  ),
   twinbox_duplicate_messages_total: counter('Deliveries dropped as seen before', 'broker', 'consumer'),
   twinbox_refused_deliveries_total: counter('Deliveries that are no messages', 'consumer'),
   twinbox_receive_duration_seconds: histogram('How long a batch took into the inbox', 'broker', 'consumer'),
@@ -143,6 +148,7 @@ export function measure(event: TwinboxEvent, topicLabel: (topic: string) => stri
       return [
         one('twinbox_received_messages_total', labels, event.fresh),
         one('twinbox_duplicate_messages_total', labels, event.duplicates),
+        one('twinbox_collisions_total', labels, event.collisions),
         one('twinbox_receive_duration_seconds', labels, event.durationMs / 1000),
       ]
     }

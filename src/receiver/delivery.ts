@@ -1,18 +1,16 @@
-import type { IncomingMessage } from '../brokers/broker.ts'
+import type { DeliveredEvent, IncomingMessage } from '../brokers/broker.ts'
 import { fromWireHeaders } from '../brokers/cloudevent.ts'
-import { admit, isDeeper, jsonText } from '../database/gate.ts'
+import { admit, cut, isDeeper, jsonText } from '../database/gate.ts'
 import type { InboxMessage } from '../database/inbox.ts'
 import { describeError } from '../base/errors.ts'
-import { toMessageId } from '../message/message.ts'
+import { isOutboxId, toMessageId, topicMatches } from '../message/message.ts'
 import { limits } from '../base/options.ts'
 import { placeOf } from './place.ts'
 
 /** What makes a message of another system a message: above all an identity that is the same for every redelivery. */
 export interface Identity {
-  /** A UUID is taken as it is; of any other text a UUID is made, the same for the same text. */
+  /** Of this text the message's id is made, the same for the same text. */
   readonly id: string
-  /** @default what the broker says */
-  readonly topic?: string | undefined
   /** Ordering key. @default what the broker says */
   readonly key?: string | null | undefined
 }
@@ -20,8 +18,13 @@ export interface Identity {
 /** For whom deliveries are read, and how those are told apart that are no CloudEvents. */
 export interface Reading {
   readonly consumer: string
+  /** Patterns of topics that it takes. */
+  readonly topics: readonly string[]
   readonly maxPayloadBytes: number
+  /** Of outboxes, whose ids are kept as they are. */
+  readonly sources: readonly string[]
   readonly identify?: ((incoming: IncomingMessage) => Identity | null) | undefined
+  readonly topicOf?: ((event: DeliveredEvent) => string) | undefined
 }
 
 /** The message that a delivery is, or why it is none. Does not throw, whatever the delivery is. */
@@ -33,32 +36,40 @@ export function readDelivery(incoming: IncomingMessage, as: Reading): InboxMessa
   }
 }
 
+type CloudEvent = ReturnType<typeof fromWireHeaders>
+
 function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
   if (incoming.refused !== undefined) return incoming.refused
   const size = incoming.body.byteLength
   if (size > as.maxPayloadBytes)
     return `Its body has ${size} bytes, but the limit is ${as.maxPayloadBytes} (maxPayloadBytes).`
   const event = fromWireHeaders(incoming)
-  let identity: Identity | null
+  const own = isOwn(event, as)
+  let identity: { readonly id: string; readonly key: string | null } | null
   try {
-    const given = identityOf(incoming, event, as)
-    identity = given === null ? null : { id: given.id, topic: given.topic, key: given.key }
+    identity = identityOf(incoming, event, own, as)
   } catch (error) {
     return `identify threw: ${describeError(error)}`
   }
-  if (identity === null || typeof identity.id !== 'string' || identity.id === '') {
-    return 'It has no identity: it is no CloudEvent, and identify gave none.'
+  if (identity === null) return 'It has no identity: it is no CloudEvent, and identify gave none.'
+  let topic: string
+  try {
+    topic = topicOf(incoming, event, as)
+  } catch (error) {
+    return `topicOf threw: ${describeError(error)}`
   }
+  if (as.topicOf !== undefined && !as.topics.some((pattern) => topicMatches(pattern, topic)))
+    return `topicOf gave the topic "${cut(topic, 100)}", which is none that the receiver takes (topics).`
   const json = jsonText(incoming.contentType, incoming.body)
   if (json !== null && isDeeper(json, limits.receivedDepth))
     return `Its JSON is nested deeper than ${limits.receivedDepth} levels, the limit.`
   const timeOf = (name: string): Date => new Date(event?.attributes.get(name) ?? Number.NaN)
   return admit({
     consumer: as.consumer,
-    id: toMessageId(identity.id),
-    topic: identity.topic ?? event?.attributes.get('type') ?? incoming.topic,
-    key: identity.key === undefined ? incoming.key : identity.key,
-    headers: event?.headers ?? incoming.headers,
+    id: identity.id,
+    topic,
+    key: identity.key,
+    headers: event === null ? incoming.headers : headersOf(event, own, topic),
     content: json ?? incoming.body,
     contentType: incoming.contentType,
     publishedAt: timeOf('time'),
@@ -66,19 +77,73 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
   })
 }
 
+/**
+ * The topic under which the broker has delivered it, since the broker has checked who may send there. The type of a CloudEvent
+ * is what the sender says: it would let whoever may send anything choose the handler.
+ */
+function topicOf(incoming: IncomingMessage, event: CloudEvent, as: Reading): string {
+  if (as.topicOf === undefined) return incoming.topic
+  const topic: unknown = as.topicOf({
+    topic: incoming.topic,
+    key: incoming.key,
+    attributes: Object.fromEntries(event?.attributes ?? []),
+    headers: event?.headers ?? incoming.headers,
+  })
+  if (typeof topic !== 'string') throw new TypeError('It gave no text.')
+  return topic
+}
+
+const isOwn = (event: CloudEvent, { sources }: Reading): boolean =>
+  event !== null &&
+  sources.includes(event.attributes.get('source') ?? '') &&
+  isOutboxId(event.attributes.get('id')!)
+
+/** Each kind of identity for itself, and its parts told apart: or who may choose one could choose another's. */
 function identityOf(
   incoming: IncomingMessage,
-  event: ReturnType<typeof fromWireHeaders>,
+  event: CloudEvent,
+  own: boolean,
   { identify }: Reading,
-): Identity | null {
+): { readonly id: string; readonly key: string | null } | null {
+  const made = (...parts: readonly string[]): string => toMessageId(JSON.stringify(parts))
   if (event !== null) {
-    const id = event.attributes.get('id')!
+    const { attributes } = event
+    const id = attributes.get('id')!
+    const key = attributes.get('partitionkey') ?? incoming.key
     // Of other senders, only source and id together are an identity.
-    const source = event.attributes.get('source') ?? ''
-    const own = toMessageId(id) === id.toLowerCase()
-    return { id: own ? id : `${source} ${id}`, key: event.attributes.get('partitionkey') ?? incoming.key }
+    return { id: own ? id.toLowerCase() : made('event', attributes.get('source') ?? '', id), key }
   }
-  if (identify !== undefined) return identify(incoming)
-  const id = incoming.headers['message-id'] ?? placeOf(incoming)
-  return id === null || id === undefined ? null : { id: `${incoming.topic} ${id}` }
+  if (identify !== undefined) {
+    const given = identify(incoming)
+    if (given === null || typeof given.id !== 'string' || given.id === '') return null
+    return { id: made('identify', given.id), key: given.key === undefined ? incoming.key : given.key }
+  }
+  const named = incoming.headers['message-id']
+  if (named !== undefined) return { id: made('message-id', incoming.topic, named), key: incoming.key }
+  const place = placeOf(incoming)
+  return place === null ? null : { id: made('place', incoming.topic, place), key: incoming.key }
+}
+
+/** Attributes that are columns of a message, or headers already. */
+const known = new Set(['specversion', 'time', 'partitionkey', 'expirytime', 'traceparent', 'tracestate'])
+
+/**
+ * The headers, and the attributes that nothing else of a message says, as `ce_type`: nothing at all for a message of our own
+ * under its own topic.
+ */
+function headersOf(
+  { attributes, headers }: NonNullable<CloudEvent>,
+  own: boolean,
+  topic: string,
+): Readonly<Record<string, string>> {
+  const more = [...attributes].filter(
+    ([name, value]) =>
+      !known.has(name) &&
+      !(own && (name === 'id' || name === 'source' || (name === 'type' && value === topic))),
+  )
+  if (more.length === 0) return headers
+  return Object.fromEntries([
+    ...Object.entries(headers),
+    ...more.map(([name, value]) => [`ce_${name}`, value]),
+  ])
 }

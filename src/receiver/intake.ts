@@ -1,7 +1,7 @@
 import type { IncomingMessage } from '../brokers/broker.ts'
 import { batchLength, bytesOf } from '../brokers/consuming.ts'
 import type { Database } from '../database/database.ts'
-import type { InboxMessage } from '../database/inbox.ts'
+import { collision, digestOf, findCollisions, type InboxMessage } from '../database/inbox.ts'
 import { halving } from '../database/halving.ts'
 import { isContentError, isPassing } from '../database/sqlstate.ts'
 import { describeError } from '../base/errors.ts'
@@ -25,13 +25,20 @@ interface Parts {
   readonly batchBytes: number
   readonly emit: Emit
   readonly stopping: AbortSignal
+  /** What becomes of a message that is new but for its identity. */
+  readonly collisions: Collisions
   /** Writes messages to the inbox. Returns how many were new. */
   readonly store: (messages: readonly InboxMessage[]) => Promise<number>
 }
 
+export const collisionPolicies = ['bury', 'drop'] as const
+export type Collisions = (typeof collisionPolicies)[number]
+
 /** What became of a batch. */
 export interface Taken {
   readonly fresh: number
+  /** Those among them that became dead letters since another message has their identity. */
+  readonly collisions: number
   readonly refused: number
 }
 
@@ -46,6 +53,7 @@ export class Intake {
   readonly #parts: Parts
   readonly #reports: ReturnType<typeof loopReports>
   #refused = 0
+  #collisions = 0
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -55,39 +63,66 @@ export class Intake {
   /** One batch at a time. Adapters cut their batches as well, but anybody may write one. */
   async take(batch: readonly IncomingMessage[]): Promise<Taken> {
     this.#refused = 0
+    this.#collisions = 0
     let fresh = 0
     for (let start = 0, length = 0; start < batch.length; start += length) {
       length = batchLength(batch, bytesOf, this.#parts, start)
       fresh += await this.#takePart(batch.slice(start, start + length))
     }
-    return { fresh, refused: this.#refused }
+    return { fresh, refused: this.#refused, collisions: this.#collisions }
   }
 
   async #takePart(deliveries: readonly IncomingMessage[]): Promise<number> {
     const messages = new Map<string, Read>()
+    /** Of one identity with another in this batch, and not of its content. */
+    const others: Read[] = []
     const letters: Letter[] = []
     for (const incoming of deliveries) {
       const message = readDelivery(incoming, this.#parts.reading)
-      if (typeof message === 'string') letters.push(this.#toLetter(incoming, message))
+      if (typeof message === 'string') {
+        letters.push(this.#toLetter(incoming, message))
+        continue
+      }
       // The same message twice in a batch: the first counts.
-      else if (!messages.has(message.id)) messages.set(message.id, { message, incoming })
+      const first = messages.get(message.id)
+      if (first === undefined) messages.set(message.id, { message, incoming })
+      else if (digestOf(first.message) !== digestOf(message)) others.push({ message, incoming })
     }
-    const fresh = messages.size === 0 ? 0 : await this.#store([...messages.values()])
+    const all = [...messages.values()]
+    const { fresh, refused } = await this.#store(all)
+    // Which of two is the other one, the inbox says: the first in a batch may be.
+    const doubtful = fresh + refused.length < all.length ? all.filter((one) => !refused.includes(one)) : []
+    const collided = await this.#findCollisions([...doubtful, ...others])
+    this.#collisions += collided.length
+    letters.push(...collided.map(({ incoming }) => this.#toLetter(incoming, collision)))
     if (letters.length > 0) await this.#setAside(letters)
     return fresh
   }
 
-  async #store(all: readonly Read[]): Promise<number> {
+  async #store(all: readonly Read[]): Promise<{ fresh: number; refused: readonly Read[] }> {
     let fresh = 0
+    const refused: Read[] = []
+    if (all.length === 0) return { fresh, refused }
     await halving(
       all,
       async (some) => {
         fresh += await this.#insist(() => this.#parts.store(some.map(({ message }) => message)))
       },
-      ({ incoming }, error) =>
-        this.#setAside([this.#toLetter(incoming, `The database refuses it: ${describeError(error)}`)]),
+      async (one, error) => {
+        refused.push(one)
+        await this.#setAside([
+          this.#toLetter(one.incoming, `The database refuses it: ${describeError(error)}`),
+        ])
+      },
     )
-    return fresh
+    return { fresh, refused }
+  }
+
+  async #findCollisions(doubtful: readonly Read[]): Promise<readonly Read[]> {
+    if (this.#parts.collisions === 'drop' || doubtful.length === 0) return []
+    const messages = doubtful.map(({ message }) => message)
+    const found = await this.#insist(() => findCollisions(this.#parts.database, messages))
+    return doubtful.filter(({ message }) => found.includes(message))
   }
 
   #toLetter(incoming: IncomingMessage, reason: string): Letter {

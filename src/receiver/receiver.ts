@@ -1,4 +1,4 @@
-import type { Broker, IncomingMessage, Subscription } from '../brokers/broker.ts'
+import type { Broker, DeliveredEvent, IncomingMessage, Subscription } from '../brokers/broker.ts'
 import type { Database } from '../database/database.ts'
 import { inboxLanes } from '../database/layout.ts'
 import { laneSql } from '../database/sql/lane.ts'
@@ -12,15 +12,17 @@ import type { Loop } from '../base/loop.ts'
 import { checkTopicPattern } from '../message/message.ts'
 import {
   checkHeartbeat,
+  callable,
   checkConsumer,
   limits,
   numberOptions,
+  oneOf,
   readNumbers,
   refuseUnknown,
   whole,
 } from '../base/options.ts'
 import type { Identity } from './delivery.ts'
-import { Intake } from './intake.ts'
+import { collisionPolicies, Intake, type Collisions } from './intake.ts'
 import { keepSubscribed } from './subscribing.ts'
 import { startPruning, type Pruning } from '../upkeep/prune.ts'
 import {
@@ -63,6 +65,26 @@ export interface ReceiverOptions extends WorkerOptions {
    * since without an identity a redelivery could not be told from a new message.
    */
   readonly identify?: ((incoming: IncomingMessage) => Identity | null) | undefined
+  /**
+   * The topic of a delivery, which selects its handler; one that no pattern of `topics` takes becomes a dead letter. Needed where
+   * the broker's name says less than that, as with many topics in one of Kafka's: `({ attributes }) => attributes.type`. The
+   * broker has checked who may send to the topic under which it delivers, and nothing of what the sender writes.
+   * @default the topic under which the broker has delivered it
+   */
+  readonly topicOf?: ((event: DeliveredEvent) => string) | undefined
+  /** With `topicOf`: what to subscribe to at the broker, names or patterns of its topics. @default `topics` */
+  readonly from?: readonly string[] | undefined
+  /**
+   * CloudEvents sources of outboxes, beside that of the broker: their messages keep their ids. Of others, source and id
+   * together make the id. @default none
+   */
+  readonly sources?: readonly string[] | undefined
+  /**
+   * What becomes of a message whose identity another one with other content has had. `bury`: it is a dead letter, with a
+   * reason that begins with `collision`. `drop`: it is gone as a duplicate, for producers whose retries differ from what they
+   * repeat. @default 'bury'
+   */
+  readonly collisions?: Collisions | undefined
 }
 
 const numbers = [...workerNumbers, 'batchSize', 'dedupeWindowMs', 'unsubscribeAfterMs'] as const
@@ -87,6 +109,10 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
     'consumer',
     'topics',
     'identify',
+    'topicOf',
+    'from',
+    'sources',
+    'collisions',
     'maxPayloadBytes',
   ])
   checkConsumer(options.consumer)
@@ -104,7 +130,17 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
       'topics is required: a list of topic names or patterns such as ["order.*"].',
     )
   }
-  for (const topic of options.topics as readonly string[]) checkTopicPattern(topic)
+  const from = options.from ?? options.topics
+  for (const topic of [...options.topics, ...from]) checkTopicPattern(topic)
+  if (options.from !== undefined && options.topicOf === undefined) {
+    throw new OptionError('from', 'from needs topicOf, to say which of the topics a delivery has.')
+  }
+  callable('topicOf', options.topicOf)
+  const collisions = oneOf('collisions', options.collisions, collisionPolicies)
+  const sources = [
+    ...(options.sources ?? []),
+    ...(options.broker.source === undefined ? [] : [options.broker.source]),
+  ]
   const { min, max } = numberOptions.maxPayloadBytes
   const maxPayloadBytes = whole('maxPayloadBytes', options.maxPayloadBytes, limits.receivedBytes, min, max)
   let receiver: Receiver | null = null
@@ -116,7 +152,12 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
       id: () => receiver?.membership.id ?? null,
       probe: async () => options.broker.probe?.(),
       start: async (database) => {
-        receiver = new Receiver(database, { ...options, maxPayloadBytes }, settings, failpoint)
+        receiver = new Receiver(
+          database,
+          { ...options, maxPayloadBytes, from, sources, collisions },
+          settings,
+          failpoint,
+        )
         await receiver.start()
       },
       stop: async () => receiver?.stop(),
@@ -124,10 +165,17 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
   )
 }
 
+interface Checked extends ReceiverOptions {
+  readonly maxPayloadBytes: number
+  readonly from: readonly string[]
+  readonly sources: readonly string[]
+  readonly collisions: Collisions
+}
+
 class Receiver {
   readonly membership: Membership
   readonly #database: Database
-  readonly #options: ReceiverOptions
+  readonly #options: Checked
   readonly #intake: Intake
   readonly #settings: Record<(typeof numbers)[number], number>
   readonly #failpoint: Failpoint
@@ -141,7 +189,7 @@ class Receiver {
 
   constructor(
     database: Database,
-    options: ReceiverOptions & { readonly maxPayloadBytes: number },
+    options: Checked,
     settings: Record<(typeof numbers)[number], number>,
     failpoint: Failpoint,
   ) {
@@ -160,6 +208,7 @@ class Receiver {
       batchSize: settings.batchSize,
       batchBytes: limits.batchBytes,
       emit: this.#emit,
+      collisions: options.collisions,
       stopping: this.#stopping.signal,
       store: (messages) => this.#store(messages),
     })
@@ -167,7 +216,7 @@ class Receiver {
       database,
       kind: 'receiver',
       consumer: options.consumer,
-      topics: options.topics,
+      topics: options.from,
       heartbeatMs: settings.heartbeatMs,
       deadAfterMs: settings.deadAfterMs,
       leaseMs: settings.leaseMs,
@@ -186,7 +235,7 @@ class Receiver {
   }
 
   async start(): Promise<void> {
-    const { broker, consumer, topics } = this.#options
+    const { broker, consumer, from: topics } = this.#options
     await this.membership.join()
     await this.#database.query(laneSql(this.#database.schema).create, [consumer, inboxLanes])
     this.#subscription = await broker.subscribe(
@@ -244,13 +293,14 @@ class Receiver {
     const { broker, consumer } = this.#options
     const startedAt = performance.now()
     this.#inFlight = batch.length
-    const { fresh, refused } = await this.#intake.take(batch)
+    const { fresh, refused, collisions } = await this.#intake.take(batch)
     this.#inFlight = 0
     this.#found()
     this.#emit({
       type: 'received',
       fresh,
       duplicates: batch.length - refused - fresh,
+      collisions,
       broker: broker.name,
       durationMs: performance.now() - startedAt,
     })

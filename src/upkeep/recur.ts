@@ -5,7 +5,7 @@ import { isPassing } from '../database/sqlstate.ts'
 import type { Emit } from '../base/events.ts'
 import { hintPublished } from '../base/hints.ts'
 import { startLoop } from '../base/loop.ts'
-import { toMessageId } from '../message/message.ts'
+import { toTickId } from '../message/message.ts'
 import { Ticks, type CatchUp } from './cron.ts'
 
 const lookMs = 250
@@ -109,7 +109,7 @@ async function publishLocked(
   const [published] = await database.run<{ count: number }>(client, sql.publish, [
     ticks.map(({ name }) => name),
     ticks.map(({ at }) => at),
-    identities.map(toMessageId),
+    ticks.map(({ name, at }) => toTickId(name, at)),
     identities,
     dedupeMs,
   ])

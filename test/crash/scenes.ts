@@ -8,7 +8,7 @@ import {
   redriveParkedKeys,
   skipDeadLetters,
 } from '../../src/index.ts'
-import { toMessageId } from '../../src/message/message.ts'
+import { toTickId } from '../../src/message/message.ts'
 import type { PruneKind } from '../../src/database/sql/upkeep.ts'
 import type { Cell, Given } from './cells.ts'
 import type { Actor, Stage } from './stage.ts'
@@ -227,7 +227,7 @@ const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
       const [first] = await database.query<{ at: Date }>('select at from pardon')
       const ticks: string[] = []
       for (let at = first!.at.getTime(); at <= lastAt!.getTime(); at += 1000)
-        ticks.push(toMessageId(`schedule tick ${new Date(at).toISOString()}`))
+        ticks.push(toTickId('tick', new Date(at)))
       await stage.until(`select count(*) >= ${ticks.length} as done from effects where n = -2`)
       const found = await database.query<{ id: string }>('delete from effects where n = -2 returning id')
       expect(found.map(({ id }) => id).toSorted()).toEqual(ticks.toSorted())

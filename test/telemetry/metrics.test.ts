@@ -183,7 +183,7 @@ describe('the catalogue', () => {
     const label = topicLabels()
     const events = [
       { type: 'sent', ids: ['1'], topics: { t: 1 }, broker: 'kafka', durationMs: 1 },
-      { type: 'received', fresh: 1, duplicates: 1, broker: 'kafka', durationMs: 1 },
+      { type: 'received', fresh: 1, duplicates: 1, collisions: 1, broker: 'kafka', durationMs: 1 },
       { type: 'refused', topic: 't', reason: 'x' },
       { type: 'claimed', ids: ['1'] },
       { type: 'set_aside', ids: ['1'], topic: 't' },

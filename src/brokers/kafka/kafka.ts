@@ -42,6 +42,7 @@ export function kafka(options: KafkaOptions): Broker {
   const subscriber = createSubscriber(settings)
   return {
     name: 'kafka',
+    source: settings.source,
     send: sender.send,
     subscribe: subscriber.subscribe,
     probe: probing(() => probeKafka(settings)),

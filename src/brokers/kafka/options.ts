@@ -18,7 +18,8 @@ export interface KafkaOptions {
   /** `source` of the CloudEvents sent: who says this, as a URI reference. @default 'twinbox' */
   readonly source?: string | undefined
   /**
-   * The Kafka topic of a message. Subscriptions name Kafka's topics, so with this option they name what it returns.
+   * The Kafka topic of a message. A receiver reads Kafka's topics: tell it what this returns as `from`, and by `topicOf` how to
+   * find the topic again.
    * @default its topic
    */
   readonly topic?: ((message: OutgoingMessage) => string) | undefined

@@ -10,7 +10,9 @@ export function openTrial({ name, fewTopics = false }: TrialPlace, brokers: read
     kafka({ brokers, groupId, ...(fewTopics && { topic: () => name }) })
   return {
     open,
-    topics: [fewTopics ? name : '#'],
+    receiving: fewTopics
+      ? { topics: ['#'], from: [name], topicOf: ({ attributes }) => attributes['type'] ?? '' }
+      : { topics: ['#'] },
     // Kafka creates any topic but this one.
     nowhere: '..',
     locate: async () => {

@@ -17,7 +17,7 @@ export const postgres: Adapter = {
     const { postgres: create } = await load()
     return {
       open: () => create({ database: database(), schema }),
-      topics: ['#'],
+      receiving: { topics: ['#'] },
       nowhere: 'nowhere',
       locate: async () => [],
       clear: async () => {},

@@ -1,7 +1,7 @@
 import { openDatabase, type Database, type DatabaseInput } from '../../database/database.ts'
 import { admit } from '../../database/gate.ts'
 import { halving } from '../../database/halving.ts'
-import { deliver, type InboxMessage } from '../../database/inbox.ts'
+import { collision, deliver, findCollisions, type InboxMessage } from '../../database/inbox.ts'
 import { checkSchemaVersion } from '../../database/migrate.ts'
 import { subscriptionSql } from '../../database/sql/subscription.ts'
 import { isConnectionLost, sqlstate } from '../../database/sqlstate.ts'
@@ -73,10 +73,15 @@ export function postgres(options: PostgresOptions): Broker {
       const write = async (some: readonly Delivery[]): Promise<void> => {
         const messages = some.map(({ message }) => message)
         const receiving = { telemetry, broker: 'postgres', workerId: null }
-        if ((await deliver(database, messages, version, receiving)) === null) known = null
-        else
+        const fresh = await deliver(database, messages, version, receiving)
+        if (fresh === null) known = null
+        else {
           for (const consumer of new Set(messages.map((message) => message.consumer)))
             hintReceived(database.schema, consumer)
+          const others = fresh < messages.length ? await findCollisions(database, messages) : []
+          for (const { index } of some.filter(({ message }) => others.includes(message)))
+            outcomes[index] = poisonous(collision)
+        }
       }
       // For a hundred consumers, a batch of the relay has a hundred times its bytes.
       for (let start = 0, length = 0; start < deliveries.length && known !== null; start += length) {

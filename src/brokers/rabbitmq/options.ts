@@ -30,7 +30,10 @@ export interface RabbitmqOptions {
    * @default 'declare'
    */
   readonly topology?: 'declare' | 'check' | undefined
-  /** The routing key of a message, up to 255 bytes. @default its topic */
+  /**
+   * The routing key of a message, up to 255 bytes. It is the topic of a delivery, unless the receiver has `topicOf`.
+   * @default its topic
+   */
   readonly routingKey?: ((message: OutgoingMessage) => string) | undefined
   /**
    * A dead connection is noticed after two to three of these. Less than 5 takes a busy process for a dead one. From

@@ -30,6 +30,7 @@ export function rabbitmq(options: RabbitmqOptions): Broker {
   const subscriber = createSubscriber(settings)
   return {
     name: 'rabbitmq',
+    source: settings.source,
     send: publisher.send,
     subscribe: subscriber.subscribe,
     unsubscribe: subscriber.unsubscribe,

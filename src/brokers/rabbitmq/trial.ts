@@ -9,7 +9,7 @@ export function openTrial({ url, name }: TrialPlace): Trial {
   const open = (): ReturnType<typeof rabbitmq> => rabbitmq({ url: url!, exchange: name, queue })
   return {
     open,
-    topics: ['#'],
+    receiving: { topics: ['#'] },
     nowhere: `${name}.nowhere`,
     locate: async () => {
       await withChannel(url!, async () => {})

@@ -12,20 +12,20 @@ export const receiveSql = perSchema((s, statement) => ({
     'receive',
     `with m as materialized (
       select m.consumer, m.id, m.topic, m.key, nullif(m.headers, '')::json as headers,
-        nullif(m.payload, '')::json as payload, ${piece('$7', 'm')} as body, m.content_type, m.published_at, m.expires_at, m.nr
+        nullif(m.payload, '')::json as payload, ${piece('$7', 'm')} as body, m.content_type, m.published_at, m.expires_at, m.digest, m.nr
       from (
         select pg_current_xact_id() as xid, $12::text is null or $12 = ${subscribed(s)} as routed offset 0
       ) as x
       cross join unnest(
         $1::text[], $2::uuid[], $3::text[], $4::text[], ${parted('$5')}, ${parted('$6')}, $13::int[], $14::int[],
-        $8::text[], $9::timestamptz[], $11::timestamptz[]
+        $8::text[], $9::timestamptz[], $11::timestamptz[], $15::uuid[]
       ) with ordinality
-        as m(consumer, id, topic, key, headers, payload, start, size, content_type, published_at, expires_at, nr)
+        as m(consumer, id, topic, key, headers, payload, start, size, content_type, published_at, expires_at, digest, nr)
       where x.xid is not null and x.routed
     ),
     fresh as (
-      insert into ${s}.seen (consumer, id)
-      select m.consumer, m.id from m order by m.consumer, m.id
+      insert into ${s}.seen (consumer, id, digest)
+      select m.consumer, m.id, m.digest from m order by m.consumer, m.id
       on conflict do nothing
       returning consumer, id
     ),
@@ -41,5 +41,15 @@ export const receiveSql = perSchema((s, statement) => ({
       select count(${waking(s, 'c.consumer')}) from (select distinct m.consumer from m) as c
     ) as woken
     from fresh`,
+  ),
+
+  // Which of $2, the ids of the consumers $1, were not seen with the content of the digests $3. A statement of its own, after the
+  // other has been committed: what another session has written meanwhile, the other does not see. Reads the primary key of seen.
+  collisions: statement(
+    'collisions',
+    `select m.nr
+    from unnest($1::text[], $2::uuid[], $3::uuid[]) with ordinality as m(consumer, id, digest, nr)
+    left join ${s}.seen as k on k.consumer = m.consumer and k.id = m.id
+    where k.digest is distinct from m.digest`,
   ),
 }))
