@@ -136,14 +136,15 @@ function headersOf(
   own: boolean,
   topic: string,
 ): Readonly<Record<string, string>> {
-  const more = [...attributes].filter(
-    ([name, value]) =>
-      !known.has(name) &&
-      !(own && (name === 'id' || name === 'source' || (name === 'type' && value === topic))),
-  )
-  if (more.length === 0) return headers
-  return Object.fromEntries([
-    ...Object.entries(headers),
-    ...more.map(([name, value]) => [`ce_${name}`, value]),
-  ])
+  let all: Record<string, string> | null = null
+  for (const [name, value] of attributes) {
+    if (
+      known.has(name) ||
+      (own && (name === 'id' || name === 'source' || (name === 'type' && value === topic)))
+    )
+      continue
+    // Mostly there is none: a copy for each message would be felt.
+    ;(all ??= { ...headers })[`ce_${name}`] = value
+  }
+  return all ?? headers
 }
