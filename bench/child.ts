@@ -1,6 +1,6 @@
-import { writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { fail, obeyParent, say, stall } from '../proof/stage/child.ts'
 import type { Ready } from '../proof/stage/crew.ts'
 import type { Broker } from '../src/brokers/broker.ts'
 import { postgres } from '../src/brokers/postgres/postgres.ts'
@@ -58,10 +58,6 @@ const untold: ReadonlySet<TwinboxEvent['type']> = new Set(['sent', 'received', '
 let share = 0
 let stop = async (): Promise<void> => {}
 
-const say = (news: News | Ready): void => {
-  if (process.connected) process.send!(news, () => {})
-}
-
 function onEvent(event: TwinboxEvent): void {
   const at = now()
   if (untold.has(event.type)) return
@@ -69,14 +65,14 @@ function onEvent(event: TwinboxEvent): void {
     type: 'seen',
     at,
     event: 'error' in event ? { ...event, error: describeError(event.error) as never } : event,
-  })
+  } satisfies News)
 }
 
 async function begin({ role, database, options = {}, handleMs = 0, batchSize, race }: Job): Promise<void> {
   if (role === 'entrant') return enter(database, race!)
   if (role === 'burner') {
     void burn()
-    return say({ type: 'ready', workerId: null, url: null })
+    return say({ type: 'ready', workerId: null, url: null } satisfies Ready)
   }
   // Its own connection: what is noted here stays, whatever becomes of the worker's transactions.
   const notes = new pg.Pool({ connectionString: database, max: 1 })
@@ -102,7 +98,7 @@ async function begin({ role, database, options = {}, handleMs = 0, batchSize, ra
               )
               if (stick === true) {
                 const again = rows[0]!.earlier
-                say({ type: 'stuck', at: now(), id, again })
+                say({ type: 'stuck', at: now(), id, again } satisfies News)
                 if (!again) await client.query('select pg_sleep(60)')
               }
               if (handleMs > 0) await sleep(handleMs)
@@ -115,7 +111,7 @@ async function begin({ role, database, options = {}, handleMs = 0, batchSize, ra
     await notes.end()
   }
   await worker.start()
-  say({ type: 'ready', workerId: worker.id, url: null })
+  say({ type: 'ready', workerId: worker.id, url: null } satisfies Ready)
 }
 
 function inBatches(batchSize: number, workerId: () => number | null): HandlerEntry<unknown> {
@@ -162,7 +158,7 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
   const tell = (): void => {
     if (tally.count === told) return
     told = tally.count
-    say({ type: 'progress', count: told })
+    say({ type: 'progress', count: told } satisfies News)
   }
   let usage = process.cpuUsage()
   go = async () => {
@@ -177,17 +173,17 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
     // Whoever is about to be seen idling would start with what this costs.
     if (weighs) gc?.()
     const { heapUsed, external } = process.memoryUsage()
-    say({ type: 'used', cpuMs: (user + system) / 1000, memoryBytes: heapUsed + external })
+    say({ type: 'used', cpuMs: (user + system) / 1000, memoryBytes: heapUsed + external } satisfies News)
   }
   finish = async () => {
     await (
       await working
     )?.()
-    say({ type: 'finished', sheet: tally.sheet })
+    say({ type: 'finished', sheet: tally.sheet } satisfies News)
     // A profile is written by a process that ends by itself.
     if (process.env['TWINBOX_BENCH_PROF'] !== undefined) setTimeout(() => process.exit(0), 500)
   }
-  say({ type: 'ready', workerId: null, url: null })
+  say({ type: 'ready', workerId: null, url: null } satisfies Ready)
 }
 
 async function burn(): Promise<never> {
@@ -197,26 +193,17 @@ async function burn(): Promise<never> {
   }
 }
 
-function stall(ms: number): void {
-  const end = performance.now() + ms
-  while (performance.now() < end);
-}
-
-function fail(error: unknown): never {
-  writeSync(2, `${describeError(error)}\n`)
-  process.exit(1)
-}
-
-process.on('message', (order: Order) => {
-  if (order.type === 'begin') begin(order.job).catch(fail)
+async function obey(order: Order): Promise<void> {
+  if (order.type === 'begin') await begin(order.job)
   else if (order.type === 'stall') stall(order.ms)
   else if (order.type === 'burn') share = order.share
-  else if (order.type === 'go') go().catch(fail)
+  else if (order.type === 'go') await go()
   else if (order.type === 'account') account(order.weighs)
-  else finish().catch(fail)
-})
+  else await finish()
+}
+
+obeyParent(obey, () => process.exit(1))
 // As orchestrators end a process.
 process.once('SIGTERM', () => {
   stop().then(() => process.exit(0), fail)
 })
-process.on('disconnect', () => process.exit(1))

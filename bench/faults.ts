@@ -1,5 +1,5 @@
 import { findPgBouncer } from '../test/support/servers/pgbouncer.ts'
-import { startProxy } from '../test/support/proxy.ts'
+import { startProxy } from '../proof/stage/proxy.ts'
 import { isMissing } from '../test/support/require.ts'
 import type { Member } from './crew.ts'
 

@@ -15,7 +15,7 @@ import {
 } from '../src/index.ts'
 import { recordEvents } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
-import { startProxy } from './support/proxy.ts'
+import { startProxy } from '../proof/stage/proxy.ts'
 
 let database: TestDatabase
 let health: Health

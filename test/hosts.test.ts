@@ -8,7 +8,7 @@ import { checkServer } from '../src/database/server.ts'
 import { isConnectionLost } from '../src/database/sqlstate.ts'
 import { OptionError } from '../src/base/errors.ts'
 import { migrate } from '../src/index.ts'
-import { startProxy, type Proxy } from './support/proxy.ts'
+import { startProxy, type Proxy } from '../proof/stage/proxy.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /** The database as several hosts: which of them is used, and what is thrown away. */

@@ -10,7 +10,7 @@ import {
 } from '../src/index.ts'
 import type { Queryable } from '../src/outbox/transaction.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
-import { startProxy, type Proxy } from './support/proxy.ts'
+import { startProxy, type Proxy } from '../proof/stage/proxy.ts'
 
 interface Row {
   readonly seq: string

@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { Broker, IncomingMessage, OnBatch } from '../src/brokers/broker.ts'
 import { newMessageId } from '../src/message/message.ts'
 import { createReceiver, type ReceiverOptions, type Worker } from '../src/index.ts'
-import { startProxy } from './support/proxy.ts'
+import { startProxy } from '../proof/stage/proxy.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 

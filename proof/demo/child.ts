@@ -94,12 +94,11 @@ function handlers(run: DemoRun, workerId: () => number | null): Parameters<typeo
 
 const end = (code: number): Promise<never> => close(stop).then(() => process.exit(code))
 
-obeyParent(
-  (order: Order) => {
-    if (order.type === 'slow') slowMs = order.ms
-    else if (order.type === 'proceed') proceed()
-    else if (order.type === 'stop') void end(0)
-    else return begin(order)
-  },
-  () => (isServer ? void end(1) : process.exit(1)),
-)
+async function obey(order: Order): Promise<void> {
+  if (order.type === 'slow') slowMs = order.ms
+  else if (order.type === 'proceed') proceed()
+  else if (order.type === 'stop') void end(0)
+  else await begin(order)
+}
+
+obeyParent(obey, () => (isServer ? void end(1) : process.exit(1)))

@@ -5,7 +5,7 @@ import { startOwnServer } from '../stage/postgres.ts'
 import { sentence } from '../../src/terminal/failure.ts'
 import type { Address } from '../../src/brokers/adapter.ts'
 import type { Run } from '../stage/broker.ts'
-import { close, obeyParent, say } from '../stage/child.ts'
+import { close, obeyParent, say, stall } from '../stage/child.ts'
 import { makeDetours, type Detour } from '../stage/detour.ts'
 import { employ } from '../stage/employ.ts'
 import { handlers } from './handlers.ts'
@@ -87,7 +87,10 @@ let broker: MoodyBroker | null = null
 async function serve(): Promise<void> {
   const server = await startOwnServer({ persistent: true })
   stop = () => server.stop()
-  restart = (signal) => server.restart(signal)
+  restart = async (signal) => {
+    await server.kill(signal)
+    await server.start()
+  }
   say({ type: 'ready', workerId: null, url: server.url } satisfies Ready)
 }
 
@@ -203,11 +206,6 @@ async function leave(code: number): Promise<void> {
   stopped = true
   say({ type: 'stopped' } satisfies News)
   process.disconnect?.()
-}
-
-function stall(ms: number): void {
-  const until = performance.now() + ms
-  while (performance.now() < until);
 }
 
 const RealDate = Date

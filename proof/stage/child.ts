@@ -26,3 +26,9 @@ export function obeyParent<Order>(obey: (order: Order) => unknown, abandoned: ()
   })
   process.on('disconnect', abandoned)
 }
+
+/** Lets the event loop of this process stand still. */
+export function stall(ms: number): void {
+  const until = performance.now() + ms
+  while (performance.now() < until);
+}

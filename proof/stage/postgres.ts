@@ -23,20 +23,22 @@ interface Startable {
 /** A real Postgres from npm, in a temporary folder. */
 export interface EmbeddedServer {
   readonly url: string
-  /** Ends it by this signal, and starts it again over what is on its disk. It has to be persistent. */
-  restart(signal: NodeJS.Signals): Promise<void>
+  /** Ends it by a signal, SIGKILL if none is named, and resolves when it is gone. */
+  kill(signal?: NodeJS.Signals): Promise<void>
+  /** Starts it again over what is on its disk. It has to be persistent. */
+  start(): Promise<void>
   /** Stops it and removes the folder. */
   stop(): Promise<void>
 }
 
 /** Starts one, on a free port. Takes a second or two. */
 export async function startEmbeddedServer(
-  options: { readonly persistent?: boolean; readonly packages?: string } = {},
+  options: Pick<ServerOptions, 'persistent' | 'packages' | 'settings'> = {},
 ): Promise<EmbeddedServer> {
   const folder = await mkdtemp(join(tmpdir(), 'twinbox-postgres-'))
   try {
     const port = await freePort()
-    const { server, said } = await embeddedServer({ ...options, folder: join(folder, 'data'), port })
+    const { server, said, kill } = await embeddedServer({ ...options, folder: join(folder, 'data'), port })
     try {
       await server.initialise()
       await server.start()
@@ -48,12 +50,8 @@ export async function startEmbeddedServer(
     }
     return {
       url: `postgres://postgres:postgres@127.0.0.1:${port}/postgres`,
-      restart: async (signal) => {
-        const library = server as unknown as { process?: ChildProcess | undefined }
-        const running = library.process!
-        const gone = once(running, 'exit')
-        running.kill(signal)
-        await gone
+      kill,
+      start: async () => {
         for (let tries = 0; ; tries++) {
           try {
             return await server.start()
@@ -91,13 +89,7 @@ export async function startOwnServer(
   return server
 }
 
-/**
- * A server that is not initialised and not started yet, and the last that it says.
- *
- * Postgres refuses to run as root. Then it runs as the user `postgres`, which is created if the machine has none; that
- * user must be able to reach the folder and the programs.
- */
-export async function embeddedServer(options: {
+export interface ServerOptions {
   /** Of its data. Beside it there is room for more. */
   readonly folder: string
   readonly port: number
@@ -107,7 +99,17 @@ export async function embeddedServer(options: {
   readonly persistent?: boolean
   /** The `node_modules` folder that has another version of the library. */
   readonly packages?: string
-}): Promise<{ server: Startable; said: string[] }> {
+}
+
+/**
+ * A server that is not initialised and not started yet, how to kill it, and the last that it says.
+ *
+ * Postgres refuses to run as root. Then it runs as the user `postgres`, which is created if the machine has none; that
+ * user must be able to reach the folder and the programs.
+ */
+export async function embeddedServer(
+  options: ServerOptions,
+): Promise<{ server: Startable; said: string[]; kill: EmbeddedServer['kill'] }> {
   const { folder, port, settings = [], persistent = false } = options
   const around = dirname(folder)
   const asRoot = process.getuid?.() === 0
@@ -129,7 +131,17 @@ export async function embeddedServer(options: {
     onLog: (text) => void said.push(text),
     onError: (error) => void said.push(String(error)),
   })
-  return { server, said }
+  const library = server as unknown as { process?: ChildProcess | undefined }
+  const kill = async (signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => {
+    const running = library.process
+    if (running === undefined) return
+    // At the exit, the library would wait for the end of one that has been killed.
+    library.process = undefined
+    const gone = once(running, 'exit')
+    running.kill(signal)
+    await gone
+  }
+  return { server, said, kill }
 }
 
 /**

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { startProxy, type Proxy } from '../support/proxy.ts'
+import { startProxy, type Proxy } from '../../proof/stage/proxy.ts'
 import { Stage, type Actor } from './stage.ts'
 
 /** A worker that cannot show that it lives stops by itself before others believe it dead, and comes back by itself. */

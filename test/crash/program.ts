@@ -1,5 +1,7 @@
 import { writeSync } from 'node:fs'
 import pg from 'pg'
+import { say } from '../../proof/stage/child.ts'
+import type { Ready } from '../../proof/stage/crew.ts'
 import { Database } from '../../src/database/database.ts'
 import type { TwinboxEvent } from '../../src/base/events.ts'
 import { noFailpoint } from '../../src/base/failpoint.ts'
@@ -10,10 +12,11 @@ import { arm } from './dying.ts'
 import { makeBroker, makeWorker, type Parts, type Program } from './worker.ts'
 
 /** The process that a crash test kills: one worker, which may be told at which point to die. */
-export type Said =
-  { readonly said: 'started' } | { readonly said: 'event'; readonly event: TwinboxEvent; readonly at: number }
-
-const say = (said: Said): void => void process.send?.(said)
+export interface Said {
+  readonly type: 'event'
+  readonly event: TwinboxEvent
+  readonly at: number
+}
 
 async function main(program: Program): Promise<void> {
   const failpoint = program.dieAt === undefined ? noFailpoint : arm(program.dieAt)
@@ -22,7 +25,11 @@ async function main(program: Program): Promise<void> {
   if (program.role === 'upkeep') return prune(program)
   const broker = makeBroker(program.broker ?? { kind: 'postgres' }, program.database)
   const onEvent = (event: TwinboxEvent): void =>
-    say({ said: 'event', at: Date.now(), event: JSON.parse(JSON.stringify(event)) as TwinboxEvent })
+    say({
+      type: 'event',
+      at: Date.now(),
+      event: JSON.parse(JSON.stringify(event)) as TwinboxEvent,
+    } satisfies Said)
   const worker = makeWorker(program, broker, { onEvent, failpoint, telemetry })
   const stop = async (): Promise<void> => {
     await worker.stop()
@@ -38,7 +45,7 @@ async function main(program: Program): Promise<void> {
   process.on('unhandledRejection', die)
   layTripwire(die)
   await worker.start()
-  say({ said: 'started' })
+  say({ type: 'ready', workerId: worker.id, url: null } satisfies Ready)
 }
 
 /** Nothing of ours may keep a process alive that has stopped. */
@@ -90,4 +97,4 @@ async function prune({ database: url, options }: Program): Promise<void> {
   process.disconnect?.()
 }
 
-await main(JSON.parse(process.argv[2]!) as Program)
+process.once('message', (program: Program) => void main(program))

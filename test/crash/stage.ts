@@ -1,7 +1,8 @@
-import { fork, type ChildProcess } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
 import { breaches } from '../../proof/sql/ledger.ts'
+import { Crew, type Member } from '../../proof/stage/crew.ts'
 import type { TwinboxEvent } from '../../src/base/events.ts'
 import type { NewMessage } from '../../src/message/message.ts'
 import { createOutbox } from '../../src/outbox/outbox.ts'
@@ -13,6 +14,12 @@ import type { Said } from './program.ts'
 import type { BrokerSpec, Misbehaviour, Program } from './worker.ts'
 
 await compiled('build')
+
+async function works(hiring: Promise<Member<string>>): Promise<void> {
+  const { role, state, process } = await hiring
+  if (state === 'working') return
+  throw new Error(`The ${role} ended before it had started, with ${process.signalCode ?? process.exitCode}.`)
+}
 
 /** A child process running `program.ts`, and what it has said. */
 export class Actor {
@@ -27,33 +34,28 @@ export class Actor {
     []
 
   constructor(program: Program) {
-    const path = new URL('../../.build/test/crash/program.js', import.meta.url)
-    this.#child = fork(path, [JSON.stringify(program)], {
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc', 'pipe'],
-    })
-    this.#child.stdio[lastWords]!.on('data', (words: Buffer) => (this.lastWords += words.toString()))
-    let begun = (): void => {}
-    let failed: (reason: Error) => void = () => {}
-    this.started = new Promise((resolve, reject) => {
-      begun = resolve
-      failed = reject
-    })
-    this.#child.on('message', (said: Said) => {
-      if (said.said === 'started') return begun()
-      this.events.push({ ...said.event, at: said.at })
-      for (const waiter of this.#waiting.filter(({ matches }) => matches(said.event))) {
+    const { role } = program
+    const crew = new Crew<Program['role'], Program, Said>(
+      new URL('../../.build/test/crash/program.js', import.meta.url),
+    )
+    crew.onNews = (_, { at, event }) => {
+      this.events.push({ ...event, at })
+      for (const waiter of this.#waiting.filter(({ matches }) => matches(event))) {
         this.#waiting.splice(this.#waiting.indexOf(waiter), 1)
-        waiter.resolve(said.event)
+        waiter.resolve(event)
       }
-    })
-    // A child that dies before it has started would otherwise be waited for until the test's time is up.
+    }
+    // How it ends is for the test to judge.
+    crew.onUnexpected = () => {}
+    this.started = works(
+      crew.hire(role, role, program, { stdio: ['ignore', 'ignore', 'inherit', 'ipc', 'pipe'] }),
+    )
     this.started.catch(() => {})
+    this.#child = crew.members[0]!.process
+    this.#child.stdio[lastWords]!.on('data', (words: Buffer) => (this.lastWords += words.toString()))
+    // Not at its exit, when what it has said may not have been read yet.
     this.ended = new Promise((resolve) =>
-      // Not at its exit, when what it has said may not have been read yet.
-      this.#child.once('close', (code, signal) => {
-        failed(new Error(`The ${program.role} ended before it had started, with ${signal ?? code}.`))
-        resolve(signal ?? code ?? -1)
-      }),
+      this.#child.once('close', (code, signal) => resolve(signal ?? code ?? -1)),
     )
   }
 

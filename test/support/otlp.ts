@@ -6,7 +6,7 @@ import { W3CTraceContextPropagator } from '@opentelemetry/core'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import { BasicTracerProvider, SimpleSpanProcessor, type SpanExporter } from '@opentelemetry/sdk-trace-base'
-import { portOf } from './proxy.ts'
+import { portOf } from '../../proof/stage/proxy.ts'
 
 /** What a user's SDK does at its start: context, propagator, and where spans go. */
 export function startSdk(service: string, exporter: SpanExporter): BasicTracerProvider {

@@ -1,40 +1,35 @@
-import { execFile, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
+import { execFile } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import pg from 'pg'
-import { embeddedServer, freePort } from '../../proof/stage/postgres.ts'
+import {
+  embeddedServer,
+  freePort,
+  startEmbeddedServer,
+  type EmbeddedServer,
+} from '../../proof/stage/postgres.ts'
 import { Database } from '../../src/database/database.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { isConnectionLost } from '../../src/database/sqlstate.ts'
 import type { TestDatabase } from './postgres.ts'
 import { answers } from './servers/postgres.ts'
 
-/** Servers of a test's own, which it may kill: the one that all tests share must live. */
-export interface Node {
-  readonly url: string
-  /** Resolves when it answers, even if only with reading. */
-  start(): Promise<void>
-  /** SIGKILL to the postmaster, or what `pg_ctl stop -m immediate` does. Resolves when it is gone. */
-  kill(how?: 'SIGKILL' | 'SIGQUIT'): Promise<void>
-}
-
 interface NodeSetup {
   readonly folder: string
   readonly port: number
-  readonly settings?: readonly string[]
+  readonly settings: readonly string[]
 }
 
-async function createNode(setup: NodeSetup, empty: boolean): Promise<Node> {
-  const { server, said } = await embeddedServer({ ...setup, persistent: true })
+async function createNode(setup: NodeSetup, empty: boolean) {
+  const { server, said, kill } = await embeddedServer({ ...setup, persistent: true })
   if (empty) await server.initialise()
-  // The library cannot do without its process, and would wait at the exit for the end of one that was killed.
-  const library = server as unknown as { process?: ChildProcess | undefined }
   const url = urlOf([setup.port])
   return {
     url,
+    kill,
+    /** Resolves when it answers, even if only with reading. */
     async start() {
       let failed = false
       // It resolves only when the server takes writes, which a standby does not do.
@@ -44,35 +39,15 @@ async function createNode(setup: NodeSetup, empty: boolean): Promise<Node> {
         await new Promise((resolve) => setTimeout(resolve, 25))
       }
     },
-    async kill(how = 'SIGKILL') {
-      const child = library.process
-      if (child === undefined) return
-      library.process = undefined
-      const gone = once(child, 'exit')
-      child.kill(how)
-      await gone
-    },
   }
 }
 
 const urlOf = (ports: readonly number[]): string =>
   `postgres://postgres:postgres@${ports.map((port) => `127.0.0.1:${port}`).join(',')}/postgres`
 
-/** A server that can be killed and started again. */
-export async function startServer(
-  settings: readonly string[] = [],
-): Promise<Node & { stop(): Promise<void> }> {
-  const folder = await mkdtemp(join(tmpdir(), 'twinbox-server-'))
-  const node = await createNode({ folder: join(folder, 'data'), port: await freePort(), settings }, true)
-  await node.start()
-  return {
-    ...node,
-    stop: async () => {
-      await node.kill()
-      await rm(folder, { recursive: true, force: true, maxRetries: 5 })
-    },
-  }
-}
+/** A server of a test's own, which it may kill and start again: the one that all tests share must live. */
+export const startServer = (settings: readonly string[] = []): Promise<EmbeddedServer> =>
+  startEmbeddedServer({ settings, persistent: true })
 
 /** A primary and its hot standby. What the primary says is committed is on the disk of both. */
 export interface Replication {

@@ -2,7 +2,7 @@ import { connect, type Channel, type ChannelModel } from 'amqplib'
 import { afterAll, afterEach, beforeAll } from 'vitest'
 import type { Broker } from '../../../src/brokers/broker.ts'
 import { rabbitmq, type RabbitmqOptions } from '../../../src/brokers/rabbitmq/rabbitmq.ts'
-import { startProxy, type Proxy } from '../../support/proxy.ts'
+import { startProxy, type Proxy } from '../../../proof/stage/proxy.ts'
 
 export const never: AbortSignal = new AbortController().signal
 

@@ -10,7 +10,7 @@ import { promisify } from 'node:util'
 import { connect } from 'amqplib'
 import { describeError } from '../../../src/base/errors.ts'
 import type { Certificate } from '../certificates.ts'
-import { portOf } from '../proxy.ts'
+import { portOf } from '../../../proof/stage/proxy.ts'
 import { isMissing, type Found } from '../require.ts'
 import { leave, type Server } from './server.ts'
 
