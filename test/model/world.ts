@@ -7,11 +7,15 @@ import {
   createClaimer,
   createOutbox,
   createRelay,
+  redriveDeadLetters,
   type Broker,
   type Message,
   type Worker,
   RetryLaterError,
 } from '../../src/index.ts'
+import { Random } from '../../proof/soak/random.ts'
+import { placesSql } from '../../proof/sql/places.ts'
+import { moody, type Mood, type MoodyBroker } from '../../proof/stage/moody.ts'
 import type { TestDatabase } from '../support/postgres.ts'
 import { owning, type SteppedLoop } from './loops.ts'
 
@@ -32,12 +36,17 @@ interface Step {
     | 'cut'
     | 'join'
     | 'leave'
+    | 'mood'
+    | 'redrive'
+    | 'set back'
+    | 'truncate'
   readonly pick: number
 }
 
 const weights = {
   ...{ publish: 16, savepoint: 2, 'roll back to': 2, commit: 8, abort: 1, elsewhere: 2 },
   ...{ work: 36, handle: 16, fail: 14, wait: 6, freeze: 4, cut: 2, join: 2, leave: 1 },
+  ...{ mood: 10, redrive: 1, 'set back': 1, truncate: 1 },
 } as const satisfies Record<Step['act'], number>
 const entries = Object.entries(weights) as [Step['act'], number][]
 export const history: fc.Arbitrary<readonly Step[]> = fc.array(
@@ -57,6 +66,16 @@ export const publishers = 3
 const keys = ['a', 'a3', 'b', 'c', null]
 /** A retry that is so far off parks its key, instead of keeping it in flight. */
 const parkedMs = 8000
+
+/** How the broker may be, beside what it is. */
+const moods: readonly (Mood | null)[] = [
+  null,
+  { refuses: 0.3, buries: 0.3, repeats: 0, forgets: 0, delayMs: 0 },
+  { refuses: 0.1, buries: 0, repeats: 0.5, forgets: 0.3, delayMs: 3 },
+]
+
+/** Where each message got its place, and when a sequence of places went back. */
+export const places = placesSql('twinbox', 'model')
 
 /** What a publisher has written in its open transaction. */
 interface Published {
@@ -106,6 +125,12 @@ function isDeadlock(error: unknown): false {
   throw error
 }
 
+/** Where a sequence had gone back, a place may be taken, perhaps by a transaction that is open and would be waited for. */
+function isTaken(error: unknown): null {
+  if (/^(23505|55P03)$/.test(sqlstate(error) ?? '')) return null
+  throw error
+}
+
 /** How often what is to be survived has happened, in all histories. */
 export const happened = new Map<string, number>()
 
@@ -114,7 +139,8 @@ export class World {
   readonly committed: Published[] = []
   readonly members: Member[] = []
   readonly #database: TestDatabase
-  readonly #broker: Broker
+  readonly #broker: MoodyBroker
+  #random = new Random(0)
   readonly #publishers: readonly Publisher[]
   readonly #elsewhere: pg.Client
   #isElsewhere = false
@@ -125,7 +151,7 @@ export class World {
 
   constructor(database: TestDatabase, broker: Broker, clients: readonly pg.Client[], elsewhere: pg.Client) {
     this.#database = database
-    this.#broker = broker
+    this.#broker = moody(broker, () => this.#random.next())
     this.#elsewhere = elsewhere
     this.#publishers = clients.map((client) => ({ client, isOpen: false, written: [], saved: null }))
   }
@@ -137,7 +163,11 @@ export class World {
       heartbeatMs: 1000,
       deadAfterMs: 5000,
       stopTimeoutMs: 0,
-      onEvent: ({ type }: TwinboxEvent) => void happened.set(type, (happened.get(type) ?? 0) + 1),
+      onEvent: (event: TwinboxEvent) => {
+        happened.set(event.type, (happened.get(event.type) ?? 0) + 1)
+        if (event.type === 'sequence_mended')
+          this.#underWay.push(this.#database.query(places.mended, [event.table, event.to, 0]))
+      },
     }
     const loops: SteppedLoop[] = []
     const member: Member = {
@@ -145,7 +175,16 @@ export class World {
       isFrozen: false,
       worker:
         kind === 'relay'
-          ? createRelay({ ...options, broker: this.#broker, batchSize: 8 })
+          ? createRelay({
+              ...options,
+              broker: this.#broker,
+              // Some send one message of a key at a time.
+              strictSend: this.members.length % 2 === 0,
+              batchSize: 8,
+              maxAttempts: 1000,
+              backoffMsMin: 1,
+              backoffMsMax: 2000,
+            })
           : createClaimer(
               {
                 ...options,
@@ -212,13 +251,24 @@ export class World {
       case 'join':
       case 'leave':
         return this.#disturb(act, pick)
+      case 'mood':
+        this.#random = new Random(pick)
+        this.#broker.mood = moods[pick % moods.length]!
+        return
+      case 'redrive':
+        return this.#redrive()
+      case 'set back':
+        await this.#database.query(places.setBack, [pick % 2 === 0 ? 'outbox' : 'inbox', 1 + (pick % 40), 0])
+        return
+      case 'truncate':
+        return this.#truncate(pick % 2 === 0 ? 'worker' : 'lane')
       default:
         throw new Error('There is no such step.')
     }
   }
 
   async #publish(publisher: Publisher, pick: number): Promise<void> {
-    if (!publisher.isOpen) await publisher.client.query('begin')
+    if (!publisher.isOpen) await publisher.client.query("begin; set local lock_timeout = '300ms'")
     publisher.isOpen = true
     const begunAt = ++this.#tick
     // Now and then one key imports more than is read of a lane at once.
@@ -226,7 +276,8 @@ export class World {
     const messages = Array.from({ length: isImport ? 30 : 1 + (pick % 3) }, (_, index) => ({
       ...{ topic, key: isImport ? 'a' : keys[(pick + index * 7) % keys.length]!, payload: { n: this.#n++ } },
     }))
-    const published = await createOutbox().publishMany(publisher.client, messages)
+    const published = await createOutbox().publishMany(publisher.client, messages).catch(isTaken)
+    if (published === null) return this.#end(publisher, 'abort')
     for (const [index, { id }] of published.entries())
       publisher.written.push({ id, key: messages[index]!.key, begunAt, committedAt: 0 })
   }
@@ -237,6 +288,19 @@ export class World {
     if (act === 'commit')
       for (const message of publisher.written) this.committed.push(Object.assign(message, { committedAt }))
     Object.assign(publisher, { isOpen: false, written: [], saved: null })
+  }
+
+  /** The dead letters of the outbox, each of which holds the rest of its key back. */
+  async #redrive(): Promise<void> {
+    await redriveDeadLetters(this.#database.pool, { consumer: null }, { by: 'the model' })
+  }
+
+  async #truncate(table: 'worker' | 'lane'): Promise<void> {
+    await this.#database
+      .query(`set lock_timeout = '1s'; truncate twinbox.${table}; reset lock_timeout`)
+      .catch((error: unknown) => {
+        if (!/^(55P03|40P01)$/.test(sqlstate(error) ?? '')) throw error
+      })
   }
 
   /** A writer of another database of the server holds an xid that no transaction here depends on. */
@@ -322,19 +386,23 @@ export class World {
     for (const publisher of this.#publishers) if (publisher.isOpen) await this.#end(publisher, 'commit')
     if (this.#isElsewhere) await this.#toggleElsewhere()
     for (const member of this.members) member.isFrozen = false
+    this.#broker.mood = null
     for (const kind of ['relay', 'claimer'] as const)
       if (!this.members.some(({ worker }) => worker.kind === kind)) await this.join(kind)
     for (let round = 0; ; round++) {
-      const [left] = await this.#database.query<{ messages: number; effects: number }>(
+      const [left] = await this.#database.query<{ messages: number; dead: number; effects: number }>(
         `select (select count(*) from twinbox.outbox)::int + (select count(*) from twinbox.inbox)::int
-          + (select count(*) from twinbox.deferred)::int + (select count(*) from twinbox.parked_message)::int as messages,
+          + (select count(*) from twinbox.deferred)::int + (select count(*) from twinbox.parked_message)::int
+            as messages,
+          (select count(*) from twinbox.dead_letter)::int as dead,
           (select count(*) from effects)::int as effects`,
       )
-      if (left!.messages === 0) return
+      if (left!.messages + left!.dead === 0) break
       if (round > 400)
         throw new Error(`Not drained: ${JSON.stringify({ ...left, committed: this.committed.length })}`)
       await Promise.all(this.members.flatMap(({ loops }) => loops.map((loop) => loop.step())))
       while (this.#handlings.length > 0) await this.#settle('handle', 0)
+      if (left!.dead > 0) await this.#redrive()
       await this.wait(300)
     }
   }
@@ -355,12 +423,18 @@ export class World {
     const known = new Set(this.committed.map(({ id }) => id))
     if (effects.some(({ id }) => !known.has(id))) faults.push('handled, and never committed')
     if (this.committed.some(({ id }) => !at.has(id))) faults.push('lost')
+    await Promise.allSettled(this.#underWay)
     const keyed = this.committed.filter(({ key }) => key !== null)
     for (const first of keyed) {
       for (const then of keyed) {
         // Of two, the one that was committed before the other was begun comes first.
         if (first.key !== then.key || first.committedAt > then.begunAt) continue
-        if (at.get(first.id)! > at.get(then.id)!) faults.push(`out of order: ${first.key}`)
+        if (at.get(first.id)! < at.get(then.id)!) continue
+        const [pair] = await this.#database.query<{ excused: boolean }>(
+          `select ${places.excuses('$1::uuid', '$2::uuid')} as excused`,
+          [then.id, first.id],
+        )
+        if (!pair!.excused) faults.push(`out of order: ${first.key}`)
       }
     }
     return faults
