@@ -42,13 +42,8 @@ export type { DatabaseInput, DatabaseOptions } from './database/database.ts'
 export type { Eviction, ReadWorkersOptions, WorkerStatus } from './operate/workers.ts'
 export type { DeadLetterPage, ReadDeadLettersOptions, Redriven } from './operate/dead.ts'
 export type { DeadLetterFilter, Signature } from './operate/filter.ts'
-export type {
-  DeadLetter,
-  DeadLetterContent,
-  DeadLetterDetails,
-  FailedAttempt,
-  Intervention,
-} from './operate/letter.ts'
+export type { DeadLetter, DeadLetterContent, DeadLetterDetails, Intervention } from './operate/letter.ts'
+export type { FailedAttempt } from './message/row.ts'
 export type { ParkedKey, ParkedKeyFilter, ReadParkedKeysOptions } from './operate/parked.ts'
 export type { MessageFilter, MessageHistory, PlacedMessage, ReadMessagesOptions } from './operate/messages.ts'
 export type { Unsubscribed, UnsubscribeOptions } from './operate/unsubscribe.ts'

@@ -423,7 +423,7 @@ describe('files', () => {
       'The processes from outside: who lives, who is replaced, who stops for an upgrade.',
     'proof/soak/nemesis.ts': 'Every fault that a soak knows, each as long as it takes to say what it does.',
     'proof/soak/soak.ts': 'The phases of a soak, from the empty schema to the report.',
-    'proof/sql/soak.ts': 'All that a soak writes down, in one schema.',
+    'proof/sql/soak.ts': 'The tables and triggers of the oracle stand beside the statements about them.',
   }
   const linesOf = (file: string): number => read(file).split('\n').length - 1
 

@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest'
 import { share } from '../src/database/layout.ts'
 import { dealOut, failoverStrategies } from '../src/membership/failover.ts'
 import { Abandoned } from '../src/membership/abandoned.ts'
-import { Sightings, type Peer, type Verdict } from '../src/membership/sightings.ts'
+import type { Peer } from '../src/database/sql/worker.ts'
+import { Sightings, type Verdict } from '../src/membership/sightings.ts'
 
 const peer = (id: number, changes: Partial<Peer> = {}): Peer => ({
   id,

@@ -1,3 +1,4 @@
+import { planned } from '../src/database/sql/statement.ts'
 import { once } from 'node:events'
 import { createServer, type AddressInfo, type Server } from 'node:net'
 import pg from 'pg'
@@ -157,14 +158,14 @@ describe('a server that takes no writes', () => {
   test('is left when only a statement finds out', async () => {
     const one = closing(new Database(database.url))
     const demote = 'set default_transaction_read_only = on'
-    const insert = { text: 'create table nobody ()' }
+    const insert = planned({}, 'create table nobody ()')
 
     // One for statements of ours.
-    await one.query({ text: demote })
-    const pid = { text: 'select pg_backend_pid() as pid' }
-    const [{ pid: demoted }] = (await one.query<{ pid: number }>(pid)) as [{ pid: number }]
+    await one.query(planned({}, demote))
+    const pid = planned({}, 'select pg_backend_pid() as pid').gives<{ readonly pid: number }>()
+    const [{ pid: demoted }] = (await one.query(pid)) as [{ pid: number }]
     await expect(one.query(insert)).rejects.toMatchObject({ code: '25006' })
-    const [fresh] = await one.query<{ pid: number }>(pid)
+    const [fresh] = await one.query(pid)
     expect(fresh!.pid).not.toBe(demoted)
 
     // A transaction's, even if the user wraps the error.
@@ -182,7 +183,7 @@ describe('a server that takes no writes', () => {
 })
 
 describe('the name of our connections', () => {
-  const name = { text: `select current_setting('application_name') as name` }
+  const name = planned({}, `select current_setting('application_name') as name`)
 
   test.each([
     ['', /^twinbox [0-9a-f]{8}$/],
@@ -193,7 +194,9 @@ describe('the name of our connections', () => {
     const one = closing(new Database(database.url + query))
     expect(one.application).toMatch(pattern)
     const session = await one.openSession()
-    const pools = [one.pool.query(name), session.query(name)].map(async (result) => (await result).rows)
+    const pools = [one.pool.query(name.text), session.query(name.text)].map(
+      async (result) => (await result).rows,
+    )
     const rows = await Promise.all([one.keep(name), one.query(name), ...pools])
     await session.end()
     expect(rows.flat()).toEqual(Array.from({ length: 4 }, () => ({ name: one.application })))
@@ -204,7 +207,7 @@ describe('the name of our connections', () => {
     closing({ close: () => theirs.end() })
     const one = closing(new Database(theirs))
     expect(one.application).toMatch(/^shop twinbox /)
-    expect((await one.pool.query(name)).rows).toEqual([{ name: 'shop' }])
+    expect((await one.pool.query(name.text)).rows).toEqual([{ name: 'shop' }])
     expect(await one.query(name)).toEqual([{ name: one.application }])
     expect(await one.keep(name)).toEqual([{ name: one.application }])
   })
@@ -223,9 +226,9 @@ test('handlers have the settings of the user, and statements of ours those that 
   await database.query(`alter database ${database.url.split('/').at(-1)} set datestyle = 'German'`)
   const check = process.platform === 'linux' ? '1s' : '0'
   const session = await one.openSession()
-  expect(await one.query({ text })).toEqual([{ all: `shop UTC ISO, MDY 0 on 10 ${check} 0` }])
+  expect(await one.query(planned({}, text))).toEqual([{ all: `shop UTC ISO, MDY 0 on 10 ${check} 0` }])
   const kept = [{ all: `shop UTC ISO, MDY 10s off 10 ${check} 0` }]
-  expect(await one.keep({ text })).toEqual(kept)
+  expect(await one.keep(planned({}, text))).toEqual(kept)
   expect((await session.query(text)).rows).toEqual(kept)
   await session.end()
   expect((await one.pool.query(text)).rows).toEqual([
@@ -242,5 +245,5 @@ test('a pool’s own preparation of its connections does not reach statements of
   closing({ close: () => theirs.end() })
   const one = closing(new Database(theirs))
   const text = `select current_setting('datestyle') as style, current_user::text as me`
-  expect(await one.query({ text })).toEqual([{ style: 'ISO, DMY', me: 'pg_monitor' }])
+  expect(await one.query(planned({}, text))).toEqual([{ style: 'ISO, DMY', me: 'pg_monitor' }])
 })

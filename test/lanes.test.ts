@@ -2,6 +2,7 @@ import type { Statement } from '../src/database/sql/statement.ts'
 import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Database } from '../src/database/database.ts'
+import type { Parameters, ValuesOf } from '../src/database/sql/parameter.ts'
 import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { createClaimer, type Worker } from '../src/index.ts'
@@ -38,36 +39,24 @@ describe('lanes are locked in their order', () => {
   const holder = 1
   const lanes = [2, 0, 1]
   const fences = [7, 7, 7]
-  const statements: Record<string, (consumer: string) => [Statement, unknown[]]> = {
-    renew: (consumer) => [
-      laneSql(own.schema).renew,
-      [consumer, holder, 60_000, lanes, fences, [0, 0, 0], [0, 0, 0], ['', '', '']],
-    ],
-    release: (consumer) => [
-      laneSql(own.schema).release,
-      [consumer, holder, lanes, fences, [0, 0, 0], [0, 0, 0], ['', '', '']],
-    ],
-    read: (consumer) => [
-      readingSql(own.schema).read,
-      [
-        consumer,
-        lanes,
-        fences,
-        [0, 0, 0],
-        [9, 9, 9],
-        [0, 0, 0],
-        ['{}', '{}', '{}'],
-        false,
-        9,
-        true,
-        8e6,
-        100,
-        null,
-      ],
-    ],
+  const given = { lanes, fences, watermarks: [0, 0, 0], lowered: [0, 0, 0], servers: ['', '', ''] }
+  const call = <Takes extends Parameters>(
+    statement: Statement<Takes>,
+    values: ValuesOf<Takes>,
+  ): [string, unknown[]] => [statement.text, statement.bind(values)]
+  const statements: Record<string, (consumer: string) => [string, unknown[]]> = {
+    renew: (consumer) =>
+      call(laneSql(own.schema).renew, { consumer, worker: holder, leaseMs: 60_000, ...given }),
+    release: (consumer) => call(laneSql(own.schema).release, { consumer, worker: holder, ...given }),
+    read: (consumer) =>
+      call(readingSql(own.schema).read, {
+        ...{ consumer, lanes, fences, bounds: [0, 0, 0], budgets: [9, 9, 9], reaches: [0, 0, 0] },
+        ...{ held: [[], [], []], mark: false, room: 9, alone: true, bytes: 8e6, limit: 100 },
+        past: [null, null, null],
+      }),
   }
   test.each(Object.keys(statements))('%s', async (name) => {
-    const [{ text }, values] = statements[name]!(randomUUID())
+    const [text, values] = statements[name]!(randomUUID())
     const [explained] = await database.query<{ 'QUERY PLAN': [{ Plan: Node }] }>(
       `explain (format json) ${text}`,
       values,

@@ -270,13 +270,13 @@ describe('where a message can be published', () => {
     )
     await client.end()
     expect(rows.map(({ name, types }) => [name, types])).toEqual([
-      ['twinbox.cancel', 'text'],
-      ['twinbox.publish', 'text'],
-      ['twinbox.publish_deduped', 'text'],
-      ['twinbox.publish_one', 'bytea,text'],
-      ['twinbox.publish_one_ordered', 'bytea,text'],
-      ['twinbox.publish_ordered', 'text'],
-      ['twinbox.publish_timed', 'text'],
+      ['twinbox.outbox.cancel', 'text'],
+      ['twinbox.outbox.publish', 'text'],
+      ['twinbox.outbox.publishDeduped', 'text'],
+      ['twinbox.outbox.publishOne', 'bytea,text'],
+      ['twinbox.outbox.publishOneOrdered', 'bytea,text'],
+      ['twinbox.outbox.publishOrdered', 'text'],
+      ['twinbox.outbox.publishTimed', 'text'],
     ])
     const odd = given.filter(
       (value) => !(value === null || typeof value === 'string' || Buffer.isBuffer(value)),

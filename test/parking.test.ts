@@ -34,14 +34,6 @@ const behind = ({ lane, seqs: all, ids }: Held, seqs = all, forMs = 0): HeldKey 
   rest: seqs.slice(1),
 })
 
-interface Taken {
-  readonly lane: number
-  readonly fence: number
-  readonly watermark: number
-  readonly lowered: number
-  readonly server: string
-}
-
 interface Held {
   readonly lane: Lane
   readonly seqs: number[]
@@ -62,8 +54,15 @@ async function held(consumer: string): Promise<Held> {
     publishedAt: null,
   }))
   await receive(own, messages)
-  await own.query(sql.create, [consumer, 64])
-  const taken = await own.keep<Taken>(sql.take, [consumer, 1, 60_000, [], 64, []])
+  await own.query(sql.create, { consumer, count: 64 })
+  const taken = await own.keep(sql.take, {
+    consumer,
+    worker: 1,
+    leaseMs: 60_000,
+    gone: [],
+    limit: 64,
+    dealt: [],
+  })
   const rows = await database.query<{ lane: number; seq: string; id: string }>(
     'select lane, seq, id from twinbox.inbox where consumer = $1 order by seq',
     [consumer],
@@ -113,7 +112,10 @@ test('a renewal that arrives after messages have come back does not raise the wa
   await parking.park([behind(given)])
   // The lane is empty, so its watermark moves on.
   const renew = (watermark: number, lowered: number): Promise<unknown> =>
-    own.keep(sql.renew, ['late', 1, 60_000, [lane.lane], [lane.fence], [watermark], [lowered], [lane.server]])
+    own.keep(sql.renew, {
+      ...{ consumer: 'late', worker: 1, leaseMs: 60_000, lanes: [lane.lane], fences: [lane.fence] },
+      ...{ watermarks: [watermark], lowered: [lowered], servers: [lane.server] },
+    })
   const last = seqs.at(-1)!
   await renew(last, lane.lowered)
   expect(await watermarkOf('late', lane.lane)).toBe(last)
@@ -166,10 +168,10 @@ test('a key is free again once nothing of it waits, and not before', async () =>
 
 /** The database, but of one statement the answer is lost with the connection. */
 function losing(name: string): Database {
-  const keep: Database['keep'] = async (statement, values) => {
-    const rows = await own.keep(statement, values)
-    if (statement.name!.endsWith(`.${name}`)) throw new Error('The connection was lost.')
-    return rows as never
+  const keep: Database['keep'] = async (statement, ...given) => {
+    const rows = await own.keep(statement, ...given)
+    if (statement.name.endsWith(`.${name}`)) throw new Error('The connection was lost.')
+    return rows
   }
   return Object.create(own, { keep: { value: keep } }) as Database
 }
@@ -193,7 +195,7 @@ test('what was read of a key that is no longer parked stays, and is read again',
 test('a key of which it is not known whether it is parked is held back until it is', async () => {
   const given = await held('unsure')
   const { lane, seqs } = given
-  const parking = new Parking(losing('park'), 'unsure', () => {})
+  const parking = new Parking(losing('parking.park'), 'unsure', () => {})
   const parked = parking.park([behind(given, seqs, 60_000)])
   await expect(parked).rejects.toThrow('lost')
   expect(await stands('parked_message', 'unsure')).toEqual([0, 1, 2, 3, 4])
@@ -205,7 +207,7 @@ test('messages are found that are back without anybody having heard of it', asyn
   const { lane, seqs } = given
   await new Parking(own, 'back', () => {}).park([behind(given)])
   const passed = { ...lane, watermark: new Watermark(seqs.at(-1)!) }
-  const parking = new Parking(losing('release_parked'), 'back', () => {})
+  const parking = new Parking(losing('parking.release'), 'back', () => {})
   await expect(parking.release(new Map([[lane.lane, passed]]), () => true)).rejects.toThrow('lost')
   expect(await stands('inbox', 'back')).toEqual([0, 1, 2, 3, 4])
   expect(passed.watermark.tentative).toBeLessThan(seqs[0]!)

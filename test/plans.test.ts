@@ -6,7 +6,8 @@ import { inboxSql } from '../src/database/sql/inbox.ts'
 import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
 import { outboxSql } from '../src/database/sql/outbox.ts'
-import { arrayText, type Statement } from '../src/database/sql/statement.ts'
+import type { Parameters, ValuesOf } from '../src/database/sql/parameter.ts'
+import type { Statement } from '../src/database/sql/statement.ts'
 import { unhandledSql } from '../src/database/sql/unhandled.ts'
 import { parkingSql } from '../src/database/sql/parking.ts'
 import { waitingSql } from '../src/database/sql/waiting.ts'
@@ -69,7 +70,7 @@ function statements(
   first: readonly Row[],
   inLanes: readonly Row[],
   partition: readonly Row[],
-): [string, Statement, unknown[]][] {
+): Case[] {
   const outbox = outboxSql('twinbox')
   const inbox = inboxSql('twinbox')
   const completion = completionSql('twinbox')
@@ -77,194 +78,112 @@ function statements(
   const parking = parkingSql('twinbox')
   const unhandled = unhandledSql('twinbox')
   const laneStatements = laneSql('twinbox')
+  const reading = readingSql('twinbox')
   const each = <Value>(value: Value, count = batch): Value[] => Array.from({ length: count }, () => value)
-  const fence = each(1)
+  const places = (some: readonly Row[]) => ({
+    lanes: some.map(({ lane }) => lane),
+    seqs: some.map(({ seq }) => seq),
+    fences: some.map(() => 0),
+  })
+  const claims = (some: readonly Row[], consumer = 'c') => ({
+    ...{ consumer, ...places(some) },
+    ids: some.map(({ id }) => id),
+  })
+  const inLane = (some: readonly Row[]): number[][] =>
+    lanes.map((lane) => some.filter((row) => row.lane === lane).map(({ seq }) => seq))
+  const claiming = {
+    ...{ consumer: 'c', partitions, bounds: each(watermark, 8), limit: batch, worker: 1, leaseMs: 15_000 },
+    ...{ room: 1, alone: true, avoidMs: 2000, bytes: 8e6 },
+  }
+  const reads = {
+    ...{ consumer: 'c', lanes, fences: each(0, 64), bounds: each(watermark, 64), budgets: each(8, 64) },
+    ...{
+      reaches: each(0, 64),
+      mark: true,
+      room: 1,
+      alone: true,
+      bytes: 8e6,
+      limit: 1000,
+      past: each(null, 64),
+    },
+  }
+  const watermarks = { watermarks: each(0, 64), lowered: each(0, 64), servers: each('s', 64) }
+  const failed = { attempts: each(1), errorNumbers: each(1), errors: ['{}'] }
   return [
-    [
-      'relay: delete and read',
-      outbox.step,
-      [
-        first.map(({ lane }) => lane),
-        first.map(({ seq }) => seq),
-        first.map(({ id }) => id),
-        lanes,
-        each(watermark, 64),
-        each(16, 64),
-        true,
-        lanes.map((lane) => arrayText(first.filter((row) => row.lane === lane).map(({ seq }) => seq))),
-        lanes,
-        each(0, 64),
-        8 * 1024 * 1024,
-      ],
-    ],
-    ...(['defer', 'bury'] as const).map((end): [string, Statement, unknown[]] => {
-      const claims = [
-        first.map(({ lane }) => lane),
-        first.map(({ seq }) => seq),
-        each(0),
-        first.map(({ id }) => id),
-      ]
-      return end === 'defer'
-        ? ['relay: defer', waiting.deferOutbox, ['', ...claims, each(1000), each(1), each(1), '{}', null]]
-        : ['relay: bury', waiting.buryOutbox, ['', ...claims, each(1), each('no'), each(1), '{}']]
+    of('relay: delete and read', outbox.step, {
+      goneLanes: first.map(({ lane }) => lane),
+      goneSeqs: first.map(({ seq }) => seq),
+      goneIds: first.map(({ id }) => id),
+      ...{ lanes, bounds: each(watermark, 64), budgets: each(16, 64), mark: true, confirmed: inLane(first) },
+      ...{ heldLanes: lanes, heldFences: each(0, 64), bytes: 8 * 1024 * 1024 },
     }),
-    ...(['', 'c'] as const).map((consumer): [string, Statement, unknown[]] => {
+    of('relay: defer', waiting.deferOutbox, {
+      ...{ ...claims(first, ''), ...failed, delaysMs: each(1000), avoid: null },
+    }),
+    of('relay: bury', waiting.buryOutbox, { ...claims(first, ''), ...failed, reasons: each('no') }),
+    ...(['', 'c'] as const).map((consumer) => {
       const heads = consumer === '' ? first : inLanes
-      const rest = heads.slice(1).map(({ lane, seq }) => ({ lane, seq: seq + 1 }))
-      return [
+      return of(
         `park keys of ${consumer === '' ? 'the outbox' : 'a consumer'}`,
         consumer === '' ? parking.parkOutbox : parking.park,
-        [
-          ...[consumer, heads.map(({ lane }) => lane), each(0), heads.map((_, n) => `k${n}`), each(1000)],
-          ...[
-            heads.map(({ seq }) => seq),
-            heads.map(({ id }) => id),
-            each('no'),
-            each(1),
-            each(1),
-            each(false),
-          ],
-          ...[rest.map(({ lane }) => lane), rest.map(({ seq }) => seq), rest.map((_, n) => `k${n}`), '{}'],
-        ],
-      ]
+        {
+          ...{ ...claims(heads, consumer), keys: heads.map((_, n) => `k${n}`), forMs: each(1000) },
+          ...{ reasons: each('no'), attempts: each(1), errorNumbers: each(1), dead: each(false) },
+          restLanes: heads.slice(1).map(({ lane }) => lane),
+          restSeqs: heads.slice(1).map(({ seq }) => seq + 1),
+          restKeys: heads.slice(1).map((_, n) => `k${n}`),
+          errors: ['{}'],
+        },
+      )
     }),
-    [
-      'claim',
-      inbox.claim,
-      ['c', partitions, each(watermark, 8), batch, 1, 15_000, [], 1, true, [], -1, 2000, false, 8e6],
-    ],
-    [
-      'claim of abandoned that were dealt out',
-      inbox.claim,
-      [
-        'c',
-        partitions,
-        each(watermark, 8),
-        batch,
-        1,
-        15_000,
-        [7],
-        1,
-        true,
-        each(5 * 256, 64),
-        1,
-        2000,
-        true,
-        8e6,
-      ],
-    ],
-    [
-      'read lanes',
-      readingSql('twinbox').read,
-      [
-        'c',
-        lanes,
-        each(0, 64),
-        each(watermark, 64),
-        each(8, 64),
-        each(0, 64),
-        lanes.map((lane) => arrayText(first.filter((row) => row.lane === lane).map(({ seq }) => seq))),
-        true,
-        1,
-        true,
-        8e6,
-        1000,
-        null,
-      ],
-    ],
-    [
-      'read lanes past a key',
-      readingSql('twinbox').readPast,
-      [
-        ...['c', lanes, each(0, 64), each(watermark, 64), each(8, 64), each(0, 64), each('{}', 64)],
-        ...[true, 1, true, 8e6, 1000, null, each('{"k"}', 64), 10],
-      ],
-    ],
-    [
-      'complete rows',
-      completion.complete,
-      [
-        'c',
-        partition.map(({ lane }) => lane),
-        partition.map(({ seq }) => seq),
-        each(0),
-        partition.map(({ id }) => id),
-      ],
-    ],
-    [
-      'complete in lanes',
-      completion.complete,
-      [
-        'c',
-        inLanes.map(({ lane }) => lane),
-        inLanes.map(({ seq }) => seq),
-        each(0),
-        inLanes.map(({ id }) => id),
-      ],
-    ],
-    ...(['rows', 'in lanes'] as const).map((where): [string, Statement, unknown[]] => {
-      const claims = (where === 'rows' ? partition : inLanes).map((row) => ({ ...row, fence: 0, attempt: 1 }))
-      const text = completion.completeAndCommit('c', claims, null).replace('; commit', '')
-      return [`complete ${where} in a transaction`, { text }, []]
+    of('claim', inbox.claim, { ...claiming, gone: [], dealt: [], avoider: -1, onlyHeld: false }),
+    of('claim of abandoned that were dealt out', inbox.claim, {
+      ...{ ...claiming, gone: [7], dealt: each(5 * 256, 64), avoider: 1, onlyHeld: true },
     }),
-    [
-      'renew rows',
-      inbox.renew,
-      ['c', partition.map(({ lane }) => lane), partition.map(({ seq }) => seq), each(0), 15_000],
-    ],
-    [
-      'release rows',
-      inbox.release,
-      ['c', partition.map(({ lane }) => lane), partition.map(({ seq }) => seq), each(0)],
-    ],
-    [
-      'defer',
-      waiting.defer,
-      [
-        'c',
-        partition.map(({ lane }) => lane),
-        partition.map(({ seq }) => seq),
-        each(0),
-        partition.map(({ id }) => id),
-        each(1000),
-        each(1),
-        each(1),
-        '{}',
-        1,
-      ],
-    ],
-    ...(['rows', 'in lanes'] as const).map((where): [string, Statement, unknown[]] => {
-      const claims = where === 'rows' ? partition : inLanes
-      const places = [claims.map(({ lane }) => lane), claims.map(({ seq }) => seq)]
-      return [`set ${where} aside`, unhandled.setAside, ['c', ...places, each(0), claims.map(({ id }) => id)]]
+    of('read lanes', reading.read, { ...reads, held: inLane(first) }),
+    of('read lanes past a key', reading.readPast, {
+      ...{ ...reads, held: each([], 64), without: each(['k'], 64), look: 10 },
     }),
-    ['topics without a handler', unhandled.topics, ['c', lanes, each('', 64)]],
-    ['bring back', unhandled.bringBack, ['c', 5, 0, ['t0', 't1', 't2'], batch]],
-    ['adopt', unhandled.adopt, ['c', ['t0', 't1'], batch, 1, 15_000, 8e6]],
-    ['promote', waiting.promote, ['c', batch]],
-    ['promote to the outbox', waiting.promoteOutbox, [batch]],
-    ['keys that are due', parking.dueKeys, ['c', lanes, 20]],
-    ['heads of partitions', inbox.heads, ['c', partitions, each(watermark, 8)]],
-    [
-      'renew lanes',
-      laneStatements.renew,
-      ['c', 1, 15_000, lanes, each(0, 64), each(0, 64), each(0, 64), each('s', 64)],
-    ],
-    ['take lanes', laneStatements.take, ['c', 1, 15_000, [], 64, []]],
-    ['parked keys', parking.parkedKeys, ['c', lanes]],
-    [
-      'fence unused',
-      completion.complete,
-      [
-        'c',
-        partition.map(({ lane }) => lane),
-        partition.map(({ seq }) => seq),
-        fence,
-        partition.map(({ id }) => id),
-      ],
-    ],
+    of('complete rows', completion.complete, claims(partition)),
+    of('complete in lanes', completion.complete, claims(inLanes)),
+    ...(['rows', 'in lanes'] as const).map((where): Case => {
+      const held = (where === 'rows' ? partition : inLanes).map((row) => ({ ...row, fence: 0, attempt: 1 }))
+      const text = completion.completeAndCommit('c', held, null).replace('; commit', '')
+      return [`complete ${where} in a transaction`, text, []]
+    }),
+    of('renew rows', inbox.renew, { consumer: 'c', ...places(partition), leaseMs: 15_000 }),
+    of('release rows', inbox.release, { consumer: 'c', ...places(partition) }),
+    of('defer', waiting.defer, { ...claims(partition), ...failed, delaysMs: each(1000), avoid: 1 }),
+    of('set rows aside', unhandled.setAside, claims(partition)),
+    of('set in lanes aside', unhandled.setAside, claims(inLanes)),
+    of('topics without a handler', unhandled.topics, { consumer: 'c', lanes, after: each('', 64) }),
+    of('bring back', unhandled.bringBack, {
+      ...{ consumer: 'c', lane: 5, fence: 0, topics: ['t0', 't1', 't2'], most: batch },
+    }),
+    of('adopt', unhandled.adopt, {
+      ...{ consumer: 'c', topics: ['t0', 't1'], most: batch, worker: 1, leaseMs: 15_000, bytes: 8e6 },
+    }),
+    of('promote', waiting.promote, { consumer: 'c', most: batch }),
+    of('promote to the outbox', waiting.promoteOutbox, { most: batch }),
+    of('keys that are due', parking.dueKeys, { consumer: 'c', lanes, most: 20 }),
+    of('heads of partitions', inbox.heads, { consumer: 'c', partitions, bounds: each(watermark, 8) }),
+    of('renew lanes', laneStatements.renew, {
+      ...{ consumer: 'c', worker: 1, leaseMs: 15_000, lanes, fences: each(0, 64), ...watermarks },
+    }),
+    of('take lanes', laneStatements.take, {
+      ...{ consumer: 'c', worker: 1, leaseMs: 15_000, gone: [], limit: 64, dealt: [] },
+    }),
+    of('parked keys', parking.parkedKeys, { consumer: 'c', lanes }),
+    of('fence unused', completion.complete, { ...claims(partition), fences: each(1) }),
   ]
 }
+
+type Case = [name: string, text: string, values: unknown[]]
+const of = <Takes extends Parameters>(
+  name: string,
+  statement: Statement<Takes>,
+  values: ValuesOf<Takes>,
+): Case => [name, statement.text, statement.bind(values)]
 
 async function fill(database: TestDatabase, from: number, count = rows): Promise<void> {
   await database.query(
@@ -314,7 +233,7 @@ test('a plan made while there were few messages is as good when 100,000 wait', a
   const literal = (value: unknown): string => (value === null ? 'null' : client.escapeLiteral(textOf(value)))
   const call = (name: string, values: readonly unknown[]): string =>
     `execute "${name}"${values.length === 0 ? '' : ` (${values.map(literal).join(', ')})`}`
-  for (const [name, { text }, values] of statements(0, [], [], [])) {
+  for (const [name, text, values] of statements(0, [], [], [])) {
     await client.query(`prepare "${name}" as ${text}`)
     await client.query(`explain ${call(name, values)}`)
   }
@@ -390,8 +309,8 @@ describe.each([
     )
     const faults: string[] = []
     const figures: Record<string, number> = {}
-    for (const [name, statement, values] of statements(watermark, first, inbox, partition)) {
-      const plan = await explain(client, statement.text, values)
+    for (const [name, text, values] of statements(watermark, first, inbox, partition)) {
+      const plan = await explain(client, text, values)
       figures[name] = plan.buffers
       // A hundred rows by primary key take some pages each, 64 lanes about ten each; passing over the dead takes thousands.
       // What waits for a time is not looked at before it.
@@ -405,10 +324,10 @@ describe.each([
 
   test('without the watermark the same read visits the dead', async () => {
     if (holder === null) return
-    const [, statement, values] = statements(0, [], [], [])[0]!
-    const without = await explain(client, statement.text, values)
+    const [, text, values] = statements(0, [], [], [])[0]!
+    const without = await explain(client, text, values)
     const [, , bounded] = statements(watermark, [], [], [])[0]!
-    const withWatermark = await explain(client, statement.text, bounded)
+    const withWatermark = await explain(client, text, bounded)
     // Proof that the situation is the one that was meant: the dead rows are there and cost something.
     expect(without.buffers).toBeGreaterThan(withWatermark.buffers * 1.5)
   })

@@ -66,23 +66,10 @@ test('a claim of rows takes the quarantined messages that there is room for, and
       const consumer = randomUUID()
       const seqs = await fill(consumer, given.crashes, partition)
       const { room, noneInFlight } = given
-      const values = [
-        consumer,
-        [partition],
-        [0],
-        100,
-        worker,
-        1000,
-        [],
-        room,
-        noneInFlight,
-        [],
-        -1,
-        0,
-        false,
-        8e6,
-      ]
-      const rows = await own.keep<{ seq: number }>(inboxSql(own.schema).claim, values)
+      const rows = await own.keep(inboxSql(own.schema).claim, {
+        ...{ consumer, partitions: [partition], bounds: [0], limit: 100, worker, leaseMs: 1000, gone: [] },
+        ...{ room, alone: noneInFlight, dealt: [], avoider: -1, avoidMs: 0, onlyHeld: false, bytes: 8e6 },
+      })
       const taken = new Set(rows.map(({ seq }) => seq))
       expect(seqs.map((seq) => taken.has(seq))).toEqual(expected(given))
     }),
@@ -94,37 +81,17 @@ test('so does a read of lanes, which says whether it has left something', async 
   await fc.assert(
     fc.asyncProperty(cases, async (given) => {
       const consumer = randomUUID()
-      await own.query(laneSql(own.schema).create, [consumer, 1])
-      const [lane] = await own.keep<{ fence: number }>(laneSql(own.schema).take, [
-        consumer,
-        worker,
-        60_000,
-        [],
-        1,
-        [],
-      ])
+      await own.query(laneSql(own.schema).create, { consumer, count: 1 })
+      const [lane] = await own.keep(laneSql(own.schema).take, {
+        ...{ consumer, worker, leaseMs: 60_000, gone: [], limit: 1, dealt: [] },
+      })
       const seqs = await fill(consumer, given.crashes, 0)
       const { room, noneInFlight } = given
-      const values = [
-        consumer,
-        [0],
-        [lane!.fence],
-        [0],
-        [100],
-        [0],
-        ['{}'],
-        false,
-        room,
-        noneInFlight,
-        8e6,
-        1000,
-        null,
-      ]
-      const rows = await own.keep<{ seq: number | null; left_out: boolean }>(
-        readingSql(own.schema).read,
-        values,
-      )
-      const taken = new Set(rows.map(({ seq }) => seq))
+      const rows = await own.keep(readingSql(own.schema).read, {
+        ...{ consumer, lanes: [0], fences: [lane!.fence], bounds: [0], budgets: [100], reaches: [0] },
+        ...{ held: [[]], mark: false, room, alone: noneInFlight, bytes: 8e6, limit: 1000, past: [null] },
+      })
+      const taken = new Set(rows.map((row) => (row.lane === null ? null : row.seq)))
       const takes = expected(given)
       expect(seqs.map((seq) => taken.has(seq))).toEqual(takes)
       expect(rows[0]!.left_out).toBe(takes.includes(false))

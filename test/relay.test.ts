@@ -389,7 +389,9 @@ test.each([
     /** Reads of the outbox, and what is written of what they have brought. */
     const statements = (): number =>
       queries.mock.calls.filter(([query]) =>
-        /\.(relay_step|outbox_\w+|park_outbox)$/.test((query as unknown as { name?: string }).name ?? ''),
+        /\.(outbox\.step|waiting\.\w+Outbox|parking\.parkOutbox)$/.test(
+          (query as unknown as { name?: string }).name ?? '',
+        ),
       ).length
     const refusal = refused('config')
     const costOf = async (outcome: SendOutcome): Promise<{ statements: number; cpuMs: number }> => {

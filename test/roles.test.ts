@@ -1,7 +1,8 @@
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { sqlstate } from '../src/database/sqlstate.ts'
-import { roleNames, rolesSql, type RoleName } from '../src/database/sql/roles.ts'
+import { rightsSql } from '../src/database/sql/rights.ts'
+import { roleNames, type RoleName } from '../src/database/sql/roles.ts'
 import {
   applyRoles,
   BrokerError,
@@ -196,7 +197,7 @@ describe('what a role may do', () => {
   })
 
   test('everybody else may nothing, and no function runs as its owner', async () => {
-    expect(await database.query(rolesSql('twinbox').public.text)).toEqual([])
+    expect(await database.query(rightsSql('twinbox').public.text)).toEqual([])
     const definers = await database.query(`
       select proname, proconfig from pg_proc
       where pronamespace = 'twinbox'::regnamespace and prosecdef
@@ -209,7 +210,7 @@ describe('what a role may do', () => {
     await database.query('grant execute on function twinbox.lane_of to public')
     await database.query(rolesScript())
     expect(await outcome('publisher', 'select id from twinbox.inbox')).toBe(denied)
-    expect(await database.query(rolesSql('twinbox').public.text)).toEqual([])
+    expect(await database.query(rightsSql('twinbox').public.text)).toEqual([])
   })
 })
 

@@ -1,3 +1,4 @@
+import { planned } from '../src/database/sql/statement.ts'
 import { inspect } from 'node:util'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -156,7 +157,7 @@ test('no event, log line, metric, error or object shows a password, a payload or
       })
     }
     const { database: opened } = openDatabase(url)
-    await opened.query({ text: 'select 1' })
+    await opened.query(planned({}, 'select 1'))
     const objects = { workers, outbox, own, away, health, metrics, telemetry: shared.telemetry, opened }
     const texts = {
       events: seen.all.map((event) =>

@@ -26,8 +26,12 @@ afterAll(async () => {
 
 const sql = upkeepSql('twinbox')
 const day = 86_400_000
-const batch = async (kind: PruneKind, ...values: unknown[]): Promise<number> =>
-  (await own.query<{ count: number }>(sql.prune(kind), values))[0]!.count
+const batch = async (
+  kind: Exclude<PruneKind, 'dead'>,
+  most: number,
+  consumer: string | null,
+  olderThanMs: number | null,
+): Promise<number> => (await own.query(sql.prune[kind], { most, consumer, olderThanMs }))[0]!.count
 const count = async (table: string): Promise<number> =>
   (await database.query<{ count: number }>(`select count(*)::int from twinbox.${table}`))[0]!.count
 
@@ -73,9 +77,12 @@ test('of two that prune at a time, one has the turn and the other does nothing',
   await database.query(`insert into twinbox.dedupe (expires_at, id, topic, dedupe_key)
     values (now() - interval '1 s', gen_random_uuid(), 't', 'turn')`)
   await database.transaction(async (client) => {
-    const { text } = sql.prune('dedupe')
-    expect((await client.query(text, [0, null, null])).rows).toEqual([{ count: '0', ours: true }])
-    expect(await own.query(sql.prune('dedupe'), [5, null, null])).toEqual([{ count: 0, ours: false }])
+    const { dedupe } = sql.prune
+    const none = dedupe.bind({ most: 0, consumer: null, olderThanMs: null })
+    expect((await client.query(dedupe.text, none)).rows).toEqual([{ count: '0', ours: true }])
+    expect(await own.query(dedupe, { most: 5, consumer: null, olderThanMs: null })).toEqual([
+      { count: 0, ours: false },
+    ])
   })
   expect(await batch('dedupe', 5, null, null)).toBe(1)
 })
@@ -301,13 +308,13 @@ describe('a run of upkeep', () => {
       handled: `insert into twinbox.handled (handled_at, id, consumer, topic, attempt)
         select now() - (100000 - n) * interval '1 s', gen_random_uuid(), 'c', 't', 1 from generate_series(1, 100000) as n`,
     }
-    for (const [kind, statement] of Object.entries(fill) as [PruneKind, string][]) {
+    for (const [kind, statement] of Object.entries(fill) as [Exclude<PruneKind, 'dead'>, string][]) {
       await database.query(statement)
       // Which also tells BRIN what it does not know yet.
       await database.query(`vacuum analyze twinbox.${kind}`)
       const values = kind === 'dedupe' ? [5000, null, null] : [5000, 'c', 30 * day]
       const plan = await database.query<{ 'QUERY PLAN': [{ Plan: Record<string, number> }] }>(
-        `explain (analyze, buffers, timing off, format json) ${sql.prune(kind).text}`,
+        `explain (analyze, buffers, timing off, format json) ${sql.prune[kind].text}`,
         values,
       )
       const { Plan: root } = plan[0]!['QUERY PLAN'][0]

@@ -1,3 +1,4 @@
+import { planned } from '../src/database/sql/statement.ts'
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import { Client } from 'pg'
@@ -393,7 +394,7 @@ describe('watching', () => {
   let lost: unknown
   beforeAll(async () => {
     const away = new Database('postgres://nobody@127.0.0.1:1/none')
-    lost = await away.query({ text: 'select 1' }).catch((error: unknown) => error)
+    lost = await away.query(planned({}, 'select 1')).catch((error: unknown) => error)
     await away.close()
   })
 

@@ -39,7 +39,7 @@ async function create(url: string): Promise<void> {
 /** As a receiver would: in batches, each with its ids written to `seen`. */
 async function fillInbox(url: string, task: Task): Promise<void> {
   const { database } = openDatabase(url, { poolSize: 1 })
-  await database.query(laneSql(database.schema).create, [consumer, inboxLanes])
+  await database.query(laneSql(database.schema).create, { consumer, count: inboxLanes })
   for (const portion of portions(task)) {
     const rows = portion.map(({ key, payload }) => ({
       consumer,

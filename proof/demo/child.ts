@@ -83,10 +83,13 @@ async function begin(order: Order & { type: 'begin' }): Promise<void> {
 
 /** One for all topics: it writes down what it was given, in the transaction that completes the message. */
 function handlers(run: DemoRun, workerId: () => number | null): Parameters<typeof createClaimer>[1] {
-  const { text } = demoSql(run.schema).effect
+  const { effect } = demoSql(run.schema)
   return {
     '#': async ({ id, topic, key, payload }, { client, attempt }) => {
-      await client.query(text, [id, topic, key, hashOf(payload), attempt, workerId()])
+      await client.query(
+        effect.text,
+        effect.bind({ id, topic, key, hash: hashOf(payload), attempt, worker: workerId() }),
+      )
       if (slowMs > 0) await new Promise((resolve) => setTimeout(resolve, slowMs))
     },
   }

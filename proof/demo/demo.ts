@@ -7,7 +7,7 @@ import { Crew, type Member } from './crew.ts'
 import type { Role } from './child.ts'
 import { Disaster } from './disaster.ts'
 import { judge, renderVerdict, type Verdict } from './verdict.ts'
-import { Watch, type Left } from './watch.ts'
+import { Watch } from './watch.ts'
 import { realWebhooks, webhookLibrary } from './webhooks.ts'
 
 export interface DemoOptions extends Place {
@@ -78,7 +78,7 @@ async function play(options: DemoOptions, stage: Stage): Promise<Verdict> {
   await disaster.strike()
   await watch.until(async ({ published }) => {
     if (crew.published === null || published < run.messages) return false
-    const [left] = await database.query<Left>(sql.left)
+    const [left] = await database.query(sql.left)
     if (left!.dead_letters > 0) throw new Error(`A message became a dead letter: ${left!.reason}`)
     return left!.outbox + left!.inbox + left!.deferred + left!.parked === 0 && (await allArrived(watch))
   })

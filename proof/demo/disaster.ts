@@ -89,7 +89,7 @@ export class Disaster {
       candidate.process.kill('SIGSTOP')
       // What it had asked for before it froze is still being done by the server.
       await sleep(20)
-      const held = await this.#database.query<{ id: string }>(sql.held, [candidate.workerId])
+      const held = await this.#database.query(sql.held, { worker: candidate.workerId ?? 0 })
       if (held.length >= (waited < patienceMs ? goodHold : 1)) {
         this.#held = new Set(held.map(({ id }) => id))
         this.heldMessages = held.length

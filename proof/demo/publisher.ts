@@ -40,11 +40,15 @@ export async function publishAll(
   const takeIn = (webhook: Webhook, delivery: string, fails: boolean): Promise<boolean> =>
     withTransaction(database, async (client) => {
       const { topic, key, payload } = webhook
-      const counted = key === null ? [] : await database.run<{ events: number }>(client, sql.advance, [key])
+      const counted = key === null ? [] : await database.run(client, sql.advance, { name: key })
       const { id, duplicate } = await outbox.publish(client, { topic, key, payload, dedupeKey: delivery })
       // Committing would count it twice for its repository.
       if (duplicate) throw new RolledBack()
-      await database.run(client, sql.record, [id, topic, key, counted[0]?.events ?? null, hashOf(payload)])
+      await database.run(client, sql.record, {
+        ...{ id, topic, key },
+        nth: counted[0]?.events ?? null,
+        hash: hashOf(payload),
+      })
       if (fails) throw new RolledBack()
       return true
     }).catch((error: unknown) => {

@@ -1,6 +1,5 @@
 import type { Database } from '../../src/database/database.ts'
 import { demoSql } from '../sql/demo.ts'
-import type { Rule } from '../sql/ledger.ts'
 import type { Disaster } from './disaster.ts'
 import type { Published } from './publisher.ts'
 import type { DemoRun } from './run.ts'
@@ -31,8 +30,6 @@ export interface Verdict {
   readonly problems: readonly string[]
 }
 
-type Findings = Readonly<Record<Rule | 'published' | 'handled', number>>
-
 /** Holds what the handlers wrote against what was committed with each message. */
 export async function judge(
   run: DemoRun,
@@ -42,7 +39,7 @@ export async function judge(
   unruly: readonly string[],
   startedAt: number,
 ): Promise<Verdict> {
-  const [found] = await database.query<Findings>(demoSql(run.schema).verdict)
+  const [found] = await database.query(demoSql(run.schema).verdict)
   const { published, handled, lost, ghosts, altered, duplicateEffects, orderViolations } = found!
   const { takeoverMs, relayTakeoverMs, killed } = disaster
   const problems = [

@@ -9,15 +9,6 @@ const deadlineMs = (messages: number): number => 90_000 + messages * 30
 const standstillMs = 30_000
 
 /** What has not reached its end yet. */
-export interface Left {
-  readonly outbox: number
-  readonly inbox: number
-  readonly deferred: number
-  readonly parked: number
-  readonly dead_letters: number
-  readonly reason: string | null
-}
-
 /** Looks how far things are until they are where they should be, and not for ever. */
 export class Watch {
   published = 0
@@ -46,7 +37,7 @@ export class Watch {
   ): Promise<void> {
     const sql = demoSql(this.#run.schema)
     for (;;) {
-      const [now] = await this.#database.query<{ published: number; handled: number }>(sql.progress)
+      const [now] = await this.#database.query(sql.progress)
       if (now!.published !== this.published || now!.handled !== this.handled)
         this.#changedAt = performance.now()
       ;({ published: this.published, handled: this.handled } = now!)
@@ -59,7 +50,7 @@ export class Watch {
   }
 
   async #diagnosis(late: boolean): Promise<string> {
-    const [left] = await this.#database.query<Left>(demoSql(this.#run.schema).left)
+    const [left] = await this.#database.query(demoSql(this.#run.schema).left)
     const { outbox, inbox, deferred, parked, dead_letters: dead, reason } = left!
     return (
       `${late ? 'The demo took too long' : `Nothing has happened for ${standstillMs / 1000} s`}: of ${this.#run.messages} messages ` +

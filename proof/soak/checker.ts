@@ -1,6 +1,6 @@
 import type pg from 'pg'
 import { firstOf, type CheckName } from '../sql/rules.ts'
-import { soakSql } from '../sql/soak.ts'
+import { soakSql, type Counts } from '../sql/soak.ts'
 import type { Database } from '../../src/database/database.ts'
 import { maxAttempts } from './message.ts'
 import { readHistories } from './history.ts'
@@ -12,23 +12,6 @@ export interface Violation {
   readonly why: string
   /** All that is known of the message, in the order in which it happened. */
   readonly life: readonly string[]
-}
-
-export interface Counts {
-  readonly published: number
-  readonly handled: number
-  readonly dead: number
-  /** Dead letters of the outbox: those that the broker has refused for good. */
-  readonly refused: number
-  /** Publishes that were recognised as having happened before. */
-  readonly duplicates: number
-  /** Attempts beyond the first. */
-  readonly repeats: number
-  readonly laneTakeovers: number
-  readonly rowTakeovers: number
-  readonly failedPublishes: number
-  /** Commits whose outcome the publisher could not find out. */
-  readonly openCommits: number
 }
 
 export interface Findings {
@@ -115,12 +98,15 @@ async function load(database: Database, client: pg.PoolClient, folder: string): 
   }
   await flush()
   for (const { at, box, to } of mended.toSorted((a, b) => a.at - b.at))
-    await client.query(sql.mended.text, [box, to, at])
+    await client.query(sql.mended.text, sql.mended.bind({ box, to, at }))
 }
 
 async function lifeOf(client: pg.PoolClient, schema: string, id: string, folder: string): Promise<string[]> {
   const sql = soakSql(schema)
-  const { rows } = await client.query<{ at: Date | null; what: string }>(sql.life_of.text, [id])
+  const { rows } = await client.query<{ at: Date | null; what: string }>(
+    sql.life_of.text,
+    sql.life_of.bind({ id }),
+  )
   const life = rows.map(({ at, what }) => `${at?.toISOString() ?? '-'} ${what}`)
   const tx = /"tx":(\d+)/.exec(life.join('\n'))?.[1]
   const about = (line: string): boolean =>

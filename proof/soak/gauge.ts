@@ -1,18 +1,10 @@
 import type { Database } from '../../src/database/database.ts'
 import { serverFacts } from '../../src/database/sql/server.ts'
-import { soakSql } from '../sql/soak.ts'
+import { soakSql, type Left } from '../sql/soak.ts'
 import type { Company } from './company.ts'
 import type { Nemesis } from './nemesis.ts'
 import { slopeOf } from './report.ts'
 import type { Sample } from './timeline.ts'
-
-interface Left {
-  readonly outbox: number
-  readonly inbox: number
-  readonly deferred: number
-  readonly parked: number
-  readonly lag: number
-}
 
 interface Progress {
   readonly published: number
@@ -95,7 +87,7 @@ export class Gauge {
   }
 
   async #read(): Promise<void> {
-    this.#left = await this.#database.query<Left>(this.#sql.left).then(
+    this.#left = await this.#database.query(this.#sql.left).then(
       ([left]) => left!,
       () => null,
     )
@@ -120,7 +112,7 @@ export class Gauge {
   /** By the tables; null if they are out of reach. */
   async exact(): Promise<Progress | null> {
     try {
-      const [exact] = await this.#database.query<Progress>(this.#sql.progress)
+      const [exact] = await this.#database.query(this.#sql.progress)
       this.published = exact!.published
       return exact!
     } catch {
@@ -176,7 +168,7 @@ export class Gauge {
   }
 
   async serverVersion(): Promise<string> {
-    const [facts] = await this.#database.query<{ version: number }>({ text: serverFacts })
+    const [facts] = await this.#database.query(serverFacts)
     return `${Math.floor(facts!.version / 10_000)}.${facts!.version % 10_000}`
   }
 }

@@ -21,25 +21,20 @@ export function handlers(parts: {
   readonly workerId: () => number | null
 }): Parameters<typeof createClaimer>[1] {
   const { run, database, history, serviceUrl, workerId } = parts
-  const { text } = soakSql(run.schema).effect
+  const { effect } = soakSql(run.schema)
   const thrown = new Set<number>()
 
-  const values = (
-    messages: readonly Message[],
-    attempt: number,
-    fence: number,
-    worker: number,
-  ): unknown[] => {
+  const values = (messages: readonly Message[], attempt: number, fence: number, worker: number) => {
     const bodies = messages.map(({ payload }) => payload as Body)
     const isPlain = messages[0]!.topic === plain
-    return [
-      bodies.map(({ n }) => n),
-      messages.map(({ id }) => id),
-      messages.map(({ topic }) => topic),
-      messages.map(({ key }) => key),
-      bodies.map((body) => hashOf(body)),
-      ...[attempt, fence, worker, isPlain],
-    ]
+    return {
+      numbers: bodies.map(({ n }) => n),
+      ids: messages.map(({ id }) => id),
+      topics: messages.map(({ topic }) => topic),
+      keys: messages.map(({ key }) => key),
+      hashes: bodies.map((body) => hashOf(body)),
+      ...{ attempt, fence, worker, plain: isPlain },
+    }
   }
   const begin = (messages: readonly Message[], attempt: number, fence: number): number => {
     // Read before anything else: a worker that is given up on comes back under another id.
@@ -74,7 +69,7 @@ export function handlers(parts: {
       const body = message.payload as Body
       if (body.n % 2 === 0) await misbehave(body, attempt, signal)
       if (body.temper === 'cut' && attempt === 1) await client.query(soakSql(run.schema).cut)
-      await client.query(text, values([message], attempt, fence, worker))
+      await client.query(effect.text, effect.bind(values([message], attempt, fence, worker)))
       if (body.n % 2 === 1) await misbehave(body, attempt, signal)
     },
     [batch]: {
@@ -85,7 +80,7 @@ export function handlers(parts: {
         { client, attempt, fence }: TransactionContext<unknown>,
       ): Promise<void> => {
         const worker = begin(messages, attempt, fence)
-        await client.query(text, values(messages, attempt, fence, worker))
+        await client.query(effect.text, effect.bind(values(messages, attempt, fence, worker)))
         for (const { payload } of messages) {
           const { n, temper } = payload as Body
           if (temper === 'poison') throw foreignError(n)
@@ -101,7 +96,7 @@ export function handlers(parts: {
         const worker = begin([message], attempt, fence)
         await call(signal)
         await misbehave(message.payload as Body, attempt, signal)
-        await database.query(soakSql(run.schema).effect, values([message], attempt, fence, worker))
+        await database.query(effect, values([message], attempt, fence, worker))
       },
     },
   }

@@ -73,7 +73,7 @@ export class Load {
 
   async start(): Promise<void> {
     const life = await this.#insist(async () => {
-      const [row] = await this.#database.query<{ life: number }>(this.#sql.life)
+      const [row] = await this.#database.query(this.#sql.life)
       return row!.life
     })
     this.#random = new Random(this.#options.seed * 1000 + life)
@@ -140,24 +140,24 @@ export class Load {
         )
         const bodies = fresh.map(({ payload }) => payload as Body)
         written = fresh.length
-        await this.#database.run(client, this.#sql.record, [
-          bodies.map(({ n }) => n),
-          fresh.map(({ id }) => id),
-          fresh.map(({ topic }) => topic),
-          fresh.map(({ key }) => key),
-          bodies.map((body) => hashOf(body)),
+        await this.#database.run(client, this.#sql.record, {
+          numbers: bodies.map(({ n }) => n),
+          ids: fresh.map(({ id }) => id),
+          topics: fresh.map(({ topic }) => topic),
+          keys: fresh.map(({ key }) => key ?? null),
+          hashes: bodies.map((body) => hashOf(body)),
           tx,
           locked,
-          fresh.map(({ dedupeKey }) => dedupeKey),
-        ])
+          dedupeKeys: fresh.map(({ dedupeKey }) => dedupeKey ?? null),
+        })
         const known = published.flatMap(({ id, duplicate }, index) =>
           duplicate ? [{ id, dedupeKey: messages[index]!.dedupeKey }] : [],
         )
         if (known.length > 0) {
-          await this.#database.run(client, this.#sql.duplicate, [
-            known.map(({ id }) => id),
-            known.map(({ dedupeKey }) => dedupeKey),
-          ])
+          await this.#database.run(client, this.#sql.duplicate, {
+            ids: known.map(({ id }) => id),
+            dedupeKeys: known.map(({ dedupeKey }) => dedupeKey ?? null),
+          })
         }
         if (fails) throw new RolledBack()
         this.#history.note('commit', tx, written)

@@ -189,7 +189,7 @@ export class Nemesis {
         return through(toDatabase, { act: 'cutAtCommit', deliver: pick < 0.5 })
       case 'terminate': {
         const whose = pick < 0.3 ? '' : first!.name
-        await database.query(this.#sql.terminate, [`${database.schema}.${whose}`])
+        await database.query(this.#sql.terminate, { prefix: `${database.schema}.${whose}` })
         return
       }
       case 'longTransaction':
@@ -215,7 +215,11 @@ export class Nemesis {
         })
       case 'setBack':
         for (const table of pick < 0.4 ? ['outbox'] : pick < 0.8 ? ['inbox'] : ['outbox', 'inbox'])
-          await database.query(this.#sql.setBack, [table, 1 + Math.floor(((pick * 9973) % 1) * 3000), now()])
+          await database.query(this.#sql.setBack, {
+            box: table,
+            by: 1 + Math.floor(((pick * 9973) % 1) * 3000),
+            at: now(),
+          })
         return
       case 'truncate':
         return this.#truncate(pick < 0.4 ? ['worker'] : pick < 0.8 ? ['lane'] : ['worker', 'lane'])
@@ -305,10 +309,14 @@ export class Nemesis {
     for (let tries = 0; ; tries++) {
       try {
         const before = Date.now()
-        const [clock] = await this.#parts.database.query<{ now: Date }>(this.#sql.clock)
+        const [clock] = await this.#parts.database.query(this.#sql.clock)
         const ahead = clock!.now.getTime() - (before + Date.now()) / 2
         const time = (ms: number): Date => new Date(ms + ahead)
-        await this.#parts.database.query(this.#sql.struck, [number, kind, workers, time(at), time(healedAt!)])
+        await this.#parts.database.query(this.#sql.struck, {
+          ...{ number, kind, workers },
+          at: time(at),
+          healedAt: time(healedAt!),
+        })
         return
       } catch (error) {
         if (tries === 50) throw error

@@ -31,7 +31,7 @@ export class Operator {
 
   async #look(): Promise<void> {
     const { schema } = this.#database
-    const rows = await this.#database.query<{ number: number }>(soakSql(schema).holding)
+    const rows = await this.#database.query(soakSql(schema).holding)
     if (rows.length === 0) return
     const numbers = rows.slice(0, 500).map(({ number }) => number)
     this.redriven += (

@@ -1,5 +1,6 @@
 import { table } from '../../src/terminal/table.ts'
-import type { Counts, Findings, Violation } from './checker.ts'
+import type { Counts } from '../sql/soak.ts'
+import type { Findings, Violation } from './checker.ts'
 import type { Kind } from './plan.ts'
 
 export interface Spread {

@@ -249,7 +249,7 @@ function secondsOf({ minutes, messages, rate }: SoakOptions): number {
 /** The server needs a moment to notice that a client has gone. */
 async function connectionsLeft(database: Database, run: Run): Promise<number> {
   for (let tries = 0; ; tries++) {
-    const [left] = await database.query<{ count: number }>(soakSql(run.schema).connections, [`${run.name}.`])
+    const [left] = await database.query(soakSql(run.schema).connections, { prefix: `${run.name}.` })
     if (left!.count === 0 || tries === 50) return left!.count
     await sleep(100)
   }

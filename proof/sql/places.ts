@@ -1,3 +1,6 @@
+import { bigint, text } from '../../src/database/sql/parameter.ts'
+import { prepared } from '../../src/database/sql/statement.ts'
+
 /**
  * Which place each message with a key got in outbox and inbox, in the order in which they were written, and when a
  * sequence of places was set back. What was written until it was set forward again has lost its order with what was there
@@ -28,21 +31,27 @@ export const placesSql = (s: string, tables: string) => ({
       box text not null, serial bigint not null, stood bigint not null, at bigint not null, mended bigint
     );`,
 
-  /** Sets the sequence of a table ($1) back by so many ($2), at this time of the monotonic clock ($3). */
-  setBack: `
+  /** Sets the sequence of a table (`$box`) back by so many (`$by`), at this time of the monotonic clock (`$at`). */
+  setBack: prepared(
+    { box: text, by: bigint, at: bigint },
+    `
     with q as materialized (
-      select pg_get_serial_sequence('${s}.' || $1::text, 'seq') as name
+      select pg_get_serial_sequence('${s}.' || $box, 'seq') as name
     ), stood as materialized (
       select coalesce(pg_sequence_last_value(name::regclass), 0) as at from q
     ), noted as (
       insert into ${s}.${tables}_back (box, serial, stood, at)
-      select $1::text, coalesce((select max(serial) from ${s}.${tables}_place), 0), at, $3::bigint from stood
+      select $box, coalesce((select max(serial) from ${s}.${tables}_place), 0), at, $at from stood
     )
-    select setval(name, greatest(1, at - $2::bigint), false) from q, stood`,
+    select setval(name, greatest(1, at - $by), false) from q, stood`,
+  ),
 
-  /** A worker has told that it set the sequence of a table ($1) forward to a number ($2), at this time ($3). */
-  mended: `
-    update ${s}.${tables}_back set mended = $2::bigint where box = $1 and at <= $3::bigint and mended is null`,
+  /** A worker has told that it set the sequence of a table (`$box`) forward to a number (`$to`), at this time (`$at`). */
+  mended: prepared(
+    { box: text, to: bigint, at: bigint },
+    `
+    update ${s}.${tables}_back set mended = $to where box = $box and at <= $at and mended is null`,
+  ),
 
   /** Whether a sequence that had gone back is why the message `late` could be handled before `first`. Both are ids. */
   excuses: (late: string, first: string): string => {

@@ -1,15 +1,53 @@
-import { layout } from '../../src/database/layout.ts'
-import { perSchema } from '../../src/database/sql/statement.ts'
-import { placesSql } from './places.ts'
+import {
+  bigint,
+  bigints,
+  boolean,
+  int,
+  ints,
+  text,
+  texts,
+  timestamptz,
+  uuid,
+  uuids,
+  sparse,
+} from '../../src/database/sql/parameter.ts'
 import { checks } from './rules.ts'
+import { layout } from '../../src/database/layout.ts'
+import { placesSql } from './places.ts'
+import { perSchema, prepared } from '../../src/database/sql/statement.ts'
 
 const places = (s: string) => placesSql(s, 'soak')
+
+export interface Left {
+  readonly outbox: number
+  readonly inbox: number
+  readonly deferred: number
+  readonly parked: number
+  readonly lag: number
+}
+
+export interface Counts {
+  readonly published: number
+  readonly handled: number
+  readonly dead: number
+  /** Dead letters of the outbox: those that the broker has refused for good. */
+  readonly refused: number
+  /** Publishes that were recognised as having happened before. */
+  readonly duplicates: number
+  /** Attempts beyond the first. */
+  readonly repeats: number
+  readonly laneTakeovers: number
+  readonly rowTakeovers: number
+  readonly failedPublishes: number
+  /** Commits whose outcome the publisher could not find out. */
+  readonly openCommits: number
+}
 
 /**
  * The oracle of `twinbox soak`: what was committed with each message, what the handlers made of it, and who held what,
  * each written by the transaction that it is about. So an ambiguous commit needs no guessing: the tables know.
  */
-export const soakSql = perSchema((s, statement) => ({
+export const soakSql = perSchema('soak', (s) => ({
   create: `
     -- One number for each life of a publisher, from which it makes the numbers of its messages.
     create sequence ${s}.soak_publisher;
@@ -105,83 +143,102 @@ export const soakSql = perSchema((s, statement) => ({
 
   drop: `drop schema if exists ${s} cascade`,
 
-  life: statement('soak_life', `select nextval('${s}.soak_publisher')::int as life`),
+  life: prepared({}, `select nextval('${s}.soak_publisher')::int as life`).gives<{ readonly life: number }>(),
 
   savepoint: 'savepoint part',
   undo: 'rollback to savepoint part',
 
   cut: 'select pg_terminate_backend(pg_backend_pid())',
 
-  record: statement(
-    'soak_record',
+  record: prepared(
+    {
+      numbers: bigints,
+      ids: uuids,
+      topics: texts,
+      keys: sparse(texts),
+      hashes: bigints,
+      tx: bigint,
+      locked: boolean,
+      dedupeKeys: sparse(texts),
+    },
     `insert into ${s}.soak_ledger (n, id, topic, key, hash, tx, locked, dedupe_key)
-    select m.n, m.id, m.topic, m.key, m.hash, $6, $7, m.dedupe_key
-    from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $8::text[]) with ordinality
+    select m.n, m.id, m.topic, m.key, m.hash, $tx, $locked, m.dedupe_key
+    from unnest($numbers, $ids, $topics, $keys, $hashes, $dedupeKeys) with ordinality
       as m(n, id, topic, key, hash, dedupe_key, nr)
     order by m.nr`,
   ),
 
-  duplicate: statement(
-    'soak_duplicate',
-    `insert into ${s}.soak_duplicate (id, dedupe_key) select * from unnest($1::uuid[], $2::text[])`,
+  duplicate: prepared(
+    { ids: uuids, dedupeKeys: sparse(texts) },
+    `insert into ${s}.soak_duplicate (id, dedupe_key) select * from unnest($ids, $dedupeKeys)`,
   ),
 
-  effect: statement(
-    'soak_effect',
+  effect: prepared(
+    {
+      numbers: bigints,
+      ids: uuids,
+      topics: texts,
+      keys: sparse(texts),
+      hashes: bigints,
+      attempt: int,
+      fence: bigint,
+      worker: int,
+      plain: boolean,
+    },
     `insert into ${s}.soak_effect (n, id, topic, key, hash, attempt, fence, worker, plain)
-    select m.n, m.id, m.topic, m.key, m.hash, $6, $7, $8, $9
-    from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[]) with ordinality
+    select m.n, m.id, m.topic, m.key, m.hash, $attempt, $fence, $worker, $plain
+    from unnest($numbers, $ids, $topics, $keys, $hashes) with ordinality
       as m(n, id, topic, key, hash, nr)
     order by m.nr`,
   ),
 
-  struck: statement(
-    'soak_struck',
-    `insert into ${s}.soak_fault (number, kind, workers, at, healed_at) values ($1, $2, $3, $4, $5)`,
+  struck: prepared(
+    { number: int, kind: text, workers: ints, at: timestamptz, healedAt: timestamptz },
+    `insert into ${s}.soak_fault (number, kind, workers, at, healed_at) values ($number, $kind, $workers, $at, $healedAt)`,
   ),
-  setBack: statement('soak_set_back', places(s).setBack),
-  mended: statement('soak_mended', places(s).mended),
+  setBack: places(s).setBack,
+  mended: places(s).mended,
 
   // What a restore that left them out, or somebody's clean-up, does. Not waited for long: what works on them waits behind this.
   truncate: (tables: readonly ('worker' | 'lane')[]) =>
     `set local lock_timeout = '500ms'; truncate ${tables.map((table) => `${s}.${table}`).join(', ')}`,
 
   // Dead letters of the outbox that hold the rest of their key back until an operator redrives them.
-  holding: statement(
-    'soak_holding',
+  holding: prepared(
+    {},
     `select d.number::int from ${s}.dead_letter as d
     join ${s}.parked as p on p.consumer = d.consumer and p.key = d.key and p.until = 'infinity'
     where d.consumer = ''`,
-  ),
+  ).gives<{ readonly number: number }>(),
 
-  clock: statement('soak_clock', 'select clock_timestamp() as now'),
-  connections: statement(
-    'soak_connections',
+  clock: prepared({}, 'select clock_timestamp() as now').gives<{ readonly now: Date }>(),
+  connections: prepared(
+    { prefix: text },
     `select count(*)::int as count from pg_stat_activity
-    where datname = current_database() and starts_with(application_name, $1)`,
-  ),
+    where datname = current_database() and starts_with(application_name, $prefix)`,
+  ).gives<{ readonly count: number }>(),
 
   // Our own backends: those of one member, or of all of them. Others of the same user are not ours to end.
-  terminate: statement(
-    'soak_terminate',
+  terminate: prepared(
+    { prefix: text },
     `select count(pg_terminate_backend(pid))::int as count from pg_stat_activity
-    where datname = current_database() and pid <> pg_backend_pid() and starts_with(application_name, $1)`,
-  ),
+    where datname = current_database() and pid <> pg_backend_pid() and starts_with(application_name, $prefix)`,
+  ).gives<{ readonly count: number }>(),
 
   // A transaction with an id and a snapshot, which keeps watermarks and dead rows where they are.
   hold: `begin isolation level repeatable read;
     create temporary table if not exists held (); select pg_current_xact_id()`,
 
-  progress: statement(
-    'soak_progress',
+  progress: prepared(
+    {},
     `select (select count(*)::int from ${s}.soak_ledger) as published,
       (select count(distinct n)::int from ${s}.soak_effect) as handled,
       (select count(*)::int from ${s}.dead_letter as d
         where not exists (select from ${s}.soak_effect as e where e.id = d.id)) as dead`,
-  ),
+  ).gives<{ readonly published: number; readonly handled: number; readonly dead: number }>(),
 
-  left: statement(
-    'soak_left',
+  left: prepared(
+    {},
     `select
       (select count(*)::int from ${s}.outbox) as outbox,
       (select count(*)::int from ${s}.inbox) as inbox,
@@ -189,13 +246,13 @@ export const soakSql = perSchema((s, statement) => ({
       (select count(*)::int from ${s}.parked_message) as parked,
       coalesce(extract(epoch from clock_timestamp() - least(
         (select min(published_at) from ${s}.outbox), (select min(received_at) from ${s}.inbox))), 0)::float8 as lag`,
-  ),
+  ).gives<Left>(),
 
-  attempts: statement(
-    'soak_attempts',
-    `insert into ${s}.soak_attempt select * from unnest($1::bigint[], $2::text[], $3::int[], $4::bigint[], $5::bigint[])`,
+  attempts: prepared(
+    { txs: bigints, outcomes: texts, counts: ints, begun: bigints, ended: bigints },
+    `insert into ${s}.soak_attempt select * from unnest($txs, $outcomes, $counts, $begun, $ended)`,
   ),
-  reported: statement('soak_reported', `insert into ${s}.soak_reported select unnest($1::uuid[])`),
+  reported: prepared({ ids: uuids }, `insert into ${s}.soak_reported select unnest($ids)`),
 
   // Before the checks: a million rows that the planner knows nothing of would be joined in loops.
   // Whoever still writes then has outlived the run: an error, and not a wait without an end.
@@ -214,8 +271,8 @@ export const soakSql = perSchema((s, statement) => ({
     where l.key is not null;
     create index on walk (key); analyze walk`,
 
-  counts: statement(
-    'soak_counts',
+  counts: prepared(
+    {},
     `select
       (select count(*)::int from ${s}.soak_ledger) as published,
       (select count(distinct n)::int from ${s}.soak_effect) as handled,
@@ -227,12 +284,12 @@ export const soakSql = perSchema((s, statement) => ({
       (select count(*)::int from ${s}.soak_audit where op = 'claim') as "rowTakeovers",
       (select count(*)::int from ${s}.soak_attempt where outcome <> 'ok') as "failedPublishes",
       (select count(*)::int from ${s}.soak_attempt where outcome = 'info') as "openCommits"`,
-  ),
+  ).gives<Counts>(),
 
   // From a fault until the last that its victims had held was somebody else's, if it was the death of them; or else from
   // its end until something was handled again. A worker that lives also loses lanes to others that join.
-  recovery: statement(
-    'soak_recovery',
+  recovery: prepared(
+    {},
     `select f.kind, coalesce(
         extract(epoch from (
           select max(a.at) from ${s}.soak_audit as a join ${s}.worker as w on w.id = a.previous
@@ -243,29 +300,29 @@ export const soakSql = perSchema((s, statement) => ({
       )::float8 * 1000 as ms
     from ${s}.soak_fault as f
     order by f.number`,
-  ),
+  ).gives<{ readonly kind: string; readonly ms: number | null }>(),
 
   checks: checks(s),
 
-  life_of: statement(
-    'soak_life_of',
+  life_of: prepared(
+    { id: uuid },
     `select at, what from (
-      select null::timestamptz as at, 0 as nr, 'ledger ' || row_to_json(l) as what from ${s}.soak_ledger as l where l.id = $1
-      union all select e.at, 1, 'effect ' || row_to_json(e) from ${s}.soak_effect as e where e.id = $1
-      union all select a.at, 2, 'audit ' || row_to_json(a) from ${s}.soak_audit as a where a.id = $1
+      select null::timestamptz as at, 0 as nr, 'ledger ' || row_to_json(l) as what from ${s}.soak_ledger as l where l.id = $id
+      union all select e.at, 1, 'effect ' || row_to_json(e) from ${s}.soak_effect as e where e.id = $id
+      union all select a.at, 2, 'audit ' || row_to_json(a) from ${s}.soak_audit as a where a.id = $id
       union all select d.died_at, 3, 'dead letter ' || json_build_object('attempt', d.attempt, 'reason', d.reason, 'errors', d.errors)
-        from ${s}.dead_letter as d where d.id = $1
+        from ${s}.dead_letter as d where d.id = $id
       union all select i.received_at, 4, 'still in the inbox ' || json_build_object('lane', i.lane, 'seq', i.seq,
         'attempt', i.attempt, 'holder', i.holder, 'fence', i.fence, 'lease_until', i.lease_until)
-        from ${s}.inbox as i where i.id = $1
+        from ${s}.inbox as i where i.id = $id
       union all select o.published_at, 5, 'still in the outbox ' || json_build_object('lane', o.lane, 'seq', o.seq,
         'attempt', o.attempt, 'errors', o.errors)
-        from ${s}.outbox as o where o.id = $1
-      union all select k.seen_at, 6, 'seen' from ${s}.seen as k where k.id = $1
+        from ${s}.outbox as o where o.id = $id
+      union all select k.seen_at, 6, 'seen' from ${s}.seen as k where k.id = $id
       union all select null, p.serial, format('place %s of the %s, the %s. that was given', p.seq, p.box, p.serial)
-        from ${s}.soak_place as p where p.id = $1
+        from ${s}.soak_place as p where p.id = $id
       union all select null, b.serial, format('the sequence of the %s had come to %s and was set back after place no. %s', b.box, b.stood, b.serial)
-        from ${s}.soak_back as b where exists (select from ${s}.soak_place as p where p.id = $1)
+        from ${s}.soak_back as b where exists (select from ${s}.soak_place as p where p.id = $id)
     ) as lives order by at nulls first, nr`,
-  ),
+  ).gives<{ readonly at: Date | null; readonly what: string }>(),
 }))

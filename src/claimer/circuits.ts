@@ -155,7 +155,7 @@ export class Circuits {
     const { database, consumer } = this.#parts
     const closed = [...this.#closing]
     for (const topic of closed) {
-      await database.keep(this.#sql.close, [consumer, topic])
+      await database.keep(this.#sql.close, { consumer, topic })
       this.#closing.delete(topic)
     }
     const known = new Map(
@@ -165,7 +165,7 @@ export class Circuits {
       if (circuit.shared && !known.has(topic)) this.#goOn(topic)
       else if (!circuit.shared) {
         const { reason, error } = circuit
-        await database.keep(this.#sql.open, [consumer, topic, reason, error, probeMsMin])
+        await database.keep(this.#sql.open, { consumer, topic, reason, error, probeMs: probeMsMin })
         circuit.shared = true
       }
     }
@@ -183,7 +183,12 @@ export class Circuits {
     const held = this.#held.get(topic) ?? new Set()
     const next = [...held].find((claim) => inFlight.has(claim) && inFlight.leads(claim))
     if (next === undefined) return
-    const won = await database.keep(this.#sql.probe, [consumer, topic, probeMsMin, probeMsMax])
+    const won = await database.keep(this.#sql.probe, {
+      consumer,
+      topic,
+      leastMs: probeMsMin,
+      mostMs: probeMsMax,
+    })
     if (won.length === 0 || !held.delete(next) || !inFlight.has(next)) return
     next.tries = true
     inFlight.proceed(next)

@@ -3,29 +3,7 @@ import { Abort } from './abort.ts'
 import type { Moves } from '../base/state.ts'
 import { jsonContentType, type Message } from '../message/message.ts'
 import { parseHeaders, type Trace, type TracedMessage } from '../base/telemetry.ts'
-
-/** A row of the inbox as a claim brings it. */
-export interface ClaimedRow {
-  readonly lane: number
-  readonly seq: number
-  /** In lanes the attempts before this one; in partitions this one included. */
-  readonly attempt: number
-  /** Of the lane, or of the row. */
-  readonly fence: number
-  /** How many claims of it have ended with the death of their claimer. */
-  readonly crashes: number
-  readonly received_at: Date
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
-  readonly headers: string | null
-  readonly payload: string | null
-  readonly body: Buffer | null
-  readonly content_type: string | null
-  readonly published_at: Date | null
-  readonly expires_at: Date | null
-  readonly expires_in_ms: number | null
-}
+import type { ClaimedRow } from '../database/sql/inbox.ts'
 
 /** Those of one key wait for each other. */
 export const queueOf = ({ lane, key }: Pick<ClaimedRow, 'lane' | 'key'>): string => `${lane} ${key}`

@@ -339,9 +339,11 @@ class Claimer {
   /** What comes due, and what had no handler until now. */
   async #promote(): Promise<number> {
     const { found, dueInMs } = await promoteDue({
-      database: this.#database,
-      promote: waitingSql(this.#database.schema).promote,
-      values: [this.#consumer, this.#settings.batchSize],
+      promote: () =>
+        this.#database.keep(waitingSql(this.#database.schema).promote, {
+          consumer: this.#consumer,
+          most: this.#settings.batchSize,
+        }),
       release: () =>
         this.#parking.release(this.#lanes.held, (lane, key) => !this.#inFlight.hasKey(lane, key)),
       share: (paused) =>

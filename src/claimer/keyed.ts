@@ -1,22 +1,14 @@
+import { readingSql, type KeyedRead, type KeyedRow, type OrNot } from '../database/sql/reading.ts'
+import type { Parameters } from '../database/sql/parameter.ts'
 import { isKeyed } from '../database/layout.ts'
-import { readingSql } from '../database/sql/reading.ts'
-import { arrayText, textArray, unlessEmpty, type Statement } from '../database/sql/statement.ts'
+import type { Given, Statement } from '../database/sql/statement.ts'
 import { Polling } from '../membership/polling.ts'
 import type { Lane } from '../lanes/lane.ts'
-import { LaneReader, type Asked, type ReadAt, type Reading, type ReadRow } from '../lanes/reader.ts'
+import { LaneReader, type Asked, type Reading } from '../lanes/reader.ts'
 import { roomOf, type ClaimerContext, type Room } from './context.ts'
-import { Claim, type ClaimedRow } from './claim.ts'
+import { Claim } from './claim.ts'
 import { HotKeys } from './hot.ts'
 import type { Unhandled } from './unhandled.ts'
-
-interface At extends ReadAt {
-  /** Whether there was more that caution forbade to take. */
-  readonly left_out: boolean
-  /** Of a read past hot keys, an `End` by lane, as JSON. */
-  readonly ends?: string
-}
-
-type Row = ClaimedRow & ReadRow
 
 const budgetMin = 8
 /** No lane gives more than its part of so many: of one with a hot key nothing else could be handled side by side. */
@@ -31,7 +23,7 @@ interface End {
   readonly highest: number | null
 }
 
-const endsOf = ({ ends = '{}' }: At): Record<string, End> => JSON.parse(ends) as Record<string, End>
+const endsOf = ({ ends = '{}' }: KeyedRead): Record<string, End> => JSON.parse(ends) as Record<string, End>
 
 /**
  * Claims of messages with a key: reads on in the lanes that this claimer holds, whenever little of a lane is left in
@@ -41,9 +33,9 @@ export class KeyedClaims {
   readonly #context: ClaimerContext
   readonly #unhandled: Unhandled
   readonly #sql: ReturnType<typeof readingSql>
-  readonly #reader: LaneReader<Row, At>
+  readonly #reader: LaneReader<KeyedRow, KeyedRead>
   readonly #hot: HotKeys
-  readonly #pastReader: LaneReader<Row, At>
+  readonly #pastReader: LaneReader<KeyedRow, KeyedRead>
   /** Whether something was left that there was no room for. */
   #left = false
   readonly #polling: Polling
@@ -90,12 +82,12 @@ export class KeyedClaims {
     const { database, consumer, parking } = this.#context
     const abandoned = lanes.filter((lane) => lane.abandoned)
     if (abandoned.length > 0) {
-      await database.keep(this.#sql.charge, [
+      await database.keep(this.#sql.charge, {
         consumer,
-        abandoned.map(({ lane }) => lane),
-        abandoned.map(({ fence }) => fence),
-        abandoned.map(({ watermark }) => watermark.confirmed),
-      ])
+        lanes: abandoned.map(({ lane }) => lane),
+        fences: abandoned.map(({ fence }) => fence),
+        watermarks: abandoned.map(({ watermark }) => watermark.confirmed),
+      })
     }
     await parking.load(lanes)
     await this.#unhandled.take(lanes)
@@ -133,7 +125,7 @@ export class KeyedClaims {
 
   async #readInOrder(low: readonly Lane[], room: Room): Promise<number> {
     const reading = await this.#reader.read(low, room.rows, (asked, mark) =>
-      this.#ask(this.#sql.read, asked, mark, room),
+      this.#keep(this.#sql.read, this.#asking(asked, mark, room)),
     )
     this.#left = reading.beyond
     this.#takeInFlight(reading.rows, false)
@@ -159,10 +151,11 @@ export class KeyedClaims {
     // Most go to lanes of which the last read has not seen the end.
     const most = Math.ceil(pastMax / Math.max(1, lanes.filter(({ lane }) => !this.#seen.has(lane)).length))
     const reading = await this.#pastReader.read(lanes, room.rows, (asked, mark) =>
-      this.#ask(this.#sql.readPast, asked, mark, room, [
-        asked.map(({ lane }) => textArray(this.#hot.keysOf(lane))),
-        most,
-      ]),
+      this.#keep(this.#sql.readPast, {
+        ...this.#asking(asked, mark, room),
+        without: asked.map(({ lane }) => this.#hot.keysOf(lane)),
+        look: most,
+      }),
     )
     this.#takeInFlight(reading.rows, true)
     const ends = endsOf(reading.at)
@@ -179,42 +172,44 @@ export class KeyedClaims {
     return this.#pastPauseMs
   }
 
-  async #ask(
-    statement: Statement,
-    asked: readonly Asked[],
-    mark: boolean,
-    room: Room,
-    more: readonly unknown[] = [],
-  ): Promise<readonly (Row | (At & { lane: null }))[]> {
-    const { database, consumer, inFlight, quarantine, failpoint } = this.#context
-    const rows = await database.keep<Row | (At & { lane: null })>(statement, [
-      consumer,
-      arrayText(asked.map(({ lane }) => lane.lane)),
-      arrayText(asked.map(({ lane }) => lane.fence)),
-      arrayText(asked.map(({ bound }) => bound)),
-      arrayText(asked.map(({ budget }) => budget)),
-      arrayText(asked.map(({ lane }) => inFlight.highest(lane.lane))),
-      asked.map(({ lane, bound }) => arrayText([...inFlight.seqsOf(lane.lane)].filter((seq) => seq > bound))),
-      mark,
-      quarantine.room,
-      quarantine.inFlight === 0,
-      room.bytes,
-      room.rows,
-      unlessEmpty(asked.map(({ lane }) => this.#pastSeqs(lane.lane))),
-      ...more,
-    ])
+  async #keep<Takes extends Parameters>(
+    statement: Statement<Takes, OrNot<KeyedRow, KeyedRead>>,
+    ...given: Given<Takes>
+  ): Promise<readonly OrNot<KeyedRow, KeyedRead>[]> {
+    const { database, failpoint } = this.#context
+    const rows = await database.keep(statement, ...given)
     await failpoint('claimer.after_claim')
     return rows
   }
 
-  /** What is in flight of a lane beyond where it is read in order, as an array in text; null if nothing is. */
-  #pastSeqs(lane: number): string | null {
-    const { inFlight } = this.#context
-    if (inFlight.countInOrder(lane) === inFlight.countOf(lane)) return null
-    return arrayText([...inFlight.all(lane)].flatMap(({ past, seq }) => (past ? seq : [])))
+  /** What every read of lanes is given. */
+  #asking(asked: readonly Asked[], mark: boolean, room: Room) {
+    const { consumer, inFlight, quarantine } = this.#context
+    return {
+      consumer,
+      lanes: asked.map(({ lane }) => lane.lane),
+      fences: asked.map(({ lane }) => lane.fence),
+      bounds: asked.map(({ bound }) => bound),
+      budgets: asked.map(({ budget }) => budget),
+      reaches: asked.map(({ lane }) => inFlight.highest(lane.lane)),
+      held: asked.map(({ lane, bound }) => [...inFlight.seqsOf(lane.lane)].filter((seq) => seq > bound)),
+      mark,
+      room: quarantine.room,
+      alone: quarantine.inFlight === 0,
+      bytes: room.bytes,
+      limit: room.rows,
+      past: asked.map(({ lane }) => this.#pastSeqs(lane.lane)),
+    }
   }
 
-  #takeInFlight(rows: readonly Row[], past: boolean): void {
+  /** What is in flight of a lane beyond where it is read in order, null if nothing is. */
+  #pastSeqs(lane: number): readonly number[] | null {
+    const { inFlight } = this.#context
+    if (inFlight.countInOrder(lane) === inFlight.countOf(lane)) return null
+    return [...inFlight.all(lane)].flatMap(({ past, seq }) => (past ? seq : []))
+  }
+
+  #takeInFlight(rows: readonly KeyedRow[], past: boolean): void {
     if (rows.length === 0) return
     for (const row of rows) this.#context.inFlight.add(new Claim(row, true, past))
     this.#context.emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
@@ -222,7 +217,10 @@ export class KeyedClaims {
   }
 
   /** What was left out for caution is still to be read. */
-  async #settle(reading: Reading<Row, At>, end: (lane: Lane) => number = () => Infinity): Promise<void> {
+  async #settle(
+    reading: Reading<KeyedRow, KeyedRead>,
+    end: (lane: Lane) => number = () => Infinity,
+  ): Promise<void> {
     await reading.follow()
     const { left_out: leftOut } = reading.at
     reading.advance((lane) => (leftOut ? lane.watermark.confirmed : end(lane)))

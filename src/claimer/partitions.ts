@@ -1,18 +1,11 @@
 import { partitionLanes } from '../database/layout.ts'
-import { inboxSql } from '../database/sql/inbox.ts'
+import { inboxSql, type PartitionedRow } from '../database/sql/inbox.ts'
 import { Watermark, Marks, parseSnapshot } from '../lanes/watermark.ts'
-import type { ClaimedRow } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 
 const sweepMs = 1000
 const watermarksMs = 1000
 const watermarksMsIdle = 5000
-
-/** A row of a claim. One of them says the xid that was assigned after the snapshot. */
-export interface PartitionedRow extends ClaimedRow {
-  readonly xid: number | null
-  readonly snapshot: string | null
-}
 
 /**
  * Where claims of messages without a key start: of each partition, above what is long dead.
@@ -99,10 +92,11 @@ export class Partitions {
     this.#watermarksAt = now
     this.#idle = true
     const watermarks = new Map(partitionLanes.map((partition) => [partition, this.#watermarkOf(partition)]))
-    const heads = await database.keep<{ lane: number; snapshot: string; head: number | null }>(
-      this.#sql.heads,
-      [consumer, partitionLanes, [...watermarks.values()].map(({ tentative }) => tentative)],
-    )
+    const heads = await database.keep(this.#sql.heads, {
+      consumer,
+      partitions: partitionLanes,
+      bounds: [...watermarks.values()].map(({ tentative }) => tentative),
+    })
     for (const { lane, head, snapshot: text } of heads) {
       const watermark = watermarks.get(lane)!
       const snapshot = parseSnapshot(text)

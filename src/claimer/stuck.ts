@@ -48,7 +48,7 @@ export class Stuck {
     if (stuck === this.#written || membership.id === null) return
     const topic = stuck?.claims[0]!.topic ?? null
     const sinceMs = stuck === null ? null : now - stuck.startedAt
-    await database.keep(workerSql(database.schema).stuck, [membership.id, topic, sinceMs])
+    await database.keep(workerSql(database.schema).stuck, { id: membership.id, topic, sinceMs })
     this.#written = stuck
   }
 }

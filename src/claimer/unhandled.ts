@@ -6,7 +6,7 @@ import { topicMatches } from '../message/message.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Settlement } from './settlement.ts'
-import type { PartitionedRow } from './partitions.ts'
+import type { PartitionedRow } from '../database/sql/inbox.ts'
 
 /** What becomes of a message for whose topic a claimer has no handler; the first is the default. */
 export const unknownPolicies = ['wait', 'fail', 'drop'] as const
@@ -24,14 +24,6 @@ interface Peer {
   /** Null if it is of a version that does not say. */
   readonly topics: readonly string[] | null
 }
-
-interface Returned {
-  readonly first: number | null
-  readonly count: number
-  readonly lowered: number | null
-}
-
-type Adopted = PartitionedRow & { readonly previous: null }
 
 const lookMs = 500
 /** So many messages of a lane are brought back at a time, and for so long: leases go on being renewed. */
@@ -117,11 +109,17 @@ export class Unhandled {
   }
 
   /** Messages without a key that had been set aside, claimed; null if there are none. */
-  async adopt(limit: number, workerId: number, bytes: number): Promise<readonly Adopted[] | null> {
+  async adopt(limit: number, workerId: number, bytes: number): Promise<readonly PartitionedRow[] | null> {
     const { database, consumer, settings } = this.#context
     if (this.#unkeyed.length === 0) return null
-    const values = [consumer, this.#unkeyed, limit, workerId, settings.leaseMs, bytes]
-    const rows = await database.keep<Adopted>(this.#sql.adopt, values)
+    const rows = await database.keep(this.#sql.adopt, {
+      consumer,
+      topics: this.#unkeyed,
+      most: limit,
+      worker: workerId,
+      leaseMs: settings.leaseMs,
+      bytes,
+    })
     // Fewer may also have been all that fits. Whether there are more is known when there are none.
     if (rows.length === 0) this.#unkeyed = []
     return rows.length === 0 ? null : rows
@@ -151,7 +149,7 @@ export class Unhandled {
     const { database, membership } = this.#context
     const ids = membership.peers
     const { topicsOf } = workerSql(database.schema)
-    this.#peers = ids.length === 0 ? [] : await database.keep<Peer>(topicsOf, [ids])
+    this.#peers = ids.length === 0 ? [] : await database.keep(topicsOf, { ids })
     this.#assignees = new Map()
     this.#asked = ids.join()
     this.#looked = false
@@ -162,11 +160,11 @@ export class Unhandled {
     for (const lane of lanes) lane.assignee = null
     const { database, consumer } = this.#context
     for (let behind = lanes.map((lane) => ({ lane, topic: '' })); behind.length > 0;) {
-      const found = await database.keep<{ lane: number; topic: string }>(this.#sql.topics, [
+      const found = await database.keep(this.#sql.topics, {
         consumer,
-        behind.map(({ lane }) => lane.lane),
-        behind.map(({ topic }) => topic),
-      ])
+        lanes: behind.map(({ lane }) => lane.lane),
+        after: behind.map(({ topic }) => topic),
+      })
       const next: typeof behind = []
       for (const { lane } of behind) {
         const topics = found.flatMap((row) => (row.lane === lane.lane ? [row.topic] : []))
@@ -186,11 +184,11 @@ export class Unhandled {
 
   async #lookForUnkeyed(): Promise<void> {
     const { database, consumer } = this.#context
-    const found = await database.keep<{ topic: string }>(this.#sql.topics, [
+    const found = await database.keep(this.#sql.topics, {
       consumer,
-      [unkeyedLane],
-      [this.#after],
-    ])
+      lanes: [unkeyedLane],
+      after: [this.#after],
+    })
     this.#after = found.length === topicsMax ? found.at(-1)!.topic : ''
     this.#unkeyed = found.map(({ topic }) => topic).filter((topic) => this.#takes(topic))
   }
@@ -202,8 +200,8 @@ export class Unhandled {
     for (const [number, topics] of this.#coming) {
       const lane = lanes.held.get(number)
       while (lane !== undefined && performance.now() < enough) {
-        const values = [consumer, number, lane.fence, topics, bringBatch]
-        const [back] = await database.keep<Returned>(this.#sql.bringBack, values).catch((error: unknown) => {
+        const values = { consumer, lane: number, fence: lane.fence, topics, most: bringBatch }
+        const [back] = await database.keep(this.#sql.bringBack, values).catch((error: unknown) => {
           // The answer is lost, and messages may be back anywhere in the lane.
           lane.watermark.lower(1)
           throw error

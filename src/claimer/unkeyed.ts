@@ -1,15 +1,12 @@
 import type pg from 'pg'
-import { inboxSql } from '../database/sql/inbox.ts'
-import { arrayText } from '../database/sql/statement.ts'
+import { inboxSql, type PartitionedRow } from '../database/sql/inbox.ts'
 import { Polling } from '../membership/polling.ts'
 import { sureShare } from '../membership/membership.ts'
-import { placeOf, type Place } from '../lanes/settler.ts'
+import { placeOf } from '../lanes/settler.ts'
 import { roomOf, type ClaimerContext } from './context.ts'
 import { Claim } from './claim.ts'
-import { Partitions, type PartitionedRow } from './partitions.ts'
+import { Partitions } from './partitions.ts'
 import type { Unhandled } from './unhandled.ts'
-
-type Claimed = PartitionedRow & { readonly previous: number | null }
 
 const lapsed = 'The lease on the row had lapsed.'
 
@@ -92,24 +89,24 @@ export class UnkeyedClaims {
     const { order, bounds } = this.#partitions.look()
     const at = performance.now()
     const adopted = adopts ? null : await this.#unhandled.adopt(want, workerId, room.bytes)
-    const claiming = (): Promise<Claimed[]> =>
-      database.keep<Claimed>(this.#sql.claim, [
+    const claiming = (): Promise<PartitionedRow[]> =>
+      database.keep(this.#sql.claim, {
         consumer,
-        arrayText(order),
-        arrayText(bounds),
-        want,
-        workerId,
+        partitions: order,
+        bounds,
+        limit: want,
+        worker: workerId,
         leaseMs,
-        membership.abandoned.free,
-        quarantine.room,
-        quarantine.inFlight === 0,
-        membership.abandoned.rows,
+        gone: membership.abandoned.free,
+        room: quarantine.room,
+        alone: quarantine.inFlight === 0,
+        dealt: membership.abandoned.rows,
         // Alone, it has nobody to leave anything to.
-        avoidLastHolder && membership.living > 1 ? workerId : -1,
-        settings.failoverGraceMs,
-        adopts,
-        room.bytes,
-      ])
+        avoider: avoidLastHolder && membership.living > 1 ? workerId : -1,
+        avoidMs: settings.failoverGraceMs,
+        onlyHeld: adopts,
+        bytes: room.bytes,
+      })
     const rows = adopted ?? (await claiming())
     await failpoint('claimer.after_claim')
     // Given up on meanwhile: whoever finds these rows takes them from a holder that has ended.
@@ -193,28 +190,29 @@ export class UnkeyedClaims {
   async #hold(client: pg.ClientBase, claims: readonly Claim[]): Promise<void> {
     const { database, settings } = this.#context
     const at = performance.now()
-    const held = new Set(
-      (await database.run<Place>(client, this.#sql.hold, this.#placesOf(claims))).map(placeOf),
-    )
+    const held = new Set((await database.run(client, this.#sql.hold, this.#placesOf(claims))).map(placeOf))
     const locked = (claim: Claim): boolean => held.has(placeOf(claim))
     for (const claim of claims.filter(locked)) claim.leasedUntil = at + settings.leaseMs * sureShare
     await this.#extend(claims.filter((claim) => !locked(claim)))
   }
 
-  #placesOf(claims: readonly Claim[]): unknown[] {
-    return [
-      this.#context.consumer,
-      claims.map(({ lane }) => lane),
-      claims.map(({ seq }) => seq),
-      claims.map(({ fence }) => fence),
-    ]
+  #placesOf(claims: readonly Claim[]) {
+    return {
+      consumer: this.#context.consumer,
+      lanes: claims.map(({ lane }) => lane),
+      seqs: claims.map(({ seq }) => seq),
+      fences: claims.map(({ fence }) => fence),
+    }
   }
 
   async #extend(claims: readonly Claim[]): Promise<void> {
     const { database, settings, inFlight, lose } = this.#context
     if (claims.length === 0) return
     const at = performance.now()
-    const renewed = await database.keep<Place>(this.#sql.renew, [...this.#placesOf(claims), settings.leaseMs])
+    const renewed = await database.keep(this.#sql.renew, {
+      ...this.#placesOf(claims),
+      leaseMs: settings.leaseMs,
+    })
     const kept = new Set(renewed.map(placeOf))
     for (const claim of claims) claim.leasedUntil = at + settings.leaseMs * sureShare
     // What is being completed meanwhile is gone and not lost.

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readDeadLetters, redriveDeadLetters, showDeadLetter, skipDeadLetters } from '../operate/dead.ts'
 import { exportDeadLetters } from '../operate/export.ts'
 import type { DeadLetterFilter } from '../operate/filter.ts'
-import type { DeadLetterDetails, FailedAttempt } from '../operate/letter.ts'
+import type { DeadLetterDetails } from '../operate/letter.ts'
 import { confirmed } from './confirm.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
@@ -12,6 +12,7 @@ import { readSettings } from './settings.ts'
 import { short, table } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
 import { remark, say } from '../terminal/output.ts'
+import type { FailedAttempt } from '../message/row.ts'
 
 /** What narrows down which messages are meant. */
 export interface FilterFlags extends CommonFlags {

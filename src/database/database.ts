@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import type pg from 'pg'
 import { OptionError } from '../base/errors.ts'
 import { checkSchema } from '../base/options.ts'
-import { isPool, queryTimeoutMs, surviveErrors, useClient } from './client.ts'
+import { bounded, isPool, queryTimeoutMs, surviveErrors, useClient } from './client.ts'
 import { ofDatabase } from './evidence.ts'
 import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
 import { findLink } from './link.ts'
@@ -11,7 +11,8 @@ import { rowTypes } from './types.ts'
 import * as sql from './sql/server.ts'
 import { isConflict } from './sqlstate.ts'
 import { inTransaction } from './transaction.ts'
-import type { Statement } from './sql/statement.ts'
+import type { Parameters, ValuesOf } from './sql/parameter.ts'
+import type { Given, Statement } from './sql/statement.ts'
 
 /**
  * A database by its connection string, by `pg` options, or as a pool of your own (`max` at least the concurrency of handlers).
@@ -119,17 +120,17 @@ export class Database {
    * Runs a statement of bookkeeping in a transaction of its own, whose commit does not wait for the disk: a crash of
    * the server may undo it, which leases, fences and the inbox absorb. Never for what a user was told is done.
    */
-  async keep<Row = Record<string, unknown>>(
-    statement: Statement,
-    values: readonly unknown[] = [],
+  async keep<Takes extends Parameters, Row>(
+    statement: Statement<Takes, Row>,
+    ...given: Given<Takes>
   ): Promise<Row[]> {
     await this.probe()
     const client = await this.#bookkeeping.connect()
     return useClient(client, async () => {
       // Before the next statement and not after this one, whose answer should not be lost with it.
-      if (this.#stale.delete(client)) await this.run(client, { text: sql.forgetPlans })
+      if (this.#stale.delete(client)) await client.query(bounded(sql.forgetPlans))
       const startedAt = performance.now()
-      const rows = await this.#again<Row>(client, statement, values)
+      const rows = await this.#again(client, statement, given)
       if (performance.now() - startedAt > slowMs) this.#stale.add(client)
       return rows
     })
@@ -148,19 +149,23 @@ export class Database {
    * Runs a statement in a transaction of its own, whose commit waits for the disk. A conflict with another one, which a
    * session that does not know our settings may report instead of waiting, has changed nothing: it is run again.
    */
-  async query<Row = Record<string, unknown>>(
-    statement: Statement,
-    values: readonly unknown[] = [],
+  async query<Takes extends Parameters, Row>(
+    statement: Statement<Takes, Row>,
+    ...given: Given<Takes>
   ): Promise<Row[]> {
     await this.probe()
     const client = await this.#ours.connect()
-    return useClient(client, () => this.#again(client, statement, values))
+    return useClient(client, () => this.#again(client, statement, given))
   }
 
-  async #again<Row>(client: pg.ClientBase, statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+  async #again<Takes extends Parameters, Row>(
+    client: pg.ClientBase,
+    statement: Statement<Takes, Row>,
+    given: Given<Takes>,
+  ): Promise<Row[]> {
     for (let left = conflictsMax; ; left--) {
       try {
-        return await this.run<Row>(client, statement, values)
+        return await this.run(client, statement, ...given)
       } catch (error) {
         if (left === 0 || !isConflict(error)) throw error
       }
@@ -173,15 +178,15 @@ export class Database {
   }
 
   /** Runs a statement on a client that somebody else looks after. */
-  async run<Row = Record<string, unknown>>(
+  async run<Takes extends Parameters, Row>(
     client: pg.ClientBase,
-    statement: Statement,
-    values: readonly unknown[] = [],
+    statement: Statement<Takes, Row>,
+    ...[values]: Given<Takes>
   ): Promise<Row[]> {
     const query = client.query({
-      ...(this.preparedStatements && statement.name !== undefined ? { name: statement.name } : {}),
+      ...(this.preparedStatements && statement.isPrepared ? { name: statement.name } : {}),
       text: statement.text,
-      values: values as unknown[],
+      values: statement.bind(values as ValuesOf<Takes>),
       types: rowTypes,
       query_timeout: queryTimeoutMs,
     } as pg.QueryConfig)

@@ -3,7 +3,7 @@ import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from
 import type { Database } from './database.ts'
 import { anyPartition } from './layout.ts'
 import { receiveSql } from './sql/receive.ts'
-import { arrayText, joined, pieces, plainArray, unlessEmpty } from './sql/statement.ts'
+import { pieces } from './sql/parameter.ts'
 
 /** A message as it goes into the inbox of one consumer. */
 export interface InboxMessage {
@@ -66,27 +66,21 @@ export async function deliver(
   const trace = begin(telemetry, { name: 'receive', system: broker, workerId }, () => messages.map(toTraced))
   try {
     const carried = messages.map(({ headers }, index) => carryOn(headers, trace?.carried[index]))
-    const [bytes, starts, sizes] = pieces(messages.map(({ body }) => body))
-    const [result] = await database.query<{ fresh: number; routed: boolean }>(
-      receiveSql(database.schema).receive,
-      [
-        plainArray(messages.map(({ consumer }) => consumer)),
-        arrayText(messages.map(({ id }) => id)),
-        messages.map(({ topic }) => topic),
-        unlessEmpty(messages.map(({ key }) => key)),
-        joined(carried),
-        joined(messages.map(({ payload }) => payload)),
-        bytes,
-        unlessEmpty(messages.map(({ contentType }) => contentType)),
-        messages.map(({ publishedAt }) => publishedAt),
-        anyPartition(),
-        unlessEmpty(messages.map(({ expiresAt }) => expiresAt ?? null)),
-        version,
-        starts,
-        sizes,
-        arrayText(messages.map(digestOf)),
-      ],
-    )
+    const [result] = await database.query(receiveSql(database.schema).receive, {
+      consumers: messages.map(({ consumer }) => consumer),
+      ids: messages.map(({ id }) => id),
+      topics: messages.map(({ topic }) => topic),
+      keys: messages.map(({ key }) => key),
+      headers: carried,
+      payloads: messages.map(({ payload }) => payload),
+      ...pieces(messages.map(({ body }) => body)),
+      contentTypes: messages.map(({ contentType }) => contentType),
+      publishedAt: messages.map(({ publishedAt }) => publishedAt),
+      firstPartition: anyPartition(),
+      expiresAt: messages.map(({ expiresAt }) => expiresAt ?? null),
+      version,
+      digests: messages.map(digestOf),
+    })
     trace?.end()
     return result!.routed ? result!.fresh : null
   } catch (error) {
@@ -103,12 +97,12 @@ export async function findCollisions(
   database: Database,
   messages: readonly InboxMessage[],
 ): Promise<readonly InboxMessage[]> {
-  const found = await database.query<{ nr: string }>(receiveSql(database.schema).collisions, [
-    plainArray(messages.map(({ consumer }) => consumer)),
-    arrayText(messages.map(({ id }) => id)),
-    arrayText(messages.map(digestOf)),
-  ])
-  return found.map(({ nr }) => messages[Number(nr) - 1]!)
+  const found = await database.query(receiveSql(database.schema).collisions, {
+    consumers: messages.map(({ consumer }) => consumer),
+    ids: messages.map(({ id }) => id),
+    digests: messages.map(digestOf),
+  })
+  return found.map(({ nr }) => messages[nr - 1]!)
 }
 
 const toTraced = ({ consumer, id, topic, headers, payload, body }: InboxMessage): TracedMessage => ({

@@ -86,10 +86,10 @@ export async function insistOnLocks<Result>(
     let blockers: readonly Blocker[] = []
     try {
       return await database.transaction(async (client) => {
-        const [backend] = await database.run<{ pid: number }>(client, { text: sql.backend })
+        const [backend] = await database.run(client, sql.backend)
         await client.query(sql.lockTimeout(tryMs))
         const look = async (): Promise<void> => {
-          const found = await database.keep<Blocker>(sql.blockers, [backend!.pid])
+          const found = await database.keep(sql.blockers, { pid: backend!.pid })
           if (found.length > 0) blockers = found
         }
         return whileLooking(look, () => work(client))

@@ -16,6 +16,7 @@ import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions }
 import { busy, insistOnLocks, isInTheWay, runWithinTry, type LockWait } from './lockwait.ts'
 import { refuseHiddenRows, type Read } from './rowsecurity.ts'
 import { migrationSql } from './sql/migration.ts'
+import { planned } from './sql/statement.ts'
 
 // Compiled files lie a folder deeper than sources, in `dist` as in the tests' build.
 const folder = new URL(
@@ -82,7 +83,7 @@ export async function applyFiles(
       async (client) => {
         await client.query(sql.lock)
         const files = filesOf(schema)
-        const applied = await readApplied(schema, files, (text) => database.run(client, { text }))
+        const applied = await readApplied(schema, files, async (text) => (await client.query(text)).rows)
         refuseNewer(schema, applied, rangeOf(files))
         const missing = files.filter((file) => file.version > lastOf(applied))
         const texts = missing.map((file) => file.sql)
@@ -174,7 +175,7 @@ export async function checkSchemaVersion(
   range: SchemaRange = rangeOf(migrationFiles(database.schema)),
 ): Promise<SchemaState> {
   const { schema } = database
-  const read: Read = (text) => database.query({ text })
+  const read: Read = (text) => database.query(planned({}, text))
   const [{ found }] = (await read(migrationSql(schema).exists)) as [{ found: boolean }]
   if (!found) {
     throw new SchemaError(

@@ -38,10 +38,9 @@ export async function applyRoles(input: DatabaseInput, options: DatabaseOptions 
 export async function readRoles(input: DatabaseInput, options: DatabaseOptions = {}): Promise<RoleStatus[]> {
   const { database, owned } = openDatabase(input, { ...options, poolSize: 1 })
   try {
-    const rows = await database.query<{ found: boolean; members: string[] }>(
-      rolesSql(database.schema).members,
-      [roleNames.map((role) => roleOf(database.schema, role))],
-    )
+    const rows = await database.query(rolesSql(database.schema).members, {
+      names: roleNames.map((role) => roleOf(database.schema, role)),
+    })
     return roleNames.map((role, index) => ({
       role,
       name: roleOf(database.schema, role),

@@ -4,7 +4,7 @@ import { serverFacts } from './sql/server.ts'
 
 /** What the server must be, asked once at start. @throws SchemaError */
 export async function checkServer(database: Database): Promise<void> {
-  const [facts] = await database.query<ServerFacts>({ text: serverFacts })
+  const [facts] = await database.query(serverFacts)
   const { version, encoding, recovery, read_only: readOnly } = facts!
   const refuse = (why: string): never => {
     throw new SchemaError('SERVER_UNSUPPORTED', why)
@@ -18,11 +18,4 @@ export async function checkServer(database: Database): Promise<void> {
       'default_transaction_read_only is on for this server, database or user, so nothing can be written. Switch it off, or connect as somebody for whom it is off.',
     )
   }
-}
-
-interface ServerFacts {
-  readonly version: number
-  readonly encoding: string
-  readonly recovery: boolean
-  readonly read_only: boolean
 }

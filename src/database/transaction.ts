@@ -86,7 +86,10 @@ async function commit(client: pg.ClientBase, pool: pg.Pool, xid: string | null):
 async function transactionStatus(pool: pg.Pool, xid: string): Promise<'committed' | 'aborted' | 'unknown'> {
   for (let round = 0; round < 10; round++) {
     try {
-      const { rows } = await pool.query<{ status: string | null }>(sql.transactionStatus, [xid])
+      const { rows } = await pool.query<{ status: string | null }>(
+        sql.transactionStatus.text,
+        sql.transactionStatus.bind({ xid }),
+      )
       const status = rows[0]?.status
       if (status === 'committed' || status === 'aborted') return status
       if (status !== 'in progress') return 'unknown'

@@ -1,16 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import type { Database } from '../database/database.ts'
 import { migrationFiles } from '../database/migrate.ts'
-import { doctorSql } from '../database/sql/doctor.ts'
+import { doctorSql, type CatalogItem } from '../database/sql/doctor.ts'
 import { begin, rollback } from '../database/sql/server.ts'
 import { sqlstate } from '../database/sqlstate.ts'
 import { note, orFine, wrong, type Finding } from './finding.ts'
-
-interface Item {
-  readonly kind: string
-  readonly name: string
-  readonly definition: string
-}
 
 const check = 'schema'
 
@@ -22,11 +16,11 @@ export async function findDrift(database: Database): Promise<readonly Finding[]>
   const { catalog } = doctorSql(database.schema)
   const twin = `doctor_${randomBytes(6).toString('hex')}`
   const client = await database.connect()
-  let expected: Item[]
+  let expected: CatalogItem[]
   try {
     await client.query(begin)
     for (const { sql } of migrationFiles(twin)) await client.query(sql)
-    expected = await database.run<Item>(client, catalog, [twin])
+    expected = await database.run(client, catalog, { schema: twin })
   } catch (error) {
     if (sqlstate(error) !== '42501') throw error
     return [
@@ -40,7 +34,7 @@ export async function findDrift(database: Database): Promise<readonly Finding[]>
     await client.query(rollback)
     client.release()
   }
-  const found = await database.query<Item>(catalog, [database.schema])
+  const found = await database.query(catalog, { schema: database.schema })
   return orFine(
     compare(expected, found),
     check,
@@ -48,8 +42,8 @@ export async function findDrift(database: Database): Promise<readonly Finding[]>
   )
 }
 
-function compare(expected: readonly Item[], found: readonly Item[]): Finding[] {
-  const id = ({ kind, name }: Item): string => `${kind} ${name}`
+function compare(expected: readonly CatalogItem[], found: readonly CatalogItem[]): Finding[] {
+  const id = ({ kind, name }: CatalogItem): string => `${kind} ${name}`
   const theirs = new Map(found.map((item) => [id(item), item.definition]))
   const ours = new Set(expected.map(id))
   const changed = expected.flatMap((item): Finding[] => {

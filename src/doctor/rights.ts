@@ -2,33 +2,28 @@ import type { Database } from '../database/database.ts'
 import { letThrough } from '../database/rowsecurity.ts'
 import { rowSecuritySql } from '../database/sql/rowsecurity.ts'
 import { grants, roleNames, roleOf, rolesSql, type RoleName } from '../database/sql/roles.ts'
+import { rightsSql, type MissingRow } from '../database/sql/rights.ts'
 import { fine, note, wrong, type Finding } from './finding.ts'
 
 const check = 'grants'
 const rowSecurity = 'row security'
 
-interface MissingRow {
-  readonly table: string
-  readonly privilege: string
-  readonly column: string
-}
-
 /** Whether this user, and the roles of least privilege as far as there are any, may do what they are there for. */
 export async function examineRights(database: Database): Promise<readonly Finding[]> {
-  const sql = rolesSql(database.schema)
+  const sql = rightsSql(database.schema)
   const missing = (who: string, role: RoleName): Promise<MissingRow[]> => {
     const asked = grants[role].flatMap(({ table, privileges, columns = [''] }) =>
       privileges.flatMap((privilege) => columns.map((column) => ({ table, privilege, column }))),
     )
-    return database.query<MissingRow>(sql.missing, [
-      who,
-      asked.map(({ table }) => table),
-      asked.map(({ privilege }) => privilege),
-      asked.map(({ column }) => column),
-    ])
+    return database.query(sql.missing, {
+      role: who,
+      tables: asked.map(({ table }) => table),
+      privileges: asked.map(({ privilege }) => privilege),
+      columns: asked.map(({ column }) => column),
+    })
   }
   const names = roleNames.map((role) => roleOf(database.schema, role))
-  const known = await database.query<{ applied: boolean }>(sql.members, [names])
+  const known = await database.query(rolesSql(database.schema).members, { names })
   const findings: Finding[] = []
   for (const [index, role] of roleNames.entries()) {
     if (!known[index]!.applied) continue
@@ -42,7 +37,7 @@ export async function examineRights(database: Database): Promise<readonly Findin
       ),
     )
   }
-  const [{ me }] = (await database.query<{ me: string }>(sql.me)) as [{ me: string }]
+  const [{ me }] = (await database.query(sql.me)) as [{ me: string }]
   const able: RoleName[] = []
   const unable = new Map<RoleName, MissingRow[]>()
   for (const role of roleNames) {
@@ -60,7 +55,7 @@ export async function examineRights(database: Database): Promise<readonly Findin
       ),
     )
   } else findings.push(fine(check, `The user ${me} may be ${able.join(', ')}.`))
-  const everybody = await database.query<{ name: string }>(sql.public)
+  const everybody = await database.query(sql.public)
   if (everybody.length > 0) {
     findings.push(
       note(
@@ -84,13 +79,13 @@ async function examineRowSecurity(
   interface Named {
     readonly name: string
   }
-  const secured = await database.query<Named>(sql.secured)
+  const secured = await database.query(sql.secured)
   if (secured.length === 0) return []
   const tables = (rows: readonly Named[]): string => rows.map(({ name }) => name).join(', ')
-  const logins = await database.query<Named>(sql.logins, [roles])
+  const logins = await database.query(sql.logins, { roles })
   const findings: Finding[] = []
   for (const who of new Set([me, ...logins.map(({ name }) => name)])) {
-    const hidden = await database.query<Named>(sql.hiddenFrom, [who])
+    const hidden = await database.query(sql.hiddenFrom, { role: who })
     if (hidden.length === 0) continue
     findings.push(
       wrong(

@@ -1,27 +1,15 @@
 import type { Database } from '../database/database.ts'
-import { doctorSql } from '../database/sql/doctor.ts'
-import { readHorizon, type Horizon } from '../observe/gauges.ts'
+import { doctorSql, type ServerRow } from '../database/sql/doctor.ts'
+import { readHorizon } from '../observe/gauges.ts'
 import { ms } from '../observe/logging.ts'
 import { fine, note, orFine, wrong, type Finding } from './finding.ts'
+import type { Horizon } from '../database/sql/watch.ts'
 
 /** What the workers of a configuration would want. */
 export interface Demand {
   /** What wants them: `claimer billing`. */
   readonly who: string
   readonly connections: number
-}
-
-interface ServerRow {
-  readonly fsync: string
-  readonly full_page_writes: string
-  readonly synchronous_commit: string
-  readonly autovacuum: string
-  readonly track_counts: string
-  readonly max_connections: number
-  readonly connections: number
-  readonly sees_all: boolean
-  readonly me: string
-  readonly now_ms: number
 }
 
 const skewMsMax = 5000
@@ -34,7 +22,7 @@ export async function examineServer(
   demand: readonly Demand[],
 ): Promise<readonly Finding[]> {
   const before = Date.now()
-  const [server] = await database.query<ServerRow>(doctorSql(database.schema).server)
+  const [server] = await database.query(doctorSql(database.schema).server)
   const after = Date.now()
   const horizon = await readHorizon(database)
   return [

@@ -5,42 +5,9 @@ import { ms } from '../observe/logging.ts'
 import { readPaused, tellPaused } from '../status/paused.ts'
 import { note, orFine, wrong, type Finding } from './finding.ts'
 
-interface ConsumerRow {
-  readonly consumer: string
-  readonly waits: boolean
-  readonly workers: number
-  readonly stuck: number
-  readonly below: number
-  readonly subscribed: boolean
-  readonly lately: number
-}
-
-interface TopicRow {
-  readonly consumer: string
-  readonly topic: string
-  readonly count: number
-  /** What the living claimers have handlers for. */
-  readonly patterns: readonly string[]
-}
-
-interface TableRow {
-  readonly name: string
-  readonly dead: number
-  readonly live: number
-  readonly unlogged: boolean
-  readonly unvacuumed: boolean
-}
-
-interface IndexRow {
-  readonly name: string
-  readonly valid: boolean
-  readonly bytes: number
-  readonly table_bytes: number
-}
-
 /** Work that nobody does. */
 export async function examineWork(database: Database): Promise<readonly Finding[]> {
-  const rows = await database.query<ConsumerRow>(doctorSql(database.schema).consumers)
+  const rows = await database.query(doctorSql(database.schema).consumers)
   const findings = rows.flatMap(
     ({ consumer, waits, workers, stuck, below, subscribed, lately }): Finding[] => {
       const [box, worker, command] =
@@ -95,7 +62,7 @@ const topicsMax = 20
 
 /** Messages that wait since none of the living claimers has a handler for their topic. */
 async function examineTopics(database: Database): Promise<readonly Finding[]> {
-  const rows = await database.query<TopicRow>(doctorSql(database.schema).unhandled)
+  const rows = await database.query(doctorSql(database.schema).unhandled)
   const nobodys = rows.filter(
     ({ topic, patterns }) => !patterns.some((pattern) => topicMatches(pattern, topic)),
   )
@@ -125,18 +92,9 @@ async function examineCircuits(database: Database): Promise<readonly Finding[]> 
   )
 }
 
-interface StuckRow {
-  readonly id: number
-  readonly consumer: string
-  readonly host: string
-  readonly pid: number
-  readonly topic: string
-  readonly for_ms: number
-}
-
 /** Handlers that do not end. */
 async function examineHandlers(database: Database): Promise<readonly Finding[]> {
-  const rows = await database.query<StuckRow>(doctorSql(database.schema).stuck)
+  const rows = await database.query(doctorSql(database.schema).stuck)
   return rows.map(({ id, consumer, host, pid, topic, for_ms: forMs }) =>
     wrong(
       'handlers',
@@ -152,8 +110,8 @@ const bloatBytes = 64 * 1024 * 1024
 /** Tables and indexes that have grown out of proportion. */
 export async function examineStorage(database: Database): Promise<readonly Finding[]> {
   const sql = doctorSql(database.schema)
-  const tables = await database.query<TableRow>(sql.tables)
-  const indexes = await database.query<IndexRow>(sql.indexes)
+  const tables = await database.query(sql.tables)
+  const indexes = await database.query(sql.indexes)
   const { schema } = database
   const findings = [
     ...tables.flatMap(({ name, dead, live, unlogged, unvacuumed }): Finding[] => [

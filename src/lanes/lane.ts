@@ -1,4 +1,5 @@
 import { Watermark } from './watermark.ts'
+import type { LaneRow } from '../database/sql/lane.ts'
 
 /** A lane that this worker holds. */
 export interface Lane {
@@ -19,17 +20,6 @@ export interface Lane {
   assignee: number | null
   /** By the monotonic clock, until when it stays although others are short: it was dealt to this worker. */
   keptUntil: number
-}
-
-/** A lane as it is taken. */
-export interface LaneRow {
-  readonly lane: number
-  readonly fence: number
-  readonly watermark: number
-  readonly lowered: number
-  readonly abandoned: boolean
-  readonly previous: number | null
-  readonly server: string
 }
 
 export const toLane = (row: LaneRow, keptForMs: number): Lane => ({
@@ -69,10 +59,10 @@ export function drain(lanes: readonly Lane[], surplus: number): void {
 }
 
 /** As the statements that renew and release take them. */
-export const asColumns = (lanes: readonly LeftLane[]): unknown[][] => [
-  lanes.map(({ lane }) => lane),
-  lanes.map(({ fence }) => fence),
-  lanes.map(({ watermark }) => watermark),
-  lanes.map(({ lowered }) => lowered),
-  lanes.map(({ server }) => server),
-]
+export const asColumns = (lanes: readonly LeftLane[]) => ({
+  lanes: lanes.map(({ lane }) => lane),
+  fences: lanes.map(({ fence }) => fence),
+  watermarks: lanes.map(({ watermark }) => watermark),
+  lowered: lanes.map(({ lowered }) => lowered),
+  servers: lanes.map(({ server }) => server),
+})

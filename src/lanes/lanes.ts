@@ -1,6 +1,6 @@
-import { laneSql } from '../database/sql/lane.ts'
+import { laneSql, type LaneRow } from '../database/sql/lane.ts'
 import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
-import { asColumns, drain, toLane, type Lane, type LaneRow, type LeftLane, type Taken } from './lane.ts'
+import { asColumns, drain, toLane, type Lane, type LeftLane, type Taken } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 import { findBelow, followLowered, lanesMaker, lowerWatermarks, startLookingBelow } from './repair.ts'
 import { sureShare } from '../membership/membership.ts'
@@ -138,7 +138,8 @@ export class Lanes {
     const { database, membership, consumer, leaseMs, failoverGraceMs } = this.#options
     const { id } = membership
     if (id === null) return
-    const rows = await database.keep<LaneRow>(this.#sql.take, [consumer, id, leaseMs, free, limit, dealt])
+    const values = { consumer, worker: id, leaseMs, gone: free, limit, dealt }
+    const rows = await database.keep(this.#sql.take, values)
     // Of somebody who has lived a moment ago, and would have noticed, that is looked at later.
     const cold = rows.some(({ previous }) => previous === null || !free.includes(previous))
     await this.#hold(id, rows, dealt.length === 0 ? 0 : failoverGraceMs, cold && dealt.length === 0)
@@ -149,7 +150,7 @@ export class Lanes {
     const { database, membership, consumer, leaseMs } = this.#options
     const { id } = membership
     if (id === null) return
-    const values = [consumer, id, leaseMs, [...this.held.keys()]]
+    const values = { consumer, worker: id, leaseMs, held: [...this.held.keys()] }
     await this.#hold(id, await database.keep(this.#sql.accept, values), inheritedMs, false)
   }
 
@@ -192,8 +193,8 @@ export class Lanes {
     this.#wroteAt = performance.now()
     if (lanes.length === 0) return
     const left = this.#asLeft(lanes)
-    const values = [consumer, membership.id, leaseMs, ...asColumns(left)]
-    const rows = await database.keep<LaneRow>(this.#sql.renew, values)
+    const values = { consumer, worker: membership.id, leaseMs, ...asColumns(left) }
+    const rows = await database.keep(this.#sql.renew, values)
     for (const [index, lane] of lanes.entries()) lane.written = left[index]!.watermark
     const kept = new Map(rows.map((row) => [row.lane, row]))
     if (followLowered(lanes, kept)) this.#options.onLowered()
@@ -224,12 +225,12 @@ export class Lanes {
   async #release(lanes: readonly LeftLane[], holder: number): Promise<void> {
     const { database, consumer, emit } = this.#options
     if (lanes.length === 0) return
-    const values = [consumer, holder, ...asColumns(lanes)]
+    const values = { consumer, worker: holder, ...asColumns(lanes) }
     const assignees = lanes.flatMap(({ assignee }) => assignee ?? [])
     const released =
       assignees.length < lanes.length
-        ? await database.keep<{ lane: number }>(this.#sql.release, values)
-        : await database.keep<{ lane: number }>(this.#sql.handOver, [...values, assignees, assigneeMs])
+        ? await database.keep(this.#sql.release, values)
+        : await database.keep(this.#sql.handOver, { ...values, assignees, assigneeMs })
     if (released.length > 0) emit({ type: 'lanes_released', lanes: released.map(({ lane }) => lane) })
   }
 

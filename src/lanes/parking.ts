@@ -1,23 +1,8 @@
 import type { Database } from '../database/database.ts'
-import { distinct, type Statement } from '../database/sql/statement.ts'
-import { parkingSql } from '../database/sql/parking.ts'
+import { parkingSql, type ParkedRow } from '../database/sql/parking.ts'
 import type { Emit } from '../base/events.ts'
 import type { Lane } from './lane.ts'
-
-interface Returned {
-  readonly first: number | null
-  readonly last: number | null
-  readonly count: number
-  readonly lowered: number | null
-  /** Nothing of the key waits any more. */
-  readonly free: boolean
-}
-
-interface ParkedRow {
-  readonly lane: number
-  readonly key: string
-  readonly released_to: number
-}
+import { distinct } from '../database/sql/parameter.ts'
 
 /** A key that is held back behind one of its messages. */
 export interface HeldKey {
@@ -61,13 +46,7 @@ export class Parking {
   readonly #database: Database
   readonly #consumer: string
   readonly #emit: Emit
-  readonly #sql: {
-    readonly park: Statement
-    readonly follow: Statement
-    readonly release: Statement
-    readonly parkedKeys: Statement
-    readonly dueKeys: Statement
-  }
+  readonly #sql: Pick<ReturnType<typeof parkingSql>, 'park' | 'follow' | 'release' | 'parkedKeys' | 'dueKeys'>
   readonly #keys = new Map<number, Map<string, ParkedKey>>()
   #turn: Promise<unknown> = Promise.resolve()
 
@@ -93,10 +72,10 @@ export class Parking {
   async load(lanes: readonly { readonly lane: number }[]): Promise<void> {
     if (lanes.length === 0) return
     await this.#exclusively(async () => {
-      const rows = await this.#database.keep<ParkedRow & { due: boolean }>(this.#sql.parkedKeys, [
-        this.#consumer,
-        lanes.map(({ lane }) => lane),
-      ])
+      const rows = await this.#database.keep(this.#sql.parkedKeys, {
+        consumer: this.#consumer,
+        lanes: lanes.map(({ lane }) => lane),
+      })
       for (const { lane } of lanes) this.#keys.delete(lane)
       for (const { lane, key, released_to: releasedTo, due } of rows)
         this.#of(lane).set(key, { releasedTo, due })
@@ -114,24 +93,24 @@ export class Parking {
       const rest = keys.flatMap(({ lane, key, rest: seqs }) =>
         seqs.map((seq) => ({ lane: lane.lane, seq, key })),
       )
-      const [numbers, errors] = distinct(keys.map(({ failure }) => failure?.error ?? null))
-      const rows = await this.#database.keep<{ lane: number; key: string; buried: boolean }>(this.#sql.park, [
-        this.#consumer,
-        keys.map(({ lane }) => lane.lane),
-        keys.map(({ lane }) => lane.fence),
-        keys.map(({ key }) => key),
-        keys.map(({ forMs }) => forMs),
-        keys.map(({ seq }) => seq),
-        keys.map(({ id }) => id),
-        keys.map(({ reason }) => reason),
-        keys.map(({ failure }) => failure?.attempts),
-        numbers,
-        keys.map(({ dead }) => dead),
-        rest.map(({ lane }) => lane),
-        rest.map(({ seq }) => seq),
-        rest.map(({ key }) => key),
-        errors,
-      ])
+      const { numbers, once } = distinct(keys.map(({ failure }) => failure?.error ?? null))
+      const rows = await this.#database.keep(this.#sql.park, {
+        consumer: this.#consumer,
+        lanes: keys.map(({ lane }) => lane.lane),
+        fences: keys.map(({ lane }) => lane.fence),
+        keys: keys.map(({ key }) => key),
+        forMs: keys.map(({ forMs }) => forMs),
+        seqs: keys.map(({ seq }) => seq),
+        ids: keys.map(({ id }) => id),
+        reasons: keys.map(({ reason }) => reason),
+        attempts: keys.map(({ failure }) => failure?.attempts ?? null),
+        errorNumbers: numbers,
+        dead: keys.map(({ dead }) => dead),
+        restLanes: rest.map(({ lane }) => lane),
+        restSeqs: rest.map(({ seq }) => seq),
+        restKeys: rest.map(({ key }) => key),
+        errors: once,
+      })
       const buried = new Map(rows.map((row) => [row.key, row.buried]))
       const parked = keys.filter(({ key }) => buried.has(key))
       for (const { key, forMs } of parked) this.#emit({ type: 'parked', key, forMs })
@@ -147,8 +126,8 @@ export class Parking {
    */
   async follow(lane: Lane, seqs: readonly number[]): Promise<void> {
     await this.#exclusively(async () => {
-      const values = [this.#consumer, lane.lane, lane.fence, seqs]
-      const free = await this.#database.keep<{ seq: number; key: string }>(this.#sql.follow, values)
+      const values = { consumer: this.#consumer, lane: lane.lane, fence: lane.fence, seqs }
+      const free = await this.#database.keep(this.#sql.follow, values)
       for (const { seq, key } of free) {
         this.#of(lane.lane).delete(key)
         lane.watermark.lower(seq)
@@ -184,11 +163,11 @@ export class Parking {
   /** What an operator has redriven may be of a key that was not parked before, and its place is before what is new. */
   async #loadDue(lanes: readonly number[]): Promise<readonly ParkedRow[]> {
     return this.#exclusively(async () => {
-      const rows = await this.#database.keep<ParkedRow>(this.#sql.dueKeys, [
-        this.#consumer,
+      const rows = await this.#database.keep(this.#sql.dueKeys, {
+        consumer: this.#consumer,
         lanes,
-        releaseKeys,
-      ])
+        most: releaseKeys,
+      })
       for (const { lane, key, released_to: releasedTo } of rows)
         this.#of(lane).set(key, { releasedTo, due: true })
       return rows
@@ -197,14 +176,13 @@ export class Parking {
 
   async #releaseKey(lane: Lane, key: string, parked: ParkedKey): Promise<boolean> {
     return this.#exclusively(async () => {
-      const values = [this.#consumer, lane.lane, lane.fence, key, releaseBatch]
-      const [back] = await this.#database
-        .keep<Returned>(this.#sql.release, values)
-        .catch((error: unknown) => {
-          // The answer is lost, and messages may be back anywhere in the lane.
-          lane.watermark.lower(1)
-          throw error
-        })
+      const { lane: number, fence } = lane
+      const values = { consumer: this.#consumer, lane: number, fence, key, most: releaseBatch }
+      const [back] = await this.#database.keep(this.#sql.release, values).catch((error: unknown) => {
+        // The answer is lost, and messages may be back anywhere in the lane.
+        lane.watermark.lower(1)
+        throw error
+      })
       if (back!.free) this.#of(lane.lane).delete(key)
       if (back!.count === 0) return false
       parked.releasedTo = back!.last!

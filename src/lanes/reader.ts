@@ -2,6 +2,7 @@ import { Marks, parseSnapshot, type Watermark } from './watermark.ts'
 import type { Lane } from './lane.ts'
 import type { Parking } from './parking.ts'
 import { byLane } from './rows.ts'
+import type { LaneRead } from '../database/sql/reading.ts'
 
 /** A row that a read has brought. */
 export interface ReadRow {
@@ -10,13 +11,6 @@ export interface ReadRow {
   readonly key: string | null
   /** More than is read at once: it has come without its content. */
   readonly beyond: boolean | null
-}
-
-/** What a read says beside its rows. */
-export interface ReadAt {
-  readonly snapshot: string
-  /** Assigned after that snapshot, if it was asked for. */
-  readonly xid: number | null
 }
 
 /** What a read asks of a lane. */
@@ -62,7 +56,7 @@ export interface LaneReaderParts<At> {
  * A read is out of date when rows have come back below it since it set out, when a straggler has ended below its bound, and
  * when the lane is no longer held under its fence: what it has brought of a key must not go before what it has not seen.
  */
-export class LaneReader<Row extends ReadRow, At extends ReadAt> {
+export class LaneReader<Row extends ReadRow, At extends LaneRead> {
   readonly #parts: LaneReaderParts<At>
   readonly #budgets = new Map<number, number>()
   readonly #more = new Set<number>()

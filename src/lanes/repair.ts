@@ -1,7 +1,7 @@
-import { laneSql } from '../database/sql/lane.ts'
+import { laneSql, type LaneRow } from '../database/sql/lane.ts'
 import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
 import { sqlstate } from '../database/sqlstate.ts'
-import type { Lane, LaneRow } from './lane.ts'
+import type { Lane } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 
 /** What is written down of sequences, lanes and watermarks is compared with the tables, and made right. */
@@ -19,8 +19,8 @@ export function lanesMaker({ database, consumer, count }: LanesOptions): {
   const now = async (): Promise<void> => {
     madeAt = performance.now()
     // A relay of somebody's own grants need not be able to make what the migrations have made.
-    const [there] = consumer === '' ? await database.query<{ count: number }>(sql.count, [consumer]) : []
-    if ((there?.count ?? 0) < count) await database.query(sql.create, [consumer, count])
+    const [there] = consumer === '' ? await database.query(sql.count, { consumer }) : []
+    if ((there?.count ?? 0) < count) await database.query(sql.create, { consumer, count })
   }
   return { now, again: async () => (performance.now() < madeAt + makeMs ? undefined : now()) }
 }
@@ -37,11 +37,11 @@ export async function findBelow(
 ): Promise<Lane[]> {
   const sql = laneSql(database.schema)
   const statement = consumer === '' ? sql.belowOutbox : sql.below
-  const values = [consumer, lanes.map(({ lane }) => lane)]
+  const values = { consumer, lanes: lanes.map(({ lane }) => lane) }
   const rows = await database
     .transaction(async (client) => {
       await client.query(sql.briefly)
-      return database.run<{ lane: number }>(client, statement, values)
+      return database.run(client, statement, values)
     })
     .catch((error: unknown) => {
       if (sqlstate(error) !== '57014') throw error
@@ -97,8 +97,12 @@ export async function lowerWatermarks(
   if (lanes.length === 0) return
   onLowered()
   for (const { watermark } of lanes) watermark.lower(1)
-  const values = [consumer, membership.id, lanes.map(({ lane }) => lane), lanes.map(({ fence }) => fence)]
-  const rows = await database.keep<Pick<Lane, 'lane' | 'lowered'>>(laneSql(database.schema).lower, values)
+  const rows = await database.keep(laneSql(database.schema).lower, {
+    consumer,
+    worker: membership.id,
+    lanes: lanes.map(({ lane }) => lane),
+    fences: lanes.map(({ fence }) => fence),
+  })
   for (const lane of lanes) lane.lowered = rows.find((row) => row.lane === lane.lane)?.lowered ?? lane.lowered
 }
 

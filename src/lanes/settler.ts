@@ -2,15 +2,10 @@ import type { Database } from '../database/database.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
 import { completionSql } from '../database/sql/completion.ts'
 import { inboxSql } from '../database/sql/inbox.ts'
-import { arrayText, distinct, type Statement } from '../database/sql/statement.ts'
+import type { Place } from '../database/sql/statement.ts'
 import { unhandledSql } from '../database/sql/unhandled.ts'
 import { waitingSql } from '../database/sql/waiting.ts'
-
-/** Where a message stands. */
-export interface Place {
-  readonly lane: number
-  readonly seq: number
-}
+import { distinct } from '../database/sql/parameter.ts'
 
 /** A message that is held. The id too: after a failover that has lost the latest transactions its place is another one's. */
 export interface Held extends Place {
@@ -52,22 +47,12 @@ export interface Buried<Of extends Held> {
 export class Settler {
   readonly #database: Database
   readonly #consumer: string
-  readonly #sql: Readonly<
-    Record<'complete' | 'completeAndKeep' | 'retry' | 'defer' | 'bury' | 'setAside' | 'putOff', Statement>
-  >
+  readonly #sql: ReturnType<typeof statementsOf>
 
   constructor(database: Database, consumer: string) {
-    const { schema } = database
-    const { defer, bury, deferOutbox, buryOutbox } = waitingSql(schema)
     this.#database = database
     this.#consumer = consumer
-    this.#sql = {
-      ...completionSql(schema),
-      retry: inboxSql(schema).fail,
-      ...(consumer === '' ? { defer: deferOutbox, bury: buryOutbox } : { defer, bury }),
-      setAside: unhandledSql(schema).setAside,
-      putOff: circuitSql(schema).putOff,
-    }
+    this.#sql = statementsOf(database.schema, consumer)
   }
 
   /** They were handled. With a worker, a history is kept in the same statement. */
@@ -75,73 +60,104 @@ export class Settler {
     held: readonly Of[],
     worker: number | null,
   ): Promise<readonly Of[]> {
-    if (worker === null) return this.#end(this.#sql.complete, held)
-    return this.#end(this.#sql.completeAndKeep, held, [held.map(({ attempt }) => attempt), worker])
+    if (worker === null) return this.#end(held, (claims) => this.#database.keep(this.#sql.complete, claims))
+    const attempts = held.map(({ attempt }) => attempt)
+    return this.#end(held, (claims) =>
+      this.#database.keep(this.#sql.completeAndKeep, { ...claims, attempts, worker }),
+    )
   }
 
   /** They have failed, and are tried again where they are. `attempt` is what is written down. */
   retry<Of extends Held>(failed: readonly Failed<Of>[]): Promise<readonly Of[]> {
     return this.#end(
-      this.#sql.retry,
       failed.map(({ of }) => of),
-      [failed.map(({ attempt }) => attempt), failed.map(({ record }) => record)],
+      (claims) =>
+        this.#database.keep(this.#sql.retry, {
+          ...claims,
+          attempts: failed.map(({ attempt }) => attempt),
+          errors: failed.map(({ record }) => record),
+        }),
     )
   }
 
   /** They have failed, and wait elsewhere for their next attempt; that of `avoid` only if nobody else is there. */
   defer<Of extends Held>(failed: readonly Deferred<Of>[], avoid: number | null): Promise<readonly Of[]> {
+    const { numbers, once } = distinct(failed.map(({ record }) => record))
     return this.#end(
-      this.#sql.defer,
       failed.map(({ of }) => of),
-      [
-        failed.map(({ retryInMs }) => retryInMs),
-        failed.map(({ attempt }) => attempt),
-        ...distinct(failed.map(({ record }) => record)),
-        avoid,
-      ],
+      (claims) =>
+        this.#database.keep(this.#sql.defer, {
+          ...claims,
+          delaysMs: failed.map(({ retryInMs }) => retryInMs),
+          attempts: failed.map(({ attempt }) => attempt),
+          errorNumbers: numbers,
+          errors: once,
+          avoid,
+        }),
     )
   }
 
   /** They become dead letters. */
   bury<Of extends Held>(buried: readonly Buried<Of>[]): Promise<readonly Of[]> {
+    const { numbers, once } = distinct(buried.map(({ record }) => record))
     return this.#end(
-      this.#sql.bury,
       buried.map(({ of }) => of),
-      [
-        buried.map(({ attempt }) => attempt),
-        buried.map(({ reason }) => reason),
-        ...distinct(buried.map(({ record }) => record)),
-      ],
+      (claims) =>
+        this.#database.keep(this.#sql.bury, {
+          ...claims,
+          attempts: buried.map(({ attempt }) => attempt),
+          reasons: buried.map(({ reason }) => reason),
+          errorNumbers: numbers,
+          errors: once,
+        }),
     )
   }
 
   /** Nobody here has a handler for them: they wait apart, and no attempt is counted. */
   setAside<Of extends Held>(held: readonly Of[]): Promise<readonly Of[]> {
-    return this.#end(this.#sql.setAside, held)
+    return this.#end(held, (claims) => this.#database.keep(this.#sql.setAside, claims))
   }
 
   /** More is in flight than can be kept while their topic pauses: they are due again later, and no attempt is counted. */
   putOff<Of extends Held>(held: readonly Of[], forMs: number): Promise<readonly Of[]> {
-    return this.#end(this.#sql.putOff, held, [forMs])
+    return this.#end(held, (claims) => this.#database.keep(this.#sql.putOff, { ...claims, forMs }))
   }
 
   async #end<Of extends Held>(
-    statement: Statement,
     held: readonly Of[],
-    values: readonly unknown[] = [],
+    write: (claims: Claims) => Promise<readonly Place[]>,
   ): Promise<readonly Of[]> {
     if (held.length === 0) return held
-    const rows = await this.#database.keep<Place>(statement, [
-      this.#consumer,
-      arrayText(held.map(({ lane }) => lane)),
-      arrayText(held.map(({ seq }) => seq)),
-      arrayText(held.map(({ fence }) => fence)),
-      arrayText(held.map(({ id }) => id)),
-      ...values,
-    ])
+    const rows = await write({
+      consumer: this.#consumer,
+      lanes: held.map(({ lane }) => lane),
+      seqs: held.map(({ seq }) => seq),
+      fences: held.map(({ fence }) => fence),
+      ids: held.map(({ id }) => id),
+    })
     // Mostly all of them.
     if (rows.length === held.length) return held
     const ended = new Set(rows.map(placeOf))
     return held.filter((each) => ended.has(placeOf(each)))
+  }
+}
+
+/** What is held, as each of the statements names it. */
+interface Claims {
+  readonly consumer: string
+  readonly lanes: readonly number[]
+  readonly seqs: readonly number[]
+  readonly fences: readonly number[]
+  readonly ids: readonly string[]
+}
+
+const statementsOf = (schema: string, consumer: string) => {
+  const { defer, bury, deferOutbox, buryOutbox } = waitingSql(schema)
+  return {
+    ...completionSql(schema),
+    retry: inboxSql(schema).fail,
+    ...(consumer === '' ? { defer: deferOutbox, bury: buryOutbox } : { defer, bury }),
+    setAside: unhandledSql(schema).setAside,
+    putOff: circuitSql(schema).putOff,
   }
 }

@@ -1,5 +1,5 @@
 import { share } from '../database/layout.ts'
-import type { Peer } from './sightings.ts'
+import type { Peer } from '../database/sql/worker.ts'
 
 /** Workers whose end leaves work behind. One that stopped has given everything back, unless that failed. */
 type Cause = NonNullable<Peer['ended_by']>

@@ -1,6 +1,6 @@
 import { hostname } from 'node:os'
 import { sleepSql } from '../database/sql/sleep.ts'
-import { workerSql } from '../database/sql/worker.ts'
+import { workerSql, type Beat, type Peer } from '../database/sql/worker.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
 import { version } from '../base/version.ts'
 import type { MembershipOptions } from './options.ts'
@@ -8,9 +8,10 @@ import { Abandoned } from './abandoned.ts'
 import { mendSequences } from './sequences.ts'
 import { Session, type Sight } from './session.ts'
 import { Sleep } from './sleep.ts'
-import { Sightings, type Peer } from './sightings.ts'
+import { Sightings } from './sightings.ts'
 import { declareDead } from './verdict.ts'
 import { Watchdog } from './watchdog.ts'
+import type { WorkerKind } from '../base/events.ts'
 
 /** Workers are often started together: for so long after one has come or gone, more of that is expected. */
 const settlingMs = 5000
@@ -21,15 +22,6 @@ const givenUp = 'Another worker took this one for dead, or an operator evicted i
 const otherServer = 'The server was restarted or is another one: what was known of its tables does not count.'
 /** The part of its time after which a worker doubts itself: before anybody else may. */
 export const sureShare = 0.8
-
-/** What a sign of life tells beside the peers. */
-interface Beat {
-  /** Null if this worker was given up on. */
-  readonly server: string | null
-  /** The sequence that numbers what it reads, and how far that has come: null if there is none, or nobody may know. */
-  readonly file: number | null
-  readonly position: number | null
-}
 
 /**
  * A worker's place among those that share its work: it registers, gives signs of life, and finds the dead.
@@ -51,7 +43,7 @@ export class Membership {
   readonly #options: MembershipOptions
   readonly #sql: ReturnType<typeof workerSql>
   /** Among whom it looks for peers. */
-  readonly #circle: readonly unknown[]
+  readonly #circle: { readonly kind: WorkerKind; readonly consumer: string; readonly windowMs: number }
   readonly #sightings: Sightings
   readonly #watchdog: Watchdog
   readonly #session: Session
@@ -64,7 +56,8 @@ export class Membership {
 
   constructor(options: MembershipOptions) {
     this.#options = options
-    this.#circle = [options.kind, options.consumer, options.leaseMs * 2]
+    const { kind, consumer } = options
+    this.#circle = { kind, consumer, windowMs: options.leaseMs * 2 }
     this.#sql = workerSql(options.database.schema)
     this.#session = new Session(options.database, {
       lock: this.#sql.lock,
@@ -122,7 +115,7 @@ export class Membership {
     this.sleep.getUp()
     const id = this.id ?? this.#formerId
     if (id !== null) {
-      await this.#options.database.keep(this.#sql.end, [id]).catch((error: unknown) => {
+      await this.#options.database.keep(this.#sql.end, { id }).catch((error: unknown) => {
         this.#options.emit({ type: 'trouble', error, doing: 'leaving' })
       })
     }
@@ -153,10 +146,10 @@ export class Membership {
     // Our own lock may have been held by a connection of ours that the server took for alive.
     if (!this.#session.locked) await this.#session.lock(id)
     const at = performance.now()
-    const values = [...this.#circle, id, this.#options.inFlight(), this.#session.locked]
+    const values = { ...this.#circle, id, inFlight: this.#options.inFlight(), locked: this.#session.locked }
     // Before it is asked where the sequence stands: afterwards, more may have been read.
     const highest = this.#options.highest?.() ?? 0
-    const peers = await this.#session.run<Peer & Beat>(this.#sql.beat, values)
+    const peers = await this.#session.run(this.#sql.beat, values)
     const { server, file, position } = peers[0]!
     if (server !== this.#server) {
       this.#void(server === null ? givenUp : otherServer)
@@ -193,7 +186,7 @@ export class Membership {
     const former = this.#formerId
     if (former !== null) {
       await this.#options.onReturn(former)
-      await this.#session.run(this.#sql.end, [former])
+      await this.#session.run(this.#sql.end, { id: former })
     }
     // The lock of the former id goes with the session.
     this.#session.drop()
@@ -204,12 +197,20 @@ export class Membership {
 
   async #register(): Promise<void> {
     const { database, kind, consumer, topics = null, emit } = this.#options
-    const [next] = await this.#session.run<{ id: number }>(this.#sql.nextId)
+    const [next] = await this.#session.run(this.#sql.nextId)
     await this.#session.lock(next!.id)
     const at = performance.now()
-    const origin = [hostname(), process.pid, version, database.application]
-    const values = [next!.id, kind, consumer, ...origin, this.#session.locked, topics]
-    const [registered] = await this.#session.run<{ server: string }>(this.#sql.register, values)
+    const [registered] = await this.#session.run(this.#sql.register, {
+      id: next!.id,
+      kind,
+      consumer,
+      host: hostname(),
+      pid: process.pid,
+      version,
+      application: database.application,
+      locked: this.#session.locked,
+      topics,
+    })
     this.id = next!.id
     this.#server = registered!.server
     this.#beatAt = at
@@ -243,5 +244,5 @@ export class Membership {
     if (this.abandoned.update(known, this.id)) this.#options.onAbandoned()
   }
 
-  readonly #peers = (): Promise<Peer[]> => this.#session.run<Peer>(this.#sql.peers, this.#circle)
+  readonly #peers = (): Promise<Peer[]> => this.#session.run(this.#sql.peers, this.#circle)
 }

@@ -1,6 +1,6 @@
 import type { Emit } from '../base/events.ts'
 import type { Database } from '../database/database.ts'
-import { sequenceSql, type Mended } from '../database/sql/sequence.ts'
+import { sequenceSql } from '../database/sql/sequence.ts'
 
 /**
  * Sets sequences forward that have fallen behind their tables. A switch to a logical replica copies rows and not
@@ -9,7 +9,7 @@ import { sequenceSql, type Mended } from '../database/sql/sequence.ts'
  */
 export async function mendSequences(database: Database, emit: Emit): Promise<void> {
   try {
-    const mended = await database.query<Mended>(sequenceSql(database.schema).mend)
+    const mended = await database.query(sequenceSql(database.schema).mend)
     for (const { name, stood_at: from, set_to: to } of mended)
       emit({ type: 'sequence_mended', table: name, from, to })
   } catch (error) {

@@ -1,10 +1,13 @@
-import type { Statement } from '../database/sql/statement.ts'
+import type { Parameters } from '../database/sql/parameter.ts'
+import type { sleepSql } from '../database/sql/sleep.ts'
+import type { Given, Statement } from '../database/sql/statement.ts'
+import type { workerSql } from '../database/sql/worker.ts'
 import type pg from 'pg'
 import type { Database } from '../database/database.ts'
 
 export interface SessionOptions {
-  readonly lock: Statement
-  readonly listen: Statement
+  readonly lock: ReturnType<typeof workerSql>['lock']
+  readonly listen: ReturnType<typeof sleepSql>['listen']
   /** The connection has ended by itself. */
   readonly onEnd: () => void
   /** Whatever has ended it, it is gone, with all that it held. */
@@ -59,21 +62,28 @@ export class Session {
     await this.run(this.#options.listen)
   }
 
-  async run<Row>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
+  async run<Takes extends Parameters, Row>(
+    statement: Statement<Takes, Row>,
+    ...given: Given<Takes>
+  ): Promise<Row[]> {
     const client = this.#client
     // Dropped by the watchdog, between two statements of a round.
     if (client === null) throw new Error('Connection terminated: the worker gave its session up.')
     // One after the other: a client of pg has no queue that it would stand by.
-    const turn = this.#turn.then(() => this.#database.run<Row>(client, statement, values))
+    const turn = this.#turn.then(() => this.#database.run(client, statement, ...given))
     this.#turn = turn.catch(() => {})
     return turn
   }
 
   /** How it is, if it was open before that moment and that server is behind it. */
-  async look(statement: Statement, since: number, server: string | null): Promise<Sight> {
+  async look(
+    statement: ReturnType<typeof workerSql>['look'],
+    since: number,
+    server: string | null,
+  ): Promise<Sight> {
     const client = this.#client
     if (client !== null && this.#openedAt < since) {
-      const [seen] = await this.run<{ server: string; writable: boolean }>(statement).catch(() => [])
+      const [seen] = await this.run(statement).catch(() => [])
       if (seen?.server === server && this.#client === client) return seen.writable ? 'well' : 'read-only'
     }
     return this.#crashAt > since ? 'crashed' : 'lost'
@@ -82,7 +92,7 @@ export class Session {
   /** Behind a pooler a session lock would belong to whoever uses the server connection next: then there is none. */
   async lock(workerId: number): Promise<void> {
     if (!this.#database.sessions) return
-    const [lock] = await this.run<{ locked: boolean }>(this.#options.lock, [workerId])
+    const [lock] = await this.run(this.#options.lock, { id: workerId })
     this.locked = lock!.locked
   }
 

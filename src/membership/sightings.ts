@@ -1,17 +1,4 @@
-/** A row of the table `worker`, as its peers see it. */
-export interface Peer {
-  readonly id: number
-  readonly ended_by: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
-  /** Its last heartbeat, as the database's text: only compared, and JavaScript would cut its microseconds. */
-  readonly beat: string
-  readonly in_flight: number
-  /** It should hold a lock on this server, and does not. */
-  readonly unlocked: boolean
-  readonly reserved: boolean
-  readonly lane_assignees: readonly (number | null)[] | null
-  readonly row_assignees: readonly number[] | null
-}
-
+import type { Peer } from '../database/sql/worker.ts'
 export interface Verdict {
   readonly peer: Peer
   readonly foundBy: 'lock' | 'heartbeat'

@@ -116,7 +116,7 @@ export class Sleep {
     if (!watches) return
     const { consumer } = this.#options
     const { getUp } = sleepSql(this.#database.schema)
-    this.#session.run(getUp, [consumer, gotUp(consumer)]).catch(() => {})
+    this.#session.run(getUp, { consumer, news: gotUp(consumer) }).catch(() => {})
   }
 
   #wakeUp(): void {
@@ -148,7 +148,7 @@ export class Sleep {
     const { consumer, onWoken } = this.#options
     const { fallAsleep } = sleepSql(this.#database.schema)
     try {
-      const [found] = await this.#session.run<{ ours: boolean; watched: boolean }>(fallAsleep, [consumer])
+      const [found] = await this.#session.run(fallAsleep, { consumer })
       const { ours, watched } = found!
       this.#askAt = performance.now() + (watched ? asleepMs : drowsyMs)
       const slept = this.isAsleep

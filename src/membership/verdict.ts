@@ -1,7 +1,6 @@
-import { workerSql } from '../database/sql/worker.ts'
+import { workerSql, type Peer } from '../database/sql/worker.ts'
 import { dealOut, type Assignee } from './failover.ts'
 import type { Session } from './session.ts'
-import type { Peer } from './sightings.ts'
 import type { MembershipOptions } from './options.ts'
 
 /**
@@ -17,21 +16,20 @@ export async function declareDead(
 ): Promise<void> {
   const { database, consumer, failover, failoverGraceMs, emit } = options
   const sql = workerSql(database.schema)
-  const lanes =
-    failover === 'first-free' ? [] : await session.run<{ lane: number }>(sql.lanesOf, [consumer, peer.id])
+  const lanes = failover === 'first-free' ? [] : await session.run(sql.lanesOf, { consumer, worker: peer.id })
   const inheritance = dealOut(
     failover,
     { id: peer.id, lanes: lanes.map(({ lane }) => lane), inFlight: peer.in_flight },
     assignees,
   )
-  const [dead] = await session.run<{ application: string; silent_ms: number }>(sql.declareDead, [
-    peer.id,
+  const [dead] = await session.run(sql.declareDead, {
+    id: peer.id,
     foundBy,
-    peer.beat,
-    inheritance?.lanes,
-    inheritance?.rows,
-    inheritance === null ? null : failoverGraceMs,
-  ])
+    beat: peer.beat,
+    laneAssignees: inheritance?.lanes ?? null,
+    rowAssignees: inheritance?.rows ?? null,
+    reservedMs: inheritance === null ? null : failoverGraceMs,
+  })
   if (dead === undefined) return
   emit({
     type: 'worker_dead',
@@ -40,5 +38,5 @@ export async function declareDead(
     silentMs: dead.silent_ms,
     strategy: failover,
   })
-  await session.run(sql.disconnect, [dead.application])
+  await session.run(sql.disconnect, { application: dead.application })
 }

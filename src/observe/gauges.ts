@@ -1,6 +1,6 @@
 import type { Database } from '../database/database.ts'
 import { isConnectionLost } from '../database/sqlstate.ts'
-import { watchSql } from '../database/sql/watch.ts'
+import { watchSql, type Horizon } from '../database/sql/watch.ts'
 import { metrics, type Labels, type Measurement, type MetricName } from './metrics.ts'
 import { readStatus, type BoxStatus } from '../status/status.ts'
 
@@ -8,22 +8,9 @@ export const gaugeNames = (Object.keys(metrics) as MetricName[]).filter(
   (name) => metrics[name].kind === 'gauge',
 )
 
-/** Who keeps dead rows from being removed, and since how many transactions and seconds. */
-export interface Horizon {
-  readonly source: 'session' | 'standby' | 'replication slot' | 'prepared transaction'
-  /** A pid, a slot's name, a transaction's gid. */
-  readonly name: string
-  /** A role, or a slot's name. */
-  readonly holder: string
-  readonly application: string
-  readonly pid: number | null
-  readonly age: number
-  readonly seconds: number
-}
-
 /** Of each kind of holder the oldest. Sessions of other roles can be seen by members of `pg_read_all_stats` only. */
 export const readHorizon = (database: Database): Promise<Horizon[]> =>
-  database.query<Horizon>(watchSql(database.schema).horizon)
+  database.query(watchSql(database.schema).horizon)
 
 /** As in metrics.ts: each topic is a time series. */
 const topicsMax = 200
@@ -45,9 +32,7 @@ export async function readGauges(database: Database): Promise<Measurement[]> {
     })
   }
   const status = await attempt(() => readStatus(database, { topicsMax }))
-  const abandoned = await attempt(() =>
-    database.query<{ consumer: string; count: number }>(watchSql(database.schema).abandonedLanes),
-  )
+  const abandoned = await attempt(() => database.query(watchSql(database.schema).abandonedLanes))
   const horizon = await attempt(() => readHorizon(database))
   const found: Measurement[] = []
   const add = (name: MetricName, value: number, labels: Labels): void =>

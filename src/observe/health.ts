@@ -1,5 +1,5 @@
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
-import { watchSql } from '../database/sql/watch.ts'
+import { watchSql, type ProgressRow } from '../database/sql/watch.ts'
 import type { OnEvent, TwinboxEvent } from '../base/events.ts'
 import { ms, sentence } from './logging.ts'
 import { numberOptions, readNumbers, refuseUnknown } from '../base/options.ts'
@@ -43,14 +43,6 @@ export interface Health {
   check(): Promise<HealthReport>
   /** Closes the connection to the database. */
   close(): Promise<void>
-}
-
-interface ProgressRow {
-  readonly id: number
-  readonly ended_by: string | null
-  readonly silent_ms: number
-  readonly keyed_ms: number | null
-  readonly free_ms: number | null
 }
 
 /** What is known of the workers of one kind and consumer in this process. Times are of the monotonic clock. */
@@ -147,7 +139,7 @@ export function createHealth(input: DatabaseInput, options: HealthOptions = {}):
     const ids = workers.flatMap(({ id }) => (id === null ? [] : [id]))
     let problems: HealthProblem[]
     try {
-      const rows = await database.query<ProgressRow>(watchSql(database.schema).progress, [ids])
+      const rows = await database.query(watchSql(database.schema).progress, { workers: ids })
       const pausing = await readPaused(database)
       const now = performance.now()
       problems = workers.flatMap((worker) =>

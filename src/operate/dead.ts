@@ -1,16 +1,9 @@
+import { readFilter, type DeadLetterFilter, type Signed } from './filter.ts'
 import type { Database, DatabaseInput } from '../database/database.ts'
 import { deadSql, type DeadAction } from '../database/sql/dead.ts'
 import { OptionError } from '../base/errors.ts'
 import { refuseUnknown, whole } from '../base/options.ts'
-import { readFilter, type DeadLetterFilter } from './filter.ts'
-import {
-  contentOf,
-  toDeadLetter,
-  toHistory,
-  type DeadLetter,
-  type DeadLetterDetails,
-  type DeadLetterRow,
-} from './letter.ts'
+import { contentOf, toDeadLetter, toHistory, type DeadLetter, type DeadLetterDetails } from './letter.ts'
 import { carryOut, lookMax, type RedriveOptions, type Stepping } from './steps.ts'
 import { withTables } from './tables.ts'
 
@@ -56,13 +49,13 @@ export async function readDeadLetters(
     const letters: DeadLetter[] = []
     for (;;) {
       const wanted = limit - letters.length
-      const rows = await database.query<ListRow>(deadSql(database.schema).list(scope), [
+      const rows = await database.query(deadSql(database.schema).list[scope], {
         ...values,
         ...below,
-        lookMax,
-        wanted,
-      ])
-      const found = rows.filter((row): row is ListRow & DeadLetterRow => row.number !== null)
+        look: lookMax,
+        limit: wanted,
+      })
+      const found = rows.filter((row) => row.number !== null)
       letters.push(...found.map(toDeadLetter))
       const { looked_at: lookedAt, last_seq: seq, last_number: number } = rows[0]!
       if (found.length === wanted) {
@@ -70,7 +63,7 @@ export async function readDeadLetters(
         return { letters, next: `${last.seq}.${last.number}` }
       }
       if (lookedAt < lookMax) return { letters, next: null }
-      below = [seq!, number!]
+      below = { belowSeq: seq!, belowNumber: number! }
     }
   })
 }
@@ -118,7 +111,7 @@ async function change(
   let unknown: readonly (number | string)[] = []
   const count = await carryOut(where, input, options, async (database, dry, signature) => {
     unknown = await unknownOf(database, filter)
-    return stepping(database, filter, dry ? 'count' : action, dry ? [] : signature)
+    return stepping(database, filter, dry ? null : { action, signature })
   })
   return { count, unknown }
 }
@@ -127,17 +120,20 @@ async function change(
 export async function stepping(
   database: Database,
   filter: DeadLetterFilter,
-  action: DeadAction,
-  signature: readonly unknown[],
+  what: { action: Exclude<DeadAction, 'count'>; signature: Signed } | null = null,
 ): Promise<Stepping> {
   const { scope, values } = readFilter(filter)
   const sql = deadSql(database.schema)
-  const [newest] = await database.query<{ number: number }>(sql.newest)
-  return {
-    statement: sql.step(scope, action),
-    values: (at, limits) => [...values, ...at, newest!.number, ...limits, ...signature],
-    start: ['', -1, 0],
-    place: ['consumer', 'seq', 'number'],
+  const [newest] = await database.query(sql.newest)
+  let at = { afterConsumer: '', afterSeq: -1, afterNumber: 0 }
+  return async (look, most) => {
+    const which = { ...values, ...at, newest: newest!.number, look, most }
+    const [row] =
+      what === null
+        ? await database.query(sql.step[scope].count, which)
+        : await database.query(sql.step[scope][what.action], { ...which, ...what.signature })
+    at = { afterConsumer: row!.consumer, afterSeq: row!.seq, afterNumber: row!.number }
+    return row!
   }
 }
 
@@ -158,13 +154,13 @@ export async function showDeadLetter(
 ): Promise<DeadLetterDetails[]> {
   refuseUnknown('showDeadLetter', options, ['schema', 'payload'])
   readFilter(typeof which === 'number' ? { numbers: [which] } : { ids: [which] })
-  const values = typeof which === 'number' ? [which, null] : [null, which]
+  const asked = typeof which === 'number' ? { number: which, id: null } : { number: null, id: which }
   return withTables(input, options.schema, async (database) => {
     const sql = deadSql(database.schema)
-    const rows = await database.query<DeadLetterRow>(sql.show, [...values, options.payload === true])
+    const rows = await database.query(sql.show, { ...asked, payload: options.payload === true })
     const details: DeadLetterDetails[] = []
     for (const row of rows) {
-      const audit = await database.query<Parameters<typeof toHistory>[0]>(sql.audit, [row.id, row.consumer])
+      const audit = await database.query(sql.audit, { id: row.id, consumer: row.consumer })
       const { payload, ...content } = contentOf(row)
       details.push({
         ...toDeadLetter(row),
@@ -181,29 +177,20 @@ export async function showDeadLetter(
 async function unknownOf(database: Database, filter: DeadLetterFilter): Promise<(number | string)[]> {
   const unknown: (number | string)[] = []
   const { known } = deadSql(database.schema)
-  for (const asked of [filter.numbers ?? [], filter.ids ?? []]) {
-    if (asked.length === 0) continue
-    const byNumber = typeof asked[0] === 'number'
-    const rows = await database.query<{ number: number; id: string }>(known, [
-      byNumber ? asked : null,
-      byNumber ? null : asked,
-    ])
-    const found = new Set<number | string>(rows.flatMap(({ number, id }) => [number, id]))
-    unknown.push(...asked.filter((one) => !found.has(typeof one === 'string' ? one.toLowerCase() : one)))
-  }
+  const { numbers = [], ids = [] } = filter
+  if (numbers.length + ids.length === 0) return []
+  const rows = await database.query(known, { numbers, ids })
+  const found = new Set<number | string>(rows.flatMap(({ number, id }) => [number, id]))
+  unknown.push(...numbers.filter((number) => !found.has(number)))
+  unknown.push(...ids.filter((id) => !found.has(id.toLowerCase())))
   return unknown
 }
 
-function readCursor(after: string | undefined): [number, number] {
-  if (after === undefined) return [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER]
+function readCursor(after: string | undefined): { belowSeq: number; belowNumber: number } {
+  if (after === undefined) {
+    return { belowSeq: Number.MAX_SAFE_INTEGER, belowNumber: Number.MAX_SAFE_INTEGER }
+  }
   const found = /^(\d{1,16})\.(\d{1,16})$/.exec(after)
   if (found === null) throw new OptionError('after', 'after must be what an earlier page gave as its next.')
-  return [Number(found[1]), Number(found[2])]
-}
-
-interface ListRow {
-  readonly looked_at: number
-  readonly last_seq: number | null
-  readonly last_number: number | null
-  readonly number: number | null
+  return { belowSeq: Number(found[1]), belowNumber: Number(found[2]) }
 }

@@ -4,13 +4,7 @@ import { deadSql } from '../database/sql/dead.ts'
 import { refuseUnknown } from '../base/options.ts'
 import { stepping } from './dead.ts'
 import { readFilter, type DeadLetterFilter } from './filter.ts'
-import {
-  contentOf,
-  toDeadLetter,
-  type DeadLetter,
-  type DeadLetterContent,
-  type DeadLetterRow,
-} from './letter.ts'
+import { contentOf, toDeadLetter, type DeadLetter, type DeadLetterContent } from './letter.ts'
 import { steps } from './steps.ts'
 
 /** Of 1 MiB each, they have to fit into memory. */
@@ -41,8 +35,8 @@ async function* read(
   try {
     await checkSchemaVersion(database)
     const { letters } = deadSql(database.schema)
-    for await (const numbers of steps(database, await stepping(database, filter, 'count', []), () => batch)) {
-      for (const row of await database.query<DeadLetterRow>(letters, [numbers]))
+    for await (const numbers of steps(await stepping(database, filter), () => batch)) {
+      for (const row of await database.query(letters, { numbers }))
         yield { ...toDeadLetter(row), ...contentOf(row) }
     }
   } finally {

@@ -1,3 +1,4 @@
+import type { Filtering } from '../database/sql/dead.ts'
 import { hostname, userInfo } from 'node:os'
 import type { DeadScope } from '../database/sql/dead.ts'
 import { OptionError } from '../base/errors.ts'
@@ -40,8 +41,8 @@ const ageMax = 3650 * 86_400_000
 /** Whether it can be the id of a message. */
 export const isMessageId = (id: unknown): boolean => typeof id === 'string' && idPattern.test(id)
 
-/** A filter as the statements take it: by what its candidates are found, and the values $1 to $9. @throws OptionError */
-export function readFilter(filter: DeadLetterFilter): { scope: DeadScope; values: readonly unknown[] } {
+/** A filter as the statements take it: by what its candidates are found, and what they are given. @throws OptionError */
+export function readFilter(filter: DeadLetterFilter): { scope: DeadScope; values: Filtering } {
   refuseUnknown('a filter of dead letters', filter, [
     'consumer',
     'topic',
@@ -54,17 +55,17 @@ export function readFilter(filter: DeadLetterFilter): { scope: DeadScope; values
     'ids',
   ])
   const { consumer, numbers, ids } = filter
-  const values = [
-    consumerColumn(consumer),
-    textOrNull('topic', filter.topic),
-    textOrNull('key', filter.key),
-    textOrNull('error', filter.error),
-    textOrNull('errorClass', filter.errorClass),
-    ageOrNull('olderThanMs', filter.olderThanMs),
-    ageOrNull('youngerThanMs', filter.youngerThanMs),
-    listOrNull('numbers', numbers, (number) => Number.isSafeInteger(number) && number > 0),
-    listOrNull('ids', ids, isMessageId),
-  ]
+  const values = {
+    consumer: consumerColumn(consumer),
+    topic: textOrNull('topic', filter.topic),
+    key: textOrNull('key', filter.key),
+    error: textOrNull('error', filter.error),
+    errorClass: textOrNull('errorClass', filter.errorClass),
+    olderThanMs: ageOrNull('olderThanMs', filter.olderThanMs),
+    youngerThanMs: ageOrNull('youngerThanMs', filter.youngerThanMs),
+    numbers: listOrNull('numbers', numbers, (number) => Number.isSafeInteger(number) && number > 0),
+    ids: listOrNull('ids', ids, isMessageId),
+  }
   const named = numbers !== undefined || ids !== undefined
   const narrow = filter.key === undefined ? 'consumer' : 'key'
   const scope = named ? 'named' : consumer === undefined ? 'all' : narrow
@@ -77,9 +78,15 @@ export function consumerColumn(consumer: string | null | undefined): string | nu
   return consumer === null ? '' : checkConsumer(consumer)
 }
 
+/** What an operator has done is written down with this. */
+export interface Signed {
+  readonly who: string
+  readonly why: string | null
+}
+
 /** Who and why, as the table `audit` keeps them. @throws OptionError */
-export function sign({ by, reason }: Signature): [string, string | null] {
-  return [textOrNull('by', by) ?? processOwner(), textOrNull('reason', reason)]
+export function sign({ by, reason }: Signature): Signed {
+  return { who: textOrNull('by', by) ?? processOwner(), why: textOrNull('reason', reason) }
 }
 
 function processOwner(): string {

@@ -1,15 +1,6 @@
+import type { DeadLetterRow } from '../database/sql/letter.ts'
+import type { AuditRow, FailedAttempt } from '../message/row.ts'
 import { jsonContentType } from '../message/message.ts'
-
-/** A failed attempt, as it was written down. */
-export interface FailedAttempt {
-  readonly attempt: number
-  readonly at: string
-  readonly worker: number | null
-  readonly error: string
-  readonly class: string | null
-  /** Where it happened: the first frames. */
-  readonly stack: string | null
-}
 
 /** A message that is not tried again until it is redriven. */
 export interface DeadLetter {
@@ -31,7 +22,7 @@ export interface DeadLetter {
 
 /** What an operator did with a message, and what it had been until then. */
 export interface Intervention {
-  readonly action: 'redrive' | 'skip' | 'prune'
+  readonly action: AuditRow['action']
   readonly at: Date
   readonly by: string
   readonly why: string | null
@@ -58,29 +49,6 @@ export interface DeadLetterDetails extends DeadLetter, DeadLetterContent {
   readonly interventions: readonly Intervention[]
 }
 
-/** A row of `dead_letter`; what a statement does not read is left out. */
-export interface DeadLetterRow {
-  readonly number: number
-  readonly died_at: Date
-  readonly seq: number
-  readonly attempt: number
-  readonly consumer: string
-  readonly reason: string
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
-  readonly received_at: Date | null
-  readonly published_at: Date | null
-  readonly expires_at: Date | null
-  readonly headers?: string | null
-  readonly payload?: string | null
-  readonly body?: Buffer | null
-  readonly content_type?: string | null
-  readonly bytes?: number
-  readonly errors?: readonly FailedAttempt[] | null
-  readonly holds_key?: boolean
-}
-
 export function toDeadLetter(row: DeadLetterRow): DeadLetter {
   return {
     number: row.number,
@@ -99,16 +67,7 @@ export function toDeadLetter(row: DeadLetterRow): DeadLetter {
 }
 
 /** A row of `audit`. */
-export function toHistory(row: {
-  readonly action: Intervention['action']
-  readonly at: Date
-  readonly who: string
-  readonly why: string | null
-  readonly died_at: Date | null
-  readonly attempt: number | null
-  readonly reason: string | null
-  readonly errors: readonly FailedAttempt[] | null
-}): Intervention {
+export function toHistory(row: AuditRow): Intervention {
   const { who, died_at: diedAt, errors, ...rest } = row
   return { ...rest, by: who, diedAt, errors: errors ?? [] }
 }

@@ -1,11 +1,13 @@
+import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { Database, DatabaseInput } from '../database/database.ts'
-import { messageSql, messageStates, type MessageState } from '../database/sql/message.ts'
+import { messageSql, messageStates, type MessageState, type PlacedRow } from '../database/sql/message.ts'
 import { OptionError } from '../base/errors.ts'
 import { jsonContentType } from '../message/message.ts'
 import { readBoolean, refuseUnknown, whole } from '../base/options.ts'
 import { consumerColumn, isMessageId, textOrNull } from './filter.ts'
-import { toHistory, type FailedAttempt, type Intervention } from './letter.ts'
+import { toHistory, type Intervention } from './letter.ts'
 import { withTables } from './tables.ts'
+import type { FailedAttempt } from '../message/row.ts'
 
 /** Which messages are meant: those for which all that is given holds. */
 export interface MessageFilter {
@@ -91,16 +93,16 @@ export async function readMessages(
     !states.every((state) => messageStates.includes(state))
   )
     throw new OptionError('states', `states must be an array of some of: ${messageStates.join(', ')}.`)
-  const values = [
+  const values = {
     states,
-    consumerColumn(filter.consumer),
-    textOrNull('topic', filter.topic),
-    textOrNull('key', filter.key),
-    null,
-    lookMax,
-    whole('limit', options.limit, 100, 1, 1000),
-    readBoolean('payload', options.payload, false),
-  ]
+    consumer: consumerColumn(filter.consumer),
+    topic: textOrNull('topic', filter.topic),
+    key: textOrNull('key', filter.key),
+    id: null,
+    look: lookMax,
+    limit: whole('limit', options.limit, 100, 1, 1000),
+    payload: readBoolean('payload', options.payload, false),
+  }
   return withTables(input, options.schema, (database) => find(database, values))
 }
 
@@ -120,11 +122,12 @@ export async function showMessage(
   const payload = readBoolean('payload', options.payload, false)
   return withTables(input, options.schema, async (database) => {
     const sql = messageSql(database.schema)
-    const places = await find(database, [messageStates, null, null, null, id, lookAll, 1000, payload])
-    const received = await database.query<{ consumer: string; seen_at: Date }>(sql.seen, [id])
-    const audit = await database.query<Parameters<typeof toHistory>[0] & { consumer: string }>(sql.audit, [
-      id,
-    ])
+    const places = await find(database, {
+      ...{ states: messageStates, consumer: null, topic: null, key: null },
+      ...{ id, look: lookAll, limit: 1000, payload },
+    })
+    const received = await database.query(sql.seen, { id })
+    const audit = await database.query(sql.audit, { id })
     return {
       id,
       places,
@@ -134,30 +137,12 @@ export async function showMessage(
   })
 }
 
-async function find(database: Database, values: readonly unknown[]): Promise<PlacedMessage[]> {
-  const rows = await database.query<PlacedRow>(messageSql(database.schema).find, values)
+async function find(
+  database: Database,
+  values: ValuesOf<ReturnType<typeof messageSql>['find']['takes']>,
+): Promise<PlacedMessage[]> {
+  const rows = await database.query(messageSql(database.schema).find, values)
   return rows.map(toPlaced)
-}
-
-interface PlacedRow {
-  readonly state: MessageState
-  readonly consumer: string
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
-  readonly since: Date | null
-  readonly due_at: Date | null
-  readonly attempt: number
-  readonly holder: number | null
-  readonly reason: string | null
-  readonly published_at: Date | null
-  readonly received_at: Date | null
-  readonly expires_at: Date | null
-  readonly content_type: string | null
-  readonly headers: string | null
-  readonly errors: readonly FailedAttempt[] | null
-  readonly payload: string | null
-  readonly body: Buffer | null
 }
 
 function toPlaced(row: PlacedRow): PlacedMessage {

@@ -1,3 +1,4 @@
+import type { ParkedListRow } from '../database/sql/parked.ts'
 import type { DatabaseInput } from '../database/database.ts'
 import { parkedSql, type ParkedAction } from '../database/sql/parked.ts'
 import { OptionError } from '../base/errors.ts'
@@ -55,19 +56,19 @@ export async function readParkedKeys(
   options: ReadParkedKeysOptions = {},
 ): Promise<{ readonly keys: readonly ParkedKey[]; readonly next: string | null }> {
   refuseUnknown('readParkedKeys', options, ['schema', 'limit', 'after'])
-  const { narrow, values } = readFilter(filter)
+  const { width, values } = readFilter(filter)
   const limit = whole('limit', options.limit, 100, 1, 1000)
   let at = readCursor(options.after)
   return withTables(input, options.schema, async (database) => {
     const keys: ParkedKey[] = []
     for (;;) {
       const wanted = limit - keys.length
-      const rows = await database.query<ListRow>(parkedSql(database.schema).list(narrow), [
+      const rows = await database.query(parkedSql(database.schema).list[width], {
         ...values,
         ...at,
-        lookMax,
-        wanted,
-      ])
+        look: lookMax,
+        most: wanted,
+      })
       const found = rows.filter(({ consumer }) => consumer !== null)
       keys.push(...found.map(toParkedKey))
       const { looked_at: lookedAt, last_consumer: consumer, last_lane: lane, last_key: key } = rows[0]!
@@ -75,7 +76,7 @@ export async function readParkedKeys(
       if (found.length === wanted && last !== undefined)
         return { keys, next: JSON.stringify([last.consumer, last.lane, last.key]) }
       if (lookedAt < lookMax) return { keys, next: null }
-      at = [consumer, lane, key]
+      at = { afterConsumer: consumer, afterLane: lane, afterKey: key }
     }
   })
 }
@@ -115,16 +116,22 @@ async function change(
   filter: ParkedKeyFilter,
   options: RedriveOptions,
 ): Promise<number> {
-  const { narrow, values } = readFilter(filter)
-  return carryOut(where, input, options, async (database, dry, signature) => ({
-    statement: parkedSql(database.schema).step(narrow, dry ? 'count' : action),
-    values: (at, limits) => [...values, ...at, ...limits, ...(dry ? [] : signature)],
-    start: readCursor(undefined),
-    place: ['consumer', 'lane', 'key'],
-  }))
+  const { width, values } = readFilter(filter)
+  return carryOut(where, input, options, async (database, dry, signature) => {
+    const step = parkedSql(database.schema).step[width]
+    let at = readCursor(undefined)
+    return async (look, most) => {
+      const which = { ...values, ...at, look, most }
+      const [row] = dry
+        ? await database.query(step.count, which)
+        : await database.query(step[action], { ...which, ...signature })
+      at = { afterConsumer: row!.consumer, afterLane: row!.lane, afterKey: row!.key }
+      return row!
+    }
+  })
 }
 
-function readFilter(filter: ParkedKeyFilter): { narrow: boolean; values: readonly unknown[] } {
+function readFilter(filter: ParkedKeyFilter) {
   refuseUnknown('a filter of parked keys', filter, [
     'consumer',
     'key',
@@ -134,45 +141,36 @@ function readFilter(filter: ParkedKeyFilter): { narrow: boolean; values: readonl
   ])
   const { consumer, key, error, olderThanMs, youngerThanMs } = filter
   return {
-    narrow: consumer !== undefined && key !== undefined,
-    values: [
-      consumerColumn(consumer),
-      textOrNull('key', key),
-      textOrNull('error', error),
-      ageOrNull('olderThanMs', olderThanMs),
-      ageOrNull('youngerThanMs', youngerThanMs),
-    ],
+    width: consumer !== undefined && key !== undefined ? ('one' as const) : ('all' as const),
+    values: {
+      consumer: consumerColumn(consumer),
+      key: textOrNull('key', key),
+      error: textOrNull('error', error),
+      olderThanMs: ageOrNull('olderThanMs', olderThanMs),
+      youngerThanMs: ageOrNull('youngerThanMs', youngerThanMs),
+    },
   }
 }
 
-function readCursor(after: string | undefined): unknown[] {
-  if (after === undefined) return ['', -1, '']
+interface Cursor {
+  readonly afterConsumer: string
+  readonly afterLane: number
+  readonly afterKey: string
+}
+
+function readCursor(after: string | undefined): Cursor {
+  if (after === undefined) return { afterConsumer: '', afterLane: -1, afterKey: '' }
   try {
     const at = JSON.parse(after) as unknown[]
     if (Array.isArray(at) && at.length === 3 && Number.isInteger(at[1]))
-      return [String(at[0]), at[1], String(at[2])]
+      return { afterConsumer: String(at[0]), afterLane: Number(at[1]), afterKey: String(at[2]) }
   } catch {
     // Said below.
   }
   throw new OptionError('after', 'after must be what an earlier page gave as its next.')
 }
 
-interface ListRow {
-  readonly looked_at: number
-  readonly last_consumer: string
-  readonly last_lane: number
-  readonly last_key: string
-  readonly consumer: string
-  readonly lane: number
-  readonly key: string
-  readonly since: Date
-  readonly until: Date | null
-  readonly reason: string
-  readonly waiting: number
-  readonly letter: number | null
-}
-
-const toParkedKey = (row: ListRow): ParkedKey => ({
+const toParkedKey = (row: ParkedListRow): ParkedKey => ({
   consumer: row.consumer === '' ? null : row.consumer,
   key: row.key,
   since: row.since,

@@ -67,11 +67,11 @@ export async function prune(
   return withTables(input, options.schema, async (database) => {
     if (options.dryRun !== true)
       return pruneAll(database, { kind: what, consumer, olderThanMs }, signature, signal, options.onProgress)
-    const [found] = await database.query<{ count: number }>(upkeepSql(database.schema).count(what), [
-      countMax,
+    const [found] = await database.query(upkeepSql(database.schema).count[what], {
+      most: countMax,
       consumer,
       olderThanMs,
-    ])
+    })
     return found!.count
   })
 }

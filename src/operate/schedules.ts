@@ -1,10 +1,11 @@
+import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { DatabaseInput } from '../database/database.ts'
-import { scheduleSql } from '../database/sql/schedule.ts'
+import { catchUps, scheduleSql, type CatchUp, type ScheduleRow } from '../database/sql/schedule.ts'
 import { OptionError } from '../base/errors.ts'
 import { checkMessage } from '../message/check.ts'
 import { jsonContentType, type NewMessage } from '../message/message.ts'
-import { numberOptions, oneOf, refuseUnknown, text, whole, limits } from '../base/options.ts'
-import { catchUps, Ticks, type CatchUp } from '../upkeep/cron.ts'
+import { limits, numberOptions, oneOf, refuseUnknown, text, whole } from '../base/options.ts'
+import { Ticks } from '../upkeep/cron.ts'
 import { withTables } from './tables.ts'
 
 export interface SchedulesOptions {
@@ -91,7 +92,7 @@ export function createSchedules(options: SchedulesOptions): Schedules {
     return withTables(
       input,
       schema,
-      async (database) => (await database.query(scheduleSql(database.schema)[which], [name])).length > 0,
+      async (database) => (await database.query(scheduleSql(database.schema)[which], { name })).length > 0,
     )
   }
   return {
@@ -99,11 +100,11 @@ export function createSchedules(options: SchedulesOptions): Schedules {
       const { ticks, values } = check(schedule)
       return withTables(input, schema, async (database) => {
         const sql = scheduleSql(database.schema)
-        const [clock] = await database.query<{ now: Date }>(sql.now)
+        const [clock] = await database.query(sql.now)
         const nextAt = ticks.next(clock!.now)
         if (nextAt === null)
           throw new OptionError('cron', `cron is "${schedule.cron}", a time that never comes.`)
-        const changed = await database.query(sql.set, [...values, nextAt])
+        const changed = await database.query(sql.set, { ...values, nextAt })
         return { changed: changed.length > 0 }
       })
     },
@@ -113,21 +114,23 @@ export function createSchedules(options: SchedulesOptions): Schedules {
       checkName(name)
       return withTables(input, schema, async (database) => {
         const sql = scheduleSql(database.schema)
-        const [row] = await database.query<ScheduleRow>(sql.list, [name])
+        const [row] = await database.query(sql.list, { name })
         if (row === undefined) return false
-        const [clock] = await database.query<{ now: Date }>(sql.now)
+        const [clock] = await database.query(sql.now)
         const nextAt = new Ticks(row.cron, row.time_zone).next(clock!.now)
-        return (await database.query(sql.resume, [name, nextAt])).length > 0
+        return (await database.query(sql.resume, { name, nextAt })).length > 0
       })
     },
     list: () =>
       withTables(input, schema, async (database) =>
-        (await database.query<ScheduleRow>(scheduleSql(database.schema).list, [null])).map(toSchedule),
+        (await database.query(scheduleSql(database.schema).list, { name: null })).map(toSchedule),
       ),
   }
 }
 
-function check(schedule: NewSchedule): { ticks: Ticks; values: unknown[] } {
+type Values = Omit<ValuesOf<ReturnType<typeof scheduleSql>['set']['takes']>, 'nextAt'>
+
+function check(schedule: NewSchedule): { ticks: Ticks; values: Values } {
   refuseUnknown('a schedule', schedule, [
     'name',
     'cron',
@@ -153,30 +156,16 @@ function check(schedule: NewSchedule): { ticks: Ticks; values: unknown[] } {
   const [payload, body] = typeof content === 'string' ? [content, null] : [null, Buffer.from(content)]
   return {
     ticks,
-    values: [name, cron, zone, policy, topic, key, headers, payload, body, contentType, expires],
+    values: {
+      ...{ name, cron, timeZone: zone, catchUp: policy, topic, key, headers, payload, body, contentType },
+      expiresMs: expires,
+    },
   }
 }
 
 function checkName(name: string): void {
   if (name === undefined) throw new OptionError('name', 'name is required.')
   text('name', name, '', /^[A-Za-z0-9._-]{1,100}$/)
-}
-
-interface ScheduleRow {
-  readonly name: string
-  readonly cron: string
-  readonly time_zone: string
-  readonly catch_up: CatchUp
-  readonly topic: string
-  readonly key: string | null
-  readonly headers: string | null
-  readonly content_type: string | null
-  readonly expires_ms: number | null
-  readonly next_at: Date | null
-  readonly last_at: Date | null
-  readonly paused_at: Date | null
-  readonly created_at: Date
-  readonly updated_at: Date
 }
 
 function toSchedule(row: ScheduleRow): Schedule {

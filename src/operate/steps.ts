@@ -1,8 +1,7 @@
-import type { Statement } from '../database/sql/statement.ts'
 import type { Database, DatabaseInput } from '../database/database.ts'
 import { refuseUnknown, whole } from '../base/options.ts'
 import { pause } from '../base/waiting.ts'
-import { sign, type Signature } from './filter.ts'
+import { sign, type Signature, type Signed } from './filter.ts'
 import { withTables } from './tables.ts'
 
 /** What is done, how fast, and in whose name. */
@@ -27,39 +26,27 @@ export const lookMax = 5000
 const batch = 500
 const limitMax = 1_000_000_000
 
-interface StepRow {
+/** What a step has looked at, and what it has chosen of that. */
+interface Step {
   readonly looked_at: number
   readonly chosen: number
-  readonly numbers: readonly (number | string)[]
+  readonly numbers: readonly number[]
 }
 
-/** A statement that looks at a bounded number of rows from somewhere on, and says where the next one goes on. */
-export interface Stepping {
-  readonly statement: Statement
-  /** Before the place, then the place, then what is between it and the two limits, then what comes after them. */
-  readonly values: (at: readonly unknown[], limits: readonly [number, number]) => readonly unknown[]
-  readonly start: readonly unknown[]
-  /** Its columns that tell the next place. */
-  readonly place: readonly string[]
-}
+/** Looks at so many rows at most, from where the last step ended, and does it to so many of them at most. */
+export type Stepping = (look: number, most: number) => Promise<Step>
 
-/** Runs it from its start to the end, and tells what each step chose. */
-export async function* steps(
-  database: Database,
-  { statement, values, start, place }: Stepping,
-  size: () => number,
-): AsyncGenerator<readonly number[]> {
-  let at = start
+/** Takes steps from the start to the end, and tells what each one chose. */
+export async function* steps(step: Stepping, size: () => number): AsyncGenerator<readonly number[]> {
   let look = 0
   for (;;) {
     const most = size()
     // No further than it must, where most of them match.
     look = Math.min(Math.max(look, most), lookMax)
-    const [row] = await database.query<StepRow & Record<string, unknown>>(statement, values(at, [look, most]))
-    if (row!.numbers.length > 0) yield row!.numbers.map(Number)
-    if (row!.looked_at < look && row!.chosen < most) return
-    look = row!.chosen < most ? look * 2 : 0
-    at = place.map((column) => row![column])
+    const { looked_at: lookedAt, chosen, numbers } = await step(look, most)
+    if (numbers.length > 0) yield numbers
+    if (lookedAt < look && chosen < most) return
+    look = chosen < most ? look * 2 : 0
   }
 }
 
@@ -68,7 +55,7 @@ export async function carryOut(
   where: string,
   input: DatabaseInput,
   options: RedriveOptions,
-  stepping: (database: Database, dry: boolean, signature: readonly unknown[]) => Promise<Stepping>,
+  stepping: (database: Database, dry: boolean, signature: Signed) => Promise<Stepping>,
 ): Promise<number> {
   refuseUnknown(where, options, [
     'by',
@@ -89,7 +76,7 @@ export async function carryOut(
     const startedAt = performance.now()
     let count = 0
     const size = (): number => Math.min(limit - count, dry ? lookMax : batch, perSecond)
-    for await (const done of steps(database, await stepping(database, dry, signature), size)) {
+    for await (const done of steps(await stepping(database, dry, signature), size)) {
       count += done.length
       options.onProgress?.(count)
       const aheadMs = (count / perSecond) * 1000 - (performance.now() - startedAt)

@@ -48,17 +48,14 @@ export async function unsubscribe(input: DatabaseInput, options: UnsubscribeOpti
   for (const topic of topics) checkTopicPattern(topic)
   return withTables(input, options.schema, async (database) => {
     const sql = subscriptionSql(database.schema)
-    const [naming] = await database.query<{ id: number; host: string; pattern: string }>(sql.naming, [
-      consumer,
-      topics,
-    ])
+    const [naming] = await database.query(sql.naming, { consumer, patterns: topics })
     if (naming !== undefined) {
       throw new OptionError(
         'topics',
         `Receiver ${naming.id} of "${consumer}" on ${naming.host} lives and names "${naming.pattern}": it would subscribe again. Stop it, or start it without that topic, first.`,
       )
     }
-    const known = await database.query<{ broker: string; pattern: string }>(sql.known, [consumer, topics])
+    const known = await database.query(sql.known, { consumer, patterns: topics })
     const bound = known.find(
       // One of the user's own may keep them.
       (row) => row.broker !== broker?.name && (adapterOf(row.broker)?.keepsSubscriptions ?? true),
@@ -70,7 +67,11 @@ export async function unsubscribe(input: DatabaseInput, options: UnsubscribeOpti
       )
     }
     await broker?.unsubscribe?.({ consumer, topics })
-    await database.query(sql.end, [consumer, topics, [...new Set(known.map((row) => row.broker))]])
+    await database.query(sql.end, {
+      consumer,
+      patterns: topics,
+      brokers: [...new Set(known.map((row) => row.broker))],
+    })
     const ended = new Set(known.map(({ pattern }) => pattern))
     return {
       unsubscribed: topics.filter((topic) => ended.has(topic)),

@@ -1,6 +1,5 @@
 import type { DatabaseInput } from '../database/database.ts'
-import { operateSql } from '../database/sql/operate.ts'
-import { workerSql } from '../database/sql/worker.ts'
+import { operateSql, type EvictRow, type WorkerRow } from '../database/sql/operate.ts'
 import { OptionError } from '../base/errors.ts'
 import type { WorkerKind } from '../base/events.ts'
 import { withTables } from './tables.ts'
@@ -81,13 +80,13 @@ export async function readWorkers(
 ): Promise<WorkerStatus[]> {
   refuseUnknown('readWorkers', options, ['schema', 'consumer', 'kind'])
   const { schema, consumer, kind } = options
-  const filters = [
-    consumer === undefined ? null : checkConsumer(consumer),
-    kind === undefined ? null : oneOf('kind', kind, workerKinds),
-  ]
+  const filters = {
+    consumer: consumer === undefined ? null : checkConsumer(consumer),
+    kind: kind === undefined ? null : oneOf('kind', kind, workerKinds),
+  }
   return withTables(input, schema, async (database) => {
     const { workers } = operateSql(database.schema)
-    return (await database.query<WorkerRow>(workers, [workerLimit, ...filters])).map(toWorker)
+    return (await database.query(workers, { limit: workerLimit, ...filters })).map(toWorker)
   })
 }
 
@@ -116,11 +115,10 @@ export async function evictWorkers(
     throw new OptionError('ids', `ids must be an array of whole numbers from 1 to ${workerIdMax}.`)
   }
   return withTables(input, options.schema, async (database) => {
-    const rows = await database.query<EvictRow>(operateSql(database.schema).evict, [[...new Set(ids)]])
+    const rows = await database.query(operateSql(database.schema).evict, { ids: [...new Set(ids)] })
     for (const { evicted, application, silent_ms: silent } of rows) {
       if (evicted && silent > silentMs) {
-        const { text } = workerSql(database.schema).disconnect
-        await database.query({ text }, [application])
+        await database.query(operateSql(database.schema).disconnect, { application })
       }
     }
     const those = (matches: (row: EvictRow) => boolean): number[] => rows.filter(matches).map(({ id }) => id)
@@ -136,34 +134,6 @@ const workerIdMax = 2 ** 31 - 1
 
 /** Whether it can be the id of a worker: the column is an integer. */
 const isWorkerId = (id: number): boolean => Number.isInteger(id) && id >= 1 && id <= workerIdMax
-
-interface EvictRow {
-  readonly id: number
-  readonly known: boolean
-  readonly evicted: boolean
-  readonly application: string
-  readonly silent_ms: number
-}
-
-/** What the statement `workers` reads. */
-export interface WorkerRow {
-  readonly id: number
-  readonly kind: WorkerKind
-  readonly consumer: string
-  readonly host: string
-  readonly pid: number
-  readonly version: string
-  readonly started_at: Date
-  readonly in_flight: number
-  readonly topics: readonly string[] | null
-  readonly ended_at: Date | null
-  readonly ended_by: WorkerStatus['endedBy']
-  readonly silent_ms: number
-  readonly locked: boolean
-  readonly unlocked: boolean
-  readonly lanes: number[]
-  readonly since: Date | null
-}
 
 export function toWorker(row: WorkerRow): WorkerStatus {
   const state = stateOf(row)

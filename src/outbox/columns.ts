@@ -1,51 +1,58 @@
 import { anyLane } from '../database/layout.ts'
-import { arrayText, bytesArray, joined, plainArray, textArray } from '../database/sql/statement.ts'
+import type { outboxSql } from '../database/sql/outbox.ts'
+import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { CheckedMessage } from '../message/message.ts'
 
 const jsonOf = ({ content }: CheckedMessage): string | null => (typeof content === 'string' ? content : null)
 const bodyOf = ({ content }: CheckedMessage): Buffer | null =>
   typeof content === 'string' ? null : asBuffer(content)
 
-/**
- * The parameters of a statement that publishes several. Texts, all of them, and what they are stands in the statement: data
- * libraries have ideas of their own of JSON, arrays and dates, and would store something else.
- */
-export function columnsOf(
-  messages: readonly CheckedMessage[],
-  orderingLock: boolean,
-  dedupeWindowMs?: number,
-): (string | null)[] {
-  return [
-    arrayText(messages.map(({ id }) => id)),
-    plainArray(messages.map(({ topic }) => topic)),
-    textArray(messages.map(({ key }) => key)),
-    joined(messages.map(({ headers }) => headers)),
-    joined(messages.map(jsonOf)),
-    bytesArray(messages.map(bodyOf)),
-    textArray(messages.map(({ contentType }) => contentType)),
-    textArray(messages.map(({ dedupeKey }) => dedupeKey)),
-    String(anyLane()),
-    String(orderingLock),
-    ...(dedupeWindowMs === undefined ? [] : [String(dedupeWindowMs)]),
-  ]
-}
+type Statements = ReturnType<typeof outboxSql>
 
-/** Further ones, of messages that have a time. */
-export const timesOf = (messages: readonly CheckedMessage[]): (string | null)[] => [
+/** What a statement that publishes several is given. */
+export const columnsOf = (
+  messages: readonly CheckedMessage[],
+  locks: boolean,
+): ValuesOf<Statements['publish']['takes']> => ({
+  ids: messages.map(({ id }) => id),
+  topics: messages.map(({ topic }) => topic),
+  keys: messages.map(({ key }) => key),
+  headers: messages.map(({ headers }) => headers),
+  payloads: messages.map(jsonOf),
+  bodies: messages.map(bodyOf),
+  contentTypes: messages.map(({ contentType }) => contentType),
+  dedupeKeys: messages.map(({ dedupeKey }) => dedupeKey),
+  firstLane: anyLane(),
+  locks,
+})
+
+type Times = Record<'deliverAt' | 'delaysMs' | 'expiresAt', readonly (string | null)[]>
+
+/** The times of messages that have some. */
+export const timesOf = (messages: readonly CheckedMessage[]): Times => ({
   // What is past is sent at once, however long it is past: Postgres and JavaScript write years before 1 differently.
-  textArray(messages.map(({ deliverAt }) => deliverAt && iso(Math.max(deliverAt.getTime(), 0)))),
-  textArray(messages.map(({ delayMs }) => (delayMs === null ? null : String(delayMs)))),
-  textArray(messages.map(({ expiresAt }) => expiresAt && iso(expiresAt.getTime()))),
-]
+  deliverAt: messages.map(({ deliverAt }) => deliverAt && iso(Math.max(deliverAt.getTime(), 0))),
+  delaysMs: messages.map(({ delayMs }) => (delayMs === null ? null : String(delayMs))),
+  expiresAt: messages.map(({ expiresAt }) => expiresAt && iso(expiresAt.getTime())),
+})
 
 const iso = (time: number): string => new Date(time).toISOString()
 
-/** Those of the one that publishes one. Bytes are bytes for every driver. */
-export function fieldsOf(message: CheckedMessage, orderingLock: boolean): (string | Buffer | null)[] {
-  const { id, topic, key, headers, contentType } = message
-  const content = [headers, jsonOf(message), bodyOf(message), contentType]
-  return [id, topic, key, ...content, String(anyLane()), String(orderingLock)]
-}
+/** What a statement that publishes one is given. */
+export const fieldsOf = (
+  message: CheckedMessage,
+  locks: boolean,
+): ValuesOf<Statements['publishOne']['takes']> => ({
+  id: message.id,
+  topic: message.topic,
+  key: message.key,
+  headers: message.headers,
+  payload: jsonOf(message),
+  body: bodyOf(message),
+  contentType: message.contentType,
+  lane: anyLane(),
+  locks,
+})
 
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)

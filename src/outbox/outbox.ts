@@ -162,9 +162,9 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
       (message) => (message.deliverAt ?? message.delayMs ?? message.expiresAt) !== null,
     )
     if (timed || first.size > 0) {
-      const values = columnsOf(fresh, orderingLock, dedupeWindowMs)
+      const values = { ...columnsOf(fresh, orderingLock), windowMs: dedupeWindowMs }
       const rows = timed
-        ? await run(sql.publishTimed, [...values, ...timesOf(fresh)])
+        ? await run(sql.publishTimed, { ...values, ...timesOf(fresh) })
         : await run(sql.publishDeduped, values)
       // As whatever the driver in between makes of a number.
       for (const { index, id } of rows) known.set(fresh[Number(index)]!.id, String(id))
@@ -203,8 +203,8 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
         transaction,
         autocommit,
         prepared,
-      )(sql.cancel, [id, topic, dedupeKey])
-      return { cancelled: Number(gone?.['count']) > 0 }
+      )(sql.cancel, { id, topic, dedupeKey })
+      return { cancelled: Number(gone?.count) > 0 }
     },
   }
 }

@@ -1,10 +1,11 @@
+import type { Parameters, ValuesOf } from '../database/sql/parameter.ts'
 import type { Statement } from '../database/sql/statement.ts'
-import type pg from 'pg'
 import { releaseSavepoint, savepoint } from '../database/sql/server.ts'
 import { isUnknownStatement, sqlstate } from '../database/sqlstate.ts'
 import { rowTypes } from '../database/types.ts'
 import { TransactionError } from '../base/errors.ts'
 import { keepsStatements } from './prepared.ts'
+import type pg from 'pg'
 
 /** A Kysely `Transaction`, recognised by its shape, so that its version need not be ours. */
 export interface KyselyTransaction {
@@ -25,7 +26,12 @@ export interface Queryable {
 export type TransactionInput = KyselyTransaction | (Queryable & { readonly totalCount?: never })
 
 type Row = Readonly<Record<string, unknown>>
-export type Run = (statement: Statement, values: unknown[]) => Promise<Row[]>
+export type Run = <Takes extends Parameters, Gives>(
+  statement: Statement<Takes, Gives>,
+  values: ValuesOf<Takes>,
+) => Promise<Gives[]>
+/** The same once the values are in their order. Rows of somebody's driver are what it makes of them. */
+type RunBound = (statement: Statement, values: unknown[]) => Promise<Row[]>
 
 /**
  * How to run a statement on the object that the caller passes. What cannot be a transaction is refused at once; what
@@ -37,6 +43,14 @@ export function executor(
   autocommit: boolean,
   prepared: boolean | null,
 ): Run {
+  const run = bound(verb, transaction, autocommit, prepared)
+  return async <Takes extends Parameters, Gives>(
+    statement: Statement<Takes, Gives>,
+    values: ValuesOf<Takes>,
+  ) => (await run(statement, statement.bind(values))) as Gives[]
+}
+
+function bound(verb: string, transaction: unknown, autocommit: boolean, prepared: boolean | null): RunBound {
   const no = (text: string, cause?: unknown): never => {
     throw new TransactionError('NO_TRANSACTION', `${verb} got ${text}`, { cause })
   }
@@ -72,9 +86,9 @@ export function executor(
   if (status === 'E') throw new TransactionError('TRANSACTION_ABORTED', abortedText)
   if (status !== null && prepared !== false) {
     // Only pg itself is known to take a named statement.
-    return async ({ name, text }, values) => {
+    return async ({ name, text, isPrepared }, values) => {
       const named = prepared ?? (await Promise.resolve(keepsStatements(client)).catch(explain))
-      const query = { ...(named && name !== undefined ? { name } : {}), text, values, types: rowTypes }
+      const query = { ...(named && isPrepared ? { name } : {}), text, values, types: rowTypes }
       return rowsOf(verb, given, await client.query(query).catch(explain))
     }
   }

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from '../brokers/broker.ts'
 import type { Database } from '../database/database.ts'
 import { cut } from '../database/gate.ts'
-import { arrayText, joined, pieces, unlessEmpty } from '../database/sql/statement.ts'
+import { pieces } from '../database/sql/parameter.ts'
 import { refusedSql } from '../database/sql/refused.ts'
 import { newMessageId, toMessageId } from '../message/message.ts'
 import { limits } from '../base/options.ts'
@@ -99,19 +99,16 @@ function cutHeaders(headers: Readonly<Record<string, string>>): Record<string, s
 /** Writes them among the dead letters, in one statement. After its commit the broker may forget them. */
 export async function setAside(database: Database, consumer: string, all: readonly Letter[]): Promise<void> {
   const letters = [...new Map(all.map((letter) => [letter.id, letter])).values()]
-  const [bytes, starts, sizes] = pieces(letters.map(({ body }) => body))
-  await database.query(refusedSql(database.schema).refuse, [
+  await database.query(refusedSql(database.schema).refuse, {
     consumer,
-    arrayText(letters.map(({ id }) => id)),
-    arrayText(letters.map(({ mark }) => mark)),
-    letters.map(({ again }) => again),
-    letters.map(({ topic }) => topic),
-    unlessEmpty(letters.map(({ key }) => key)),
-    joined(letters.map(({ headers }) => headers)),
-    bytes,
-    starts,
-    sizes,
-    unlessEmpty(letters.map(({ contentType }) => contentType)),
-    letters.map(({ reason }) => reason),
-  ])
+    ids: letters.map(({ id }) => id),
+    marks: letters.map(({ mark }) => mark),
+    again: letters.map(({ again }) => again),
+    topics: letters.map(({ topic }) => topic),
+    keys: letters.map(({ key }) => key),
+    headers: letters.map(({ headers }) => headers),
+    ...pieces(letters.map(({ body }) => body)),
+    contentTypes: letters.map(({ contentType }) => contentType),
+    reasons: letters.map(({ reason }) => reason),
+  })
 }

@@ -237,7 +237,7 @@ class Receiver {
   async start(): Promise<void> {
     const { broker, consumer, from: topics } = this.#options
     await this.membership.join()
-    await this.#database.query(laneSql(this.#database.schema).create, [consumer, inboxLanes])
+    await this.#database.query(laneSql(this.#database.schema).create, { consumer, count: inboxLanes })
     this.#subscription = await broker.subscribe(
       {
         consumer,

@@ -30,14 +30,14 @@ export function keepSubscribed(
 ): Loop {
   const sql = subscriptionSql(database.schema)
   return startLoop(async () => {
-    await database.query(sql.subscribe, [consumer, topics, broker.name])
+    await database.query(sql.subscribe, { consumer, patterns: topics, broker: broker.name })
     if (unsubscribeAfterMs > 0) {
-      const rule = [consumer, broker.name, topics, unsubscribeAfterMs]
-      const unwanted = await database.query<{ pattern: string }>(sql.unwanted, rule)
+      const rule = { consumer, broker: broker.name, patterns: topics, afterMs: unsubscribeAfterMs }
+      const unwanted = await database.query(sql.unwanted, rule)
       const patterns = unwanted.map(({ pattern }) => pattern)
       if (patterns.length > 0) {
         await broker.unsubscribe?.({ consumer, topics: patterns })
-        await database.query(sql.endUnwanted, [...rule, patterns])
+        await database.query(sql.endUnwanted, { ...rule, ended: patterns })
         emit({ type: 'unsubscribed', topics: patterns })
       }
     }

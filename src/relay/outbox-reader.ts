@@ -1,34 +1,21 @@
 import type { Database } from '../database/database.ts'
 import { outboxSql } from '../database/sql/outbox.ts'
-import { arrayText } from '../database/sql/statement.ts'
+import type { HeadRow } from '../database/sql/reading.ts'
 import type { Lane } from '../lanes/lane.ts'
 import type { Lanes } from '../lanes/lanes.ts'
 import type { Parking } from '../lanes/parking.ts'
-import { LaneReader, type ReadAt, type ReadRow } from '../lanes/reader.ts'
+import { LaneReader } from '../lanes/reader.ts'
 import { byLane } from '../lanes/rows.ts'
 import { topicMatches } from '../message/message.ts'
 import { limits } from '../base/options.ts'
-
-/** A message at the head of a lane. */
-export interface OutboxRow extends ReadRow {
-  readonly attempt: number
-  readonly id: string
-  readonly topic: string
-  readonly headers: string | null
-  readonly payload: string | null
-  readonly body: Buffer | null
-  readonly content_type: string | null
-  readonly published_at: Date
-  readonly expires_at: Date | null
-  readonly expired: boolean | null
-}
+import type { LaneRead } from '../database/sql/reading.ts'
 
 /** A message that the broker has taken, and the fence of its lane when it was read. */
-export type Confirmed = Pick<OutboxRow, 'lane' | 'seq' | 'id'> & { readonly fence: number }
+export type Confirmed = Pick<HeadRow, 'lane' | 'seq' | 'id'> & { readonly fence: number }
 
 /** What one read has brought. */
 export interface OutboxBatch {
-  readonly batch: readonly OutboxRow[]
+  readonly batch: readonly HeadRow[]
   /** The lanes that were read, under these fences. */
   readonly fences: ReadonlyMap<number, number>
   /** Whether something of it was thrown away, and has to be read again. */
@@ -55,7 +42,7 @@ const bytesMax = limits.batchBytes
 export class OutboxReader {
   readonly #parts: HeadReaderParts
   readonly #sql: ReturnType<typeof outboxSql>
-  readonly #reader: LaneReader<OutboxRow, ReadAt>
+  readonly #reader: LaneReader<HeadRow, LaneRead>
 
   constructor(parts: HeadReaderParts) {
     this.#parts = parts
@@ -75,26 +62,26 @@ export class OutboxReader {
     const confirmedOf = byLane(confirmed)
     const confirmedLanes = [...new Map(confirmed.map(({ lane, fence }) => [lane, fence]))]
     const reading = await this.#reader.read(lanes, Infinity, (asked, mark) =>
-      database.keep(this.#sql.step, [
-        arrayText(confirmed.map(({ lane }) => lane)),
-        arrayText(confirmed.map(({ seq }) => seq)),
-        arrayText(confirmed.map(({ id }) => id)),
-        arrayText(asked.map(({ lane }) => lane.lane)),
-        arrayText(asked.map(({ bound }) => bound)),
-        arrayText(asked.map(({ budget }) => budget)),
+      database.keep(this.#sql.step, {
+        goneLanes: confirmed.map(({ lane }) => lane),
+        goneSeqs: confirmed.map(({ seq }) => seq),
+        goneIds: confirmed.map(({ id }) => id),
+        lanes: asked.map(({ lane }) => lane.lane),
+        bounds: asked.map(({ bound }) => bound),
+        budgets: asked.map(({ budget }) => budget),
         mark,
-        asked.map(({ lane }) => arrayText((confirmedOf.get(lane.lane) ?? []).map(({ seq }) => seq))),
-        arrayText(confirmedLanes.map(([lane]) => lane)),
-        arrayText(confirmedLanes.map(([, fence]) => fence)),
-        bytesMax,
-      ]),
+        confirmed: asked.map(({ lane }) => (confirmedOf.get(lane.lane) ?? []).map(({ seq }) => seq)),
+        heldLanes: confirmedLanes.map(([lane]) => lane),
+        heldFences: confirmedLanes.map(([, fence]) => fence),
+        bytes: bytesMax,
+      }),
     )
     /** Where a topic that takes one message of a key at a time has left the second. */
     const cut = new Map<number, number>()
     const keysTaken = new Set<string>()
     /** What follows in them, of whatever topic, comes after what was left. */
     const keysLeft = new Set<string>()
-    const batch: OutboxRow[] = []
+    const batch: HeadRow[] = []
     for (const row of reading.rows) {
       if (
         row.key !== null &&

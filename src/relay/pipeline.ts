@@ -11,9 +11,10 @@ import type { Parking } from '../lanes/parking.ts'
 import { reconnectMs } from '../base/loop.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import type { RelaySettings } from './options.ts'
-import { OutboxReader, type Confirmed, type OutboxRow, type OutboxBatch } from './outbox-reader.ts'
+import { OutboxReader, type Confirmed, type OutboxBatch } from './outbox-reader.ts'
 import { sendAll } from './sending.ts'
 import { Settlement } from './settlement.ts'
+import type { HeadRow } from '../database/sql/reading.ts'
 
 export interface PipelineParts {
   readonly database: Database
@@ -41,7 +42,7 @@ export class Pipeline {
   readonly #reader: OutboxReader
   readonly #settlement: Settlement
   #confirmed: Confirmed[] = []
-  #batch: readonly OutboxRow[] = []
+  #batch: readonly HeadRow[] = []
   #abort = new AbortController()
   readonly #polling: Polling
   #failures = 0

@@ -214,9 +214,10 @@ class Relay {
   /** What comes due: deferred messages, and parked keys of our lanes. */
   async #keepHouse(): Promise<number> {
     const { found, dueInMs } = await promoteDue({
-      database: this.#database,
-      promote: waitingSql(this.#database.schema).promoteOutbox,
-      values: [this.#settings.batchSize],
+      promote: () =>
+        this.#database.keep(waitingSql(this.#database.schema).promoteOutbox, {
+          most: this.#settings.batchSize,
+        }),
       release: () =>
         this.#parking.release(
           this.#lanes.held,

@@ -1,7 +1,7 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
 import { jsonContentType, type OutgoingMessage } from '../message/message.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
-import type { OutboxRow } from './outbox-reader.ts'
+import type { HeadRow } from '../database/sql/reading.ts'
 
 export interface SendingParts {
   readonly broker: Broker
@@ -12,7 +12,7 @@ export interface SendingParts {
 /** Hands a batch to the broker, as one operation of each message's trace if anybody wants one. */
 export async function sendAll(
   { broker, telemetry, lanesOf }: SendingParts,
-  batch: readonly OutboxRow[],
+  batch: readonly HeadRow[],
   signal: AbortSignal,
 ): Promise<readonly SendOutcome[]> {
   const messages = batch.map(toOutgoing)
@@ -36,7 +36,7 @@ export async function sendAll(
   }
 }
 
-function toOutgoing(row: OutboxRow): OutgoingMessage {
+function toOutgoing(row: HeadRow): OutgoingMessage {
   return {
     id: row.id,
     topic: row.topic,

@@ -6,8 +6,8 @@ import type { Emit } from '../base/events.ts'
 import type { Lanes } from '../lanes/lanes.ts'
 import type { HeldKey, Parking } from '../lanes/parking.ts'
 import { Settler, type Held } from '../lanes/settler.ts'
-import type { OutboxRow } from './outbox-reader.ts'
 import type { RelaySettings } from './options.ts'
+import type { HeadRow } from '../database/sql/reading.ts'
 
 export interface SettlementParts {
   readonly database: Database
@@ -20,7 +20,7 @@ export interface SettlementParts {
 
 /** A message that the broker has refused by itself, and what is to become of it. */
 interface Refusal extends Held {
-  readonly row: OutboxRow
+  readonly row: HeadRow
   readonly error: BrokerError
   readonly attempt: number
   readonly reason: string
@@ -49,14 +49,14 @@ export class Settlement {
    * counted, or a key would use up its attempts several at a time. Returns what is no longer where it was read.
    */
   async refuse(
-    batch: readonly OutboxRow[],
+    batch: readonly HeadRow[],
     outcomes: readonly SendOutcome[],
     fences: ReadonlyMap<number, number>,
-  ): Promise<readonly OutboxRow[]> {
+  ): Promise<readonly HeadRow[]> {
     const alone: Refusal[] = []
     const held: Refusal[] = []
     /** What is left of each key that is held back. */
-    const rest = new Map<string, OutboxRow[]>()
+    const rest = new Map<string, HeadRow[]>()
     let last: Refusal | undefined
     for (const [index, row] of batch.entries()) {
       const outcome = outcomes[index]
@@ -82,7 +82,7 @@ export class Settlement {
   }
 
   /** Nobody wants these any more; their keys go on. */
-  async expire(rows: readonly OutboxRow[], fences: ReadonlyMap<number, number>): Promise<void> {
+  async expire(rows: readonly HeadRow[], fences: ReadonlyMap<number, number>): Promise<void> {
     const expired = rows.map((row) => ({ ...row, fence: fences.get(row.lane)! }))
     const buried = await this.#settler.bury(
       expired.map((of) => ({ of, attempt: of.attempt, reason: 'expired', record: null })),
@@ -91,7 +91,7 @@ export class Settlement {
       this.#parts.emit({ type: 'dead_letter', id, topic, attempt, reason: 'expired' })
   }
 
-  #judge(row: OutboxRow, error: BrokerError, fence: number, last: Refusal | undefined): Refusal {
+  #judge(row: HeadRow, error: BrokerError, fence: number, last: Refusal | undefined): Refusal {
     const { settings, lanesOf } = this.#parts
     const attempt = row.attempt + 1
     // Mostly they all fail with one error, and what is kept of it is dear.
@@ -121,7 +121,7 @@ export class Settlement {
   }
 
   /** Holds the key of each back behind it. */
-  async #hold(refusals: readonly Refusal[], rest: ReadonlyMap<string, readonly OutboxRow[]>): Promise<void> {
+  async #hold(refusals: readonly Refusal[], rest: ReadonlyMap<string, readonly HeadRow[]>): Promise<void> {
     const { lanesOf, parking } = this.#parts
     const keys = new Map<HeldKey, Refusal>()
     for (const refusal of refusals) {

@@ -14,11 +14,6 @@ export interface PausedTopic {
   readonly probes: number
 }
 
-interface PausedRow extends Omit<PausedTopic, 'since'> {
-  readonly consumer: string
-  readonly opened_at: Date
-}
-
 /** All topics that pause, or those of one consumer. */
 export async function readPaused(
   database: Database,
@@ -28,8 +23,8 @@ export async function readPaused(
   const { all } = circuitSql(database.schema)
   const rows =
     client === null
-      ? await database.query<PausedRow>(all, [of])
-      : await database.run<PausedRow>(client, all, [of])
+      ? await database.query(all, { consumer: of })
+      : await database.run(client, all, { consumer: of })
   return rows.map(({ opened_at: since, ...row }) => ({ ...row, since }))
 }
 

@@ -1,12 +1,13 @@
-import type { Statement } from '../database/sql/statement.ts'
+import type { Parameters } from '../database/sql/parameter.ts'
+import type { Given, Statement } from '../database/sql/statement.ts'
 import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
 import { checkSchemaVersion } from '../database/migrate.ts'
 import { refuseUnknown, readNumbers } from '../base/options.ts'
 import { operateSql } from '../database/sql/operate.ts'
-import { statusSql } from '../database/sql/status.ts'
+import { statusSql, type CountRow, type LagRow } from '../database/sql/status.ts'
 import { readPaused, type PausedTopic } from './paused.ts'
 import { topicMatches } from '../message/message.ts'
-import { toWorker, type WorkerRow, type WorkerStatus } from '../operate/workers.ts'
+import { toWorker, type WorkerStatus } from '../operate/workers.ts'
 
 /** How many of something there are; with `more`, at least so many, since counting ends somewhere. */
 export interface Count {
@@ -110,33 +111,25 @@ export async function readStatus(input: DatabaseInput, options: StatusOptions = 
   }
 }
 
-interface CountRow {
-  readonly consumer: string
-  readonly count: number
-}
-
 async function read(database: Database, topicsMax: number): Promise<Status> {
   const sql = statusSql(database.schema)
   return database.transaction(async (client) => {
     await client.query(sql.begin)
     await client.query(sql.limit)
-    const rows = <Row>(statement: Statement, ...limits: number[]): Promise<Row[]> =>
-      database.run<Row>(client, statement, limits)
-    const counted = <Row extends CountRow>(statement: Statement, ...limits: number[]): Promise<Row[]> =>
-      rows<Row>(statement, countLimit + 1, ...limits)
-    const [version] = await rows<{ version: number }>({ text: sql.version })
+    const rows = <Takes extends Parameters, Row>(statement: Statement<Takes, Row>, ...given: Given<Takes>) =>
+      database.run(client, statement, ...given)
+    const most = countLimit + 1
+    const [version] = await rows(sql.version)
     const counts = {
-      deferred: await counted(sql.deferred),
-      parkedKeys: await counted(sql.parkedKeys),
-      parkedMessages: await counted(sql.parkedMessages),
-      deadLetters: await counted(sql.deadLetters),
+      deferred: await rows(sql.deferred, { most }),
+      parkedKeys: await rows(sql.parkedKeys, { most }),
+      parkedMessages: await rows(sql.parkedMessages, { most }),
+      deadLetters: await rows(sql.deadLetters, { most }),
     }
-    const depth = [
-      ...(await counted<DepthRow>(sql.outboxDepth, topicsMax)),
-      ...(await counted<DepthRow>(sql.inboxDepth, topicsMax)),
-    ]
-    const unhandled = await counted<DepthRow>(sql.unhandled, topicsMax)
-    const lag = [...(await rows<LagRow>(sql.outboxLag)), ...(await rows<LagRow>(sql.inboxLag))]
+    const limits = { most, topics: topicsMax }
+    const depth = [...(await rows(sql.outboxDepth, limits)), ...(await rows(sql.inboxDepth, limits))]
+    const unhandled = await rows(sql.unhandled, limits)
+    const lag = [...(await rows(sql.outboxLag)), ...(await rows(sql.inboxLag))]
     const boxOf = (consumer: string): BoxStatus => {
       const topics = depth.filter((row) => row.consumer === consumer)
       const { total, topics: topicCount } = topics[0] ?? { total: 0, topics: 0 }
@@ -159,12 +152,12 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
       }
     }
     const paused = await readPaused(database, client)
-    const consumers = await rows<{ consumer: string; patterns: string[] | null }>(sql.consumers)
-    const workers = await database.run<WorkerRow>(client, operateSql(database.schema).workers, [
-      workerLimit,
-      null,
-      null,
-    ])
+    const consumers = await rows(sql.consumers)
+    const workers = await rows(operateSql(database.schema).workers, {
+      limit: workerLimit,
+      consumer: null,
+      kind: null,
+    })
     const living = workers.map(toWorker).filter(({ kind, alive }) => kind === 'claimer' && alive)
     const unhandledBy = (consumer: string): UnhandledTopic[] =>
       unhandled.flatMap(({ consumer: of, topic, count, lag_ms: lagMs }) => {
@@ -175,10 +168,7 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
         )
         return [{ topic, depth: Math.min(count, countLimit), lagMs, hasHandler }]
       })
-    const letters = await rows<Omit<DeadLetterStatus, 'diedAt'> & { died_at: Date }>(
-      sql.latestDeadLetters,
-      deadLetterLimit,
-    )
+    const letters = await rows(sql.latestDeadLetters, { most: deadLetterLimit })
     return {
       schema: database.schema,
       migration: version!.version,
@@ -199,19 +189,6 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
       })),
     }
   })
-}
-
-interface DepthRow extends CountRow {
-  readonly topic: string
-  readonly lag_ms: number
-  /** Of the whole box. */
-  readonly total: number
-  readonly topics: number
-}
-
-interface LagRow {
-  readonly consumer: string
-  readonly lag_ms: number
 }
 
 const oldest = (rows: readonly LagRow[]): number | null =>

@@ -1,9 +1,6 @@
 import { Cron } from 'croner'
 import { OptionError } from '../base/errors.ts'
-
-/** What becomes of ticks that nobody was there for. */
-export const catchUps = ['one', 'skip', 'all'] as const
-export type CatchUp = (typeof catchUps)[number]
+import type { CatchUp } from '../database/sql/schedule.ts'
 
 /** A tick that is later than this was missed. Up to then, somebody was only a little slow. */
 const missedAfterMs = 60_000

@@ -1,12 +1,8 @@
-import type { Statement } from '../database/sql/statement.ts'
-import type { Database } from '../database/database.ts'
 import type { Promoted } from '../database/sql/waiting.ts'
 
 export interface Due {
-  readonly database: Database
   /** Puts deferred messages back that are due. */
-  readonly promote: Statement
-  readonly values: readonly unknown[]
+  readonly promote: () => Promise<readonly Promoted[]>
   /** Lets parked keys go on that are due. Returns in which lanes. */
   readonly release: () => Promise<readonly unknown[]>
   /** Told which topics pause, as JSON. */
@@ -25,9 +21,7 @@ export interface Due {
  * @throws the database's error, once all have had their turn
  */
 export async function promoteDue({
-  database,
   promote,
-  values,
   release,
   share = async () => {},
   comeBack = async () => false,
@@ -36,7 +30,7 @@ export async function promoteDue({
   const failures: unknown[] = []
   const attempt = <Result>(work: Promise<Result>): Promise<Result | null> =>
     work.catch((error: unknown) => (failures.push(error), null))
-  const promoted = (await attempt(database.keep<Promoted>(promote, values)))?.[0]
+  const promoted = (await attempt(promote()))?.[0]
   if (promoted !== undefined) await attempt(share(promoted.paused ?? null))
   const released = promoted?.parks === false ? [] : await attempt(release())
   const back = await attempt(comeBack())

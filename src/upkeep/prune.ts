@@ -25,7 +25,10 @@ export const relayTasks: readonly PruneTask[] = [
 ]
 
 /** Who deletes dead letters, as it is written down: upkeep because it was told to, or an operator. */
-export type PruneSignature = readonly [who: string, why: string | null]
+export interface PruneSignature {
+  readonly who: string
+  readonly why: string | null
+}
 
 /**
  * Prunes one kind to the end, in bounded batches with a pause: a window's worth at once would hold up the work and the
@@ -54,10 +57,12 @@ async function pruneOnce(
   { kind, consumer, olderThanMs }: PruneTask,
   signature: PruneSignature,
 ): Promise<number> {
-  const [gone] = await database.query<{ count: number }>(upkeepSql(database.schema).prune(kind), [
-    ...[pruneBatch, consumer, olderThanMs],
-    ...(kind === 'dead' ? signature : []),
-  ])
+  const { prune, pruneDead } = upkeepSql(database.schema)
+  const which = { most: pruneBatch, consumer, olderThanMs }
+  const [gone] =
+    kind === 'dead'
+      ? await database.query(pruneDead, { ...which, ...signature })
+      : await database.query(prune[kind], which)
   return gone!.count
 }
 
@@ -90,7 +95,8 @@ export function startPruning(
     for (const task of left) {
       if (signal.aborted) return []
       try {
-        if ((await pruneOnce(database, task, ['upkeep', 'retention'])) === pruneBatch) more.push(task)
+        if ((await pruneOnce(database, task, { who: 'upkeep', why: 'retention' })) === pruneBatch)
+          more.push(task)
       } catch (error) {
         if (!stop.signal.aborted) emit({ type: 'trouble', error, doing: `pruning ${task.kind}` })
       }

@@ -1,12 +1,12 @@
 import type pg from 'pg'
 import type { Database } from '../database/database.ts'
-import { scheduleSql } from '../database/sql/schedule.ts'
+import { scheduleSql, type DueRow } from '../database/sql/schedule.ts'
 import { isPassing } from '../database/sqlstate.ts'
 import type { Emit } from '../base/events.ts'
 import { hintPublished } from '../base/hints.ts'
 import { startLoop } from '../base/loop.ts'
 import { toTickId } from '../message/message.ts'
-import { Ticks, type CatchUp } from './cron.ts'
+import { Ticks } from './cron.ts'
 
 const lookMs = 250
 /** How many schedules one transaction serves. */
@@ -15,15 +15,6 @@ const schedulesMax = 20
 const asideMs = 60_000
 /** A tick that is published again within this is known: after that, nobody sets a schedule back so far by accident. */
 const dedupeMs = 7 * 86_400_000
-
-interface DueRow {
-  readonly name: string
-  readonly cron: string
-  readonly time_zone: string
-  readonly catch_up: CatchUp
-  readonly next_at: Date
-  readonly now: Date
-}
 
 interface Tick {
   readonly name: string
@@ -47,10 +38,10 @@ export async function publishDue(
   aside: Aside = new Map(),
 ): Promise<number> {
   for (const [name, until] of aside) if (until <= performance.now()) aside.delete(name)
-  const [any] = await database.keep<{ due: boolean }>(scheduleSql(database.schema).anyDue, [
+  const [any] = await database.keep(scheduleSql(database.schema).anyDue, {
     aheadMs,
-    [...aside.keys()],
-  ])
+    aside: [...aside.keys()],
+  })
   if (!any!.due) return 0
   const setAside = (name: string, error: unknown): void => {
     aside.set(name, performance.now() + asideMs)
@@ -58,8 +49,8 @@ export async function publishDue(
   }
   const publish = (most: number, taken: string[]): Promise<number> =>
     database.transaction(async (client) => {
-      const values = [aheadMs, most, [...aside.keys()]]
-      const rows = await database.run<DueRow>(client, scheduleSql(database.schema).lockDue, values)
+      const values = { aheadMs, most, aside: [...aside.keys()] }
+      const rows = await database.run(client, scheduleSql(database.schema).lockDue, values)
       taken.push(...rows.map(({ name }) => name))
       return publishLocked(database, client, rows, setAside)
     })
@@ -106,18 +97,18 @@ async function publishLocked(
     .flatMap(({ name, ticks: times }) => times.map((at): Tick => ({ name, at })))
     .toSorted((a, b) => a.at.getTime() - b.at.getTime())
   const identities = ticks.map(({ name, at }) => `schedule ${name} ${at.toISOString()}`)
-  const [published] = await database.run<{ count: number }>(client, sql.publish, [
-    ticks.map(({ name }) => name),
-    ticks.map(({ at }) => at),
-    ticks.map(({ name, at }) => toTickId(name, at)),
-    identities,
-    dedupeMs,
-  ])
-  await database.run(client, sql.move, [
-    due.map(({ name }) => name),
-    due.map(({ next }) => next),
-    due.map(({ ticks: times }) => times.at(-1) ?? null),
-  ])
+  const [published] = await database.run(client, sql.publish, {
+    names: ticks.map(({ name }) => name),
+    ticks: ticks.map(({ at }) => at),
+    ids: ticks.map(({ name, at }) => toTickId(name, at)),
+    dedupeKeys: identities,
+    windowMs: dedupeMs,
+  })
+  await database.run(client, sql.move, {
+    names: due.map(({ name }) => name),
+    nextAt: due.map(({ next }) => next),
+    lastAt: due.map(({ ticks: times }) => times.at(-1) ?? null),
+  })
   return published!.count
 }
 

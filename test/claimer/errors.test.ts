@@ -1,3 +1,5 @@
+import { planned } from '../../src/database/sql/statement.ts'
+import * as types from '../../src/database/sql/parameter.ts'
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -284,10 +286,16 @@ describe('on a server of their own', () => {
       )
       await events.next('dead_letter')
       // Of a commit whose answer the crash of the server has swallowed there is no event: the tables tell.
-      const left = { text: 'select id from twinbox.inbox where consumer = $1' }
-      await expect.poll(() => own.query(left, [consumer]), { timeout: 30_000 }).toEqual([])
-      const dead = { text: 'select id, attempt from twinbox.dead_letter where consumer = $1' }
-      expect(await own.query(dead, [consumer])).toEqual([{ id: poison, attempt: attempts.length }])
+      const left = planned(
+        { consumer: types.text },
+        'select id from twinbox.inbox where consumer = $consumer',
+      )
+      await expect.poll(() => own.query(left, { consumer }), { timeout: 30_000 }).toEqual([])
+      const dead = planned(
+        { consumer: types.text },
+        'select id, attempt from twinbox.dead_letter where consumer = $consumer',
+      )
+      expect(await own.query(dead, { consumer })).toEqual([{ id: poison, attempt: attempts.length }])
       expect(events.of('message_failed').map(({ id, attempt }) => [id, attempt])).toEqual(
         attempts.map((attempt) => [poison, attempt]),
       )

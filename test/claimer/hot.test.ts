@@ -158,12 +158,12 @@ test('a death charges what was in flight, and nothing of the backlog between', a
     [consumer],
   )
   for (let death = 0; death < 2; death++) {
-    await inbox.keep(readingSql('twinbox').charge, [
+    await inbox.keep(readingSql('twinbox').charge, {
       consumer,
-      lanes.map(({ lane }) => lane),
-      lanes.map(({ fence }) => fence),
-      lanes.map(({ watermark }) => watermark),
-    ])
+      lanes: lanes.map(({ lane }) => lane),
+      fences: lanes.map(({ fence }) => fence),
+      watermarks: lanes.map(({ watermark }) => watermark),
+    })
     const charged = await database.query<{ id: string }>(
       'select id from twinbox.inbox where consumer = $1 and attempt = 1 order by id',
       [consumer],

@@ -63,72 +63,96 @@ const both = (role: Cell['role'], at: string, outcome: Outcome = {}): Cell[] =>
 const each = (role: Cell['role'], points: readonly string[], outcome: Outcome = {}): Cell[] =>
   points.map((at) => cell(role, at, outcome))
 
-const starting = ['after worker_id', 'after worker_lock', 'after worker_register', 'after worker_peers']
+const starting = ['after worker.nextId', 'after worker.lock', 'after worker.register', 'after worker.peers']
 
 const publisher: Cell[] = [
   // Neither data nor message, or both: what the user's program does next is to do it again.
-  cell('publisher', 'before publish_one', { given: 'published', attempt: null }),
-  cell('publisher', 'after publish_one', { given: 'published', attempt: null }),
-  cell('publisher', 'before commit publish_one', { given: 'published', attempt: null }),
-  cell('publisher', 'after commit publish_one', { given: 'published' }),
-  cell('publisher', 'before commit publish_deduped', { given: 'deduped' }),
-  cell('publisher', 'after commit publish_deduped', { given: 'deduped' }),
-  cell('publisher', 'before commit publish_timed', { given: 'timed', attempt: null }),
-  cell('publisher', 'after commit publish_timed', { given: 'timed' }),
+  cell('publisher', 'before outbox.publishOne', { given: 'published', attempt: null }),
+  cell('publisher', 'after outbox.publishOne', { given: 'published', attempt: null }),
+  cell('publisher', 'before commit outbox.publishOne', { given: 'published', attempt: null }),
+  cell('publisher', 'after commit outbox.publishOne', { given: 'published' }),
+  cell('publisher', 'before commit outbox.publishDeduped', { given: 'deduped' }),
+  cell('publisher', 'after commit outbox.publishDeduped', { given: 'deduped' }),
+  cell('publisher', 'before commit outbox.publishTimed', { given: 'timed', attempt: null }),
+  cell('publisher', 'after commit outbox.publishTimed', { given: 'timed' }),
 ]
 
 const relay: Cell[] = [
   ...each(
     'relay',
     [
-      ...[...starting, 'after take_lanes', 'before parked_keys', 'after renew_lanes', 'after worker_beat'],
-      'before schedules_due',
+      ...[
+        ...starting,
+        'after lane.take',
+        'before parking.parkedKeys',
+        'after lane.renew',
+        'after worker.beat',
+      ],
+      'before schedule.anyDue',
     ],
     { given: 'idle' },
   ),
-  ...both('relay', 'after relay_step'),
+  ...both('relay', 'after outbox.step'),
   ...both('relay', 'relay.before_send'),
   ...both('relay', 'relay.after_send', { dropped: 1 }),
   ...both('relay', 'relay.before_delete', { dropped: 1 }),
   ...both('relay', 'relay.after_delete'),
-  cell('relay', 'before promote_outbox', { given: 'delayed', key: 'd' }),
-  cell('relay', 'after promote_outbox', { given: 'delayed', key: 'd' }),
-  ...both('relay', 'before outbox_bury', { given: 'expiring', attempt: null, letter: 0 }),
-  ...both('relay', 'after outbox_bury', { given: 'expiring', attempt: null, letter: 0 }),
+  cell('relay', 'before waiting.promoteOutbox', { given: 'delayed', key: 'd' }),
+  cell('relay', 'after waiting.promoteOutbox', { given: 'delayed', key: 'd' }),
+  ...both('relay', 'before waiting.buryOutbox', { given: 'expiring', attempt: null, letter: 0 }),
+  ...both('relay', 'after waiting.buryOutbox', { given: 'expiring', attempt: null, letter: 0 }),
   // Refused twice, which is once too often: parked in between, and then dead. What waits behind it goes on after that.
   ...[1, 2].flatMap((hit) =>
-    each('relay', ['before park_outbox', 'after park_outbox'], {
+    each('relay', ['before parking.parkOutbox', 'after parking.parkOutbox'], {
       given: 'refused',
       hit,
       attempt: null,
       letter: 2,
     }),
   ),
-  ...each('relay', [...['before due_keys', 'before release_parked_outbox', 'after release_parked_outbox']], {
-    given: 'refused',
-    attempt: null,
-    letter: 2,
-  }),
-  ...each('relay', ['before follow_outbox', 'after follow_outbox'], {
+  ...each(
+    'relay',
+    [...['before parking.dueKeys', 'before parking.releaseOutbox', 'after parking.releaseOutbox']],
+    {
+      given: 'refused',
+      attempt: null,
+      letter: 2,
+    },
+  ),
+  ...each('relay', ['before parking.followOutbox', 'after parking.followOutbox'], {
     given: 'refused and followed',
     attempt: null,
     letter: 2,
   }),
-  ...each('relay', ['before outbox_defer', 'after outbox_defer', 'before outbox_bury', 'after outbox_bury'], {
-    given: 'refused',
-    key: null,
-    attempt: null,
-    letter: 2,
-  }),
-  ...each('relay', ['before release_lanes', 'after release_lanes', 'before worker_end', 'after worker_end'], {
+  ...each(
+    'relay',
+    [
+      'before waiting.deferOutbox',
+      'after waiting.deferOutbox',
+      'before waiting.buryOutbox',
+      'after waiting.buryOutbox',
+    ],
+    {
+      given: 'refused',
+      key: null,
+      attempt: null,
+      letter: 2,
+    },
+  ),
+  ...each('relay', ['before lane.release', 'after lane.release', 'before worker.end', 'after worker.end'], {
     given: 'stopping',
   }),
   // Each tick once, whoever publishes it.
   ...each(
     'relay',
     [
-      ...['before lock_schedules', 'after lock_schedules', 'before publish_ticks', 'after publish_ticks'],
-      ...['after move_schedules', 'after commit move_schedules'],
+      ...[
+        'before schedule.lockDue',
+        'after schedule.lockDue',
+        'before schedule.publish',
+        'after schedule.publish',
+      ],
+      ...['after schedule.move', 'after commit schedule.move'],
     ],
     { given: 'scheduled', attempt: null },
   ),
@@ -137,23 +161,33 @@ const relay: Cell[] = [
 const receiver: Cell[] = [
   ...both('receiver', 'receiver.before_commit'),
   ...both('receiver', 'receiver.after_commit', { dropped: 1 }),
-  ...each('receiver', ['before refuse', 'after refuse'], { given: 'foreign', attempt: null, letter: 0 }),
-  ...each('receiver', ['before worker_end', 'after worker_end'], { given: 'stopping' }),
+  ...each('receiver', ['before refused.refuse', 'after refused.refuse'], {
+    given: 'foreign',
+    attempt: null,
+    letter: 0,
+  }),
+  ...each('receiver', ['before worker.end', 'after worker.end'], { given: 'stopping' }),
 ]
 
 const claimer: Cell[] = [
   ...each(
     'claimer',
     [
-      ...[...starting, 'before create_lanes', 'after take_lanes', 'before parked_keys', 'after renew_lanes'],
-      ...['after worker_beat', 'after partition_heads'],
-      ...['before read_lanes', 'before claim', 'claimer.after_claim'],
+      ...[
+        ...starting,
+        'before lane.create',
+        'after lane.take',
+        'before parking.parkedKeys',
+        'after lane.renew',
+      ],
+      ...['after worker.beat', 'after inbox.heads'],
+      ...['before reading.read', 'before inbox.claim', 'claimer.after_claim'],
     ],
     { given: 'idle' },
   ),
   // The attempt counts from the claim on, since nobody knows how far it came.
-  cell('claimer', 'after read_lanes', { attempt: 2 }),
-  cell('claimer', 'after claim', { key: null, attempt: 2 }),
+  cell('claimer', 'after reading.read', { attempt: 2 }),
+  cell('claimer', 'after inbox.claim', { key: null, attempt: 2 }),
   ...['claimer.before_handle', 'claimer.before_settle', 'before complete_and_commit'].flatMap((at) =>
     both('claimer', at, { attempt: 2 }),
   ),
@@ -163,58 +197,62 @@ const claimer: Cell[] = [
   ...both('claimer', 'after complete_and_commit', { given: 'batch' }),
   ...both('claimer', 'before complete_and_commit', { given: 'kept', attempt: 2 }),
   ...both('claimer', 'after complete_and_commit', { given: 'kept' }),
-  ...both('claimer', 'before complete', { given: 'outside', attempt: 2, effects: 2 }),
-  ...both('claimer', 'after complete', { given: 'outside' }),
-  ...each('claimer', ['after renew_lanes'], { given: 'held', hit: 2, attempt: 2 }),
-  ...each('claimer', ['after renew_rows'], { given: 'held', key: null, attempt: 2 }),
-  ...both('claimer', 'before inbox_fail', { given: 'throws', attempt: 2 }),
+  ...both('claimer', 'before completion.complete', { given: 'outside', attempt: 2, effects: 2 }),
+  ...both('claimer', 'after completion.complete', { given: 'outside' }),
+  ...each('claimer', ['after lane.renew'], { given: 'held', hit: 2, attempt: 2 }),
+  ...each('claimer', ['after inbox.renew'], { given: 'held', key: null, attempt: 2 }),
+  ...both('claimer', 'before inbox.fail', { given: 'throws', attempt: 2 }),
   // In flight, and waiting for its next attempt: that counts as one, since nobody knows whether it had begun.
-  ...both('claimer', 'after inbox_fail', { given: 'throws', attempt: 3 }),
-  ...each('claimer', ['before inbox_defer', 'after inbox_defer'], {
+  ...both('claimer', 'after inbox.fail', { given: 'throws', attempt: 3 }),
+  ...each('claimer', ['before waiting.defer', 'after waiting.defer'], {
     given: 'throws and waits',
     key: null,
     attempt: 2,
   }),
   // Its own claim of what it promotes may be under way on another connection.
-  cell('claimer', 'after promote', { given: 'throws and waits', key: null, attempt: 2, or: 3 }),
-  cell('claimer', 'before park', { given: 'later', attempt: 3 }),
-  cell('claimer', 'after park', { given: 'later', attempt: 2 }),
-  ...each('claimer', ['before follow', 'after follow'], { given: 'followed', attempt: 2 }),
-  ...each('claimer', ['before due_keys', 'before release_parked'], { given: 'released', attempt: 2 }),
+  cell('claimer', 'after waiting.promote', { given: 'throws and waits', key: null, attempt: 2, or: 3 }),
+  cell('claimer', 'before parking.park', { given: 'later', attempt: 3 }),
+  cell('claimer', 'after parking.park', { given: 'later', attempt: 2 }),
+  ...each('claimer', ['before parking.follow', 'after parking.follow'], { given: 'followed', attempt: 2 }),
+  ...each('claimer', ['before parking.dueKeys', 'before parking.release'], { given: 'released', attempt: 2 }),
   // Back in its lane, where its holder may have begun it.
-  cell('claimer', 'after release_parked', { given: 'released', attempt: 3 }),
-  ...each('claimer', ['before park'], { given: 'dead', attempt: 1, letter: 2 }),
-  ...each('claimer', ['after park'], { given: 'dead', attempt: 1, letter: 1 }),
-  ...each('claimer', ['before inbox_bury'], { given: 'dead', key: null, attempt: 1, letter: 2 }),
-  ...each('claimer', ['after inbox_bury'], { given: 'dead', key: null, attempt: 1, letter: 1 }),
-  ...both('claimer', 'before inbox_bury', { given: 'expiring', attempt: null, letter: 1 }),
-  ...both('claimer', 'after inbox_bury', { given: 'expiring', attempt: null, letter: 0 }),
+  cell('claimer', 'after parking.release', { given: 'released', attempt: 3 }),
+  ...each('claimer', ['before parking.park'], { given: 'dead', attempt: 1, letter: 2 }),
+  ...each('claimer', ['after parking.park'], { given: 'dead', attempt: 1, letter: 1 }),
+  ...each('claimer', ['before waiting.bury'], { given: 'dead', key: null, attempt: 1, letter: 2 }),
+  ...each('claimer', ['after waiting.bury'], { given: 'dead', key: null, attempt: 1, letter: 1 }),
+  ...both('claimer', 'before waiting.bury', { given: 'expiring', attempt: null, letter: 1 }),
+  ...both('claimer', 'after waiting.bury', { given: 'expiring', attempt: null, letter: 0 }),
   // Given back, no attempt is held against it.
-  cell('claimer', 'before release_rows', { given: 'stopping', key: null, attempt: 2 }),
-  cell('claimer', 'after release_rows', { given: 'stopping', key: null }),
-  cell('claimer', 'before release_lanes', { given: 'stopping', attempt: 2 }),
-  ...['after release_lanes', 'before worker_end', 'after worker_end'].flatMap((at) =>
+  cell('claimer', 'before inbox.release', { given: 'stopping', key: null, attempt: 2 }),
+  cell('claimer', 'after inbox.release', { given: 'stopping', key: null }),
+  cell('claimer', 'before lane.release', { given: 'stopping', attempt: 2 }),
+  ...['after lane.release', 'before worker.end', 'after worker.end'].flatMap((at) =>
     both('claimer', at, { given: 'stopping' }),
   ),
   // One has died with it in flight before. That is one attempt, however many die before they have taken it over.
-  ...['after worker_declare_dead', 'after worker_disconnect'].flatMap((at) =>
+  ...['after worker.declareDead', 'after worker.disconnect'].flatMap((at) =>
     both('claimer', at, { given: 'inherited', attempt: 2 }),
   ),
-  ...each('claimer', ['after take_lanes', 'before charge', 'after charge', 'before parked_keys'], {
-    given: 'inherited',
-    attempt: 2,
-  }),
-  cell('claimer', 'after read_lanes', { given: 'inherited', attempt: 3 }),
-  cell('claimer', 'after claim', { given: 'inherited', key: null, attempt: 3 }),
+  ...each(
+    'claimer',
+    ['after lane.take', 'before reading.charge', 'after reading.charge', 'before parking.parkedKeys'],
+    {
+      given: 'inherited',
+      attempt: 2,
+    },
+  ),
+  cell('claimer', 'after reading.read', { given: 'inherited', attempt: 3 }),
+  cell('claimer', 'after inbox.claim', { given: 'inherited', key: null, attempt: 3 }),
 ]
 
 /** Of a topic that this claimer has no handler for, and that the next one has. */
 const unhandled: Cell[] = [
-  ...both('claimer', 'before set_aside', { given: 'unknown', attempt: 2 }),
-  ...both('claimer', 'after set_aside', { given: 'unknown' }),
-  ...each('claimer', ['before bring_back', 'after bring_back'], { given: 'aside' }),
-  cell('claimer', 'before adopt', { given: 'aside', key: null }),
-  cell('claimer', 'after adopt', { given: 'aside', key: null, attempt: 2 }),
+  ...both('claimer', 'before unhandled.setAside', { given: 'unknown', attempt: 2 }),
+  ...both('claimer', 'after unhandled.setAside', { given: 'unknown' }),
+  ...each('claimer', ['before unhandled.bringBack', 'after unhandled.bringBack'], { given: 'aside' }),
+  cell('claimer', 'before unhandled.adopt', { given: 'aside', key: null }),
+  cell('claimer', 'after unhandled.adopt', { given: 'aside', key: null, attempt: 2 }),
 ]
 
 /** What has not been handled survives what prunes, and what prunes survives its death. */
@@ -224,7 +262,10 @@ const upkeep: Cell[] = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit']
 })
 
 /** Of the Postgres broker, the relay itself writes the inbox. */
-const written: Cell[] = [...both('relay', 'before receive'), ...both('relay', 'after receive')]
+const written: Cell[] = [
+  ...both('relay', 'before receive.receive'),
+  ...both('relay', 'after receive.receive'),
+]
 
 /** Whether it has to do with what is sent to the broker, or taken from it: all else is the same over each broker. */
 export const meetsBroker = ({ role, given = 'plain' }: Cell): boolean =>

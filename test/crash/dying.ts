@@ -52,7 +52,7 @@ function watchStatements(reach: (at: string) => Promise<void> | undefined): void
     const result = (await original.apply(this, args)) as pg.QueryResult<Row> | pg.QueryResult<Row>[]
     const { rows, rowCount } = [result].flat()[0]!
     // It is asked only of what is there, and returns what could not be moved.
-    const isMove = name?.startsWith('follow') === true
+    const isMove = name?.startsWith('parking.follow') === true
     if (isMove || (rows.length === 0 ? rowCount !== 0 : rows.some(isFound))) await reach(`after ${name}`)
     return result
   }
@@ -72,7 +72,8 @@ function nameOf(query: string | pg.QueryConfig, last: string | undefined): strin
   if (text.startsWith(completing!)) return 'complete_and_commit'
   // What is pruned has no name, as each table has a plan of its own.
   const known = name ?? /delete from "\w+"\.(\w+) as t\s/.exec(text)?.[1]?.replace(/^/, 'prune_')
-  return known?.split('.').at(-1)
+  // Without the schema.
+  return known?.replace(/^[^.]*\./, '')
 }
 
 const isFound = ({ lane, count, due }: Row): boolean => lane !== null && count !== 0 && due !== false

@@ -1,3 +1,4 @@
+import { planned } from '../../src/database/sql/statement.ts'
 import { setTimeout } from 'node:timers/promises'
 import pg from 'pg'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -98,8 +99,8 @@ describeWith('pgbouncer', await findPgBouncer(), 'a pooler that shares sessions'
       await stage.database.query(
         `alter database ${stage.database.url.split('/').at(-1)} set datestyle = 'German'`,
       )
-      expect(await database.keep({ text })).toEqual([{ set: 'ISO, MDY off' }])
-      expect(await database.query({ text })).toEqual([{ set: 'ISO, MDY on' }])
+      expect(await database.keep(planned({}, text))).toEqual([{ set: 'ISO, MDY off' }])
+      expect(await database.query(planned({}, text))).toEqual([{ set: 'ISO, MDY on' }])
       const found = await diagnose(other.url)
       expect(found.find(({ check }) => check === 'session')).toMatchObject({ level: 'note' })
       const session = await database.openSession()

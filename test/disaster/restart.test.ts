@@ -66,7 +66,12 @@ test('after a crash nobody believes that a transaction was committed by its id a
   // What was not written yet is gone after a crash, and the ids of its transactions are given out again.
   const database = await createLastingDatabase(server.url)
   const status = async (id: string): Promise<string | null> =>
-    (await database.query<{ status: string | null }>(transactionStatus, [id]))[0]!.status
+    (
+      await database.query<{ status: string | null }>(
+        transactionStatus.text,
+        transactionStatus.bind({ xid: id }),
+      )
+    )[0]!.status
   const transaction = async (end: 'commit' | 'rollback'): Promise<string> => {
     const client = await database.pool.connect()
     await client.query('begin')

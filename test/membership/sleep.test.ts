@@ -39,8 +39,8 @@ test('whatever happens in whatever order: no impossible move, and it holds the l
         /** A server with one lock that a session may take several times, as Postgres has it. */
         let locks = 0
         let otherLocks = false
-        let asked: { answer(): void; fail(): void }[] = []
-        const run = (statement: unknown): Promise<never[]> =>
+        let asked: { answer: () => void; fail: () => void }[] = []
+        const run = (statement: unknown, ..._given: unknown[]): Promise<never[]> =>
           new Promise((resolve, reject) => {
             const answer = (): void => {
               const ours = statement === sql.fallAsleep && !otherLocks

@@ -15,6 +15,8 @@ import {
 } from '../../src/index.ts'
 import { Random } from '../../proof/soak/random.ts'
 import { placesSql } from '../../proof/sql/places.ts'
+import type { Parameters, ValuesOf } from '../../src/database/sql/parameter.ts'
+import type { Statement } from '../../src/database/sql/statement.ts'
 import { moody, type Mood, type MoodyBroker } from '../../proof/stage/moody.ts'
 import type { TestDatabase } from '../support/postgres.ts'
 import { owning, type SteppedLoop } from './loops.ts'
@@ -166,7 +168,7 @@ export class World {
       onEvent: (event: TwinboxEvent) => {
         happened.set(event.type, (happened.get(event.type) ?? 0) + 1)
         if (event.type === 'sequence_mended')
-          this.#underWay.push(this.#database.query(places.mended, [event.table, event.to, 0]))
+          this.#underWay.push(this.#run(places.mended, { box: event.table, to: event.to, at: 0 }))
       },
     }
     const loops: SteppedLoop[] = []
@@ -258,7 +260,11 @@ export class World {
       case 'redrive':
         return this.#redrive()
       case 'set back':
-        await this.#database.query(places.setBack, [pick % 2 === 0 ? 'outbox' : 'inbox', 1 + (pick % 40), 0])
+        await this.#run(places.setBack, {
+          box: pick % 2 === 0 ? 'outbox' : 'inbox',
+          by: 1 + (pick % 40),
+          at: 0,
+        })
         return
       case 'truncate':
         return this.#truncate(pick % 2 === 0 ? 'worker' : 'lane')
@@ -291,6 +297,10 @@ export class World {
   }
 
   /** The dead letters of the outbox, each of which holds the rest of its key back. */
+  #run<Takes extends Parameters>(statement: Statement<Takes>, values: ValuesOf<Takes>): Promise<unknown> {
+    return this.#database.query(statement.text, statement.bind(values))
+  }
+
   async #redrive(): Promise<void> {
     await redriveDeadLetters(this.#database.pool, { consumer: null }, { by: 'the model' })
   }

@@ -2,7 +2,8 @@ import type { Statement } from '../../src/database/sql/statement.ts'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readDeadLetters, readParkedKeys, redriveDeadLetters, skipParkedKeys } from '../../src/index.ts'
-import { deadSql, type DeadAction, type DeadScope } from '../../src/database/sql/dead.ts'
+import { deadSql, type DeadAction, type DeadScope, type Filtering } from '../../src/database/sql/dead.ts'
+import type { Parameters, ValuesOf } from '../../src/database/sql/parameter.ts'
 import { parkedSql } from '../../src/database/sql/parked.ts'
 import { bookkeepingSettings } from '../../src/database/sql/server.ts'
 import { parkingSql } from '../../src/database/sql/parking.ts'
@@ -44,18 +45,18 @@ afterAll(async () => {
   await database.drop()
 })
 
-async function buffers(
+async function buffers<Takes extends Parameters>(
   client: pg.ClientBase | pg.Pool,
-  { text }: Statement,
-  values: readonly unknown[],
+  statement: Statement<Takes>,
+  values: ValuesOf<Takes>,
 ): Promise<number> {
   const own = 'connect' in client && 'totalCount' in client ? await client.connect() : null
   const on = own ?? (client as pg.Client)
   await on.query('begin')
   try {
     const { rows } = await on.query<{ 'QUERY PLAN': [{ Plan: Record<string, number> }] }>(
-      `explain (analyze, buffers, timing off, format json) ${text}`,
-      values as unknown[],
+      `explain (analyze, buffers, timing off, format json) ${statement.text}`,
+      statement.bind(values),
     )
     const { Plan: plan } = rows[0]!['QUERY PLAN'][0]
     return plan['Shared Hit Blocks']! + plan['Shared Read Blocks']!
@@ -65,69 +66,61 @@ async function buffers(
   }
 }
 
-const none = (values: Record<number, unknown> = {}): unknown[] =>
-  Array.from({ length: 9 }, (_, index) => values[index + 1] ?? null)
+const none: Filtering = {
+  ...{ consumer: null, topic: null, key: null, error: null, errorClass: null },
+  ...{ olderThanMs: null, youngerThanMs: null, numbers: null, ids: null },
+}
 
 test('what one statement touches does not grow with the number of dead letters', async () => {
   const sql = deadSql('twinbox')
   const far = Number.MAX_SAFE_INTEGER
-  const signature = ['me', null]
+  const signature = { who: 'me', why: null }
+  const most = { look: 5000, most: 500 }
   const step = (
     scope: DeadScope,
     action: DeadAction,
-    filter: Record<number, unknown>,
-    at: unknown[],
-  ): Promise<number> =>
-    buffers(database.pool, sql.step(scope, action), [
-      ...none(filter),
-      ...at,
-      far,
-      5000,
-      500,
-      ...(action === 'count' ? [] : signature),
-    ])
+    filter: Partial<Filtering>,
+    [afterConsumer, afterSeq, afterNumber]: readonly [string, number, number],
+  ): Promise<number> => {
+    const values = { ...none, ...filter, afterConsumer, afterSeq, afterNumber, newest: far, ...most }
+    const statements = sql.step[scope]
+    return action === 'count'
+      ? buffers(database.pool, statements.count, values)
+      : buffers(database.pool, statements[action], { ...values, ...signature })
+  }
+  const page = { belowSeq: far, belowNumber: far, look: 5000, limit: 100 }
+  const keys = { consumer: null, key: null, error: null, olderThanMs: null, youngerThanMs: null }
+  const parked = parkedSql('twinbox')
   const figures = {
-    'a page': await buffers(database.pool, sql.list('all'), [...none(), far, far, 5000, 100]),
-    'a page of a topic': await buffers(database.pool, sql.list('all'), [
-      ...none({ 2: 't3' }),
-      far,
-      far,
-      5000,
-      100,
+    'a page': await buffers(database.pool, sql.list.all, { ...none, ...page }),
+    'a page of a topic': await buffers(database.pool, sql.list.all, { ...none, ...page, topic: 't3' }),
+    'a page of a consumer': await buffers(database.pool, sql.list.consumer, {
+      ...none,
+      ...page,
+      consumer: 'c1',
+    }),
+    'a page of a key': await buffers(database.pool, sql.list.key, {
+      ...{ ...none, ...page, consumer: 'c1', key: 'k70000' },
+    }),
+    'one by its id': await buffers(database.pool, sql.show, {
+      ...{ number: null, id: '00000000-0000-7000-8000-000000000000', payload: false },
+    }),
+    'looking for what is not there': await step('all', 'count', { error: 'nothing like it' }, ['', -1, 0]),
+    'the same far behind': await step('all', 'count', { error: 'nothing like it' }, ['c2', 50_000, 0]),
+    'the same in a consumer': await step('consumer', 'count', { consumer: 'c1', error: 'nothing' }, [
+      '',
+      90_000,
+      0,
     ]),
-    'a page of a consumer': await buffers(database.pool, sql.list('consumer'), [
-      ...none({ 1: 'c1' }),
-      far,
-      far,
-      5000,
-      100,
-    ]),
-    'a page of a key': await buffers(database.pool, sql.list('key'), [
-      ...none({ 1: 'c1', 3: 'k70000' }),
-      far,
-      far,
-      5000,
-      100,
-    ]),
-    'one by its id': await buffers(database.pool, sql.show, [
-      null,
-      '00000000-0000-7000-8000-000000000000',
-      false,
-    ]),
-    'looking for what is not there': await step('all', 'count', { 4: 'nothing like it' }, ['', -1, 0]),
-    'the same far behind': await step('all', 'count', { 4: 'nothing like it' }, ['c2', 50_000, 0]),
-    'the same in a consumer': await step('consumer', 'count', { 1: 'c1', 4: 'nothing' }, ['', 90_000, 0]),
     'redriving 500': await step('all', 'redrive', {}, ['c1', 50_000, 0]),
-    'redriving 500 of a key': await step('key', 'redrive', { 1: 'c0', 3: 'one' }, ['', 90_000, 0]),
+    'redriving 500 of a key': await step('key', 'redrive', { consumer: 'c0', key: 'one' }, ['', 90_000, 0]),
     'skipping 500': await step('all', 'skip', {}, ['c1', 50_000, 0]),
-    'a page of keys': await buffers(database.pool, parkedSql('twinbox').list(false), [
-      ...Array.from({ length: 5 }, () => null),
-      ...['', -1, '', 5000, 100],
-    ]),
-    'letting 500 keys go': await buffers(database.pool, parkedSql('twinbox').step(false, 'redrive'), [
-      ...Array.from({ length: 5 }, () => null),
-      ...['c1', 10, '', 5000, 500, ...signature],
-    ]),
+    'a page of keys': await buffers(database.pool, parked.list.all, {
+      ...{ ...keys, afterConsumer: '', afterLane: -1, afterKey: '', look: 5000, most: 100 },
+    }),
+    'letting 500 keys go': await buffers(database.pool, parked.step.all.redrive, {
+      ...{ ...keys, afterConsumer: 'c1', afterLane: 10, afterKey: '', ...most, ...signature },
+    }),
   }
   process.stdout.write(`${JSON.stringify(figures)}\n`)
   // Of 500, each has a row to delete and several to write, with their index entries; of 5000 that are looked at, each
@@ -143,14 +136,14 @@ test('the holder of all lanes reads none of the keys that wait for an operator',
   const { dueKeys } = parkingSql('twinbox')
   // What was tried above and rolled back.
   await database.query('vacuum twinbox.parked')
-  expect(await buffers(worker, dueKeys, ['c1', lanes, 20])).toBeLessThan(200)
+  expect(await buffers(worker, dueKeys, { consumer: 'c1', lanes, most: 20 })).toBeLessThan(200)
   // A few that are due, and it reads those.
   await worker.query('begin')
   await worker.query(
     `update twinbox.parked set until = now() where consumer = 'c1' and key = any (array(
       select key from twinbox.parked where consumer = 'c1' and lane = 5 order by key limit 30))`,
   )
-  const { rows } = await worker.query(dueKeys.text, ['c1', lanes, 20])
+  const { rows } = await worker.query(dueKeys.text, dueKeys.bind({ consumer: 'c1', lanes, most: 20 }))
   await worker.query('rollback')
   expect(rows).toHaveLength(20)
 })

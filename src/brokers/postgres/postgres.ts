@@ -3,7 +3,7 @@ import { admit } from '../../database/gate.ts'
 import { halving } from '../../database/halving.ts'
 import { collision, deliver, findCollisions, type InboxMessage } from '../../database/inbox.ts'
 import { checkSchemaVersion } from '../../database/migrate.ts'
-import { subscriptionSql } from '../../database/sql/subscription.ts'
+import { subscriptionSql, type Subscription } from '../../database/sql/subscription.ts'
 import { isConnectionLost, sqlstate } from '../../database/sqlstate.ts'
 import {
   BrokerError,
@@ -55,7 +55,7 @@ export function postgres(options: PostgresOptions): Broker {
     for (;;) {
       // Only of those who are known to take something it is told below whether they are all.
       if (known === null || batch.some(({ topic }) => known!.consumersOf(topic).length === 0))
-        known = toRouting(await database.query<Subscription>(sql.all))
+        known = toRouting(await database.query(sql.all))
       const { version, consumersOf, isUnwanted } = known
       const outcomes = batch.map(({ topic }): SendOutcome =>
         consumersOf(topic).length > 0 || options.unroutable === 'drop' || isUnwanted(topic)
@@ -118,16 +118,18 @@ export function postgres(options: PostgresOptions): Broker {
     async subscribe({ consumer, topics, onReceiving }) {
       checkConsumer(consumer)
       for (const topic of topics) checkTopicPattern(topic)
-      await database.query(sql.subscribe, [consumer, topics, 'postgres']).catch((cause: unknown) => {
-        throw new BrokerError(classify(cause), 'The subscription could not be written.', { cause })
-      })
+      await database
+        .query(sql.subscribe, { consumer, patterns: topics, broker: 'postgres' })
+        .catch((cause: unknown) => {
+          throw new BrokerError(classify(cause), 'The subscription could not be written.', { cause })
+        })
       onReceiving?.()
       return { stop: async () => {} }
     },
 
     async unsubscribe({ consumer, topics }) {
       await database
-        .query(sql.end, [checkConsumer(consumer), topics, ['postgres']])
+        .query(sql.end, { consumer: checkConsumer(consumer), patterns: topics, brokers: ['postgres'] })
         .catch((cause: unknown) => {
           throw new BrokerError(classify(cause), 'The subscription could not be ended.', { cause })
         })
@@ -149,15 +151,6 @@ export function postgres(options: PostgresOptions): Broker {
       if (owned) await (database satisfies Database).close()
     },
   }
-}
-
-interface Subscription {
-  readonly consumer: string
-  readonly pattern: string
-  /** Unsubscribed since. */
-  readonly ended: boolean
-  /** Of all subscriptions. */
-  readonly version: string
 }
 
 /** Who takes which topic, by all that is subscribed to. */

@@ -1,5 +1,6 @@
 import { begin, commit } from './server.ts'
-import { arrayText, fencedClaim, perSchema, quoted } from './statement.ts'
+import { arrayText, bigints, int, ints, smallints, text, uuids } from './parameter.ts'
+import { fencedClaim, perSchema, prepared, quoted, type Place } from './statement.ts'
 
 /** The SQLSTATE with which `complete` refuses what is no longer held. */
 export const claimLost = 'TWX01'
@@ -14,33 +15,41 @@ export interface Completed {
 }
 
 /** How messages that were handled leave the inbox. */
-export const completionSql = perSchema((s, statement) => {
+export const completionSql = perSchema('completion', (s) => {
   const fenced = fencedClaim(s)
   return {
-    complete: statement(
-      'complete',
+    complete: prepared(
+      { consumer: text, lanes: smallints, seqs: bigints, fences: bigints, ids: uuids },
       `delete from ${s}.inbox as i
-      using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[]) as a(lane, seq, fence, id)
+      using unnest($lanes, $seqs, $fences, $ids) as a(lane, seq, fence, id)
       where ${fenced}
       returning i.lane, i.seq`,
-    ),
+    ).gives<Place>(),
 
-    // The same, with a history. $6 attempts, $7 the worker.
-    completeAndKeep: statement(
-      'complete_and_keep',
+    // The same, with a history.
+    completeAndKeep: prepared(
+      {
+        consumer: text,
+        lanes: smallints,
+        seqs: bigints,
+        fences: bigints,
+        ids: uuids,
+        attempts: ints,
+        worker: int,
+      },
       `with gone as (
         delete from ${s}.inbox as i
-        using unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[], $6::int[])
+        using unnest($lanes, $seqs, $fences, $ids, $attempts)
           as a(lane, seq, fence, id, attempt)
         where ${fenced}
         returning i.lane, i.seq, i.id, i.topic, i.key, i.received_at, i.published_at, a.attempt
       ),
       kept as (
         insert into ${s}.handled (consumer, id, topic, key, received_at, published_at, attempt, worker)
-        select $1, id, topic, key, received_at, published_at, attempt, $7::int from gone
+        select $consumer, id, topic, key, received_at, published_at, attempt, $worker from gone
       )
       select lane, seq from gone`,
-    ),
+    ).gives<Place>(),
 
     // The end of a handler's transaction: completion and COMMIT in one message, so that nothing comes between them, no
     // freeze and no cut. If a claim was lost, the completion raises, and what follows it is not carried out. A message of

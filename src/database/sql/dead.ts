@@ -1,33 +1,72 @@
-import { columns, messageColumns, perSchema, readable, type Statement } from './statement.ts'
+import type { AuditRow } from '../../message/row.ts'
+import type { DeadLetterRow, DeadListRow, DeadStepRow } from './letter.ts'
+import {
+  bigint,
+  bigints,
+  boolean,
+  float8,
+  int,
+  optional,
+  text,
+  uuid,
+  uuids,
+  type ValuesOf,
+} from './parameter.ts'
+import { columns, each, messageColumns, perSchema, planned, readable } from './statement.ts'
 
 /** By what the candidates are found. Each has an index, so that what is looked at is bounded before it is filtered. */
-export type DeadScope = 'all' | 'consumer' | 'key' | 'named'
+const deadScopes = ['all', 'consumer', 'key', 'named'] as const
+export type DeadScope = (typeof deadScopes)[number]
 
 /** What is done with those that were chosen. */
 export type DeadAction = 'count' | 'redrive' | 'skip'
 
+/** Each null if it does not matter. */
+const filtering = {
+  consumer: optional(text),
+  topic: optional(text),
+  key: optional(text),
+  /** Text in the reason. */
+  error: optional(text),
+  errorClass: optional(text),
+  olderThanMs: optional(float8),
+  youngerThanMs: optional(float8),
+  numbers: optional(bigints),
+  ids: optional(uuids),
+}
+const stepping = {
+  ...filtering,
+  afterConsumer: text,
+  afterSeq: bigint,
+  afterNumber: bigint,
+  /** Those that died later are left alone. */
+  newest: bigint,
+  look: int,
+  most: int,
+}
+const signing = { who: text, why: optional(text) }
+
+export type Filtering = ValuesOf<typeof filtering>
+
 /**
  * Dead letters: read, redriven and skipped by operators. None is prepared by name, see operate.ts; and each run gets a
  * plan for the filters that it was given.
- *
- * $1 consumer, $2 topic, $3 key, $4 text in the reason, $5 class of the error, $6 and $7 least and greatest age in
- * milliseconds, $8 numbers, $9 ids: each null if it does not matter.
  */
-export const deadSql = perSchema((s) => {
+export const deadSql = perSchema('dead', (s) => {
   const scopes: Record<DeadScope, string> = {
     all: 'true',
-    consumer: 'd.consumer = $1',
-    key: 'd.consumer = $1 and d.key = $3',
-    named: '(d.number = any ($8::bigint[]) or d.id = any ($9::uuid[]))',
+    consumer: 'd.consumer = $consumer',
+    key: 'd.consumer = $consumer and d.key = $key',
+    named: '(d.number = any ($numbers) or d.id = any ($ids))',
   }
-  const filters = `($1::text is null or d.consumer = $1) and ($2::text is null or d.topic = $2)
-    and ($3::text is null or d.key = $3)
-    and ($4::text is null or strpos(lower(d.reason), lower($4)) > 0)
-    and ($5::text is null or d.reason = $5 or starts_with(d.reason, $5 || ':'))
-    and ($6::float8 is null or d.died_at <= clock_timestamp() - $6::float8 * interval '1 millisecond')
-    and ($7::float8 is null or d.died_at >= clock_timestamp() - $7::float8 * interval '1 millisecond')
-    and (($8::bigint[] is null and $9::uuid[] is null)
-      or d.number = any ($8::bigint[]) or d.id = any ($9::uuid[]))`
+  const filters = `($consumer is null or d.consumer = $consumer) and ($topic is null or d.topic = $topic)
+    and ($key is null or d.key = $key)
+    and ($error is null or strpos(lower(d.reason), lower($error)) > 0)
+    and ($errorClass is null or d.reason = $errorClass or starts_with(d.reason, $errorClass || ':'))
+    and ($olderThanMs is null or d.died_at <= clock_timestamp() - $olderThanMs * interval '1 millisecond')
+    and ($youngerThanMs is null or d.died_at >= clock_timestamp() - $youngerThanMs * interval '1 millisecond')
+    and (($numbers is null and $ids is null)
+      or d.number = any ($numbers) or d.id = any ($ids))`
   const shown =
     'number, died_at, seq, attempt, consumer, reason, id, topic, key, received_at, published_at, expires_at'
   // Narrow scopes have an index of their own, in which only what is not fixed is compared.
@@ -39,27 +78,26 @@ export const deadSql = perSchema((s) => {
   }
   const beyond = (scope: DeadScope): string =>
     orders[scope] === 'd.seq, d.number'
-      ? '(d.seq, d.number) > ($11::bigint, $12::bigint) and $10::text is not null'
-      : '(d.consumer, d.seq, d.number) > ($10::text, $11::bigint, $12::bigint)'
+      ? '(d.seq, d.number) > ($afterSeq, $afterNumber) and $afterConsumer is not null'
+      : '(d.consumer, d.seq, d.number) > ($afterConsumer, $afterSeq, $afterNumber)'
   // It starts anew: whoever redrives a message that had expired wants it handled all the same.
   const anew = columns('gone').replace(
     'gone.expires_at',
     'case when gone.expires_at > clock_timestamp() then gone.expires_at end',
   )
 
-  // A step looks at $14 letters from $10 to $12 on, in the order in which the messages arrived, and does it to the first
-  // $15 that match. So what a step costs does not depend on how many there are, nor on how few of them match. Those that
-  // die while it goes on are above $13, and left alone: they would come round again and again.
-  const step = (scope: DeadScope, action: DeadAction): Statement => ({
-    text: `with page as materialized (
+  // A step looks at `$look` letters from a place on, in the order in which the messages arrived, and does it to the first
+  // `$most` that match. So what a step costs does not depend on how many there are, nor on how few of them match. Those that
+  // die while it goes on are above `$newest`, and left alone: they would come round again and again.
+  const step = (scope: DeadScope, action: DeadAction): string => `with page as materialized (
       select d.number, d.died_at, d.seq, d.consumer, d.topic, d.key, d.id, d.reason
       from ${s}.dead_letter as d
-      where ${scopes[scope]} and ${beyond(scope)} and d.number <= $13
-      order by ${orders[scope]} limit $14
+      where ${scopes[scope]} and ${beyond(scope)} and d.number <= $newest
+      order by ${orders[scope]} limit $look
     ),
     chosen as materialized (
       select d.number, d.consumer, d.seq from page as d where ${filters}
-      order by d.consumer, d.seq, d.number limit $15
+      order by d.consumer, d.seq, d.number limit $most
     )${effects(action)}
     select (select count(*) from page) as looked_at,
       coalesce((select array_agg(number order by consumer, seq, number) from ${action === 'count' ? 'chosen' : 'gone'}), '{}')
@@ -70,12 +108,11 @@ export const deadSql = perSchema((s) => {
       -- Where the next step goes on: behind the last that was chosen, or if all of the page was filtered, behind it.
       select l.consumer, l.seq, l.number from (
         (select consumer, seq, number from chosen
-          where (select count(*) from chosen) = $15 order by consumer desc, seq desc, number desc limit 1)
+          where (select count(*) from chosen) = $most order by consumer desc, seq desc, number desc limit 1)
         union all
         (select consumer, seq, number from page order by consumer desc, seq desc, number desc limit 1)
       ) as l limit 1
-    ) as at on true`,
-  })
+    ) as at on true`
 
   const effects = (action: DeadAction): string => {
     if (action === 'count') return ''
@@ -86,7 +123,7 @@ export const deadSql = perSchema((s) => {
     ),
     audited as (
       insert into ${s}.audit (action, who, why, consumer, topic, key, id, seq, died_at, attempt, reason, errors)
-      select '${action}', $16::text, $17::text, consumer, topic, key, id, seq, died_at, attempt, reason, errors from gone
+      select '${action}', $who, $why, consumer, topic, key, id, seq, died_at, attempt, reason, errors from gone
       order by number
     )`
     if (action === 'skip') {
@@ -132,56 +169,66 @@ export const deadSql = perSchema((s) => {
   }
 
   return {
-    newest: { text: `select coalesce(max(number), 0) as number from ${s}.dead_letter` },
+    newest: planned({}, `select coalesce(max(number), 0) as number from ${s}.dead_letter`).gives<{
+      readonly number: number
+    }>(),
 
-    /** A page for people, the latest first: $10 and $11 below which seq and number, $12 how many to look at, $13 limit. */
-    list: (scope: DeadScope): Statement => {
+    /** A page for people, the latest first. */
+    list: each(deadScopes, (scope) => {
       // Those of one key stand in its index by their seq.
       const [order, below] =
         scope === 'key'
-          ? ['d.seq desc, d.number desc', '(d.seq, d.number) < ($10::bigint, $11::bigint)']
-          : ['d.number desc', 'd.number < $11::bigint and $10::bigint is not null']
-      return {
-        text: `with page as materialized (
+          ? ['d.seq desc, d.number desc', '(d.seq, d.number) < ($belowSeq, $belowNumber)']
+          : ['d.number desc', 'd.number < $belowNumber and $belowSeq is not null']
+      return planned(
+        { ...filtering, belowSeq: bigint, belowNumber: bigint, look: int, limit: int },
+        `with page as materialized (
           select ${columns('d', shown)} from ${s}.dead_letter as d where ${scopes[scope]} and ${below}
-          order by ${order} limit $12
+          order by ${order} limit $look
         ),
         last as (select d.seq, d.number from page as d order by ${order.replaceAll('desc', 'asc')} limit 1)
         select (select count(*) from page) as looked_at, last.seq as last_seq, last.number as last_number, ${readable('m', shown)}
         from (select) as one
         left join last on true
-        left join (select * from page as d where ${filters} order by ${order} limit $13) as m on true
+        left join (select * from page as d where ${filters} order by ${order} limit $limit) as m on true
         order by ${order.replaceAll('d.', 'm.')}`,
-      }
-    },
+      ).gives<DeadListRow>()
+    }),
 
-    step,
+    step: each(deadScopes, (scope) => ({
+      count: planned(stepping, step(scope, 'count')).gives<DeadStepRow>(),
+      redrive: planned({ ...stepping, ...signing }, step(scope, 'redrive')).gives<DeadStepRow>(),
+      skip: planned({ ...stepping, ...signing }, step(scope, 'skip')).gives<DeadStepRow>(),
+    })),
 
-    /** Those of a step, whole: $1 numbers. */
-    letters: {
-      text: `select ${readable('d', shown)}, d.headers, d.payload, d.body, d.content_type, d.errors
-      from ${s}.dead_letter as d where d.number = any ($1::bigint[]) order by d.consumer, d.seq, d.number`,
-    },
+    /** Those of a step, whole. */
+    letters: planned(
+      { numbers: bigints },
+      `select ${readable('d', shown)}, d.headers, d.payload, d.body, d.content_type, d.errors
+      from ${s}.dead_letter as d where d.number = any ($numbers) order by d.consumer, d.seq, d.number`,
+    ).gives<DeadLetterRow>(),
 
-    /** $1 number or null, $2 id or null. */
-    show: {
-      text: `select ${readable('d', shown)}, d.headers, d.errors, d.content_type,
+    show: planned(
+      { number: optional(bigint), id: optional(uuid), payload: boolean },
+      `select ${readable('d', shown)}, d.headers, d.errors, d.content_type,
         coalesce(octet_length(d.payload::text), octet_length(d.body)) as bytes,
-        case when $3::boolean then d.payload end as payload, case when $3::boolean then d.body end as body,
+        case when $payload then d.payload end as payload, case when $payload then d.body end as body,
         exists (
           select from ${s}.parked as p where p.consumer = d.consumer and p.lane = ${s}.lane_of(d.key) and p.key = d.key
             and p.until = 'infinity' and p.blocker = d.seq
         ) as holds_key
-      from ${s}.dead_letter as d where d.number = $1 or d.id = $2 order by d.number limit 100`,
-    },
+      from ${s}.dead_letter as d where d.number = $number or d.id = $id order by d.number limit 100`,
+    ).gives<DeadLetterRow>(),
 
-    known: {
-      text: `select number, id from ${s}.dead_letter where number = any ($1::bigint[]) or id = any ($2::uuid[])`,
-    },
+    known: planned(
+      { numbers: bigints, ids: uuids },
+      `select number, id from ${s}.dead_letter where number = any ($numbers) or id = any ($ids)`,
+    ).gives<{ readonly number: number; readonly id: string }>(),
 
-    audit: {
-      text: `select ${readable('a', 'action, at, who, why, died_at, attempt, reason, errors')} from ${s}.audit as a
-      where a.id = $1 and a.consumer = $2 order by a.number limit 1000`,
-    },
+    audit: planned(
+      { id: uuid, consumer: text },
+      `select ${readable('a', 'action, at, who, why, died_at, attempt, reason, errors')} from ${s}.audit as a
+      where a.id = $id and a.consumer = $consumer order by a.number limit 1000`,
+    ).gives<AuditRow>(),
   }
 })

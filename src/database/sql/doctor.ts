@@ -1,26 +1,90 @@
 import { layout } from '../layout.ts'
-import { everyConsumer, everyLane, perSchema } from './statement.ts'
+import { text } from './parameter.ts'
+import { everyConsumer, everyLane, perSchema, planned } from './statement.ts'
+
+export interface ConsumerRow {
+  readonly consumer: string
+  readonly waits: boolean
+  readonly workers: number
+  readonly stuck: number
+  readonly below: number
+  readonly subscribed: boolean
+  readonly lately: number
+}
+
+export interface TopicRow {
+  readonly consumer: string
+  readonly topic: string
+  readonly count: number
+  /** What the living claimers have handlers for. */
+  readonly patterns: readonly string[]
+}
+
+export interface TableRow {
+  readonly name: string
+  readonly dead: number
+  readonly live: number
+  readonly unlogged: boolean
+  readonly unvacuumed: boolean
+}
+
+export interface IndexRow {
+  readonly name: string
+  readonly valid: boolean
+  readonly bytes: number
+  readonly table_bytes: number
+}
+
+export interface StuckRow {
+  readonly id: number
+  readonly consumer: string
+  readonly host: string
+  readonly pid: number
+  readonly topic: string
+  readonly for_ms: number
+}
+
+export interface CatalogItem {
+  readonly kind: string
+  readonly name: string
+  readonly definition: string
+}
+
+export interface ServerRow {
+  readonly fsync: string
+  readonly full_page_writes: string
+  readonly synchronous_commit: string
+  readonly autovacuum: string
+  readonly track_counts: string
+  readonly max_connections: number
+  readonly connections: number
+  readonly sees_all: boolean
+  readonly me: string
+  readonly now_ms: number
+}
 
 /** What `twinbox doctor` asks. Each statement reads catalogs, or a bounded number of rows. */
-export const doctorSql = perSchema((s) => {
+export const doctorSql = perSchema('doctor', (s) => {
   const bare = s.replaceAll('"', '')
   // Another schema's name in a function's text, and ours, have to compare as the same.
-  const plain = (text: string): string =>
-    `replace(replace(replace(${text}, '"' || $1 || '"', 'S'), $1, 'S'), 'twinbox', 'S')`
+  const plain = (words: string): string =>
+    `replace(replace(replace(${words}, '"' || $schema || '"', 'S'), $schema, 'S'), 'twinbox', 'S')`
 
   return {
-    server: {
-      text: `select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
+    server: planned(
+      {},
+      `select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
       current_setting('synchronous_commit') as synchronous_commit, current_setting('autovacuum') as autovacuum,
       current_setting('track_counts') as track_counts, current_setting('max_connections')::int as max_connections,
       (select count(*) from pg_stat_activity where backend_type = 'client backend')::int as connections,
       pg_has_role(current_user, 'pg_read_all_stats', 'usage') as sees_all, current_user::text as me,
       extract(epoch from clock_timestamp())::float8 * 1000 as now_ms`,
-    },
+    ).gives<ServerRow>(),
 
-    // Everything that a migration makes, as the server itself describes it. $1 the schema.
-    catalog: {
-      text: `select 'column' as kind, c.relname || '.' || a.attname as name, concat_ws(' ',
+    // Everything that a migration makes, as the server itself describes it.
+    catalog: planned(
+      { schema: text },
+      `select 'column' as kind, c.relname || '.' || a.attname as name, concat_ws(' ',
           format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
           case when a.attidentity <> '' then 'identity' end,
           case when a.attcollation <> t.typcollation then 'collate ' || l.collname end,
@@ -30,60 +94,64 @@ export const doctorSql = perSchema((s) => {
         join pg_type as t on t.oid = a.atttypid
         left join pg_collation as l on l.oid = a.attcollation
         left join pg_attrdef as d on d.adrelid = c.oid and d.adnum = a.attnum
-        where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relkind in ('r', 'p')
+        where c.relnamespace = to_regnamespace(quote_ident($schema)) and c.relkind in ('r', 'p')
       union all
       select 'index', i.relname::text, ${plain('pg_get_indexdef(i.oid)')}
-        from pg_class as i where i.relnamespace = to_regnamespace(quote_ident($1)) and i.relkind = 'i'
+        from pg_class as i where i.relnamespace = to_regnamespace(quote_ident($schema)) and i.relkind = 'i'
       union all
       select 'constraint', r.relname || '.' || k.conname, ${plain('pg_get_constraintdef(k.oid)')}
         from pg_constraint as k join pg_class as r on r.oid = k.conrelid
-        where k.connamespace = to_regnamespace(quote_ident($1)) and k.contype in ('c', 'p', 'u', 'f', 'x')
+        where k.connamespace = to_regnamespace(quote_ident($schema)) and k.contype in ('c', 'p', 'u', 'f', 'x')
       union all
       select 'function', ${plain("p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'")},
           ${plain('pg_get_functiondef(p.oid)')}
-        from pg_proc as p where p.pronamespace = to_regnamespace(quote_ident($1)) and p.prokind = 'f'
+        from pg_proc as p where p.pronamespace = to_regnamespace(quote_ident($schema)) and p.prokind = 'f'
       union all
       select 'trigger', r.relname || '.' || g.tgname, ${plain('pg_get_triggerdef(g.oid)')}
         from pg_trigger as g join pg_class as r on r.oid = g.tgrelid
-        where r.relnamespace = to_regnamespace(quote_ident($1)) and not g.tgisinternal
+        where r.relnamespace = to_regnamespace(quote_ident($schema)) and not g.tgisinternal
       union all
       select 'storage settings of', c.relname::text,
           coalesce((select string_agg(o, ', ' order by o) from unnest(c.reloptions) as o), 'none')
-        from pg_class as c where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relkind = 'r'
+        from pg_class as c where c.relnamespace = to_regnamespace(quote_ident($schema)) and c.relkind = 'r'
       union all
       select 'persistence of', c.relname::text, case c.relpersistence when 'p' then 'logged' else 'unlogged' end
-        from pg_class as c where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relkind = 'r'
+        from pg_class as c where c.relnamespace = to_regnamespace(quote_ident($schema)) and c.relkind = 'r'
       order by 1, 2`,
-    },
+    ).gives<CatalogItem>(),
 
     // Handlers that do not end, as their claimers say.
-    stuck: {
-      text: `select id, consumer, host, pid, stuck_topic as topic,
+    stuck: planned(
+      {},
+      `select id, consumer, host, pid, stuck_topic as topic,
         extract(epoch from clock_timestamp() - stuck_since)::float8 * 1000 as for_ms
       from ${s}.worker
       where ended_at is null and stuck_since is not null and beat_at > clock_timestamp() - interval '30 seconds'
       order by stuck_since limit 20`,
-    },
+    ).gives<StuckRow>(),
 
-    tables: {
-      text: `select t.relname::text as name, t.n_dead_tup::float8 as dead, t.n_live_tup::float8 as live,
+    tables: planned(
+      {},
+      `select t.relname::text as name, t.n_dead_tup::float8 as dead, t.n_live_tup::float8 as live,
       c.relpersistence = 'u' and t.relname <> 'incarnation' as unlogged, coalesce('autovacuum_enabled=false' = any (c.reloptions), false)
         or coalesce('autovacuum_enabled=off' = any (c.reloptions), false) as unvacuumed
       from pg_stat_user_tables as t join pg_class as c on c.oid = t.relid
       where t.schemaname = '${bare}' order by t.relname`,
-    },
+    ).gives<TableRow>(),
 
     // An index of queues shrinks to nothing again and again; what is still large beside its table is bloat.
-    indexes: {
-      text: `select i.relname::text as name, x.indisvalid and x.indisready as valid,
+    indexes: planned(
+      {},
+      `select i.relname::text as name, x.indisvalid and x.indisready as valid,
         pg_relation_size(i.oid)::float8 as bytes, pg_relation_size(r.oid)::float8 as table_bytes
       from pg_index as x join pg_class as i on i.oid = x.indexrelid join pg_class as r on r.oid = x.indrelid
       where i.relnamespace = to_regnamespace('${bare}') order by i.relname`,
-    },
+    ).gives<IndexRow>(),
 
     // Topics of which messages wait for a handler, and what the living claimers of their consumers have handlers for.
-    unhandled: {
-      text: `select c.consumer, m.topic, count(*)::int as count, (
+    unhandled: planned(
+      {},
+      `select c.consumer, m.topic, count(*)::int as count, (
         select coalesce(array_agg(distinct t.topic), '{}') from ${s}.worker as w cross join unnest(w.topics) as t(topic)
         where w.kind = 'claimer' and w.consumer = c.consumer and w.ended_at is null
           and w.beat_at > clock_timestamp() - interval '30 seconds') as patterns
@@ -93,12 +161,13 @@ export const doctorSql = perSchema((s) => {
       ) as m
       group by c.consumer, m.topic
       order by c.consumer, count(*) desc, m.topic`,
-    },
+    ).gives<TopicRow>(),
 
     // Of each consumer ('' is the outbox) whether anything waits to be worked on, who could do it, and how many lanes
     // with something in them nobody has taken for longer than any lease should lapse.
-    consumers: {
-      text: `select c.consumer,
+    consumers: planned(
+      {},
+      `select c.consumer,
         (case when c.consumer = '' then exists (select from ${s}.outbox)
           else exists (select from ${s}.inbox as i where i.consumer = c.consumer)
             or exists (select from ${s}.unhandled as u where u.consumer = c.consumer) end) as waits,
@@ -125,6 +194,6 @@ export const doctorSql = perSchema((s) => {
           and w.beat_at > clock_timestamp() - interval '1 hour')::int as lately
       from (select '' as consumer union select consumer from ${everyConsumer(s)} as c union select consumer from ${s}.subscription where ended_at is null) as c
       order by c.consumer`,
-    },
+    ).gives<ConsumerRow>(),
   }
 })

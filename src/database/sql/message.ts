@@ -1,4 +1,6 @@
+import type { AuditRow, FailedAttempt, MessageRow } from '../../message/row.ts'
 import { layout } from '../layout.ts'
+import { boolean, int, optional, text, texts, uuid } from './parameter.ts'
 import {
   columns,
   everyConsumer,
@@ -6,6 +8,7 @@ import {
   instant,
   messageColumns,
   perSchema,
+  planned,
   readable,
 } from './statement.ts'
 
@@ -21,22 +24,34 @@ export const messageStates = [
 ] as const
 export type MessageState = (typeof messageStates)[number]
 
+export interface PlacedRow extends MessageRow {
+  readonly state: MessageState
+  readonly consumer: string
+  readonly since: Date | null
+  readonly due_at: Date | null
+  readonly attempt: number
+  readonly holder: number | null
+  readonly reason: string | null
+  readonly received_at: Date | null
+  readonly errors: readonly FailedAttempt[] | null
+}
+
 /**
- * Where messages are, for operators. $1 states, $2 consumer ('' the outbox), $3 topic, $4 key, $5 id: null if it does not
- * matter; $6 how many rows of each table are looked at, $7 limit, $8 whether to read payloads.
+ * Where messages are, for operators. Of each table `$look` rows are looked at, and of each state `$limit` messages are told.
+ * Consumer ('' the outbox), topic, key and id are null if they do not matter.
  */
-export const messageSql = perSchema((s) => {
-  const wanted = `($2::text is null or m.consumer = $2) and ($3::text is null or m.topic = $3)
-    and ($4::text is null or m.key = $4) and ($5::uuid is null or m.id = $5)`
+export const messageSql = perSchema('message', (s) => {
+  const wanted = `($consumer is null or m.consumer = $consumer) and ($topic is null or m.topic = $topic)
+    and ($key is null or m.key = $key) and ($id is null or m.id = $id)`
   const shown = `consumer, id, topic, key, since, due_at, attempt, holder, reason, published_at, received_at, expires_at,
     content_type, headers, errors, payload, body`
   const branch = (state: MessageState, rows: string): string => `(
     select '${state}' as state, ${readable('m', shown)} from (${rows}) as m
-    where '${state}' = any ($1::text[]) and ${wanted}
-    order by m.consumer, m.place limit $7)`
+    where '${state}' = any ($states) and ${wanted}
+    order by m.consumer, m.place limit $limit)`
   const content = (alias: string): string =>
     columns(alias, messageColumns.replace(', payload, body', '')) +
-    `, case when $8::boolean then ${alias}.payload end as payload, case when $8::boolean then ${alias}.body end as body`
+    `, case when $payload then ${alias}.payload end as payload, case when $payload then ${alias}.body end as body`
   const inFlight = (holder: string, leaseUntil: string): string =>
     `case when ${leaseUntil} > clock_timestamp() then ${holder} end`
   // With a key only its lane.
@@ -45,18 +60,28 @@ export const messageSql = perSchema((s) => {
     left join ${s}.lane as h on h.consumer = c.consumer and h.lane = l.lane
     cross join lateral (
       select ${select}, ${content('m')} from ${s}.${table} as m
-      where ${where} m.lane = l.lane order by m.seq limit $6
+      where ${where} m.lane = l.lane order by m.seq limit $look
     ) as m
-    where ($2::text is null or c.consumer = $2)
-      and ($4::text is null or l.lane = ${s}.lane_of($4)) limit $6`
+    where ($consumer is null or c.consumer = $consumer)
+      and ($key is null or l.lane = ${s}.lane_of($key)) limit $look`
   const each = (table: string, select: string, payload = content('m')): string => `
     select ${select}, ${payload} from ${s}.${table} as m
-    where ($2::text is null or m.consumer = $2) and ($5::uuid is null or m.id = $5) limit $6`
+    where ($consumer is null or m.consumer = $consumer) and ($id is null or m.id = $id) limit $look`
   const nothing = `null::timestamptz as due_at, null::int as holder, null::text as reason`
 
   return {
-    find: {
-      text: [
+    find: planned(
+      {
+        states: texts,
+        consumer: optional(text),
+        topic: optional(text),
+        key: optional(text),
+        id: optional(uuid),
+        look: int,
+        limit: int,
+        payload: boolean,
+      },
+      [
         branch(
           'outbox',
           lanes(
@@ -125,19 +150,21 @@ export const messageSql = perSchema((s) => {
           ),
         ),
       ].join(' union all '),
-    },
+    ).gives<PlacedRow>(),
 
-    /** Who has received it inside the dedupe window. $1 id. */
-    seen: {
-      text: `select c.consumer, ${instant('k.seen_at')} as seen_at
+    /** Who has received it inside the dedupe window. $states id. */
+    seen: planned(
+      { id: uuid },
+      `select c.consumer, ${instant('k.seen_at')} as seen_at
       from (select distinct consumer from ${s}.lane where consumer <> '') as c
-      join ${s}.seen as k on k.consumer = c.consumer and k.id = $1
+      join ${s}.seen as k on k.consumer = c.consumer and k.id = $id
       order by c.consumer`,
-    },
+    ).gives<{ readonly consumer: string; readonly seen_at: Date }>(),
 
-    audit: {
-      text: `select ${readable('a', 'consumer, action, at, who, why, died_at, attempt, reason, errors')}
-      from ${s}.audit as a where a.id = $1 order by a.number limit 1000`,
-    },
+    audit: planned(
+      { id: uuid },
+      `select ${readable('a', 'consumer, action, at, who, why, died_at, attempt, reason, errors')}
+      from ${s}.audit as a where a.id = $id order by a.number limit 1000`,
+    ).gives<AuditRow & { readonly consumer: string }>(),
   }
 })

@@ -1,6 +1,7 @@
-import { perSchema } from './statement.ts'
+import { int } from './parameter.ts'
+import { perSchema, planned } from './statement.ts'
 
-export const migrationSql = perSchema((s) => ({
+export const migrationSql = perSchema('migration', (s) => ({
   // Two processes that start together: the second waits here, then finds nothing left to do.
   lock: `select pg_advisory_xact_lock(hashtextextended('twinbox migrate ${s}', 0))`,
   exists: `select to_regclass('${s}.migration') is not null as found`,
@@ -13,15 +14,21 @@ export const migrationSql = perSchema((s) => ({
     `set local lock_timeout = '${typeof time === 'number' ? Math.round(time) : time}'`,
   /** As it is now, to be put back. */
   lockTimeoutNow: `select current_setting('lock_timeout') as "lockTimeout"`,
-  backend: `select pg_backend_pid() as pid`,
-  // Who keeps the backend $1 waiting. A prepared transaction has no process, and the number 0. Of sessions of other
+  backend: planned({}, `select pg_backend_pid() as pid`).gives<{ readonly pid: number }>(),
+  // Who keeps the backend `$pid` waiting. A prepared transaction has no process, and the number 0. Of sessions of other
   // roles only members of pg_read_all_stats may see more than the pid and the application.
-  blockers: {
-    text: `select b.pid, nullif(a.application_name, '') as application, a.usename::text as "user", a.state,
+  blockers: planned(
+    { pid: int },
+    `select b.pid, nullif(a.application_name, '') as application, a.usename::text as "user", a.state,
         extract(epoch from clock_timestamp() - a.query_start)::float8 * 1000 as "queryMs",
         extract(epoch from clock_timestamp() - a.xact_start)::float8 * 1000 as "transactionMs"
-      from (select distinct pid from unnest(pg_blocking_pids($1::int)) as pid) as b
+      from (select distinct pid from unnest(pg_blocking_pids($pid)) as pid) as b
       left join pg_stat_activity as a using (pid)
       order by a.xact_start nulls last, b.pid limit 5`,
-  },
+  ).gives<
+    Readonly<
+      { pid: number } & Record<'application' | 'user' | 'state', string | null> &
+        Record<'queryMs' | 'transactionMs', number | null>
+    >
+  >(),
 }))

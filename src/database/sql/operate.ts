@@ -1,14 +1,46 @@
-import { instant, perSchema, readable } from './statement.ts'
+import { disconnecting } from './worker.ts'
+import type { WorkerKind } from '../../base/events.ts'
+import { int, ints, optional, text } from './parameter.ts'
+import { instant, perSchema, planned, readable } from './statement.ts'
+
+export interface EvictRow {
+  readonly id: number
+  readonly known: boolean
+  readonly evicted: boolean
+  readonly application: string
+  readonly silent_ms: number
+}
+
+/** What the statement `workers` reads. */
+export interface WorkerRow {
+  readonly id: number
+  readonly kind: WorkerKind
+  readonly consumer: string
+  readonly host: string
+  readonly pid: number
+  readonly version: string
+  readonly started_at: Date
+  readonly in_flight: number
+  readonly topics: readonly string[] | null
+  readonly ended_at: Date | null
+  readonly ended_by: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
+  readonly silent_ms: number
+  readonly locked: boolean
+  readonly unlocked: boolean
+  readonly lanes: number[]
+  readonly since: Date | null
+}
 
 /**
  * What an operator sees of the workers, and does with them. None is prepared by name: each runs once on its connection,
  * and a pooler would hand the name to the next command, which prepares it again and fails.
  */
-export const operateSql = perSchema((s) => ({
+export const operateSql = perSchema('operate', (s) => ({
   // The living, then the dead of the last minutes, the latest first. A lock that was taken on another server, or on
   // this one before its restart, says nothing about its worker: after a failover all would be shown as gone.
-  workers: {
-    text: `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_flight, topics, ended_at, ended_by')},
+  workers: planned(
+    { limit: int, consumer: optional(text), kind: optional(text) },
+    `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_flight, topics, ended_at, ended_by')},
       extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms,
       lock.objid is not null as locked,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked,
@@ -23,23 +55,26 @@ export const operateSql = perSchema((s) => ({
       and lock.database = (select oid from pg_database where datname = current_database())
       and lock.classid = '${s}.worker'::regclass and lock.objid = w.id::oid
     where (w.ended_at is null or w.ended_at > clock_timestamp() - interval '10 minutes')
-      and ($2::text is null or w.consumer = $2) and ($3::text is null or w.kind = $3)
+      and ($consumer is null or w.consumer = $consumer) and ($kind is null or w.kind = $kind)
     order by w.ended_at desc nulls first, w.kind, w.consumer, w.id
-    limit $1`,
-  },
+    limit $limit`,
+  ).gives<WorkerRow>(),
+
+  disconnect: planned({ application: text }, disconnecting),
 
   // An id that is known and was not evicted had ended before, even if that was a moment ago and the snapshot of this
   // statement does not know it yet.
-  evict: {
-    text: `with evicted as (
+  evict: planned(
+    { ids: ints },
+    `with evicted as (
       update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'evict'
-      where id = any ($1::int[]) and ended_at is null
+      where id = any ($ids) and ended_at is null
       returning id, application, extract(epoch from clock_timestamp() - beat_at)::float8 * 1000 as silent_ms
     )
     select asked.id, w.id is not null as known, e.id is not null as evicted, e.application, e.silent_ms
-    from unnest($1::int[]) with ordinality as asked(id, place)
+    from unnest($ids) with ordinality as asked(id, place)
     left join evicted as e on e.id = asked.id
     left join ${s}.worker as w on w.id = asked.id
     order by asked.place`,
-  },
+  ).gives<EvictRow>(),
 }))

@@ -1,17 +1,75 @@
 import { layout } from '../layout.ts'
 import { orderingLock, orderingLocks } from './ordering.ts'
 import { waking } from './sleep.ts'
-import { bounded, columns, fits, onlyIf, parted, perSchema, readable } from './statement.ts'
+import type { HeadRow, LaneRead, OrNot } from './reading.ts'
+import {
+  asText,
+  bigint,
+  bigints,
+  boolean,
+  bytea,
+  bytesOrEmpty,
+  float8,
+  int,
+  ints,
+  json,
+  jsons,
+  plainTexts,
+  numberLists,
+  optional,
+  smallint,
+  smallints,
+  text,
+  textsOrEmpty,
+  uuid,
+  uuids,
+} from './parameter.ts'
+import { bounded, columns, fits, onlyIf, parted, perSchema, prepared, readable } from './statement.ts'
+
+// All texts, but the bytes of a body: data libraries have ideas of their own of JSON, arrays and dates, and would store
+// something else.
+const one = {
+  id: asText(uuid),
+  topic: text,
+  key: optional(text),
+  headers: asText(optional(json)),
+  payload: asText(optional(json)),
+  body: optional(bytea),
+  contentType: optional(text),
+  lane: asText(smallint),
+  locks: asText(boolean),
+}
+const several = {
+  ids: asText(uuids),
+  topics: asText(plainTexts),
+  keys: asText(textsOrEmpty),
+  headers: jsons,
+  payloads: jsons,
+  bodies: asText(bytesOrEmpty),
+  contentTypes: asText(textsOrEmpty),
+  dedupeKeys: asText(textsOrEmpty),
+  /** Where those without a key begin. */
+  firstLane: asText(int),
+  locks: asText(boolean),
+}
+const deduping = { ...several, windowMs: asText(float8) }
+const times = asText(textsOrEmpty)
+
+/** A message that is not published, since another one of its dedupe key was: as whatever driver is in between makes of it. */
+export interface Known {
+  readonly index: unknown
+  readonly id: unknown
+}
 
 /**
  * The outbox: published by the caller's transaction, read by the holder of the lane, deleted once the broker has
  * confirmed. Deferred and parked messages of the outbox stand in `waiting.ts`.
  */
-export const outboxSql = perSchema((s, statement) => {
+export const outboxSql = perSchema('outbox', (s) => {
   // The transaction's xid is assigned before any row draws its seq: no row comes out of this join before `x` was
   // evaluated. The watermark of a lane depends on it, see lanes/watermark.ts. The ordering locks are taken here for the
   // same reason: a seq drawn before the lock was granted would be out of order.
-  const locks = `case when $10::text::boolean then ${orderingLocks(s, 'unnest($3::text::text[])')} end`
+  const locks = `case when $locks then ${orderingLocks(s, 'unnest($keys)')} end`
   const newMessages = (arrays = '', names = '', values = '', locking = locks): string => `
     select m.id, m.topic, nullif(m.key, '') as key, nullif(m.headers, '')::json as headers,
       nullif(m.payload, '')::json as payload, case when coalesce(m.payload, '') = '' then m.body end as body,
@@ -21,22 +79,21 @@ export const outboxSql = perSchema((s, statement) => {
       offset 0
     ) as x
     cross join unnest(
-      $1::text::uuid[], $2::text::text[], $3::text::text[], ${parted('$4')}, ${parted('$5')}, $6::text::bytea[],
-      $7::text::text[], $8::text::text[]${arrays}
+      $ids, $topics, $keys, ${parted('$headers')}, ${parted('$payloads')}, $bodies, $contentTypes, $dedupeKeys${arrays}
     ) with ordinality as m(id, topic, key, headers, payload, body, content_type, dedupe_key${names}, nr)
     where x.xid is not null`
 
   // Messages without a key fill one lane after the other, see `layout.inARow`.
   const insert = (more = ''): string => `
     insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type${more.replaceAll('m.', '')})
-    select coalesce(${s}.lane_of(m.key), (($9::text::int + m.nr / ${layout.inARow}) % ${layout.lanes})::smallint),
+    select coalesce(${s}.lane_of(m.key), (($firstLane + m.nr / ${layout.inARow}) % ${layout.lanes})::smallint),
       m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type${more}`
 
   // Of two transactions with one dedupe key, the second waits for the first to end: the unique index decides.
   const deduped = (messages: string, written: string): string => `with m as materialized (${messages}),
       known as (
         insert into ${s}.dedupe as known (topic, dedupe_key, id, expires_at)
-        select m.topic, m.dedupe_key, m.id, clock_timestamp() + $11::text::float8 * interval '1 millisecond'
+        select m.topic, m.dedupe_key, m.id, clock_timestamp() + $windowMs * interval '1 millisecond'
         from m where m.dedupe_key is not null
         order by m.topic, m.dedupe_key
         on conflict (topic, dedupe_key) do update set
@@ -50,10 +107,9 @@ export const outboxSql = perSchema((s, statement) => {
       from m join known using (topic, dedupe_key) where known.id <> m.id`
   const fresh = 'm left join known using (topic, dedupe_key) where (m.dedupe_key is null or known.id = m.id)'
 
-  const one = (locking: string): string => `
+  const inserting = (locking: string): string => `
     insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type)
-    select coalesce(${s}.lane_of($3::text), $8::text::smallint), $1::text::uuid, $2::text, $3::text, $4::text::json,
-      $5::text::json, $6::bytea, $7::text
+    select coalesce(${s}.lane_of($key), $lane), $id, $topic, $key, $headers, $payload, $body, $contentType
     from (
       select pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
       offset 0
@@ -62,34 +118,28 @@ export const outboxSql = perSchema((s, statement) => {
 
   // Locks that nobody asked for would still be part of the plan: they are of statements of their own where it counts.
   return {
-    publish: statement(
-      'publish',
-      `${insert()} from (${newMessages('', '', '', '$10::text::boolean')}) as m order by m.nr`,
-    ),
-    publishOrdered: statement('publish_ordered', `${insert()} from (${newMessages()}) as m order by m.nr`),
+    publish: prepared(several, `${insert()} from (${newMessages('', '', '', '$locks')}) as m order by m.nr`),
+    publishOrdered: prepared(several, `${insert()} from (${newMessages()}) as m order by m.nr`),
 
     // One message alone, which most calls are: the same without arrays, for two thirds of the server's time.
-    publishOne: statement('publish_one', one('$9::text::boolean')),
-    publishOneOrdered: statement(
-      'publish_one_ordered',
-      one(`case when $9::text::boolean then ${orderingLock(s, '$3::text')} end`),
-    ),
+    publishOne: prepared(one, inserting('$locks')),
+    publishOneOrdered: prepared(one, inserting(`case when $locks then ${orderingLock(s, '$key')} end`)),
 
-    publishDeduped: statement(
-      'publish_deduped',
+    publishDeduped: prepared(
+      deduping,
       deduped(newMessages(), `inserted as (${insert()} from ${fresh} order by m.nr)`),
-    ),
+    ).gives<Known>(),
 
     // With a time at which to send it or to give it up. What is due already goes the usual way. Whether it is, is asked
     // once: asked twice, what comes due in between would go both ways, or neither.
-    publishTimed: statement(
-      'publish_timed',
+    publishTimed: prepared(
+      { ...deduping, deliverAt: times, delaysMs: times, expiresAt: times },
       deduped(
         `select m.*, (m.due_at <= clock_timestamp()) is not false as ready
         from (
           select m.*, coalesce(m.deliver_at, clock_timestamp() + m.delay_ms * interval '1 millisecond') as due_at
           from (${newMessages(
-            ', $12::text::text[], $13::text::text[], $14::text::text[]',
+            ', $deliverAt, $delaysMs, $expiresAt',
             ', deliver_at, delay_ms, expires_at',
             `, nullif(m.deliver_at, '')::timestamptz as deliver_at, nullif(m.delay_ms, '')::float8 as delay_ms,
               nullif(m.expires_at, '')::timestamptz as expires_at`,
@@ -106,15 +156,15 @@ export const outboxSql = perSchema((s, statement) => {
           from ${fresh} and not m.ready order by m.nr
         )`,
       ),
-    ),
+    ).gives<Known>(),
 
     // What is being promoted at this moment is waited for, and then it is too late. The dedupe key is free again.
-    cancel: statement(
-      'cancel',
+    cancel: prepared(
+      { id: asText(optional(uuid)), topic: asText(optional(text)), dedupeKey: asText(optional(text)) },
       `with gone as (
         delete from ${s}.deferred as d
-        where d.consumer = '' and d.attempt = 0 and d.id = coalesce($1::text::uuid, (
-          select k.id from ${s}.dedupe as k where k.topic = $2::text and k.dedupe_key = $3::text))
+        where d.consumer = '' and d.attempt = 0 and d.id = coalesce($id, (
+          select k.id from ${s}.dedupe as k where k.topic = $topic and k.dedupe_key = $dedupeKey))
         returning d.topic, d.dedupe_key, d.id
       ),
       freed as (
@@ -122,29 +172,40 @@ export const outboxSql = perSchema((s, statement) => {
         where k.topic = gone.topic and k.dedupe_key = gone.dedupe_key and k.id = gone.id
       )
       select count(*)::int as count from gone`,
-    ),
+    ).gives<{ readonly count: unknown }>(),
 
     // A message is named by its place and its id: after a failover, its place may be another message's.
 
-    // One round trip between two batches: deletes what was confirmed, reads the heads of the lanes.
-    // $1 to $3 confirmed (lane, seq, id); $4 to $6 lanes, bounds and budgets; $7 whether to assign an xid, for a mark;
-    // $8 what was confirmed of each of these lanes, as an array in text. Only constants are looked up in a hash table,
-    // so each row is compared with those of its lane and not with all. $9, $10 the lanes of what was confirmed, and the
-    // fences under which it was read: of a lane that somebody else has by now, nothing is deleted. $11 bytes, of which
-    // what is beyond comes without its content: it is there, and read the next time.
-    step: statement(
-      'relay_step',
+    // One round trip between two batches: deletes what was confirmed, reads the heads of the lanes. `$mark`: whether to
+    // assign an xid. `$confirmed` is what was confirmed of each of these lanes: only constants are looked up in a hash
+    // table, so each row is compared with those of its lane and not with all. `$heldLanes` and `$heldFences` are the lanes
+    // of what was confirmed, and the fences under which it was read: of a lane that somebody else has by now, nothing is
+    // deleted. What is beyond `$bytes` comes without its content: it is there, and read the next time.
+    step: prepared(
+      {
+        goneLanes: smallints,
+        goneSeqs: bigints,
+        goneIds: uuids,
+        lanes: smallints,
+        bounds: bigints,
+        budgets: ints,
+        mark: boolean,
+        confirmed: numberLists,
+        heldLanes: smallints,
+        heldFences: bigints,
+        bytes: bigint,
+      },
       `with gone as (
-        delete from ${s}.outbox as o using unnest($1::smallint[], $2::bigint[], $3::uuid[]) as a(lane, seq, id)
+        delete from ${s}.outbox as o using unnest($goneLanes, $goneSeqs, $goneIds) as a(lane, seq, id)
         where o.lane = a.lane and o.seq = a.seq and o.id = a.id and a.lane = any (array(
-          select l.lane from ${s}.lane as l join unnest($9::smallint[], $10::bigint[]) as n(lane, fence) using (lane, fence)
+          select l.lane from ${s}.lane as l join unnest($heldLanes, $heldFences) as n(lane, fence) using (lane, fence)
           where l.consumer = ''))
       ),
       found as materialized (
         select head.*
         from (
           select l.lane, l.bound, l.budget, l.confirmed::bigint[] as confirmed
-          from unnest($4::smallint[], $5::bigint[], $6::int[], $8::text[]) as l(lane, bound, budget, confirmed)
+          from unnest($lanes, $bounds, $budgets, $confirmed) as l(lane, bound, budget, confirmed)
           offset 0
         ) as l
         cross join lateral (
@@ -155,11 +216,11 @@ export const outboxSql = perSchema((s, statement) => {
           limit l.budget
         ) as head
       ),
-      ${bounded('found', '$11::bigint', '2147483647')}
+      ${bounded('found', '$bytes', '2147483647')}
       select at.snapshot, at.xid, m.*
       from (
         select pg_current_snapshot()::text as snapshot,
-          case when $7::boolean then pg_current_xact_id() end as xid
+          case when $mark then pg_current_xact_id() end as xid
         offset 0
       ) as at
       left join (
@@ -168,6 +229,6 @@ export const outboxSql = perSchema((s, statement) => {
           ${onlyIf(fits('f'), 'f', 'headers, payload, body')}
         from found as f
       ) as m on true`,
-    ),
+    ).gives<OrNot<HeadRow, LaneRead>>(),
   }
 })

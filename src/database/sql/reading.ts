@@ -1,17 +1,63 @@
-import { bounded, columns, fits, joinedBy, messageColumns, onlyIf, perSchema, readable } from './statement.ts'
+import type { MessageRow } from '../../message/row.ts'
+import type { ClaimedRow } from './inbox.ts'
+import { bigint, bigints, boolean, int, ints, numberLists, smallints, text, textLists } from './parameter.ts'
+import {
+  bounded,
+  columns,
+  fits,
+  joinedBy,
+  messageColumns,
+  onlyIf,
+  perSchema,
+  prepared,
+  readable,
+  type Place,
+} from './statement.ts'
 import { allowed, crashes, over, times } from './quarantine.ts'
 
+/** What a read says beside its rows. */
+export interface LaneRead {
+  readonly snapshot: string
+  /** Assigned after that snapshot, if it was asked for. */
+  readonly xid: number | null
+}
+
+/** A row of a read, with what the read says; or that alone, if there is none. */
+export type OrNot<Row, At> = (Row & At) | (At & { readonly lane: null })
+
+/** A message at the head of a lane. */
+export interface HeadRow extends MessageRow, Place {
+  readonly attempt: number
+  readonly published_at: Date
+  readonly expired: boolean | null
+  /** More than is read at once: it has come without its content. */
+  readonly beyond: boolean | null
+}
+
+/** What a read of a consumer's lanes says beside its rows. */
+export interface KeyedRead extends LaneRead {
+  /** Whether there was more that caution forbade to take. */
+  readonly left_out: boolean
+  /** Of a read past hot keys, an `End` by lane, as JSON. */
+  readonly ends?: string
+}
+
+/** A message with a key, as its lane's holder reads it. */
+export interface KeyedRow extends ClaimedRow {
+  /** More than is read at once: it has come without its content. */
+  readonly beyond: boolean | null
+}
+
 /** Lanes of the inbox, read by their holder. */
-export const readingSql = perSchema((s, statement) => {
+export const readingSql = perSchema('reading', (s) => {
   const head = `i.lane, i.seq, i.size, ${crashes} as crashes, i.attempt, ${times},
             ${columns('i', `received_at, ${messageColumns}`)}`
   // Writes down what is in flight of a lane before anything of it is handled, so that a successor knows what has been
   // attempted: all up to `reach`, and beyond it what was read past a hot key. A holder that has lost a lane reads nothing
   // from it.
-  // $1 consumer; $2 to $6 lanes, fences, bounds, budgets, reaches; $7 what is in flight of each lane, as an array in
-  // text; $8 whether to assign an xid; $9, $10 room for quarantined messages, and whether none is in flight; $11, $12
-  // bytes and rows, of which what is beyond comes without its content: it is there, and read the next time; $13 what is
-  // in flight beyond the reach, like $7.
+  // `$held`: what is in flight of each lane, and `$past` what of that is beyond the reach. `$mark`: whether to assign
+  // an xid. `$room`, `$alone`: room for quarantined messages, and whether none is in flight. What is beyond `$bytes`
+  // and `$limit` comes without its content: it is there, and read the next time.
   const read = (
     heads: string,
     reach: string,
@@ -22,7 +68,7 @@ export const readingSql = perSchema((s, statement) => {
         select l.fence, l.reach, l.past, head.*
         from (
           select l.lane, l.fence, l.bound, l.budget, l.reach, l.held::bigint[] as held, l.past::bigint[] as past${more.column}
-          from unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::int[], $6::bigint[], $7::text[], $13::text[]${more.parameter})
+          from unnest($lanes, $fences, $bounds, $budgets, $reaches, $held, $past${more.parameter})
             as l(lane, fence, bound, budget, reach, held, past${more.name})
           offset 0
         ) as l
@@ -30,8 +76,8 @@ export const readingSql = perSchema((s, statement) => {
           ${heads}
         ) as head
       ),
-      ${over('found', '$9::int')},
-      ${bounded('found', '$11::bigint', '$12::int')},
+      ${over('found', '$room')},
+      ${bounded('found', '$bytes', '$limit')},
       held as materialized (
         select l.lane, ${reach} as reach, ${past} as past
         from ${s}.lane as l join (
@@ -39,23 +85,23 @@ export const readingSql = perSchema((s, statement) => {
           select r.lane, r.fence, r.reach, r.past, max(r.seq) filter (where ${fits('r')}) as last,
             array_agg(r.seq) filter (where ${fits('r')}) as seqs
           from found as r
-          where ${allowed('r', '$10::boolean')}
+          where ${allowed('r', '$alone')}
           group by r.lane, r.fence, r.reach, r.past
         ) as h using (lane, fence)
-        where l.consumer = $1
+        where l.consumer = $consumer
         -- In the order in which they are renewed and given back, see lane.ts.
         order by l.lane
         for no key update of l
       ),
       moved as (
         update ${s}.lane as l set reach = held.reach, past = held.past
-        from held where l.consumer = $1 and l.lane = held.lane
+        from held where l.consumer = $consumer and l.lane = held.lane
       )
       select at.*, m.*
       from (
         select pg_current_snapshot()::text as snapshot,
-          case when $8::boolean then pg_current_xact_id() end as xid,
-          exists (select from found as r where not ${allowed('r', '$10::boolean')}) as left_out${more.told}
+          case when $mark then pg_current_xact_id() end as xid,
+          exists (select from found as r where not ${allowed('r', '$alone')}) as left_out${more.told}
         offset 0
       ) as at
       left join (
@@ -63,33 +109,63 @@ export const readingSql = perSchema((s, statement) => {
           ${readable('r', 'received_at, published_at, expires_at')}, not ${fits('r')} as beyond,
           ${onlyIf(fits('r'), 'r', 'headers, payload, body')}
         -- As an array: joined, all that was found would be gone through once for each lane.
-        from found as r where r.lane = any (array(select held.lane from held)) and ${allowed('r', '$10::boolean')}
+        from found as r where r.lane = any (array(select held.lane from held)) and ${allowed('r', '$alone')}
       ) as m on true`
 
   return {
     // A read of lanes: what their holder does not have in flight yet.
-    read: statement(
-      'read_lanes',
+    read: prepared(
+      {
+        consumer: text,
+        lanes: smallints,
+        fences: bigints,
+        bounds: bigints,
+        budgets: ints,
+        reaches: bigints,
+        held: numberLists,
+        mark: boolean,
+        room: int,
+        alone: boolean,
+        bytes: bigint,
+        limit: int,
+        past: numberLists,
+      },
       read(
         `select ${head} from ${s}.inbox as i
-          where i.consumer = $1 and i.lane = l.lane and i.seq > l.bound and i.seq <> all (l.held)
+          where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound and i.seq <> all (l.held)
           order by i.seq
           limit l.budget`,
         'greatest(h.reach, h.last)',
         'h.past',
       ),
-    ),
+    ).gives<OrNot<KeyedRow, KeyedRead>>(),
 
-    // A read past the keys of $14, of each lane an array in text. It looks at $15 rows of a lane, and says up to where
+    // A read past the keys `$without` of each lane. It looks at `$look` rows of a lane, and says up to where
     // that was, and how many there were.
-    readPast: statement(
-      'read_lanes_past',
+    readPast: prepared(
+      {
+        consumer: text,
+        lanes: smallints,
+        fences: bigints,
+        bounds: bigints,
+        budgets: ints,
+        reaches: bigints,
+        held: numberLists,
+        mark: boolean,
+        room: int,
+        alone: boolean,
+        bytes: bigint,
+        limit: int,
+        past: numberLists,
+        without: textLists,
+        look: int,
+      },
       read(
         `select ${head} from (
             select i.* from ${s}.inbox as i
-            where i.consumer = $1 and i.lane = l.lane and i.seq > l.bound
+            where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound
             order by i.seq
-            limit $15::int
+            limit $look
           ) as i
           where i.key <> all (l.without) and i.seq <> all (l.held)
           order by i.seq
@@ -98,52 +174,52 @@ export const readingSql = perSchema((s, statement) => {
         'h.past || h.seqs',
         {
           column: ', l.without::text[] as without',
-          parameter: ', $14::text[]',
+          parameter: ', $without',
           name: ', without',
           told: `, (
             select json_object_agg(l.lane, (
               select json_build_object('last', max(w.seq), 'count', count(*), 'highest', (
-                select i.seq from ${s}.inbox as i where i.consumer = $1 and i.lane = l.lane order by i.seq desc limit 1
+                select i.seq from ${s}.inbox as i where i.consumer = $consumer and i.lane = l.lane order by i.seq desc limit 1
               )) from (
-                select i.seq from ${s}.inbox as i where i.consumer = $1 and i.lane = l.lane and i.seq > l.bound
-                order by i.seq limit $15::int
+                select i.seq from ${s}.inbox as i where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound
+                order by i.seq limit $look
               ) as w
-            ))::text from unnest($2::smallint[], $4::bigint[]) as l(lane, bound)
+            ))::text from unnest($lanes, $bounds) as l(lane, bound)
           ) as ends`,
         },
       ),
-    ),
+    ).gives<OrNot<KeyedRow, KeyedRead>>(),
 
     // The messages that a dead holder had in flight have been attempted once more. That is said once, whoever dies
     // next. One that is locked is not waited for: a frozen process may have completed it, and not said COMMIT; all the
     // others of the lane would wait as well.
-    charge: statement(
-      'charge',
+    charge: prepared(
+      { consumer: text, lanes: smallints, fences: bigints, watermarks: bigints },
       `with l as materialized (
           select l.lane, l.reach, l.past, n.watermark
-          from ${s}.lane as l join unnest($2::smallint[], $3::bigint[], $4::bigint[]) as n(lane, fence, watermark) using (lane, fence)
-          where l.consumer = $1 and (l.reach > 0 or l.past is not null)
+          from ${s}.lane as l join unnest($lanes, $fences, $watermarks) as n(lane, fence, watermark) using (lane, fence)
+          where l.consumer = $consumer and (l.reach > 0 or l.past is not null)
           order by l.lane
           for no key update of l
         ),
         charged as (
-          update ${s}.lane as c set reach = 0, past = null from l where c.consumer = $1 and c.lane = l.lane
+          update ${s}.lane as c set reach = 0, past = null from l where c.consumer = $consumer and c.lane = l.lane
         )
         update ${s}.inbox as i set attempt = i.attempt + 1
         from l cross join lateral (
           select seq from (
             select h.seq from ${s}.inbox as h
-            where h.consumer = $1 and h.lane = l.lane and h.seq > l.watermark and h.seq <= l.reach
+            where h.consumer = $consumer and h.lane = l.lane and h.seq > l.watermark and h.seq <= l.reach
             for no key update skip locked
           ) as h
           union all
           select seq from (
             select h.seq from ${s}.inbox as h
-            where h.consumer = $1 and h.lane = l.lane and h.seq > l.reach and h.seq = any (l.past)
+            where h.consumer = $consumer and h.lane = l.lane and h.seq > l.reach and h.seq = any (l.past)
             for no key update skip locked
           ) as h
         ) as h
-        where i.consumer = ${joinedBy('h', '$1::text')} and i.lane = l.lane and i.seq = h.seq`,
+        where i.consumer = ${joinedBy('h', '$consumer')} and i.lane = l.lane and i.seq = h.seq`,
     ),
   }
 })

@@ -1,24 +1,53 @@
 import { layout } from '../layout.ts'
 import { waking } from './sleep.ts'
-import { parted, perSchema, piece } from './statement.ts'
+import {
+  bytea,
+  int,
+  ints,
+  jsons,
+  plainTexts,
+  optional,
+  sparse,
+  text,
+  texts,
+  timestamptzs,
+  uuids,
+} from './parameter.ts'
+import { parted, perSchema, piece, prepared } from './statement.ts'
 import { subscribed } from './subscription.ts'
 
 /** How messages come into the inbox. */
-export const receiveSql = perSchema((s, statement) => ({
+export const receiveSql = perSchema('receive', (s) => ({
   // Insert-first: whoever writes the id to seen owns the message. Sorted, or two batches that overlap could deadlock.
-  // $12 what was subscribed to when the consumers were chosen: nothing is written if that has changed. Null if it does
+  // `$version`: what was subscribed to when the consumers were chosen: nothing is written if that has changed. Null if it does
   // not matter.
-  receive: statement(
-    'receive',
+  receive: prepared(
+    {
+      consumers: plainTexts,
+      ids: uuids,
+      topics: texts,
+      keys: sparse(texts),
+      headers: jsons,
+      payloads: jsons,
+      bytes: optional(bytea),
+      contentTypes: sparse(texts),
+      publishedAt: sparse(timestamptzs),
+      firstPartition: int,
+      expiresAt: sparse(timestamptzs),
+      version: optional(text),
+      starts: sparse(ints),
+      sizes: sparse(ints),
+      digests: uuids,
+    },
     `with m as materialized (
       select m.consumer, m.id, m.topic, m.key, nullif(m.headers, '')::json as headers,
-        nullif(m.payload, '')::json as payload, ${piece('$7', 'm')} as body, m.content_type, m.published_at, m.expires_at, m.digest, m.nr
+        nullif(m.payload, '')::json as payload, ${piece('$bytes', 'm')} as body, m.content_type, m.published_at, m.expires_at, m.digest, m.nr
       from (
-        select pg_current_xact_id() as xid, $12::text is null or $12 = ${subscribed(s)} as routed offset 0
+        select pg_current_xact_id() as xid, $version is null or $version = ${subscribed(s)} as routed offset 0
       ) as x
       cross join unnest(
-        $1::text[], $2::uuid[], $3::text[], $4::text[], ${parted('$5')}, ${parted('$6')}, $13::int[], $14::int[],
-        $8::text[], $9::timestamptz[], $11::timestamptz[], $15::uuid[]
+        $consumers, $ids, $topics, $keys, ${parted('$headers')}, ${parted('$payloads')}, $starts, $sizes,
+        $contentTypes, $publishedAt, $expiresAt, $digests
       ) with ordinality
         as m(consumer, id, topic, key, headers, payload, start, size, content_type, published_at, expires_at, digest, nr)
       where x.xid is not null and x.routed
@@ -32,7 +61,7 @@ export const receiveSql = perSchema((s, statement) => ({
     inserted as (
       insert into ${s}.inbox (
         consumer, lane, id, topic, key, headers, payload, body, content_type, published_at, expires_at)
-      select m.consumer, coalesce(${s}.lane_of(m.key), (${layout.lanes} + ($10::int + m.nr / ${layout.inARow}) % ${layout.partitions})::smallint),
+      select m.consumer, coalesce(${s}.lane_of(m.key), (${layout.lanes} + ($firstPartition + m.nr / ${layout.inARow}) % ${layout.partitions})::smallint),
         m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type, m.published_at, m.expires_at
       from m join fresh using (consumer, id)
       order by m.nr
@@ -41,15 +70,15 @@ export const receiveSql = perSchema((s, statement) => ({
       select count(${waking(s, 'c.consumer')}) from (select distinct m.consumer from m) as c
     ) as woken
     from fresh`,
-  ),
+  ).gives<{ readonly fresh: number; readonly routed: boolean }>(),
 
-  // Which of $2, the ids of the consumers $1, were not seen with the content of the digests $3. A statement of its own, after the
-  // other has been committed: what another session has written meanwhile, the other does not see. Reads the primary key of seen.
-  collisions: statement(
-    'collisions',
-    `select m.nr
-    from unnest($1::text[], $2::uuid[], $3::uuid[]) with ordinality as m(consumer, id, digest, nr)
+  // Which of these ids were not seen with the content of the digest. A statement of its own, after the other has been
+  // committed: what another session has written meanwhile, the other does not see. Reads the primary key of seen.
+  collisions: prepared(
+    { consumers: plainTexts, ids: uuids, digests: uuids },
+    `select m.nr::int
+    from unnest($consumers, $ids, $digests) with ordinality as m(consumer, id, digest, nr)
     left join ${s}.seen as k on k.consumer = m.consumer and k.id = m.id
     where k.digest is distinct from m.digest`,
-  ),
+  ).gives<{ readonly nr: number }>(),
 }))

@@ -1,4 +1,5 @@
-import { perSchema } from './statement.ts'
+import { texts } from './parameter.ts'
+import { perSchema, planned } from './statement.ts'
 
 /**
  * Least privilege: what each kind of process needs of the tables, and nothing else. `doctor` compares the catalog with
@@ -128,6 +129,12 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
   ),
 }
 
+export interface MembersRow {
+  readonly found: boolean
+  readonly applied: boolean
+  readonly members: readonly string[]
+}
+
 /** Of which a worker has to see whether it has gone back. */
 const numbers: Partial<Record<RoleName, string>> = { relay: 'outbox_seq_seq', claimer: 'inbox_seq_seq' }
 const functions: Partial<Record<RoleName, readonly string[]>> = {
@@ -140,7 +147,7 @@ const functions: Partial<Record<RoleName, readonly string[]>> = {
 
 export const roleOf = (schema: string, role: RoleName): string => `${schema.replaceAll('"', '')}_${role}`
 
-export const rolesSql = perSchema((s) => {
+export const rolesSql = perSchema('roles', (s) => {
   const role = (name: RoleName): string => `"${roleOf(s, name)}"`
   const all = roleNames.map(role).join(', ')
   const bare = s.replaceAll('"', '')
@@ -205,46 +212,17 @@ $$;
 
     // Who is a member, by itself or through others; and whether the role has been let in here. Roles belong to all
     // databases of a server, so that it is there says nothing.
-    members: {
-      text: `select asked.name as role, r.oid is not null as found,
+    members: planned(
+      { names: texts },
+      `select asked.name as role, r.oid is not null as found,
         coalesce(has_schema_privilege(r.oid, to_regnamespace('${bare}'), 'usage'), false) as applied,
         coalesce(array_agg(m.rolname::text order by m.rolname)
           filter (where m.rolname is not null), '{}') as members
-      from unnest($1::text[]) with ordinality as asked(name, nr)
+      from unnest($names) with ordinality as asked(name, nr)
       left join pg_roles as r on r.rolname = asked.name
       left join pg_auth_members as a on a.roleid = r.oid
       left join pg_roles as m on m.oid = a.member
       group by asked.name, asked.nr, r.oid order by asked.nr`,
-    },
-
-    // Of those privileges that are asked about, the ones that the role $1 has not got. $2 tables, $3 privileges,
-    // $4 columns ('' for the table as a whole). All of them if it may not even use the schema.
-    missing: {
-      text: `select a.relation as "table", a.privilege, a.attribute as column
-      from unnest($2::text[], $3::text[], $4::text[]) with ordinality as a(relation, privilege, attribute, nr)
-      cross join lateral (select to_regclass('${s}.' || quote_ident(a.relation)) as oid) as t
-      where not has_schema_privilege($1, '${bare}', 'usage') or t.oid is null or not case
-        when a.attribute = '' then has_table_privilege($1, t.oid, a.privilege)
-        else has_column_privilege($1, t.oid, a.attribute, a.privilege) end
-      order by a.nr`,
-    },
-
-    me: { text: 'select current_user::text as me' },
-
-    // What everybody may do here, which nobody should.
-    public: {
-      text: `select c.relname::text as name from pg_class as c
-        cross join lateral aclexplode(c.relacl) as acl
-        where c.relnamespace = to_regnamespace('${bare}') and acl.grantee = 0
-      union
-      select p.proname::text from pg_proc as p
-        cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as acl
-        where p.pronamespace = to_regnamespace('${bare}') and acl.grantee = 0
-      union
-      select n.nspname::text from pg_namespace as n
-        cross join lateral aclexplode(n.nspacl) as acl
-        where n.oid = to_regnamespace('${bare}') and acl.grantee = 0
-      order by 1`,
-    },
+    ).gives<MembersRow>(),
   }
 })

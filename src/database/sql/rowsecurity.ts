@@ -1,10 +1,11 @@
-import { perSchema, type Statement } from './statement.ts'
+import { identifier, texts } from './parameter.ts'
+import { perSchema, planned, type Statement } from './statement.ts'
 
 /**
  * Tables of which row-level security hides rows. Whoever works without these rows takes them for not there: a lane is
  * free for nobody, a message never came.
  */
-export const rowSecuritySql = perSchema((s) => {
+export const rowSecuritySql = perSchema('rowSecurity', (s) => {
   const bare = s.slice(1, -1)
   const secured = `from pg_class as c
     where c.relnamespace = to_regnamespace('${bare}') and c.relkind in ('r', 'p') and c.relrowsecurity`
@@ -38,15 +39,20 @@ export const rowSecuritySql = perSchema((s) => {
   return {
     /** From whoever asks. */
     hidden: hiddenFrom('current_user'),
-    /** From the role $1. */
-    hiddenFrom: { text: hiddenFrom('$1::name') } satisfies Statement,
-    secured: { text: `select c.relname::text as name ${secured} order by 1` } satisfies Statement,
-    // Those who may log in as one of the roles $1.
-    logins: {
-      text: `select r.rolname::text as name from pg_roles as r
+    /** From a role. */
+    hiddenFrom: planned({ role: identifier }, hiddenFrom('$role')).gives<{
+      readonly name: string
+    }>() satisfies Statement,
+    secured: planned({}, `select c.relname::text as name ${secured} order by 1`).gives<{
+      readonly name: string
+    }>() satisfies Statement,
+    // Those who may log in as one of these roles.
+    logins: planned(
+      { roles: texts },
+      `select r.rolname::text as name from pg_roles as r
         where r.rolcanlogin and not r.rolsuper and exists (
-          select from pg_roles as g where g.rolname = any ($1::text[]) and pg_has_role(r.oid, g.oid, 'usage'))
+          select from pg_roles as g where g.rolname = any ($roles) and pg_has_role(r.oid, g.oid, 'usage'))
         order by 1 limit 100`,
-    } satisfies Statement,
+    ).gives<{ readonly name: string }>() satisfies Statement,
   }
 })

@@ -1,5 +1,5 @@
 import type { WorkerKind } from '../../base/events.ts'
-import { perSchema } from './statement.ts'
+import { perSchema, planned } from './statement.ts'
 
 const tables: Readonly<Record<WorkerKind, string | null>> = {
   relay: 'outbox',
@@ -30,6 +30,6 @@ export interface Mended {
   readonly set_to: number
 }
 
-export const sequenceSql = perSchema((s) => ({
-  mend: { text: `select name, stood_at, set_to from ${s}.mend_sequences()` },
+export const sequenceSql = perSchema('sequence', (s) => ({
+  mend: planned({}, `select name, stood_at, set_to from ${s}.mend_sequences()`).gives<Mended>(),
 }))

@@ -1,4 +1,5 @@
-import { quoted } from './statement.ts'
+import { text } from './parameter.ts'
+import { planned, quoted } from './statement.ts'
 
 /** Statements about the server and the transaction, independent of any schema. */
 export const begin = 'begin'
@@ -27,19 +28,32 @@ export const currentXid = `select pg_current_xact_id_if_assigned()::text || ' ' 
  * server has not crashed since, which throws its statistics away: otherwise another one may have been given the id.
  * An id that was never given out since is one of those swept away.
  */
-export const transactionStatus = `with asked as (
-    select split_part($1, ' ', 1)::xid8 as xid, nullif(split_part($1, ' ', 2), '')::numeric as server,
-      nullif(split_part($1, ' ', 3), '')::numeric as began),
+export const transactionStatus = planned(
+  { xid: text },
+  `with asked as (
+    select split_part($xid, ' ', 1)::xid8 as xid, nullif(split_part($xid, ' ', 2), '')::numeric as server,
+      nullif(split_part($xid, ' ', 3), '')::numeric as began),
   judged as (select xid, coalesce(server <> extract(epoch from pg_postmaster_start_time())
       or began < (select extract(epoch from stats_reset) from pg_stat_wal), false) as crashed from asked)
   select case
     when not crashed then pg_xact_status(xid)
     when xid >= pg_snapshot_xmax(pg_current_snapshot()) then 'aborted'
     else nullif(pg_xact_status(xid), 'committed') end as status
-  from judged`
-export const serverFacts = `select current_setting('server_version_num')::int as version,
+  from judged`,
+).gives<{ readonly status: string | null }>()
+export interface ServerFacts {
+  readonly version: number
+  readonly encoding: string
+  readonly recovery: boolean
+  readonly read_only: boolean
+}
+
+export const serverFacts = planned(
+  {},
+  `select current_setting('server_version_num')::int as version,
   current_setting('server_encoding') as encoding, pg_is_in_recovery() as recovery,
-  current_setting('default_transaction_read_only')::boolean as read_only`
+  current_setting('default_transaction_read_only')::boolean as read_only`,
+).gives<ServerFacts>()
 
 /**
  * Settings of all connections that run only statements of ours: what these depend on, and what the user, the database or

@@ -1,4 +1,5 @@
-import { perSchema } from './statement.ts'
+import { text } from './parameter.ts'
+import { perSchema, planned, prepared } from './statement.ts'
 
 /** Of the first of our tables: a publisher may be newer than the database that it publishes to. */
 const key = (schema: string, consumer: string): string =>
@@ -19,24 +20,24 @@ export const waking = (schema: string, consumer: string): string =>
 /** What those who sleep are told when whoever has watched for them got up. No consumer has such a name. */
 export const gotUp = (consumer: string): string => `${consumer}!`
 
-/** Workers that have nothing to do, $1 of which consumer. */
-export const sleepSql = perSchema((s, statement) => ({
-  listen: { text: `listen ${s}` },
+/** Workers that have nothing to do. */
+export const sleepSql = perSchema('sleep', (s) => ({
+  listen: planned({}, `listen ${s}`),
 
   // Somebody else may watch over all of them: one that holds it alone, and not a publisher, who shares it.
-  fallAsleep: statement(
-    'fall_asleep',
-    `select pg_try_advisory_lock(${key(s, '$1::text')}) as ours, exists (
+  fallAsleep: prepared(
+    { consumer: text },
+    `select pg_try_advisory_lock(${key(s, '$consumer')}) as ours, exists (
       select from pg_locks
       where locktype = 'advisory' and objsubid = 2 and mode = 'ExclusiveLock' and granted and pid <> pg_backend_pid()
         and database = (select oid from pg_database where datname = current_database())
-        and classid = '${s}.migration'::regclass and objid = (hashtext($1::text)::bigint & 4294967295)::oid
+        and classid = '${s}.migration'::regclass and objid = (hashtext($consumer)::bigint & 4294967295)::oid
     ) as watched`,
-  ),
+  ).gives<{ readonly ours: boolean; readonly watched: boolean }>(),
 
-  // $2 what the others hear of it, since nobody watches for them any more.
-  getUp: statement(
-    'get_up',
-    `select pg_advisory_unlock(${key(s, '$1::text')}), pg_notify(${channel(s)}, $2::text)`,
+  // The others hear `$news` of it, since nobody watches for them any more.
+  getUp: prepared(
+    { consumer: text, news: text },
+    `select pg_advisory_unlock(${key(s, '$consumer')}), pg_notify(${channel(s)}, $news)`,
   ),
 }))

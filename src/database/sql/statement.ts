@@ -1,32 +1,107 @@
 import { createHash } from 'node:crypto'
 import { inboxLanes, layout } from '../layout.ts'
+import type { Parameters, ValuesOf } from './parameter.ts'
 
-/** A statement of `database/sql`, prepared once per connection under its name. */
-export interface Statement {
-  /** Left out where each run needs a plan of its own. */
-  readonly name?: string
+/**
+ * A statement of `database/sql`, written with named parameters: `$worker`. No name can be taken for anything else of Postgres,
+ * which has `::type`, `:=`, `[1:2]` and JSON with colons, and dollars only in numbers and around quotes. The text has numbers
+ * in their place, each cast to its exact type.
+ */
+export class Statement<Takes extends Parameters = Parameters, Row = unknown> {
   readonly text: string
+  readonly takes: Takes
+  /** Whether it is prepared under its name, once per connection. Otherwise each run gets a plan of its own. */
+  readonly isPrepared: boolean
+  /** Its schema and its path: `twinbox.inbox.claim`. */
+  readonly name: string = ''
+  /** For the compiler alone. */
+  declare readonly row: Row
+
+  constructor(takes: Takes, source: string, isPrepared: boolean) {
+    this.takes = takes
+    this.text = compile(takes, source)
+    this.isPrepared = isPrepared
+  }
+
+  /** Says what its rows are. */
+  gives<Rows>(): Statement<Takes, Rows> {
+    return this as unknown as Statement<Takes, Rows>
+  }
+
+  /** The values in the order of the parameters, as the driver takes them. */
+  bind(values: ValuesOf<Takes>): unknown[] {
+    return Object.entries(this.takes).map(([name, { encode }]) => encode(values[name] as never))
+  }
+}
+
+/** Where a message stands. */
+export interface Place {
+  readonly lane: number
+  readonly seq: number
+}
+
+/** The values of a statement as the last argument of whoever runs it; left out if it takes none. */
+export type Given<Takes extends Parameters> = keyof Takes extends never ? [] : [values: ValuesOf<Takes>]
+
+/** A statement whose plan is kept by the connection. */
+export const prepared = <Takes extends Parameters>(takes: Takes, source: string): Statement<Takes> =>
+  new Statement(takes, source, true)
+
+/** A statement that is planned each time: for few runs, or where the values decide which plan is good. */
+export const planned = <Takes extends Parameters>(takes: Takes, source: string): Statement<Takes> =>
+  new Statement(takes, source, false)
+
+function compile(takes: Parameters, source: string): string {
+  const names = Object.keys(takes)
+  const unused = new Set(names)
+  const text = source.replaceAll(/(?<![\w$])\$([A-Za-z]\w*)/g, (_, name: string) => {
+    const parameter = takes[name]
+    if (parameter === undefined) throw new Error(`A statement does not take $${name}: ${source}`)
+    unused.delete(name)
+    return `$${names.indexOf(name) + 1}::${parameter.type}`
+  })
+  if (unused.size > 0) throw new Error(`A statement takes ${[...unused].join(', ')} for nothing: ${source}`)
+  return text
 }
 
 /**
- * Statements are built once per schema. `build` gets the quoted schema, and a function that names a statement: names
- * are per connection, and one connection may serve two schemas.
+ * Statements are built once per schema, and get their names from the room and from where they stand in what `build` returns.
+ * `build` gets the quoted schema.
  */
-export function perSchema<Statements>(
-  build: (schema: string, statement: (name: string, text: string) => Statement) => Statements,
+export function perSchema<Statements extends object>(
+  room: string,
+  build: (schema: string) => Statements,
 ): (schema: string) => Statements {
   const built = new Map<string, Statements>()
   return (schema) => {
     let statements = built.get(schema)
     if (statements === undefined) {
-      // Postgres looks at 63 characters of a name; cut there, two statements of a long schema would be one.
+      // Names are per connection, and one connection may serve two schemas. Postgres looks at 63 characters of a name; cut
+      // there, two statements of a long schema would be one.
       const label =
         schema.length <= 30 ? schema : createHash('sha256').update(schema).digest('hex').slice(0, 30)
-      statements = build(`"${schema}"`, (name, text) => ({ name: `${label}.${name}`, text }))
+      statements = build(`"${schema}"`)
+      for (const [path, statement] of pathsOf(room, statements))
+        Object.assign(statement, { name: `${label}.${path}` })
       built.set(schema, statements)
     }
     return statements
   }
+}
+
+/** One of each name. */
+export const each = <Name extends string, Built>(
+  names: readonly Name[],
+  build: (name: Name) => Built,
+): Readonly<Record<Name, Built>> =>
+  Object.fromEntries(names.map((name) => [name, build(name)])) as Record<Name, Built>
+
+/** All statements of a room with their paths: `inbox.claim`. */
+export function pathsOf(room: string, statements: object): [path: string, statement: Statement][] {
+  return Object.entries(statements).flatMap(([key, found]: [string, unknown]) => {
+    if (found instanceof Statement) return [[`${room}.${key}`, found as Statement]]
+    return typeof found === 'object' && found !== null ? pathsOf(`${room}.${key}`, found) : []
+  })
 }
 
 /**
@@ -98,29 +173,29 @@ export const joinedBy = (from: string, parameter: string): string =>
   `case when ${from}.seq is not null then ${parameter} end`
 
 /**
- * The one fence check: whether a row `i` of the inbox is still held under the fence that `a` names, for the consumer $1,
- * where $2 are the lanes and $4 the fences of all. In a lane the lane's fence counts, and is looked up once and not for
+ * The one fence check: whether a row `i` of the inbox is still held under the fence that `a` names, for `$consumer`,
+ * where `$lanes` and `$fences` are those of all. In a lane the lane's fence counts, and is looked up once and not for
  * each row; in a partition the row's own. And it has to be the message that was claimed: after a failover that has lost
  * the latest transactions, seqs and fences of those are given out again, to others.
  */
 export const fencedClaim = (
   schema: string,
-): string => `i.consumer = ${joinedBy('a', '$1::text')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
+): string => `i.consumer = ${joinedBy('a', '$consumer')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id and case
     when a.lane < ${layout.lanes} then a.fence * ${layout.lanes} + a.lane = any (array(
       select l.fence * ${layout.lanes} + l.lane
       from ${schema}.lane as l
-      join (select distinct n.lane, n.fence from unnest($2::smallint[], $4::bigint[]) as n(lane, fence)) as n
+      join (select distinct n.lane, n.fence from unnest($lanes, $fences) as n(lane, fence)) as n
         using (lane, fence)
-      where l.consumer = $1))
+      where l.consumer = $consumer))
     else i.fence = a.fence end`
 
 /**
- * Those lanes of the consumer $1 that are still held under the fences named. They are locked, so that nobody takes one
+ * Those lanes of `$consumer` that are still held under the fences named. They are locked, so that nobody takes one
  * before this has been committed; in the order in which they are renewed and given back, see lane.ts.
  */
 export const lanesHeld = (schema: string, lanes: string): string => `
       select l.lane, l.fence from ${schema}.lane as l join (${lanes}) as n using (lane, fence)
-      where l.consumer = $1 order by l.lane for no key update of l`
+      where l.consumer = $consumer order by l.lane for no key update of l`
 
 /**
  * Every lane of a box, and every consumer that has an inbox, for whoever counts: by the rows themselves. The table of lanes
@@ -148,80 +223,12 @@ export const errors = (texts: string): string =>
 export const withError = (row: string, a: string): string => `case when ${a}.error is null then ${row}.errors
           else coalesce(${row}.errors, '[]') || (select errors.texts[${a}.error] from errors) end`
 
-/**
- * Numbers or ids as Postgres reads an array from text. The driver would look in each for what has to be escaped; and of
- * arrays in an array, it would want all to have one length.
- */
-export const arrayText = (values: readonly (number | string)[]): string => `{${values.join(',')}}`
-
-/**
- * JSON texts as one text, which costs a fraction of an array: in that, each quotation mark is escaped, and JSON has
- * many. No JSON contains the separator. Null if there is none at all.
- */
-export function joined(texts: readonly (string | null)[]): string | null {
-  return texts.every((text) => text === null) ? null : texts.join('\x1e')
-}
-
 /** What `joined` has made, as an array; what was null is the empty text. */
-export const parted = (parameter: string): string => `string_to_array(${parameter}::text, E'\\x1e')`
-
-/** JSON texts, of which many may be alike: each once, as `joined` makes them, and for each text its number, from 1 on. */
-export function distinct(
-  texts: readonly (string | null)[],
-): [numbers: readonly (number | null)[], once: string | null] {
-  const numbers = new Map<string, number>()
-  const given = texts.map((text) => {
-    if (text === null) return null
-    const number = numbers.get(text) ?? numbers.size + 1
-    numbers.set(text, number)
-    return number
-  })
-  return [given, joined(numbers.size === 0 ? [null] : [...numbers.keys()])]
-}
-
-/** The same of texts in which nothing has to be escaped but a comma or a brace. */
-export const plainArray = (texts: readonly string[]): string => `{"${texts.join('","')}"}`
-
-/**
- * Texts as an array in text, null as the empty one, which none of them may be: what a driver makes of an array, and whether
- * `array_nulls` is on, decides nothing then. Null if there is none at all; `unnest` fills the column up.
- */
-export function textArray(texts: readonly (string | null)[]): string | null {
-  if (texts.every((text) => text === null)) return null
-  return `{${texts.map((text) => (text === null ? '""' : `"${escaped(text)}"`)).join(',')}}`
-}
-
-const escaped = (text: string): string =>
-  /["\\]/.test(text) ? text.replaceAll(/["\\]/g, String.raw`\$&`) : text
-
-/** The same of bytes, in hex. Null is the empty bytes: whether there are any, another column has to tell. */
-export const bytesArray = (values: readonly (Buffer | null)[]): string | null =>
-  textArray(values.map((bytes) => bytes && String.raw`\x${bytes.toString('hex')}`))
+export const parted = (parameter: string): string => `string_to_array(${parameter}, E'\\x1e')`
 
 /** A text as a literal, whatever `standard_conforming_strings` says. For a message of several statements, which has no parameters. */
 export const quoted = (text: string): string => `E'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
 
-/** Null for a column in which nothing is: `unnest` fills it up. */
-export const unlessEmpty = <Value>(values: readonly (Value | null)[]): readonly (Value | null)[] | null =>
-  values.every((value) => value === null) ? null : values
-
-/**
- * Bytes of several rows as one parameter, and of each row the place and the length in it, null if it has none. The driver
- * would write an array of bytes as text, in hexadecimals: twice as long, and at 256 MB longer than a text may be.
- */
-export function pieces(
-  rows: readonly (Uint8Array | null)[],
-): [bytes: Buffer | null, starts: readonly number[] | null, sizes: readonly (number | null)[] | null] {
-  if (rows.every((row) => row === null)) return [null, null, null]
-  let end = 1
-  const starts = rows.map((row) => (end += row?.byteLength ?? 0) - (row?.byteLength ?? 0))
-  return [
-    Buffer.concat(rows.filter((row) => row !== null)),
-    starts,
-    rows.map((row) => row?.byteLength ?? null),
-  ]
-}
-
-/** One of them, by the columns `start` and `size` of its row. */
+/** One of `pieces`, by the columns `start` and `size` of its row. */
 export const piece = (parameter: string, row: string): string =>
-  `substring(${parameter}::bytea from ${row}.start for ${row}.size)`
+  `substring(${parameter} from ${row}.start for ${row}.size)`

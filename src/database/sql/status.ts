@@ -1,12 +1,31 @@
-import { everyConsumer, everyLane, perSchema, readable, type Statement } from './statement.ts'
+import type { DeadLetterRow } from './letter.ts'
+import { int } from './parameter.ts'
+import { everyConsumer, everyLane, perSchema, planned, readable } from './statement.ts'
+
+export interface CountRow {
+  readonly consumer: string
+  readonly count: number
+}
+
+export interface DepthRow extends CountRow {
+  readonly topic: string
+  readonly lag_ms: number
+  /** Of the whole box. */
+  readonly total: number
+  readonly topics: number
+}
+
+export interface LagRow {
+  readonly consumer: string
+  readonly lag_ms: number
+}
 
 /**
- * What an operator wants to see. Every statement reads a bounded number of rows: $1 is where counting ends, so a count
- * that reaches it means "or more"; $2 is how many topics of a box are told apart. None is prepared by name, see
+ * What an operator wants to see. Every statement reads a bounded number of rows: `most` is where counting ends, so a
+ * count that reaches it means "or more"; `topics` is how many topics of a box are told apart. None is prepared by name, see
  * operate.ts.
  */
-export const statusSql = perSchema((s) => {
-  const statement = (text: string): Statement => ({ text })
+export const statusSql = perSchema('status', (s) => {
   const lanes = (table: string, since: string, where: string, limit: string): string => `
     select m.topic, m.since
     from ${everyLane}
@@ -27,11 +46,11 @@ export const statusSql = perSchema((s) => {
         (sum(count(*)) over box)::bigint as total, count(*) over box as topics,
         row_number() over (box order by count(*) desc, m.topic) as place
       from ${consumers} as c
-      cross join lateral (${rows} limit $1) as m
+      cross join lateral (${rows} limit $most) as m
       group by c.consumer, m.topic
       window box as (partition by c.consumer)
     ) as m
-    where place <= $2
+    where place <= $topics
     order by consumer, place`
   const lag = (table: string, since: string, where: string, consumers: string): string => `
     select c.consumer, ${ageOf('min(m.since)')} as lag_ms
@@ -41,39 +60,55 @@ export const statusSql = perSchema((s) => {
   const countOf = (table: string): string => `
     select c.consumer, count(*) as count
     from (select '' as consumer union select consumer from ${inboxes} as c) as c
-    cross join lateral (select from ${s}.${table} as m where m.consumer = c.consumer limit $1) as m
+    cross join lateral (select from ${s}.${table} as m where m.consumer = c.consumer limit $most) as m
     group by c.consumer`
 
   return {
     // One picture of all tables, and an end to it whatever happens.
     begin: 'set transaction isolation level repeatable read, read only',
     limit: "set local statement_timeout = '20s'",
-    version: `select max(version) as version from ${s}.migration`,
-    consumers: statement(
+    version: planned({}, `select max(version) as version from ${s}.migration`).gives<{
+      readonly version: number
+    }>(),
+    consumers: planned(
+      {},
       `select consumer, array_agg(pattern order by pattern) filter (where pattern is not null) as patterns
       from (
         select distinct consumer, pattern from ${s}.subscription where ended_at is null
         union all select consumer, null from ${inboxes} as c
       ) as known
       group by consumer order by consumer`,
-    ),
-    outboxDepth: statement(depth(lanes('outbox', 'published_at', '', '$1'), outbox)),
-    outboxLag: statement(lag('outbox', 'published_at', '', outbox)),
-    inboxDepth: statement(depth(`(${inInbox('$1')}) union all (${unhandled})`, inboxes)),
-    inboxLag: statement(lag('inbox', 'received_at', 'm.consumer = c.consumer and', inboxes)),
+    ).gives<{ readonly consumer: string; readonly patterns: readonly string[] | null }>(),
+    outboxDepth: planned(
+      { most: int, topics: int },
+      depth(lanes('outbox', 'published_at', '', '$most'), outbox),
+    ).gives<DepthRow>(),
+    outboxLag: planned({}, lag('outbox', 'published_at', '', outbox)).gives<LagRow>(),
+    inboxDepth: planned(
+      { most: int, topics: int },
+      depth(`(${inInbox('$most')}) union all (${unhandled})`, inboxes),
+    ).gives<DepthRow>(),
+    inboxLag: planned(
+      {},
+      lag('inbox', 'received_at', 'm.consumer = c.consumer and', inboxes),
+    ).gives<LagRow>(),
     // Of the inbox, what waits for a handler.
-    unhandled: statement(depth(unhandled, inboxes)),
-    deferred: statement(countOf('deferred')),
-    parkedKeys: statement(countOf('parked')),
-    parkedMessages: statement(countOf('parked_message')),
-    deadLetters: statement(
+    unhandled: planned({ most: int, topics: int }, depth(unhandled, inboxes)).gives<DepthRow>(),
+    deferred: planned({ most: int }, countOf('deferred')).gives<CountRow>(),
+    parkedKeys: planned({ most: int }, countOf('parked')).gives<CountRow>(),
+    parkedMessages: planned({ most: int }, countOf('parked_message')).gives<CountRow>(),
+    deadLetters: planned(
+      { most: int },
       `select consumer, count(*) as count
-      from (select consumer from ${s}.dead_letter order by number desc limit $1) as m
+      from (select consumer from ${s}.dead_letter order by number desc limit $most) as m
       group by consumer`,
-    ),
-    latestDeadLetters: statement(
+    ).gives<CountRow>(),
+    latestDeadLetters: planned(
+      { most: int },
       `select ${readable('d', 'number, died_at, id, consumer, topic, key, attempt, reason')}
-      from ${s}.dead_letter as d order by d.number desc limit $1`,
-    ),
+      from ${s}.dead_letter as d order by d.number desc limit $most`,
+    ).gives<
+      Pick<DeadLetterRow, 'number' | 'died_at' | 'id' | 'consumer' | 'topic' | 'key' | 'attempt' | 'reason'>
+    >(),
   }
 })

@@ -1,4 +1,5 @@
-import { perSchema } from './statement.ts'
+import { float8, text, texts } from './parameter.ts'
+import { perSchema, planned, prepared } from './statement.ts'
 
 /** All that is subscribed to over Postgres, as one number: whoever knows it sees by it whether that has changed. */
 export const subscribed = (schema: string): string =>
@@ -6,52 +7,66 @@ export const subscribed = (schema: string): string =>
       consumer || ' ' || pattern || case when ended_at is null then '' else ' ended' end, 0)), 0)::text
     from ${schema}.subscription where broker = 'postgres')`
 
+export interface Subscription {
+  readonly consumer: string
+  readonly pattern: string
+  /** Unsubscribed since. */
+  readonly ended: boolean
+  /** Of all subscriptions. */
+  readonly version: string
+}
+
 /** Who gets what, for the Postgres broker; of the others, what their receivers have bound. */
-export const subscriptionSql = perSchema((s, statement) => {
-  // $1 consumer, $2 broker, $3 what this receiver names, $4 for how long nobody else may have named it. Workers that have
+export const subscriptionSql = perSchema('subscription', (s) => {
+  // `$patterns` is what this receiver names; for `$afterMs` nobody else may have named it. Workers that have
   // ended are remembered for a day. One of a version that does not say what it receives may receive all.
-  const unwanted = `u.consumer = $1 and u.broker = $2 and u.ended_at is null and u.pattern <> all ($3::text[])
-      and u.created_at < clock_timestamp() - $4::float8 * interval '1 millisecond'
+  const unwanted = `u.consumer = $consumer and u.broker = $broker and u.ended_at is null and u.pattern <> all ($patterns)
+      and u.created_at < clock_timestamp() - $afterMs * interval '1 millisecond'
       and not exists (
         select from ${s}.worker as w
-        where w.kind = 'receiver' and w.consumer = $1
-          and w.beat_at > clock_timestamp() - $4::float8 * interval '1 millisecond'
+        where w.kind = 'receiver' and w.consumer = $consumer
+          and w.beat_at > clock_timestamp() - $afterMs * interval '1 millisecond'
           and (w.topics is null or u.pattern = any (w.topics)))`
   return {
-    // $1 consumer, $2 patterns, $3 broker.
-    subscribe: statement(
-      'subscribe',
-      `insert into ${s}.subscription as u (consumer, pattern, broker) select $1, unnest($2::text[]), $3
+    subscribe: prepared(
+      { consumer: text, patterns: texts, broker: text },
+      `insert into ${s}.subscription as u (consumer, pattern, broker) select $consumer, unnest($patterns), $broker
       on conflict (consumer, broker, pattern) do update set ended_at = null, created_at = clock_timestamp()
       where u.ended_at is not null`,
     ),
-    all: statement(
-      'subscriptions',
+    all: prepared(
+      {},
       `select consumer, pattern, ended_at is not null as ended, ${subscribed(s)} as version
       from ${s}.subscription where broker = 'postgres' order by consumer, pattern`,
-    ),
-    unwanted: statement('unwanted', `select u.pattern from ${s}.subscription as u where ${unwanted}`),
-    endUnwanted: statement(
-      'end_unwanted',
-      `update ${s}.subscription as u set ended_at = clock_timestamp() where ${unwanted} and u.pattern = any ($5::text[])
+    ).gives<Subscription>(),
+    unwanted: prepared(
+      { consumer: text, broker: text, patterns: texts, afterMs: float8 },
+      `select u.pattern from ${s}.subscription as u where ${unwanted}`,
+    ).gives<{ readonly pattern: string }>(),
+    endUnwanted: prepared(
+      { consumer: text, broker: text, patterns: texts, afterMs: float8, ended: texts },
+      `update ${s}.subscription as u set ended_at = clock_timestamp() where ${unwanted} and u.pattern = any ($ended)
       returning u.pattern`,
-    ),
+    ).gives<{ readonly pattern: string }>(),
 
-    // What an operator asks and does, see operate.ts. $1 consumer, $2 patterns, $3 brokers.
-    known: {
-      text: `select broker, pattern from ${s}.subscription
-      where consumer = $1 and pattern = any ($2::text[]) and ended_at is null`,
-    },
-    end: {
-      text: `update ${s}.subscription set ended_at = clock_timestamp()
-      where consumer = $1 and pattern = any ($2::text[]) and broker = any ($3::text[]) and ended_at is null`,
-    },
-    naming: {
-      text: `select id, host, (select t.topic from unnest(topics) as t(topic) where t.topic = any ($2::text[]) limit 1) as pattern
+    // What an operator asks and does, see operate.ts.
+    known: planned(
+      { consumer: text, patterns: texts },
+      `select broker, pattern from ${s}.subscription
+      where consumer = $consumer and pattern = any ($patterns) and ended_at is null`,
+    ).gives<{ readonly broker: string; readonly pattern: string }>(),
+    end: planned(
+      { consumer: text, patterns: texts, brokers: texts },
+      `update ${s}.subscription set ended_at = clock_timestamp()
+      where consumer = $consumer and pattern = any ($patterns) and broker = any ($brokers) and ended_at is null`,
+    ),
+    naming: planned(
+      { consumer: text, patterns: texts },
+      `select id, host, (select t.topic from unnest(topics) as t(topic) where t.topic = any ($patterns) limit 1) as pattern
       from ${s}.worker
-      where kind = 'receiver' and consumer = $1 and topics && $2::text[] collate "C" and ended_at is null
+      where kind = 'receiver' and consumer = $consumer and topics && $patterns collate "C" and ended_at is null
         and beat_at > clock_timestamp() - interval '30 seconds'
       order by id limit 1`,
-    },
+    ).gives<{ readonly id: number; readonly host: string; readonly pattern: string }>(),
   }
 })

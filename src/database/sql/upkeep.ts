@@ -1,28 +1,41 @@
-import { perSchema, type Statement } from './statement.ts'
+import { float8, int, optional, text } from './parameter.ts'
+import { each, perSchema, planned } from './statement.ts'
 
 /** What can be pruned. Of dead letters those that hold no key back; of all else only what is known about past messages. */
 export const pruneKinds = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit'] as const
 export type PruneKind = (typeof pruneKinds)[number]
 
+/** How many, of which consumer (null: of all), and how old. */
+const pruning = { most: int, consumer: optional(text), olderThanMs: optional(float8) }
+/** Those of which nothing is written down. */
+const silentKinds = ['dedupe', 'seen', 'workers', 'handled', 'audit'] as const
+
+export interface PrunedRow {
+  readonly count: number
+  /** Whether nobody else was at it. */
+  readonly ours: boolean
+}
+
+const signing = { who: text, why: optional(text) }
+
 /**
- * Deleting what has outlived its window, in bounded batches: $1 how many, $2 of which consumer (null: of all), $3 how old
- * in milliseconds. The dedupe keys say themselves when they end.
+ * Deleting what has outlived its window, in bounded batches. The dedupe keys say themselves when they end.
  *
  * None is prepared by name, and all run with the planner's own settings: what is old is found by BRIN, which takes a
  * bitmap scan, and a plan made for one window is not one for another. And the time is that of the statement, or no index
  * could be searched for it.
  */
-export const upkeepSql = perSchema((s) => {
+export const upkeepSql = perSchema('upkeep', (s) => {
   const old = (column: string): string =>
-    `${column} < statement_timestamp() - $3::float8 * interval '1 millisecond'`
-  const ofConsumer = '($2::text is null or t.consumer = $2)'
+    `${column} < statement_timestamp() - $olderThanMs * interval '1 millisecond'`
+  const ofConsumer = '($consumer is null or t.consumer = $consumer)'
   const tables: Record<PruneKind, { table: string; where: string }> = {
     dedupe: {
       table: 'dedupe',
-      where: 't.expires_at < statement_timestamp() and $2::text is null and $3::float8 is null',
+      where: 't.expires_at < statement_timestamp() and $consumer is null and $olderThanMs is null',
     },
     seen: { table: 'seen', where: `${ofConsumer} and ${old('t.seen_at')}` },
-    workers: { table: 'worker', where: `$2::text is null and ${old('t.ended_at')}` },
+    workers: { table: 'worker', where: `$consumer is null and ${old('t.ended_at')}` },
     handled: { table: 'handled', where: `${ofConsumer} and ${old('t.handled_at')}` },
     dead: {
       table: 'dead_letter',
@@ -34,31 +47,37 @@ export const upkeepSql = perSchema((s) => {
     },
     audit: { table: 'audit', where: `${ofConsumer} and ${old('t.at')}` },
   }
-  return {
-    // One worker at a time. Its turn ends with the one transaction that deletes a batch, so that no death can keep it.
-    prune: (kind: PruneKind): Statement => ({
-      text: `with turn as materialized (
-        select pg_try_advisory_xact_lock('${s}.${tables[kind].table}'::regclass::oid::int, hashtext(coalesce($2::text, '*'))) as ours
+  const deleting = (kind: PruneKind, audited = ''): string => `with turn as materialized (
+        select pg_try_advisory_xact_lock('${s}.${tables[kind].table}'::regclass::oid::int, hashtext(coalesce($consumer, '*'))) as ours
       ),
       gone as (
         delete from ${s}.${tables[kind].table} as t
         where (select ours from turn) is not false and t.ctid = any (array(
-          select t.ctid from ${s}.${tables[kind].table} as t where ${tables[kind].where} limit $1
+          select t.ctid from ${s}.${tables[kind].table} as t where ${tables[kind].where} limit $most
         )) returning t.*
-      )${
-        kind === 'dead'
-          ? `, audited as (
+      )${audited}
+      select count(*) as count, (select ours from turn) is not false as ours from gone`
+
+  return {
+    // One worker at a time. Its turn ends with the one transaction that deletes a batch, so that no death can keep it.
+    prune: each(silentKinds, (kind) => planned(pruning, deleting(kind)).gives<PrunedRow>()),
+    pruneDead: planned(
+      { ...pruning, ...signing },
+      deleting(
+        'dead',
+        `, audited as (
         insert into ${s}.audit (action, who, why, consumer, topic, key, id, seq, died_at, attempt, reason, errors)
-        select 'prune', $4::text, $5::text, consumer, topic, key, id, seq, died_at, attempt, reason, errors from gone
-      )`
-          : ''
-      }
-      select count(*) as count, (select ours from turn) is not false as ours from gone`,
-    }),
-    count: (kind: PruneKind): Statement => ({
-      text: `select count(*) as count from (
-        select from ${s}.${tables[kind].table} as t where ${tables[kind].where} limit $1
+        select 'prune', $who, $why, consumer, topic, key, id, seq, died_at, attempt, reason, errors from gone
+      )`,
+      ),
+    ).gives<PrunedRow>(),
+    count: each(pruneKinds, (kind) =>
+      planned(
+        pruning,
+        `select count(*) as count from (
+        select from ${s}.${tables[kind].table} as t where ${tables[kind].where} limit $most
       ) as t`,
-    }),
+      ).gives<{ readonly count: number }>(),
+    ),
   }
 })

@@ -2,6 +2,19 @@ import { anyLaneSql, anyPartitionSql } from '../layout.ts'
 import { pausedTopics } from './circuit.ts'
 import { waking } from './sleep.ts'
 import {
+  bigints,
+  float8s,
+  int,
+  ints,
+  jsons,
+  optional,
+  smallints,
+  sparse,
+  text,
+  texts,
+  uuids,
+} from './parameter.ts'
+import {
   columns,
   errors,
   fencedClaim,
@@ -9,7 +22,9 @@ import {
   lanesHeld,
   messageColumns,
   perSchema,
+  prepared,
   withError,
+  type Place,
 } from './statement.ts'
 
 /** What a promotion has done. */
@@ -22,101 +37,124 @@ export interface Promoted {
   readonly paused: string | null
 }
 
+const defers = {
+  consumer: text,
+  lanes: smallints,
+  seqs: bigints,
+  fences: bigints,
+  ids: uuids,
+  delaysMs: float8s,
+  attempts: ints,
+  errorNumbers: sparse(ints),
+  errors: jsons,
+  avoid: optional(int),
+}
+
+const buries = {
+  consumer: text,
+  lanes: smallints,
+  seqs: bigints,
+  fences: bigints,
+  ids: uuids,
+  attempts: ints,
+  reasons: texts,
+  errorNumbers: sparse(ints),
+  errors: jsons,
+}
+
 /**
  * Messages that are not ready: deferred until a time, or dead letters; those of parked keys are in `parking.ts`. The
  * consumer '' is the outbox; which table a message comes from and goes back to follows from that.
  */
-export const waitingSql = perSchema((s, statement) => {
+export const waitingSql = perSchema('waiting', (s) => {
   const next = (consumer: string): string => `(
     select extract(epoch from d.due_at - statement_timestamp())::float8 * 1000 from ${s}.deferred as d
     where d.consumer = ${consumer} and d.due_at > statement_timestamp() order by d.due_at limit 1) as due_in_ms,
     exists (select from ${s}.parked as p where p.consumer = ${consumer} and p.until < 'infinity') as parks`
-  // Messages as whoever gives them up names them: $1 consumer, $2 to $5 lanes, seqs, fences, ids.
+  // Messages as whoever gives them up names them.
   const given = (names: string, types: string): string => `unnest(
-          $2::smallint[], $3::bigint[], $4::bigint[], $5::uuid[], ${types}) as a(lane, seq, fence, id, ${names})`
+          $lanes, $seqs, $fences, $ids, ${types}) as a(lane, seq, fence, id, ${names})`
   const ofInbox = { table: `${s}.inbox`, receivedAt: 'i.received_at', held: '', fenced: fencedClaim(s) }
   // A claimer's late write finds its row gone. A relay's finds it there, in the hands of who sends it now: the lane is locked.
   const ofOutbox = {
     table: `${s}.outbox`,
     receivedAt: 'null::timestamptz',
-    held: `held as materialized (${lanesHeld(s, 'select distinct n.lane, n.fence from unnest($2::smallint[], $4::bigint[]) as n(lane, fence)')}),`,
+    held: `held as materialized (${lanesHeld(s, 'select distinct n.lane, n.fence from unnest($lanes, $fences) as n(lane, fence)')}),`,
     fenced:
       'i.lane = a.lane and i.seq = a.seq and i.id = a.id and (a.lane, a.fence) in (select held.lane, held.fence from held)',
   }
   const lastly = `a.attempt, ${withError('i', 'a')} as errors`
   const defer = ({ table, receivedAt, held, fenced }: typeof ofInbox): string => `
-    with ${held} ${errors('$9')},
+    with ${held} ${errors('$errors')},
     gone as (
-      delete from ${table} as i using ${given('delay_ms, attempt, error', '$6::float8[], $7::int[], $8::int[]')}
+      delete from ${table} as i using ${given('delay_ms, attempt, error', '$delaysMs, $attempts, $errorNumbers')}
       where ${fenced}
       returning a.delay_ms, i.lane, i.seq, ${receivedAt} as received_at, ${lastly}, ${columns('i')}
     ),
     moved as (
       insert into ${s}.deferred (consumer, due_at, received_at, avoid, attempt, errors, ${messageColumns})
-      select $1, clock_timestamp() + gone.delay_ms * interval '1 millisecond', gone.received_at, $10::int,
+      select $consumer, clock_timestamp() + gone.delay_ms * interval '1 millisecond', gone.received_at, $avoid,
         gone.attempt, gone.errors, ${columns('gone')}
       from gone
     )
     select lane, seq from gone`
   const bury = ({ table, receivedAt, held, fenced }: typeof ofInbox): string => `
-    with ${held} ${errors('$9')},
+    with ${held} ${errors('$errors')},
     gone as (
-      delete from ${table} as i using ${given('attempt, reason, error', '$6::int[], $7::text[], $8::int[]')}
+      delete from ${table} as i using ${given('attempt, reason, error', '$attempts, $reasons, $errorNumbers')}
       where ${fenced}
       returning a.reason, i.lane, i.seq, ${receivedAt} as received_at, ${lastly}, ${columns('i')}
     ),
     moved as (
       insert into ${s}.dead_letter (consumer, seq, attempt, reason, errors, received_at, ${messageColumns})
-      select $1, gone.seq, gone.attempt, gone.reason, coalesce(gone.errors, '[]'), gone.received_at, ${columns('gone')}
+      select $consumer, gone.seq, gone.attempt, gone.reason, coalesce(gone.errors, '[]'), gone.received_at, ${columns('gone')}
       from gone
     )
     select lane, seq from gone`
 
   return {
-    // A failed message without a key. $6 in how long it is due, $7 attempts, $8 the number of the error, $9 errors; $10 the
-    // worker that shall not have it next, or null.
-    defer: statement('inbox_defer', defer(ofInbox)),
-    deferOutbox: statement('outbox_defer', defer(ofOutbox)),
+    // A failed message without a key. `$avoid` is the worker that shall not have it next, or null.
+    defer: prepared(defers, defer(ofInbox)).gives<Place>(),
+    deferOutbox: prepared(defers, defer(ofOutbox)).gives<Place>(),
 
-    // $6 attempts, $7 why, $8 the number of the error, null if there is none, $9 errors.
-    bury: statement('inbox_bury', bury(ofInbox)),
-    buryOutbox: statement('outbox_bury', bury(ofOutbox)),
+    bury: prepared(buries, bury(ofInbox)).gives<Place>(),
+    buryOutbox: prepared(buries, bury(ofOutbox)).gives<Place>(),
 
     // What is due goes back to where it is worked on, in bounded batches. The time of the statement, since that of the
     // clock changes while it runs, so no index can be searched for it: all that is not due yet would be read each time.
-    promote: statement(
-      'promote',
+    promote: prepared(
+      { consumer: text, most: int },
       `with due as materialized (
         select due_at, seq from ${s}.deferred
-        where consumer = $1 and due_at <= statement_timestamp()
-        order by due_at, seq limit $2
+        where consumer = $consumer and due_at <= statement_timestamp()
+        order by due_at, seq limit $most
         for no key update skip locked
       ),
       gone as (
         delete from ${s}.deferred as d using due
-        where d.consumer = ${joinedBy('due', '$1::text')} and d.due_at = due.due_at and d.seq = due.seq
+        where d.consumer = ${joinedBy('due', '$consumer')} and d.due_at = due.due_at and d.seq = due.seq
         returning d.received_at, d.avoid, d.attempt, d.errors, ${columns('d')}, pg_current_xact_id() as xid
       ),
       back as (
         insert into ${s}.inbox (consumer, lane, avoid, lease_until, attempt, errors, received_at, ${messageColumns})
-        select $1, coalesce(${s}.lane_of(gone.key), ${anyPartitionSql}), gone.avoid,
+        select $consumer, coalesce(${s}.lane_of(gone.key), ${anyPartitionSql}), gone.avoid,
           -- From here on it is counted for how long it waits for somebody else.
           case when gone.avoid is null then '-infinity' else clock_timestamp() end, gone.attempt, gone.errors,
           coalesce(gone.received_at, clock_timestamp()), ${columns('gone')}
         from gone where gone.xid is not null
       )
-      select count(*) as count, count(${waking(s, '$1')}) as woken, ${next('$1')}, ${pausedTopics(s)} from gone`,
-    ),
+      select count(*) as count, count(${waking(s, '$consumer')}) as woken, ${next('$consumer')}, ${pausedTopics(s)} from gone`,
+    ).gives<Promoted>(),
     // One relay at a time, and in order: messages of a key that become due one after the other are sent like that.
-    promoteOutbox: statement(
-      'promote_outbox',
+    promoteOutbox: prepared(
+      { most: int },
       `with turn as materialized (
         select pg_try_advisory_xact_lock('${s}.deferred'::regclass::oid::int, 0) as ours
       ),
       due as materialized (
         select d.due_at, d.seq from ${s}.deferred as d
         where (select ours from turn) and d.consumer = '' and d.due_at <= statement_timestamp()
-        order by d.due_at, d.seq limit $1
+        order by d.due_at, d.seq limit $most
         for no key update skip locked
       ),
       gone as (
@@ -132,6 +170,6 @@ export const waitingSql = perSchema((s, statement) => {
         order by gone.due_at, gone.seq
       )
       select count(*) as count, count(${waking(s, "''")}) as woken, ${next("''")} from gone`,
-    ),
+    ).gives<Promoted>(),
   }
 })

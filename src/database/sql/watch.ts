@@ -1,8 +1,30 @@
 import { layout } from '../layout.ts'
-import { everyConsumer, everyLane, perSchema } from './statement.ts'
+import { ints } from './parameter.ts'
+import { everyConsumer, everyLane, perSchema, planned } from './statement.ts'
+
+/** Who keeps dead rows from being removed, and since how many transactions and seconds. */
+export interface Horizon {
+  readonly source: 'session' | 'standby' | 'replication slot' | 'prepared transaction'
+  /** A pid, a slot's name, a transaction's gid. */
+  readonly name: string
+  /** A role, or a slot's name. */
+  readonly holder: string
+  readonly application: string
+  readonly pid: number | null
+  readonly age: number
+  readonly seconds: number
+}
+
+export interface ProgressRow {
+  readonly id: number
+  readonly ended_by: string | null
+  readonly silent_ms: number
+  readonly keyed_ms: number | null
+  readonly free_ms: number | null
+}
 
 /** What metrics and health checks ask beside the status. Each statement reads a bounded number of rows. */
-export const watchSql = perSchema((s) => {
+export const watchSql = perSchema('watch', (s) => {
   const headOf = (table: string, since: string, where: string): string => `
     select m.${since} as since from ${s}.${table} as m
     where ${where} m.lane = l.lane order by m.seq limit 1`
@@ -11,8 +33,9 @@ export const watchSql = perSchema((s) => {
   return {
     // Of each kind of holder the one that holds back vacuum the furthest. What belongs to other databases does not hold
     // back ours. Sessions of other roles show their xmin only to pg_monitor and pg_read_all_stats.
-    horizon: {
-      text: `select distinct on (source) source, name, holder, coalesce(application, '') as application, pid,
+    horizon: planned(
+      {},
+      `select distinct on (source) source, name, holder, coalesce(application, '') as application, pid,
         age::float8 as age, coalesce(extract(epoch from clock_timestamp() - since)::float8, 0) as seconds
       from (
         select 'session' as source, pid::text as name, usename::text as holder, application_name as application, pid,
@@ -30,11 +53,12 @@ export const watchSql = perSchema((s) => {
         from pg_prepared_xacts where database = current_database()
       ) as held
       order by source, age desc, since`,
-    },
+    ).gives<Horizon>(),
 
     // Keyed lanes with messages in them that nobody holds. Of partitions, the rows are leased and not the lane.
-    abandonedLanes: {
-      text: `select l.consumer, count(*) as count
+    abandonedLanes: planned(
+      {},
+      `select l.consumer, count(*) as count
       from (select c.consumer, l.lane from (select '' as consumer union select consumer from ${everyConsumer(s)} as c) as c
         cross join ${everyLane} where l.lane < ${layout.lanes}) as l
       where not exists (select from ${s}.lane as h
@@ -42,12 +66,13 @@ export const watchSql = perSchema((s) => {
         and case when l.consumer = '' then exists (${headOf('outbox', 'published_at', '')})
           else exists (${headOf('inbox', 'received_at', 'm.consumer = l.consumer and')}) end
       group by l.consumer`,
-    },
+    ).gives<{ readonly consumer: string; readonly count: number }>(),
 
-    // $1 workers of this process: whether each is believed to live, and how old the oldest message is that is its to
+    // Of workers of this process: whether each is believed to live, and how old the oldest message is that is its to
     // work on: at the head of a lane that it holds, or in a partition and held by nobody or by itself.
-    progress: {
-      text: `select w.id, w.ended_by, ${ageOf('w.beat_at')} as silent_ms, (
+    progress: planned(
+      { workers: ints },
+      `select w.id, w.ended_by, ${ageOf('w.beat_at')} as silent_ms, (
         select ${ageOf('min(head.since)')}
         from ${s}.lane as l
         cross join lateral (
@@ -68,7 +93,7 @@ export const watchSql = perSchema((s) => {
         ) as head
         where w.kind = 'claimer' and l.consumer = w.consumer and l.lane >= ${layout.lanes}
       ) as free_ms
-      from ${s}.worker as w where w.id = any ($1::int[])`,
-    },
+      from ${s}.worker as w where w.id = any ($workers)`,
+    ).gives<ProgressRow>(),
   }
 })

@@ -1,6 +1,35 @@
 import { numbering } from './sequence.ts'
 import { serverIdentity, writable } from './server.ts'
-import { durably, instant, perSchema } from './statement.ts'
+import { boolean, float8, int, ints, intsOrNull, numeric, optional, text, texts } from './parameter.ts'
+import { durably, instant, perSchema, planned, prepared } from './statement.ts'
+
+/** A row of the table `worker`, as its peers see it. */
+export interface Peer {
+  readonly id: number
+  readonly ended_by: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
+  /** Its last heartbeat, as the database's text: only compared, and JavaScript would cut its microseconds. */
+  readonly beat: string
+  readonly in_flight: number
+  /** It should hold a lock on this server, and does not. */
+  readonly unlocked: boolean
+  readonly reserved: boolean
+  readonly lane_assignees: readonly (number | null)[] | null
+  readonly row_assignees: readonly number[] | null
+}
+
+/** What a sign of life tells beside the peers. */
+export interface Beat {
+  /** Null if this worker was given up on. */
+  readonly server: string | null
+  /** The sequence that numbers what it reads, and how far that has come: null if there is none, or nobody may know. */
+  readonly file: number | null
+  readonly position: number | null
+}
+
+/** Ends the connections of `$application`. */
+export const disconnecting = `select count(pg_terminate_backend(pid)) as closed from pg_stat_activity
+    where application_name = $application and usename = current_user and datname = current_database()
+      and pid <> pg_backend_pid()`
 
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
 // taken on another server, or on this one before its restart, says nothing.
@@ -14,80 +43,100 @@ const peers = (s: string): string => `
           and lock.classid = '${s}.worker'::regclass
       ) as unlocked
     from ${s}.worker as w
-    where w.kind = $1 and w.consumer = $2
-      and (w.ended_at is null or w.ended_at > clock_timestamp() - $3::float8 * interval '1 millisecond')`
+    where w.kind = $kind and w.consumer = $consumer
+      and (w.ended_at is null or w.ended_at > clock_timestamp() - $windowMs * interval '1 millisecond')`
 
 /** Workers: who is there, since when, and who has died. */
-export const workerSql = perSchema((s, statement) => ({
-  nextId: statement('worker_id', `select nextval(pg_get_serial_sequence('${s}.worker', 'id'))::int as id`),
+export const workerSql = perSchema('worker', (s) => ({
+  nextId: prepared({}, `select nextval(pg_get_serial_sequence('${s}.worker', 'id'))::int as id`).gives<{
+    readonly id: number
+  }>(),
 
-  lock: statement(
-    'worker_lock',
-    `select pg_try_advisory_lock('${s}.worker'::regclass::oid::int, $1::int) as locked`,
-  ),
+  lock: prepared(
+    { id: int },
+    `select pg_try_advisory_lock('${s}.worker'::regclass::oid::int, $id) as locked`,
+  ).gives<{ readonly locked: boolean }>(),
 
   // The lock comes first: a worker that is registered as locked and whose lock is free is dead.
-  register: statement(
-    'worker_register',
+  register: prepared(
+    {
+      id: int,
+      kind: text,
+      consumer: text,
+      host: text,
+      pid: int,
+      version: text,
+      application: text,
+      locked: boolean,
+      topics: optional(texts),
+    },
     `insert into ${s}.worker (id, kind, consumer, host, pid, version, application, locked_on, topics)
     overriding system value
-    select $1::int, $2, $3, $4, $5::int, $6, $7, case when $8::boolean then pg_postmaster_start_time() end, $9::text[]
+    select $id, $kind, $consumer, $host, $pid, $version, $application, case when $locked then pg_postmaster_start_time() end, $topics
     from ${durably} as d where d.durable is not null
     returning ${serverIdentity(s)} as server`,
-  ),
+  ).gives<{ readonly server: string }>(),
 
   // With a look at the peers, since both are due at the same time.
-  beat: statement(
-    'worker_beat',
+  beat: prepared(
+    { kind: text, consumer: text, windowMs: float8, id: int, inFlight: int, locked: boolean },
     `with beat as (
       update ${s}.worker
-      set beat_at = clock_timestamp(), in_flight = $5, locked_on = case when $6 then pg_postmaster_start_time() end
-      where id = $4 and ended_at is null
+      set beat_at = clock_timestamp(), in_flight = $inFlight, locked_on = case when $locked then pg_postmaster_start_time() end
+      where id = $id and ended_at is null
       returning ${serverIdentity(s)} as server
     )
     select beat.server, numbered.file, numbered.position, peer.*
-    from ${numbering(s, '$1::text')} as numbered left join beat on true left join (${peers(s)}) as peer on true`,
+    from ${numbering(s, '$kind')} as numbered left join beat on true left join (${peers(s)}) as peer on true`,
+  ).gives<Peer & Beat>(),
+
+  peers: prepared({ kind: text, consumer: text, windowMs: float8 }, peers(s)).gives<Peer>(),
+
+  topicsOf: prepared({ ids: ints }, `select id, topics from ${s}.worker where id = any ($ids)`).gives<{
+    readonly id: number
+    readonly topics: readonly string[] | null
+  }>(),
+
+  // Of the handler that has run for longest, if that is too long; null if there is none.
+  stuck: prepared(
+    { id: int, topic: optional(text), sinceMs: optional(float8) },
+    `update ${s}.worker set stuck_topic = $topic,
+      stuck_since = clock_timestamp() - $sinceMs * interval '1 millisecond' where id = $id`,
   ),
 
-  peers: statement('worker_peers', peers(s)),
+  look: planned({}, `select ${serverIdentity(s)} as server, ${writable} as writable`).gives<{
+    readonly server: string
+    readonly writable: boolean
+  }>(),
 
-  topicsOf: statement('worker_topics', `select id, topics from ${s}.worker where id = any ($1::int[])`),
-
-  // Of the handler that has run for longest, if that is too long. $2 its topic, $3 for how long; null if there is none.
-  stuck: statement(
-    'worker_stuck',
-    `update ${s}.worker set stuck_topic = $2,
-      stuck_since = clock_timestamp() - $3::float8 * interval '1 millisecond' where id = $1`,
-  ),
-
-  look: { text: `select ${serverIdentity(s)} as server, ${writable} as writable` },
-
-  lanesOf: statement(
-    'worker_lanes',
-    `select lane from ${s}.lane where consumer = $1 and holder = $2 order by lane`,
-  ),
+  lanesOf: prepared(
+    { consumer: text, worker: int },
+    `select lane from ${s}.lane where consumer = $consumer and holder = $worker order by lane`,
+  ).gives<{ readonly lane: number }>(),
 
   // Only if it has not beaten since it was looked at. Who shall have what it held is part of the verdict.
-  declareDead: statement(
-    'worker_declare_dead',
-    `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $2, lane_assignees = $4, row_assignees = $5,
-      reserved_until = clock_timestamp() + $6::float8 * interval '1 millisecond'
-    where w.id = $1 and w.ended_at is null and ${instant('w.beat_at')} = $3::numeric
+  declareDead: prepared(
+    {
+      id: int,
+      foundBy: text,
+      beat: numeric,
+      laneAssignees: optional(intsOrNull),
+      rowAssignees: optional(ints),
+      reservedMs: optional(float8),
+    },
+    `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $foundBy, lane_assignees = $laneAssignees, row_assignees = $rowAssignees,
+      reserved_until = clock_timestamp() + $reservedMs * interval '1 millisecond'
+    where w.id = $id and w.ended_at is null and ${instant('w.beat_at')} = $beat
     returning w.application, extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms`,
-  ),
+  ).gives<{ readonly application: string; readonly silent_ms: number }>(),
 
   // What a frozen or cut-off process has left open would keep rows locked that its successors need, for as long as TCP
   // takes to notice: hours. Those of other roles are not ours to close.
-  disconnect: statement(
-    'worker_disconnect',
-    `select count(pg_terminate_backend(pid)) as closed from pg_stat_activity
-    where application_name = $1 and usename = current_user and datname = current_database()
-      and pid <> pg_backend_pid()`,
-  ),
+  disconnect: prepared({ application: text }, disconnecting),
 
-  end: statement(
-    'worker_end',
+  end: prepared(
+    { id: int },
     `update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'stop', in_flight = 0
-    where id = $1 and ended_at is null`,
+    where id = $id and ended_at is null`,
   ),
 }))
