@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 import type { Flags } from '../terminal/flags.ts'
 import { duration, whole } from '../terminal/parse.ts'
 import type { RolesFlags } from './roles.ts'
+import type { SqlFlags } from './sql.ts'
 
 /** The commands with which an operator looks at what goes on. What they do is loaded when they run. */
 
@@ -43,6 +44,23 @@ Examples:
     .action(async (flags: Flags) => {
       const { showStatus } = await import('./status.ts')
       await showStatus(flags)
+    })
+
+  common(program.command('sql'))
+    .description('Show the SQL that Twinbox runs, for a DBA; needs no database.')
+    .option('--list', 'the names of all statements and their parameters (the default)')
+    .option('--print <name>', 'a statement, or all of a room such as inbox, with examples: runs in psql')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ twinbox sql
+  $ twinbox sql --print claim
+  $ (echo 'begin;'; twinbox sql --print inbox.claim; echo 'rollback;') | psql`,
+    )
+    .action(async (flags: SqlFlags) => {
+      const { showSql } = await import('./sql.ts')
+      await showSql(flags)
     })
 
   common(program.command('roles'))

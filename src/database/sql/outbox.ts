@@ -14,6 +14,7 @@ import {
   ints,
   json,
   jsons,
+  like,
   plainTexts,
   numberLists,
   optional,
@@ -34,7 +35,7 @@ const one = {
   key: optional(text),
   headers: asText(optional(json)),
   payload: asText(optional(json)),
-  body: optional(bytea),
+  body: like(optional(bytea), 'null'),
   contentType: optional(text),
   lane: asText(smallint),
   locks: asText(boolean),
@@ -53,7 +54,7 @@ const several = {
   locks: asText(boolean),
 }
 const deduping = { ...several, windowMs: asText(float8) }
-const times = asText(textsOrEmpty)
+const times = like(asText(textsOrEmpty), "'{2036-01-01Z}'")
 
 /** A message that is not published, since another one of its dedupe key was: as whatever driver is in between makes of it. */
 export interface Known {
@@ -133,7 +134,7 @@ export const outboxSql = perSchema('outbox', (s) => {
     // With a time at which to send it or to give it up. What is due already goes the usual way. Whether it is, is asked
     // once: asked twice, what comes due in between would go both ways, or neither.
     publishTimed: prepared(
-      { ...deduping, deliverAt: times, delaysMs: times, expiresAt: times },
+      { ...deduping, deliverAt: times, delaysMs: like(times, "'{1000}'"), expiresAt: times },
       deduped(
         `select m.*, (m.due_at <= clock_timestamp()) is not false as ready
         from (

@@ -54,6 +54,12 @@ export const jsonbs = scalar<readonly string[]>('jsonb[]', '\'{"{}"}\'')
 export const booleans = scalar<readonly boolean[]>('boolean[]', "'{true}'")
 export const timestamptzs = scalar<readonly Date[]>('timestamptz[]', "'{2026-01-01Z}'")
 
+/** The same with an example that suits one statement better. */
+export const like = <Value>(parameter: Parameter<Value>, example: string): Parameter<Value> => ({
+  ...parameter,
+  example,
+})
+
 /** Null as well. */
 export const optional = <Value>(parameter: Parameter<Value>): Parameter<Value | null> => ({
   ...parameter,

@@ -1,6 +1,6 @@
 import { numbering } from './sequence.ts'
 import { serverIdentity, writable } from './server.ts'
-import { boolean, float8, int, ints, intsOrNull, numeric, optional, text, texts } from './parameter.ts'
+import { boolean, float8, int, ints, intsOrNull, numeric, optional, text, texts, like } from './parameter.ts'
 import { durably, instant, perSchema, planned, prepared } from './statement.ts'
 
 /** A row of the table `worker`, as its peers see it. */
@@ -61,7 +61,7 @@ export const workerSql = perSchema('worker', (s) => ({
   register: prepared(
     {
       id: int,
-      kind: text,
+      kind: like(text, "'relay'"),
       consumer: text,
       host: text,
       pid: int,
