@@ -23,9 +23,11 @@ create table twinbox.migration (
 );
 
 -- The lane of a key, 0 to 63. Nothing else decides which lane a key has, so that publishers in any language agree.
+-- Without a search_path of its own, which would keep it from being inlined: what the body names is looked up when the function is
+-- created, and each type is exact, so that nothing in another schema can match better.
 create function twinbox.lane_of(key text) returns smallint
   language sql immutable strict parallel safe
-  return (hashtextextended(key, 0) & 63)::smallint;
+  return (pg_catalog.hashtextextended(key, 0::bigint) operator(pg_catalog.&) 63::bigint)::smallint;
 
 revoke all on function twinbox.lane_of from public;
 
@@ -88,11 +90,12 @@ create index dedupe_expires_at on twinbox.dedupe using brin (expires_at) with (a
 -- A UUID version 7 (RFC 9562), for publishers in SQL. Postgres has its own from 18 on.
 create function twinbox.new_id() returns uuid
   language sql volatile parallel safe
+  set search_path = pg_catalog, pg_temp
   return encode(
     set_bit(set_bit(
       overlay(
         uuid_send(gen_random_uuid())
-        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000::numeric)::bigint) from 3)
         from 1 for 6
       ), 52, 1), 53, 1),
     'hex')::uuid;
@@ -231,7 +234,7 @@ begin
   else
     insert into outbox (lane, id, topic, key, headers, payload, body, content_type, expires_at)
     values (
-      coalesce(lane_of(publish.key), floor(random() * 64)::smallint),
+      coalesce(lane_of(publish.key), floor(random() * 64::float8)::smallint),
       new_id, publish.topic, publish.key, publish.headers, publish.payload, publish.body, publish.content_type,
       publish.expires_at
     );

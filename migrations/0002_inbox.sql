@@ -110,6 +110,7 @@ create function twinbox.complete(
   consumer text, lanes smallint[], seqs bigint[], fences bigint[], ids uuid[], attempts smallint[], worker integer
 ) returns void
   language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
   set enable_bitmapscan = off
   set enable_hashjoin = off

@@ -78,6 +78,7 @@ create unlogged table twinbox.incarnation (
 -- any statement that so much as names an unlogged table.
 create function twinbox.incarnation() returns uuid
   language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
 as $$
 declare
   found uuid;

@@ -226,8 +226,10 @@ test('handlers have the settings of the user, and statements of ours those that 
   await database.query(`alter database ${database.url.split('/').at(-1)} set datestyle = 'German'`)
   const check = process.platform === 'linux' ? '1s' : '0'
   const session = await one.openSession()
-  expect(await one.query(planned({}, text))).toEqual([{ all: `shop UTC ISO, MDY 0 on 10 ${check} 0` }])
-  const kept = [{ all: `shop UTC ISO, MDY 10s off 10 ${check} 0` }]
+  expect(await one.query(planned({}, text))).toEqual([
+    { all: `pg_catalog, pg_temp UTC ISO, MDY 0 on 10 ${check} 0` },
+  ])
+  const kept = [{ all: `pg_catalog, pg_temp UTC ISO, MDY 10s off 10 ${check} 0` }]
   expect(await one.keep(planned({}, text))).toEqual(kept)
   expect((await session.query(text)).rows).toEqual(kept)
   await session.end()

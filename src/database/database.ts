@@ -106,7 +106,6 @@ export class Database {
     const ours = {
       ...settings,
       ...(link.facts.version >= sql.transactionTimeoutSince ? sql.withoutTransactionTimeout : {}),
-      search_path: sql.searchPath(link.facts.search_path),
     }
     const { config } = this.#hosts
     Object.assign(this.#ours.options, setUp(link, config, { ...sql.ownSettings, ...ours }))

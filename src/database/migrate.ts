@@ -151,11 +151,14 @@ export function providerOf(
               await read(sql.lock)
               if (lastOf(await readApplied(schema, files, read)) >= file.version) return
               const [before] = (await read(sql.lockTimeoutNow)) as [{ lockTimeout: string }]
+              const [where] = (await read(sql.searchPathNow)) as [{ searchPath: string }]
+              await read(sql.searchPath)
               await runWithinTry(schema, [file.sql], read).catch((error: unknown) => {
                 // Nobody may be kept waiting until it is tried again here: the transaction is yours, and holds locks.
                 throw isInTheWay(error) ? busy(schema, [], error) : error
               })
               await read(sql.lockTimeout(before.lockTimeout))
+              await read(sql.searchPathBack(where.searchPath))
             },
           },
         ]),

@@ -21,7 +21,6 @@ export interface Link {
 /** What of the server and of its user our own settings depend on. */
 export interface Facts {
   readonly version: number
-  readonly search_path: string
 }
 
 /** Without those that `pg` gives at start-up: of our own statements they would be in the way. */

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { Database } from '../database/database.ts'
+import { migrationSql } from '../database/sql/migration.ts'
 import { migrationFiles } from '../database/migrate.ts'
 import { doctorSql, type CatalogItem } from '../database/sql/doctor.ts'
 import { begin, rollback } from '../database/sql/server.ts'
@@ -19,6 +20,7 @@ export async function findDrift(database: Database): Promise<readonly Finding[]>
   let expected: CatalogItem[]
   try {
     await client.query(begin)
+    await client.query(migrationSql(database.schema).searchPath)
     for (const { sql } of migrationFiles(twin)) await client.query(sql)
     expected = await database.run(client, catalog, { schema: twin })
   } catch (error) {

@@ -124,7 +124,7 @@ export const inboxSql = perSchema('inbox', (s) => {
       `select i.lane, i.seq
       from ${s}.inbox as i join unnest($lanes, $seqs, $fences) as a(lane, seq, fence)
         on i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
-      where i.consumer = $consumer and current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+      where i.consumer = $consumer and current_setting('transaction_isolation'::text) in ('repeatable read', 'serializable')
       for no key update of i skip locked`,
     ).gives<Place>(),
 

@@ -1,5 +1,5 @@
 import { int } from './parameter.ts'
-import { perSchema, planned } from './statement.ts'
+import { perSchema, planned, quoted } from './statement.ts'
 
 export const migrationSql = perSchema('migration', (s) => ({
   // Two processes that start together: the second waits here, then finds nothing left to do.
@@ -12,6 +12,10 @@ export const migrationSql = perSchema('migration', (s) => ({
   /** The statements that follow in this transaction wait for a lock no longer than this. */
   lockTimeout: (time: number | string): string =>
     `set local lock_timeout = '${typeof time === 'number' ? Math.round(time) : time}'`,
+  /** What the statements that follow in this transaction name is looked up here, whatever the user has in the way. */
+  searchPath: `set local search_path = pg_catalog, pg_temp`,
+  searchPathNow: `select current_setting('search_path'::text) as "searchPath"`,
+  searchPathBack: (path: string): string => `select set_config('search_path'::text, ${quoted(path)}, true)`,
   /** As it is now, to be put back. */
   lockTimeoutNow: `select current_setting('lock_timeout') as "lockTimeout"`,
   backend: planned({}, `select pg_backend_pid() as pid`).gives<{ readonly pid: number }>(),

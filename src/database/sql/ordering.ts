@@ -3,16 +3,16 @@ const keysMax = { call: 500, transaction: 2000 }
 /** Stands for too many keys: from here on the transaction locks lanes. */
 const tooMany = 1_000_000
 
-const taken = `coalesce(nullif(current_setting('twinbox.ordering_keys', true), '')::int, 0)`
-const take = (count: string): string => `set_config('twinbox.ordering_keys', (${count})::text, true)`
+const taken = `coalesce(nullif(current_setting('twinbox.ordering_keys'::text, true), '')::int, 0)`
+const take = (count: string): string => `set_config('twinbox.ordering_keys'::text, (${count})::text, true)`
 const laneSpace = (s: string): string => `'${s}.lane'::regclass::oid::int`
 const keySpace = (s: string): string => `'${s}.outbox'::regclass::oid::int`
 /** How many it has really locked, if it seems to be too many: a key is counted again each time. */
 const recounted = (s: string, wanted: string): string => `case
     when taken >= ${tooMany} or taken + ${wanted} <= ${keysMax.transaction} then taken
     else (
-      select count(*)::int from pg_locks
-      where locktype = 'advisory' and pid = pg_backend_pid() and classid = '${s}.outbox'::regclass and objsubid = 2
+      select count(*)::int from pg_catalog.pg_locks
+      where locktype = 'advisory' and pid = pg_backend_pid() and classid = '${s}.outbox'::regclass::oid and objsubid = 2
     ) end`
 
 /**
@@ -40,7 +40,7 @@ export const orderingLocks = (s: string, keys: string): string => `(
         select *, wanted <= ${keysMax.call} and taken + wanted <= ${keysMax.transaction} as few from known offset 0
       ) as known
     )
-    select count(case when l.alone then pg_advisory_xact_lock(l.space, l.number)
+    select pg_catalog.count(case when l.alone then pg_advisory_xact_lock(l.space, l.number)
       else pg_advisory_xact_lock_shared(l.space, l.number) end)
     from (
       select distinct 1 as turn, ${laneSpace(s)} as space, k.lane as number, not chosen.few as alone
@@ -54,9 +54,9 @@ export const orderingLocks = (s: string, keys: string): string => `(
 /** The same for one key, which most calls have. */
 export const orderingLock = (s: string, key: string): string => `(
     select case when taken < ${keysMax.transaction}
-      then concat(pg_advisory_xact_lock_shared(${laneSpace(s)}, ${s}.lane_of(${key})::int),
+      then pg_catalog.concat(pg_advisory_xact_lock_shared(${laneSpace(s)}, ${s}.lane_of(${key})::int),
         pg_advisory_xact_lock(${keySpace(s)}, hashtext(${key})), ${take('taken + 1')})
-      else concat(pg_advisory_xact_lock(${laneSpace(s)}, ${s}.lane_of(${key})::int), ${take(String(tooMany))}) end
+      else pg_catalog.concat(pg_advisory_xact_lock(${laneSpace(s)}, ${s}.lane_of(${key})::int), ${take(String(tooMany))}) end
     from (select ${recounted(s, '1')} as taken from (select ${taken} as taken offset 0) as t offset 0) as t
     where ${key} is not null
   )`

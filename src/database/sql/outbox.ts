@@ -70,7 +70,7 @@ export const outboxSql = perSchema('outbox', (s) => {
   // The transaction's xid is assigned before any row draws its seq: no row comes out of this join before `x` was
   // evaluated. The watermark of a lane depends on it, see lanes/watermark.ts. The ordering locks are taken here for the
   // same reason: a seq drawn before the lock was granted would be out of order.
-  const locks = `case when $locks then ${orderingLocks(s, 'unnest($keys)')} end`
+  const locks = `case when $locks then ${orderingLocks(s, 'pg_catalog.unnest($keys)')} end`
   const newMessages = (arrays = '', names = '', values = '', locking = locks): string => `
     select m.id, m.topic, nullif(m.key, '') as key, nullif(m.headers, '')::json as headers,
       nullif(m.payload, '')::json as payload, case when coalesce(m.payload, '') = '' then m.body end as body,
@@ -87,7 +87,7 @@ export const outboxSql = perSchema('outbox', (s) => {
   // Messages without a key fill one lane after the other, see `layout.inARow`.
   const insert = (more = ''): string => `
     insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type${more.replaceAll('m.', '')})
-    select coalesce(${s}.lane_of(m.key), (($firstLane + m.nr / ${layout.inARow}) % ${layout.lanes})::smallint),
+    select coalesce(${s}.lane_of(m.key), (($firstLane + m.nr / ${layout.inARow}) % ${layout.lanes}::bigint)::smallint),
       m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type${more}`
 
   // Of two transactions with one dedupe key, the second waits for the first to end: the unique index decides.

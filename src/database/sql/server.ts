@@ -22,7 +22,7 @@ export const serverIdentity = (s: string): string =>
  * later: what a crash or a failover has swept away unwritten, its id included, is given out again.
  */
 export const currentXid = `select pg_current_xact_id_if_assigned()::text || ' ' ||
-  extract(epoch from pg_postmaster_start_time()) || ' ' || extract(epoch from now()) as xid`
+  extract(epoch from pg_postmaster_start_time())::text || ' ' || extract(epoch from now())::text as xid`
 /**
  * What became of a transaction. That it was committed is believed only of the very server that began it, and if that
  * server has not crashed since, which throws its statistics away: otherwise another one may have been given the id.
@@ -31,10 +31,10 @@ export const currentXid = `select pg_current_xact_id_if_assigned()::text || ' ' 
 export const transactionStatus = planned(
   { xid: text },
   `with asked as (
-    select split_part($xid, ' ', 1)::xid8 as xid, nullif(split_part($xid, ' ', 2), '')::numeric as server,
-      nullif(split_part($xid, ' ', 3), '')::numeric as began),
+    select split_part($xid, ' '::text, 1)::xid8 as xid, nullif(split_part($xid, ' '::text, 2), '')::numeric as server,
+      nullif(split_part($xid, ' '::text, 3), '')::numeric as began),
   judged as (select xid, coalesce(server <> extract(epoch from pg_postmaster_start_time())
-      or began < (select extract(epoch from stats_reset) from pg_stat_wal), false) as crashed from asked)
+      or began < (select extract(epoch from stats_reset) from pg_catalog.pg_stat_wal), false) as crashed from asked)
   select case
     when not crashed then pg_xact_status(xid)
     when xid >= pg_snapshot_xmax(pg_current_snapshot()) then 'aborted'
@@ -60,6 +60,8 @@ export const serverFacts = planned(
  * the process may have set otherwise for statements of their own. Handlers' connections keep what the user has set.
  */
 export const ownSettings = {
+  // Nobody who may create in another schema can put a function or an operator in the way.
+  search_path: 'pg_catalog, pg_temp',
   datestyle: 'ISO',
   intervalstyle: 'postgres',
   timezone: 'UTC',
@@ -101,13 +103,6 @@ export const bookkeepingSettings = {
   lock_timeout: '2000',
 } as const
 
-/** Theirs, with the system's own objects first, whatever a schema of the user's calls its functions: so they are if unnamed. */
-export const searchPath = (theirs: string): string =>
-  theirs
-    .split(',')
-    .filter((schema) => !/^\s*"?pg_catalog"?\s*$/.test(schema))
-    .join(',')
-
 /** Settings as a statement, where they cannot be given at start-up. */
 export const setting = (settings: Readonly<Record<string, string>>): string =>
   `select ${Object.entries(settings)
@@ -136,14 +131,14 @@ export const connectionCheck = { client_connection_check_interval: '1s' } as con
 export const tryConnectionCheck = "select set_config('client_connection_check_interval', '1s', false)"
 
 /** Whether this is the primary, and not set to be read-only either. */
-export const writable = "not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off'"
+export const writable = "not pg_is_in_recovery() and current_setting('transaction_read_only'::text) = 'off'"
 export const takesWrites = `select ${writable} as writable`
 
 /** A parameter that no pooler knows: whether it arrives tells whether settings do. */
 export const markName = 'twinbox.mark'
 export const linkFacts = `select current_setting('server_version_num')::int as version,
-  current_setting('search_path') as search_path, current_setting('${markName}', true) as mark, pg_backend_pid() as pid`
+  current_setting('${markName}', true) as mark, pg_backend_pid() as pid`
 /** What is set for a connection on which nothing is set by us. */
-export const sessionFacts = `select current_setting('array_nulls') as array_nulls,
-  current_setting('default_transaction_read_only') as read_only`
+export const sessionFacts = `select current_setting('array_nulls'::text) as array_nulls,
+  current_setting('default_transaction_read_only'::text) as read_only`
 export const backendPid = 'select pg_backend_pid() as pid'

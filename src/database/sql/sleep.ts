@@ -3,7 +3,7 @@ import { perSchema, planned, prepared } from './statement.ts'
 
 /** Of the first of our tables: a publisher may be newer than the database that it publishes to. */
 const key = (schema: string, consumer: string): string =>
-  `'${schema}.migration'::regclass::oid::int, hashtext(${consumer})`
+  `'${schema}.migration'::regclass::oid::int, hashtext(${consumer}::text)`
 const channel = (schema: string): string => `'${schema.slice(1, -1)}'`
 
 /**
@@ -15,7 +15,7 @@ const channel = (schema: string): string => `'${schema.slice(1, -1)}'`
  */
 export const waking = (schema: string, consumer: string): string =>
   `case when not pg_try_advisory_xact_lock_shared(${key(schema, consumer)})
-    then pg_notify(${channel(schema)}, ${consumer}) end`
+    then pg_notify(${channel(schema)}::text, ${consumer}::text) end`
 
 /** What those who sleep are told when whoever has watched for them got up. No consumer has such a name. */
 export const gotUp = (consumer: string): string => `${consumer}!`

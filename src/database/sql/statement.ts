@@ -224,7 +224,7 @@ export const withError = (row: string, a: string): string => `case when ${a}.err
           else coalesce(${row}.errors, '[]') || (select errors.texts[${a}.error] from errors) end`
 
 /** What `joined` has made, as an array; what was null is the empty text. */
-export const parted = (parameter: string): string => `string_to_array(${parameter}, E'\\x1e')`
+export const parted = (parameter: string): string => `string_to_array(${parameter}, E'\\x1e'::text)`
 
 /** A text as a literal, whatever `standard_conforming_strings` says. For a message of several statements, which has no parameters. */
 export const quoted = (text: string): string => `E'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
