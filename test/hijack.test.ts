@@ -10,7 +10,7 @@ import {
   migrationFiles,
   readStatus,
 } from '../src/index.ts'
-import { postgres } from '../src/brokers/postgres.ts'
+import { postgres } from '../src/brokers/postgres/postgres.ts'
 import { catalogue } from '../src/database/sql/catalogue.ts'
 import { recordEvents } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'

@@ -7,7 +7,7 @@ import { prepared } from '../../src/database/sql/statement.ts'
  * before, whose places are higher, and with what came after, which is read before somebody looks below. So much a restore
  * costs, and no more: among themselves, those in between are in order, and so are all others.
  */
-export const placesSql = (s: string, tables: string) => ({
+export const placesOf = (s: string, tables: string) => ({
   create: `
     create table ${s}.${tables}_place (
       serial bigint primary key generated always as identity,

@@ -1,13 +1,13 @@
 import { layout } from '../../src/database/layout.ts'
 import { refusalText } from '../stage/moody.ts'
-import { placesSql } from './places.ts'
+import { placesOf } from './places.ts'
 
 /** What a handler says of a service that is away. No message may die of it. */
 export const awayText = 'The service is away'
 
 /** What must not be. Each query brings the messages that break one rule, with what there is to say about it. */
 export function checks(s: string): Readonly<Record<CheckName, string>> {
-  const { excuses } = placesSql(s, 'soak')
+  const { excuses } = placesOf(s, 'soak')
   return {
     lost: `
         select l.id, 'never handled, and no dead letter' as why from ${s}.soak_ledger as l

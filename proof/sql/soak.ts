@@ -13,10 +13,10 @@ import {
 } from '../../src/database/sql/parameter.ts'
 import { checks } from './rules.ts'
 import { layout } from '../../src/database/layout.ts'
-import { placesSql } from './places.ts'
+import { placesOf } from './places.ts'
 import { perSchema, prepared } from '../../src/database/sql/statement.ts'
 
-const places = (s: string) => placesSql(s, 'soak')
+const places = (s: string) => placesOf(s, 'soak')
 
 export interface Left {
   readonly outbox: number

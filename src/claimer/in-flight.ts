@@ -66,7 +66,6 @@ export class InFlight {
     return claim.state !== 'gone'
   }
 
-  /** What is in flight of a place. */
   at({ lane, seq }: Pick<Claim, 'lane' | 'seq'>): Claim | undefined {
     return this.#lanes.get(lane)?.get(seq)
   }
@@ -81,7 +80,7 @@ export class InFlight {
     if (claim.quarantined) this.#quarantine.add()
     if (claim.past) this.#past.set(claim.lane, (this.#past.get(claim.lane) ?? 0) + 1)
     if (!claim.keyed) {
-      // Before all others: the next quarantined messages are claimed only when these are settled.
+      // The next quarantined messages are claimed only when these are settled.
       if (claim.quarantined) this.#free.unshift(claim)
       else this.#free.push(claim)
       return

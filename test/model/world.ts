@@ -14,7 +14,7 @@ import {
   RetryLaterError,
 } from '../../src/index.ts'
 import { Random } from '../../proof/soak/random.ts'
-import { placesSql } from '../../proof/sql/places.ts'
+import { placesOf } from '../../proof/sql/places.ts'
 import type { Parameters, ValuesOf } from '../../src/database/sql/parameter.ts'
 import type { Statement } from '../../src/database/sql/statement.ts'
 import { moody, type Mood, type MoodyBroker } from '../../proof/stage/moody.ts'
@@ -77,7 +77,7 @@ const moods: readonly (Mood | null)[] = [
 ]
 
 /** Where each message got its place, and when a sequence of places went back. */
-export const places = placesSql('twinbox', 'model')
+export const places = placesOf('twinbox', 'model')
 
 /** What a publisher has written in its open transaction. */
 interface Published {
