@@ -13,6 +13,14 @@ export interface MessageRow {
   readonly expires_at: Date | null
 }
 
+const every: Readonly<Record<keyof MessageRow, true>> = {
+  ...{ id: true, topic: true, key: true, headers: true, payload: true, body: true, content_type: true },
+  ...{ published_at: true, expires_at: true },
+}
+
+/** The same columns for SQL: the compiler refuses a row type with a column that is not among them. */
+export const messageColumns = Object.keys(every).join(', ')
+
 /** A failed attempt, as it was written down. */
 export interface FailedAttempt {
   readonly attempt: number

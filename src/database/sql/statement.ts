@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { messageColumns } from '../../message/row.ts'
 import { inboxLanes, layout } from '../layout.ts'
 import type { Parameters, ValuesOf } from './parameter.ts'
 
@@ -110,8 +111,7 @@ export function pathsOf(room: string, statements: object): [path: string, statem
  */
 export const durably = `(select set_config('synchronous_commit', 'on', true) as durable offset 0)`
 
-/** The columns of a message, alike in all tables that hold messages. */
-export const messageColumns = 'id, topic, key, headers, payload, body, content_type, published_at, expires_at'
+export { messageColumns }
 
 export const columns = (alias: string, names: string = messageColumns): string =>
   names
