@@ -258,7 +258,7 @@ describe('what it exports', () => {
       process.exit(0)
     `)
       expect(code).toBe(0)
-      const says = `BROKER_CONFIG .*npm install ${missing}\n`
+      const says = `BROKER_CONFIG .*npm install ${missing} .*\n`
       expect(stdout).toMatch(new RegExp(`^created\nfailed ${says}rejected ${says}rejected ${says}$`))
     },
   )

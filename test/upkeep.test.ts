@@ -258,7 +258,7 @@ describe('a run of upkeep', () => {
   test('gives each of its tasks a batch in turn, so that one with much to do holds up no other', async () => {
     await database.query(`create table turns (nr bigserial, of text);
       create function note_turn() returns trigger language plpgsql as $$
-        begin insert into turns (of) select tg_table_name from gone limit 1; return null; end $$;
+        begin insert into public.turns (of) select tg_table_name from gone limit 1; return null; end $$;
       create trigger note after delete on twinbox.seen referencing old table as gone
         for each statement execute function note_turn();
       create trigger note after delete on twinbox.handled referencing old table as gone

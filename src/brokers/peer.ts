@@ -7,7 +7,7 @@ export async function loadPeer<Library>(name: string, load: () => Promise<Librar
   } catch (cause) {
     throw new BrokerError(
       'config',
-      `The package ${name} could not be loaded. Add it to your project: npm install ${name}`,
+      `The package ${name} could not be loaded (npm install ${name} adds it to your project)`,
       { cause },
     )
   }
