@@ -214,7 +214,7 @@ test('whoever sleeps while another one watches goes on sleeping when it asks whe
     })
     await session.open()
     const asks = vi.spyOn(session, 'run')
-    const sleep = new Sleep(own, session, { consumer: 'idle', emit: () => {}, onWoken: () => {} })
+    const sleep = new Sleep(own, session, { consumer: 'idle', emit: () => {}, worker: { onWoken: () => {} } })
     await until(() => sleep.pause(100) >= 1000)
     return { sleep, session, asked: () => asks.mock.calls.length }
   }

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { inboxSql, type PartitionedRow } from '../database/sql/inbox.ts'
 import { Polling } from '../membership/polling.ts'
-import { sureShare } from '../membership/membership.ts'
+import { sureShare } from '../membership/watchdog.ts'
 import { placeOf } from '../lanes/settler.ts'
 import { roomOf, type ClaimerContext } from './context.ts'
 import { Claim } from './claim.ts'

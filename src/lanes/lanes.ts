@@ -3,7 +3,7 @@ import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
 import { asColumns, drain, toLane, type Lane, type LeftLane, type Taken } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 import { findBelow, followLowered, lanesMaker, lowerWatermarks, startLookingBelow } from './repair.ts'
-import { sureShare } from '../membership/membership.ts'
+import { sureShare } from '../membership/watchdog.ts'
 
 const lookMs = 100
 /** When nobody comes or goes. */
@@ -123,10 +123,10 @@ export class Lanes {
       await this.#take(share - this.held.size, free, [])
       if (this.held.size < share) await this.#made.again()
     }
-    if (this.#options.mayInherit?.() === true) await this.#accept()
+    if (this.#options.holder.mayInherit === true) await this.#accept()
     const surplus = this.held.size - share
     drain([...this.held.values()], surplus)
-    const isEmpty = ({ lane }: Lane): boolean => this.#options.lowestInFlight(lane) === null
+    const isEmpty = ({ lane }: Lane): boolean => this.#options.holder.lowestInFlight(lane) === null
     const drained = [...this.held.values()].filter((lane) => lane.draining && isEmpty(lane))
     await this.#leave(drained.filter(({ assignee }) => assignee === null))
     await this.#leave(drained.filter(({ assignee }) => assignee !== null))
@@ -175,7 +175,7 @@ export class Lanes {
     const { membership, failover, emit } = this.#options
     const { holder, rows, lanes, cold } = this.#taken
     if (cold) await this.lower(await findBelow(this.#options, lanes))
-    if (membership.id === holder) await this.#options.onTaken(lanes)
+    if (membership.id === holder) await this.#options.holder.onTaken(lanes)
     this.#taken = null
     // Given up on meanwhile: these lanes have a holder that has ended, and whoever finds them takes them.
     if (membership.id !== holder) return
@@ -197,7 +197,7 @@ export class Lanes {
     const rows = await database.keep(this.#sql.renew, values)
     for (const [index, lane] of lanes.entries()) lane.written = left[index]!.watermark
     const kept = new Map(rows.map((row) => [row.lane, row]))
-    if (followLowered(lanes, kept)) this.#options.onLowered()
+    if (followLowered(lanes, kept)) this.#options.holder.onLowered()
     const lost = lanes.filter(({ lane, fence }) => !kept.has(lane) && this.holds(lane, fence))
     for (const { lane } of lost) this.held.delete(lane)
     if (lost.length > 0) this.#lose(lost, 'Another worker has taken the lane.')
@@ -239,12 +239,12 @@ export class Lanes {
   }
 
   #watermarkOf(lane: Lane): number {
-    const lowest = this.#options.lowestInFlight(lane.lane)
+    const lowest = this.#options.holder.lowestInFlight(lane.lane)
     return lowest === null ? lane.watermark.confirmed : Math.min(lane.watermark.confirmed, lowest - 1)
   }
 
   #lose(lanes: readonly Lane[], reason: string): void {
     this.#options.emit({ type: 'lease_lost', ids: [], lanes: lanes.map(({ lane }) => lane), reason })
-    this.#options.onLost(lanes, reason)
+    this.#options.holder.onLost(lanes, reason)
   }
 }

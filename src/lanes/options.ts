@@ -14,14 +14,19 @@ export interface LanesOptions {
   readonly failover: FailoverStrategy
   readonly failoverGraceMs: number
   readonly emit: Emit
+  readonly holder: LaneHolder
+}
+
+/** The worker whose lanes they are: what it is asked, and told. */
+export interface LaneHolder {
   /** The lowest seq of the lane that is in flight: the watermark may not be written down above it. Null if there is none. */
-  readonly lowestInFlight: (lane: number) => number | null
+  lowestInFlight(lane: number): number | null
   /** Whether others may make lanes over to this worker. */
-  readonly mayInherit?: () => boolean
+  readonly mayInherit?: boolean
   /** Lanes are there to be worked on. */
-  readonly onTaken: (lanes: readonly Lane[]) => void | Promise<void>
+  onTaken(lanes: readonly Lane[]): void | Promise<void>
   /** Lanes are to be read from their beginning, and no mark of before counts. */
-  readonly onLowered: () => void
+  onLowered(): void
   /** Lanes have been lost to others; what is in flight of them must not be settled. */
-  readonly onLost: (lanes: readonly Lane[], reason: string) => void
+  onLost(lanes: readonly Lane[], reason: string): void
 }

@@ -91,11 +91,11 @@ export function startLookingBelow(
 
 /** Has lanes read from their beginning, by this worker and by whoever holds them next. */
 export async function lowerWatermarks(
-  { database, consumer, membership, onLowered }: LanesOptions,
+  { database, consumer, membership, holder }: LanesOptions,
   lanes: readonly Lane[],
 ): Promise<void> {
   if (lanes.length === 0) return
-  onLowered()
+  holder.onLowered()
   for (const { watermark } of lanes) watermark.lower(1)
   const rows = await database.keep(laneSql(database.schema).lower, {
     consumer,

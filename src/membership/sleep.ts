@@ -2,9 +2,15 @@ import type { Database } from '../database/database.ts'
 import { gotUp, sleepSql } from '../database/sql/sleep.ts'
 import type { Session } from './session.ts'
 import { StateMachine, type Moves } from '../base/state.ts'
-import type { MembershipOptions } from './options.ts'
+import type { Emit } from '../base/events.ts'
+import type { Holder } from './options.ts'
 
-export type SleepOptions = Pick<MembershipOptions, 'consumer' | 'emit' | 'hasBacklog' | 'onWoken'>
+export interface SleepOptions {
+  readonly consumer: string
+  readonly emit: Emit
+  /** Who sleeps. */
+  readonly worker: Pick<Holder, 'hasBacklog' | 'onWoken'>
+}
 
 /** So long without work, a worker falls asleep; and after so long with it, one that was woken gets up. */
 const drowsyMs = 20
@@ -88,19 +94,19 @@ export class Sleep {
 
   /** Another process of this worker's kind, or somebody who writes for it, has said something. */
   hear(news: string): void {
-    const { consumer, onWoken } = this.#options
+    const { consumer, worker } = this.#options
     if (news === gotUp(consumer) && !this.#state.is('watching')) {
       this.#isOutdated = true
       this.forget()
     } else if (news !== consumer) return
-    onWoken()
+    worker.onWoken()
   }
 
   /** In this process, something is about to be written for it, or just was. What a sleeper needs to know, it is told. */
   expect(): void {
     if (this.isAsleep) return
     this.stir()
-    this.#options.onWoken()
+    this.#options.worker.onWoken()
   }
 
   /** The session is gone, and with it the lock and the notifications; or nobody watches any more. */
@@ -127,7 +133,7 @@ export class Sleep {
   pause(ms: number): number {
     const now = performance.now()
     // With a backlog it would get up again at once, and each time tell the others.
-    if (this.#options.hasBacklog?.() === true) this.getUp()
+    if (this.#options.worker.hasBacklog === true) this.getUp()
     else if (this.isAsleep || now >= this.#busyAt + drowsyMs) {
       const asks = this.#state.is('awake', 'watched') && now >= this.#askAt
       if (asks && this.#database.sessions && this.#session.isOpen) void this.#ask()
@@ -145,7 +151,7 @@ export class Sleep {
   async #ask(): Promise<void> {
     this.#isOutdated = false
     this.#state.go(this.isAsleep ? 'checking' : 'asking')
-    const { consumer, onWoken } = this.#options
+    const { consumer, worker } = this.#options
     const { fallAsleep } = sleepSql(this.#database.schema)
     try {
       const [found] = await this.#session.run(fallAsleep, { consumer })
@@ -154,7 +160,7 @@ export class Sleep {
       const slept = this.isAsleep
       const isWatched = watched && !this.#isOutdated
       this.#state.go(ours ? 'watching' : isWatched ? 'watched' : 'awake')
-      if (ours || (isWatched && !slept)) onWoken()
+      if (ours || (isWatched && !slept)) worker.onWoken()
     } catch {
       this.#state.go('awake')
       this.#busyAt = performance.now()

@@ -1,14 +1,14 @@
 import { workerSql, type Peer } from '../database/sql/worker.ts'
 import { dealOut, type Assignee } from './failover.ts'
 import type { Session } from './session.ts'
-import type { MembershipOptions } from './options.ts'
+import type { RegistrationOptions } from './options.ts'
 
 /**
  * Declares a worker dead, decides who shall have what it held, and closes what it has left open. Nothing is done if
  * somebody else was faster, or if it has beaten meanwhile.
  */
 export async function declareDead(
-  options: MembershipOptions,
+  options: RegistrationOptions,
   session: Session,
   peer: Peer,
   foundBy: 'lock' | 'heartbeat',

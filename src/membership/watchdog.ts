@@ -1,3 +1,6 @@
+/** The part of its time after which a worker doubts itself: before anybody else may. */
+export const sureShare = 0.8
+
 export interface WatchdogOptions {
   /** Whether this worker has shown so lately that it lives that nobody may believe it dead. */
   readonly isSure: () => boolean

@@ -7,7 +7,8 @@ import { OptionError, type BrokerError } from '../base/errors.ts'
 import { emitter, type Emit } from '../base/events.ts'
 import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
 import { hintReceived } from '../base/hints.ts'
-import { Membership } from '../membership/membership.ts'
+import type { Member } from '../membership/options.ts'
+import { Registration } from '../membership/registration.ts'
 import type { Loop } from '../base/loop.ts'
 import { checkTopicPattern } from '../message/message.ts'
 import {
@@ -149,7 +150,7 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
     {
       kind: 'receiver',
       consumer: options.consumer,
-      id: () => receiver?.membership.id ?? null,
+      id: () => receiver?.registration.id ?? null,
       probe: async () => options.broker.probe?.(),
       start: async (database) => {
         receiver = new Receiver(
@@ -172,8 +173,8 @@ interface Checked extends ReceiverOptions {
   readonly collisions: Collisions
 }
 
-class Receiver {
-  readonly membership: Membership
+class Receiver implements Member {
+  readonly registration: Registration
   readonly #database: Database
   readonly #options: Checked
   readonly #intake: Intake
@@ -184,7 +185,7 @@ class Receiver {
   readonly #stopping = new AbortController()
   #pruning: Pruning | null = null
   #subscribing: Loop | null = null
-  #inFlight = 0
+  inFlight = 0
   #downSince: number | null = null
 
   constructor(
@@ -200,7 +201,7 @@ class Receiver {
     this.#emit = emitter(options, () => ({
       kind: 'receiver',
       consumer: options.consumer,
-      workerId: this.membership.id,
+      workerId: this.registration.id,
     }))
     this.#intake = new Intake({
       database,
@@ -212,31 +213,21 @@ class Receiver {
       stopping: this.#stopping.signal,
       store: (messages) => this.#store(messages),
     })
-    this.membership = new Membership({
-      database,
-      kind: 'receiver',
-      consumer: options.consumer,
-      topics: options.from,
-      heartbeatMs: settings.heartbeatMs,
-      deadAfterMs: settings.deadAfterMs,
-      leaseMs: settings.leaseMs,
-      emit: this.#emit,
-      inFlight: () => this.#inFlight,
-      // A receiver holds nothing that others could take: the broker decides who gets what.
-      failover: 'first-free',
-      failoverGraceMs: 0,
-      sureUntil: () => Infinity,
-      onAbandoned: () => {},
-      onPeers: () => {},
-      onWoken: () => {},
-      onVoid: () => {},
-      onReturn: async () => {},
-    })
+    const { heartbeatMs, deadAfterMs, leaseMs } = settings
+    this.registration = new Registration(
+      {
+        ...{ database, kind: 'receiver', consumer: options.consumer, topics: options.from },
+        ...{ heartbeatMs, deadAfterMs, leaseMs, emit: this.#emit },
+        // A receiver holds nothing that others could take: the broker decides who gets what.
+        ...{ failover: 'first-free', failoverGraceMs: 0 },
+      },
+      this,
+    )
   }
 
   async start(): Promise<void> {
     const { broker, consumer, from: topics } = this.#options
-    await this.membership.join()
+    await this.registration.join()
     await this.#database.query(laneSql(this.#database.schema).create, { consumer, count: inboxLanes })
     this.#subscription = await broker.subscribe(
       {
@@ -274,7 +265,7 @@ class Receiver {
         doing: 'stopping',
       })
     }
-    await this.membership.leave()
+    await this.registration.leave()
     this.#emit({ type: 'stopped', released: 0 })
   }
 
@@ -292,9 +283,9 @@ class Receiver {
   async #onBatch(batch: readonly IncomingMessage[]): Promise<void> {
     const { broker, consumer } = this.#options
     const startedAt = performance.now()
-    this.#inFlight = batch.length
+    this.inFlight = batch.length
     const { fresh, refused, collisions } = await this.#intake.take(batch)
-    this.#inFlight = 0
+    this.inFlight = 0
     this.#found()
     this.#emit({
       type: 'received',
@@ -313,7 +304,7 @@ class Receiver {
     const fresh = await receive(this.#database, messages, {
       telemetry,
       broker: broker.name,
-      workerId: this.membership.id,
+      workerId: this.registration.id,
     })
     await this.#failpoint('receiver.after_commit')
     return fresh

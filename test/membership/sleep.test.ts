@@ -39,7 +39,7 @@ test('whatever happens in whatever order: no impossible move, and it holds the l
         /** A server with one lock that a session may take several times, as Postgres has it. */
         let locks = 0
         let otherLocks = false
-        let asked: { answer: () => void; fail: () => void }[] = []
+        let asked: { readonly answer: () => void; readonly fail: () => void }[] = []
         const run = (statement: unknown, ..._given: unknown[]): Promise<never[]> =>
           new Promise((resolve, reject) => {
             const answer = (): void => {
@@ -53,7 +53,7 @@ test('whatever happens in whatever order: no impossible move, and it holds the l
         const sleep = new Sleep(
           { schema, sessions: true },
           { isOpen: true, run },
-          { consumer: 'c', emit: () => {}, onWoken: () => {} },
+          { consumer: 'c', emit: () => {}, worker: { onWoken: () => {} } },
         )
         const next = async (how: 'answer' | 'fail'): Promise<void> => {
           asked.shift()?.[how]()
@@ -130,7 +130,7 @@ describe('in production', () => {
       await session.end()
     })
     const sleep = new Sleep(own, session, {
-      ...{ consumer: 'lost', onWoken: () => {}, emit: ({ type }) => void events.push(type) },
+      ...{ consumer: 'lost', worker: { onWoken: () => {} }, emit: ({ type }) => void events.push(type) },
     })
     const locks = async (): Promise<number> =>
       (
