@@ -77,7 +77,20 @@ describe('the glossary', () => {
       ],
       ...['Sleep', 'Ticks', 'Transactions', 'Watchdog'],
       // Of one file or two, where their prologues say what they are.
-      ...['Failures', 'HotKeys', 'Intake', 'Marks', 'Membership', 'Retries', 'Sightings', 'Stuck'],
+      ...[
+        'Failures',
+        'HotKeys',
+        'Intake',
+        'Marks',
+        'Membership',
+        'Retries',
+        'Sightings',
+        'Stuck',
+        'Watch',
+        'Loops',
+        'Registration',
+        'Succession',
+      ],
     ]
     const core = /^src\/(outbox|relay|receiver|claimer|lanes|membership|upkeep)\//
     const classes = sources
