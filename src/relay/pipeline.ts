@@ -1,6 +1,6 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
 import type { Database } from '../database/database.ts'
-import type { BrokerError } from '../base/errors.ts'
+import type { BrokerError, TwinboxError } from '../base/errors.ts'
 import type { Emit } from '../base/events.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import type { Lane } from '../lanes/lane.ts'
@@ -9,6 +9,7 @@ import { Polling } from '../membership/polling.ts'
 import type { Sleep } from '../membership/sleep.ts'
 import type { Parking } from '../lanes/parking.ts'
 import { reconnectMs } from '../base/loop.ts'
+import { StateMachine, type Moves } from '../base/state.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import type { RelaySettings } from './options.ts'
 import { OutboxReader, type Confirmed, type OutboxBatch } from './outbox-reader.ts'
@@ -34,6 +35,23 @@ export interface PipelineParts {
 }
 
 /**
+ * - `idle`: between two rounds.
+ * - `reading`: it deletes what was confirmed, and reads a batch of its lanes.
+ * - `sending`: the batch is at the broker. If one of its lanes is lost now, the sending is aborted.
+ * - `settling`: it writes down what the broker has refused, and moves on what it has taken.
+ *
+ * A round may end early, without anything to send or by an error; the next one begins with reading.
+ */
+export type PipelineState = 'idle' | 'reading' | 'sending' | 'settling'
+
+export const pipelineMoves: Moves<PipelineState> = {
+  idle: ['reading'],
+  reading: ['sending', 'idle'],
+  sending: ['settling', 'idle'],
+  settling: ['idle'],
+}
+
+/**
  * One batch at a time over one half of the relay's lanes: read, send, delete what was confirmed with the next read.
  * That no lane is in two batches is what keeps the order of a key, whatever becomes of a batch.
  */
@@ -45,6 +63,9 @@ export class Pipeline {
   #batch: readonly HeadRow[] = []
   #abort = new AbortController()
   readonly #polling: Polling
+  readonly #state = new StateMachine<PipelineState>('A pipeline', pipelineMoves, 'idle', (defect) =>
+    this.#giveUp(defect),
+  )
   #failures = 0
 
   constructor(parts: PipelineParts) {
@@ -97,11 +118,22 @@ export class Pipeline {
   }
 
   async run(): Promise<number> {
+    if (!this.#state.go('reading')) return this.#parts.settings.pollMs
     try {
       return await this.#relay()
     } finally {
       this.#batch = []
+      this.#state.go('idle')
     }
+  }
+
+  /** Nobody can say any more what it has sent: its lanes are given back, and what is under way is aborted with them. */
+  #giveUp(defect: TwinboxError): void {
+    const { emit, lanes, lanesOf } = this.#parts
+    const report = (doing: string) => (error: unknown) => emit({ type: 'trouble', error, doing })
+    report('relaying')(defect)
+    this.abort(defect.message)
+    for (const lane of lanes()) lanesOf.giveUp(lane, defect.message).catch(report('giving lanes back'))
   }
 
   async #relay(): Promise<number> {
@@ -133,10 +165,12 @@ export class Pipeline {
       return settings.pollMs
     }
     this.#abort = new AbortController()
+    this.#state.go('sending')
     const startedAt = performance.now()
     await failpoint('relay.before_send')
     const outcomes = await sendAll(this.#parts, batch, this.#abort.signal)
     await failpoint('relay.after_send')
+    this.#state.go('settling')
     const unsettled = new Set(batch.map(({ seq }) => seq))
     const sent: string[] = []
     const topics: Record<string, number> = {}

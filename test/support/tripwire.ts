@@ -25,6 +25,9 @@ export function tripping(work: () => unknown): TwinboxError {
   return tripped.pop()!
 }
 
+/** The same for a move that was asked for elsewhere, and whose error has been met there. */
+export const takeTripped = (): TwinboxError | undefined => tripped.pop()
+
 /** Lifts the tripwire: an impossible move does what it does in production. Call what this returns in the end. */
 export function asInProduction(): () => void {
   layTripwire(null)
