@@ -29,6 +29,21 @@ create table twinbox.deferred (
   errors jsonb,
   -- As the outbox and the inbox have it: otherwise they would refuse the row when it is due, and with it all that is due then.
   constraint payload_or_body check ((payload is null) <> (body is null)),
+  -- Of the outbox, what the outbox itself asks for, and times that a relay can read. What a consumer received is others' to say.
+  constraint message check (
+    isfinite(due_at) and (consumer <> ''
+      or due_at >= timestamptz '2000-01-01 00:00:00+00' and due_at <= clock_timestamp() + interval '3660 days'
+      and topic ~ '^[A-Za-z0-9._-]{1,249}$' and topic <> '.' and topic <> '..'
+      and (key is null or octet_length(key) between 1 and 255)
+      and (dedupe_key is null or octet_length(dedupe_key) between 1 and 512)
+      and (headers is null or twinbox.sound_headers(headers))
+      and (content_type is null or length(content_type) <= 100)
+      and coalesce(octet_length(payload::text), octet_length(body)) <= 16777216
+      and (published_at is null or published_at >= timestamptz '2000-01-01 00:00:00+00'
+        and published_at <= clock_timestamp() + interval '3660 days')
+      and (expires_at is null or expires_at >= timestamptz '2000-01-01 00:00:00+00'
+        and expires_at <= clock_timestamp() + interval '3660 days'))
+  ),
   -- Serves the promotion of what is due, soonest first.
   primary key (consumer, due_at, seq)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);

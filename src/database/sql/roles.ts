@@ -138,11 +138,11 @@ export interface MembersRow {
 /** Of which a worker has to see whether it has gone back. */
 const numbers: Partial<Record<RoleName, string>> = { relay: 'outbox_seq_seq', claimer: 'inbox_seq_seq' }
 const functions: Partial<Record<RoleName, readonly string[]>> = {
-  publisher: ['publish', 'new_id', 'lane_of'],
-  relay: ['lane_of', 'incarnation', 'mend_sequences'],
+  publisher: ['publish', 'new_id', 'lane_of', 'sound_headers'],
+  relay: ['lane_of', 'sound_headers', 'incarnation', 'mend_sequences'],
   receiver: ['lane_of', 'incarnation', 'mend_sequences'],
-  claimer: ['lane_of', 'complete', 'incarnation', 'mend_sequences'],
-  operator: ['lane_of'],
+  claimer: ['lane_of', 'sound_headers', 'complete', 'incarnation', 'mend_sequences'],
+  operator: ['lane_of', 'sound_headers'],
 }
 
 export const roleOf = (schema: string, role: RoleName): string => `${schema.replaceAll('"', '')}_${role}`

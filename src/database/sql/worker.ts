@@ -26,9 +26,12 @@ export interface Beat {
   readonly position: number | null
 }
 
-/** Ends the connections of `$application`. */
+/**
+ * Ends the connections of `$application`, if the name ends in a tag of ours (see `applicationName`). The name comes from a
+ * row that other workers can write: without the tag, it would be that of somebody else's application.
+ */
 export const disconnecting = `select count(pg_terminate_backend(pid)) as closed from pg_stat_activity
-    where application_name = $application and usename = current_user and datname = current_database()
+    where application_name = $application and $application ~ '(^| )twinbox [0-9a-f]{8}$' and usename = current_user and datname = current_database()
       and pid <> pg_backend_pid()`
 
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
