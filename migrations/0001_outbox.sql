@@ -124,6 +124,10 @@ create table twinbox.dedupe (
   id uuid not null,
   topic text collate "C" not null,
   dedupe_key text collate "C" not null,
+  -- A publisher's window, which the publisher says, ends.
+  constraint key_and_window check (
+    octet_length(dedupe_key) between 1 and 512 and expires_at <= clock_timestamp() + interval '3660 days'
+  ),
   primary key (topic, dedupe_key)
 ) with (
   fillfactor = 90,
@@ -134,6 +138,32 @@ create table twinbox.dedupe (
 -- Serves the pruning of expired keys. BRIN, since rows come in the order of time: a btree would cost each publish a second
 -- index entry for what is read once a minute.
 create index dedupe_expires_at on twinbox.dedupe using brin (expires_at) with (autosummarize = on);
+
+-- Takes dedupe keys for messages that are about to be published, and returns whose each key is: another message's, if that was
+-- published inside its window. Of two transactions with one key, the second waits for the first to end: the unique index decides.
+--
+-- With its owner's rights: a publisher may neither read the keys of others, which are often numbers of orders, nor change how
+-- long they last.
+create function twinbox.take_dedupe_keys(topics text[], dedupe_keys text[], ids uuid[], dedupe_window interval)
+  returns table (topic text, dedupe_key text, id uuid)
+  language plpgsql volatile security definer rows 10
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  return query
+    insert into twinbox.dedupe as known (topic, dedupe_key, id, expires_at)
+    select m.topic, m.dedupe_key, m.id, clock_timestamp() + dedupe_window
+    from unnest(topics, dedupe_keys, ids) as m(topic, dedupe_key, id)
+    order by m.topic, m.dedupe_key
+    on conflict (topic, dedupe_key) do update set
+      id = case when known.expires_at <= clock_timestamp() then excluded.id else known.id end,
+      expires_at = case when known.expires_at <= clock_timestamp() then excluded.expires_at else known.expires_at end
+    returning known.topic, known.dedupe_key, known.id;
+end
+$$;
+
+revoke all on function twinbox.take_dedupe_keys from public;
 
 -- A UUID version 7 (RFC 9562), for publishers in SQL. Postgres has its own from 18 on.
 create function twinbox.new_id() returns uuid
@@ -236,12 +266,8 @@ begin
   id := new_id;
   duplicate := false;
   if publish.dedupe_key is not null then
-    insert into dedupe as known (topic, dedupe_key, id, expires_at)
-    values (publish.topic, publish.dedupe_key, new_id, clock_timestamp() + dedupe_window)
-    on conflict (topic, dedupe_key) do update set
-      id = case when known.expires_at <= clock_timestamp() then excluded.id else known.id end,
-      expires_at = case when known.expires_at <= clock_timestamp() then excluded.expires_at else known.expires_at end
-    returning known.id into publish.id;
+    select known.id into publish.id
+    from take_dedupe_keys(array[publish.topic], array[publish.dedupe_key], array[new_id], dedupe_window) as known;
     duplicate := publish.id <> new_id;
   end if;
   if publish.body is not null then

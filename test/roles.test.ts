@@ -25,7 +25,7 @@ import { serverUrl, type TestDatabase } from './support/postgres.ts'
  */
 const may: Readonly<Record<string, Partial<Record<RoleName, string>>>> = {
   outbox: { publisher: 'i', relay: 'siud', operator: 'siud', reader: 's' },
-  dedupe: { publisher: 'siu', canceller: 'sd', relay: 'sid', operator: 'siud' },
+  dedupe: { canceller: 'sd', relay: 'sid', operator: 'siud' },
   inbox: { receiver: 'i', claimer: 'siud', operator: 'siud', reader: 's' },
   seen: { receiver: 'sid', operator: 'siud' },
   subscription: { receiver: 'siu', operator: 'siud', reader: 's' },

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { sqlstate } from '../../src/database/sqlstate.ts'
@@ -146,6 +146,12 @@ describe('a publisher that inserts without publish()', () => {
       insert('deferred', { consumer: `''` }),
       insert('deferred', { attempt: '9' }),
       `${insert('outbox', {})} returning seq`,
+      'select from twinbox.dedupe',
+      'select dedupe_key from twinbox.dedupe',
+      `update twinbox.dedupe set expires_at = '9999-01-01'`,
+      'update twinbox.dedupe set id = gen_random_uuid()',
+      'delete from twinbox.dedupe',
+      `insert into twinbox.dedupe (topic, dedupe_key, id, expires_at) values ('t', 'd', gen_random_uuid(), now())`,
       ...both.flatMap((table) => [
         `select from twinbox.${table}`,
         `select id from twinbox.${table}`,
@@ -156,6 +162,24 @@ describe('a publisher that inserts without publish()', () => {
       expect([statement, await outcome('publisher', statement)]).toEqual([statement, denied])
     }
   })
+})
+
+test('a publisher learns of one dedupe key whether it is taken, and makes none last longer', async () => {
+  const id = randomUUID()
+  await database.query(`insert into twinbox.dedupe (topic, dedupe_key, id, expires_at)
+    values ('t', 'theirs', '${id}', now() + interval '1 hour')`)
+  const take = (key: string, time: string): string =>
+    `select k.id from twinbox.take_dedupe_keys('{t}', array['${key}'], array[gen_random_uuid()], ${time}) as k`
+  const { rows } = await clients.publisher.query<{ id: string }>(take('theirs', `'3650 days'`))
+  expect(rows).toEqual([{ id }])
+  const left = `select expires_at < now() + interval '2 hours' as same from twinbox.dedupe where id = '${id}'`
+  expect(await database.query(left)).toEqual([{ same: true }])
+  expect(await outcome('publisher', take('mine', `'3650 days'`))).toBe('ok')
+  expect(await outcome('publisher', take('mine', `'9999 years'`))).toBe(unsound)
+  expect(await outcome('publisher', take('x'.repeat(513), `'1 day'`))).toBe(unsound)
+  for (const role of roleNames.filter((name) => name !== 'publisher')) {
+    expect([role, await outcome(role, take('mine', `'1 day'`))]).toEqual([role, denied])
+  }
 })
 
 test('a row of a worker ends no session of another application', async () => {

@@ -90,18 +90,17 @@ export const outboxSql = perSchema('outbox', (s) => {
     select coalesce(${s}.lane_of(m.key), (($firstLane + m.nr / ${layout.inARow}) % ${layout.lanes}::bigint)::smallint),
       m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type${more}`
 
-  // Of two transactions with one dedupe key, the second waits for the first to end: the unique index decides.
+  // By a function, since a publisher may not read or change the keys of others.
   const deduped = (messages: string, written: string): string => `with m as materialized (${messages}),
-      known as (
-        insert into ${s}.dedupe as known (topic, dedupe_key, id, expires_at)
-        select m.topic, m.dedupe_key, m.id, clock_timestamp() + $windowMs * interval '1 millisecond'
-        from m where m.dedupe_key is not null
-        order by m.topic, m.dedupe_key
-        on conflict (topic, dedupe_key) do update set
-          id = case when known.expires_at <= clock_timestamp() then excluded.id else known.id end,
-          expires_at =
-            case when known.expires_at <= clock_timestamp() then excluded.expires_at else known.expires_at end
-        returning topic, dedupe_key, id
+      known as materialized (
+        select k.topic, k.dedupe_key, k.id
+        from (
+          select pg_catalog.array_agg(m.topic) as topics, pg_catalog.array_agg(m.dedupe_key) as keys,
+            pg_catalog.array_agg(m.id) as ids
+          from m where m.dedupe_key is not null
+        ) as a
+        cross join lateral
+          ${s}.take_dedupe_keys(a.topics, a.keys, a.ids, $windowMs * interval '1 millisecond') as k
       ),
       ${written}
       select m.nr::int - 1 as index, known.id::text as id

@@ -68,14 +68,11 @@ export const messageTables = [
 ] as const
 
 export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
-  // Neither status, attempts nor the order of what it publishes, and nothing that others have published: of those, only
-  // the dedupe keys, which tell a duplicate.
+  // Neither status, attempts nor the order of what it publishes, and nothing that others have published: whether a dedupe
+  // key is taken, a function tells.
   publisher: [
     only('outbox', 'insert', 'lane', ...published),
     only('deferred', 'insert', 'due_at', 'published_at', 'dedupe_key', ...published),
-    only('dedupe', 'insert', 'topic', 'dedupe_key', 'id', 'expires_at'),
-    only('dedupe', 'select', 'topic', 'dedupe_key', 'id', 'expires_at'),
-    only('dedupe', 'update', 'id', 'expires_at'),
   ],
   // Beside publisher, for `cancel`. It can delete whatever waits for a time, retries of consumers included.
   canceller: [
@@ -138,7 +135,7 @@ export interface MembersRow {
 /** Of which a worker has to see whether it has gone back. */
 const numbers: Partial<Record<RoleName, string>> = { relay: 'outbox_seq_seq', claimer: 'inbox_seq_seq' }
 const functions: Partial<Record<RoleName, readonly string[]>> = {
-  publisher: ['publish', 'new_id', 'lane_of', 'sound_headers'],
+  publisher: ['publish', 'take_dedupe_keys', 'new_id', 'lane_of', 'sound_headers'],
   relay: ['lane_of', 'sound_headers', 'incarnation', 'mend_sequences'],
   receiver: ['lane_of', 'incarnation', 'mend_sequences'],
   claimer: ['lane_of', 'sound_headers', 'complete', 'incarnation', 'mend_sequences'],
