@@ -6,7 +6,7 @@
 create table twinbox.audit (
   number bigint primary key generated always as identity,
   at timestamptz not null default clock_timestamp(),
-  action text not null check (action in ('redrive', 'skip', 'prune')),
+  action text not null check (action in ('redrive', 'skip', 'prune', 'erase')),
   who text not null,
   why text,
   consumer text collate "C" not null,

@@ -184,20 +184,29 @@ export async function changeLetters(
   return result.unknown.length > 0 || stopped ? 1 : 0
 }
 
-/** Writes letters, one JSON object a line. Payloads are nobody's but the owner's of the file. */
+/** Writes letters, one JSON object a line. */
 export async function exportLetters(flags: FilterFlags & { out?: string }): Promise<void> {
   const { schema, database } = await readSettings(flags)
+  await writeLines(exportDeadLetters(database(), filterOf(flags), { schema }), 'dead letters', flags)
+}
+
+/** One JSON object a line, to a new file or to standard output. Payloads are nobody's but the owner's of the file. */
+export async function writeLines(
+  items: AsyncIterable<{ readonly payload?: string | Uint8Array }>,
+  what: string,
+  flags: CommonFlags & { out?: string },
+): Promise<void> {
   const file =
     flags.out === undefined ? process.stdout : createWriteStream(flags.out, { flags: 'wx', mode: 0o600 })
   if (file !== process.stdout) await once(file, 'open')
   let count = 0
-  for await (const letter of exportDeadLetters(database(), filterOf(flags), { schema })) {
+  for await (const item of items) {
     count++
-    if (!file.write(`${JSON.stringify(printable(letter))}\n`)) await once(file, 'drain')
+    if (!file.write(`${JSON.stringify(printable(item))}\n`)) await once(file, 'drain')
   }
   if (file === process.stdout) return
   file.end()
   await once(file, 'finish')
   if (flags.json === true) say(JSON.stringify({ count, file: flags.out }))
-  else say(`Wrote ${count} dead letters to ${flags.out}.`)
+  else say(`Wrote ${count} ${what} to ${flags.out}.`)
 }

@@ -2,6 +2,7 @@
 import { Command, CommanderError, Option } from 'commander'
 import { version } from '../base/version.ts'
 import { addTimes } from './clockwork.ts'
+import { addErasing } from './erasing.ts'
 import { exitCode, report } from '../terminal/failure.ts'
 import { adapters, brokerNames } from '../brokers/registry.ts'
 import { urlHelp } from '../terminal/brokers.ts'
@@ -198,6 +199,7 @@ Examples:
 
 const exit = (status: 0 | 1): void => void (code = status)
 addOperating(program, common, exit)
+addErasing(program, common, exit)
 addTimes(program, common, exit)
 addObserving(program, common, exit)
 

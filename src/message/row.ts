@@ -34,7 +34,7 @@ export interface FailedAttempt {
 
 /** What an operator did with a message: a row of `audit`. */
 export interface AuditRow {
-  readonly action: 'redrive' | 'skip' | 'prune'
+  readonly action: 'redrive' | 'skip' | 'prune' | 'erase'
   readonly at: Date
   readonly who: string
   readonly why: string | null

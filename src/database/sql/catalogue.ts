@@ -10,6 +10,7 @@ import { operateSql } from './operate.ts'
 import { outboxSql } from './outbox.ts'
 import { parkedSql } from './parked.ts'
 import { parkingSql } from './parking.ts'
+import { privacySql } from './privacy.ts'
 import { readingSql } from './reading.ts'
 import { receiveSql } from './receive.ts'
 import { refusedSql } from './refused.ts'
@@ -42,6 +43,7 @@ const rooms = {
   outbox: outboxSql,
   parked: parkedSql,
   parking: parkingSql,
+  privacy: privacySql,
   reading: readingSql,
   receive: receiveSql,
   refused: refusedSql,
