@@ -31,6 +31,17 @@ create function twinbox.lane_of(key text) returns smallint
 
 revoke all on function twinbox.lane_of from public;
 
+-- Whether headers are short, of small letters and without escapes, as most are, and none has a name of ours. A table asks this first:
+-- it costs a fraction of what follows, and has no settings of its own, so that a statement takes it in. In 250 bytes no name is
+-- too long for a broker, and there are fewer than 64.
+create function twinbox.plain_headers(headers json) returns boolean
+  language sql immutable parallel safe
+  return octet_length(headers::text) <= 250
+    and headers::text ~ '^\{(?:"[a-z0-9!#$%&''*+.^_`|~-]+":"[^"\\]*",?)*\}$'
+    and headers::text !~ '"(?:ce_|cloudevents|twinbox|x-twinbox|__proto__"|cc"|bcc")';
+
+revoke all on function twinbox.plain_headers from public;
+
 -- Whether headers are what publish() lets through. Whoever has the role of a publisher may insert without publish(), so the
 -- tables ask as well: a header of our names would reach a broker as another key or topic than the row's.
 create function twinbox.sound_headers(headers json) returns boolean
@@ -38,13 +49,6 @@ create function twinbox.sound_headers(headers json) returns boolean
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Most headers are short, of small letters and without escapes: this costs them a fraction of what follows. In 448 bytes are
-  -- at most 64 headers, since the shortest has 7: "a":"",
-  if octet_length(headers::text) <= 448 and headers::text ~ ('^\{('
-    '"(?!ce_|cloudevents|twinbox|x-twinbox|__proto__"|cc"|bcc")[a-z0-9!#$%&''*+.^_`|~-]{1,100}":"[^"\\]*"(,(?=")|(?=\}$))'
-  ')*\}$') then
-    return true;
-  end if;
   -- By what names and values have, not by how the JSON is written; but the text is stored as it is, and ends somewhere.
   return json_typeof(headers) = 'object' and octet_length(headers::text) <= 8 * 16384 and (
     select count(*) <= 64
@@ -100,7 +104,7 @@ create table twinbox.outbox (
     lane between 0 and 63
     and topic ~ '^[A-Za-z0-9._-]{1,249}$' and topic <> '.' and topic <> '..'
     and (key is null or octet_length(key) between 1 and 255)
-    and (headers is null or twinbox.sound_headers(headers))
+    and (headers is null or twinbox.plain_headers(headers) or twinbox.sound_headers(headers))
     and (content_type is null or length(content_type) <= 100)
     and size <= 17000000
     and (expires_at is null

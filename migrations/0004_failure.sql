@@ -36,7 +36,7 @@ create table twinbox.deferred (
       and topic ~ '^[A-Za-z0-9._-]{1,249}$' and topic <> '.' and topic <> '..'
       and (key is null or octet_length(key) between 1 and 255)
       and (dedupe_key is null or octet_length(dedupe_key) between 1 and 512)
-      and (headers is null or twinbox.sound_headers(headers))
+      and (headers is null or twinbox.plain_headers(headers) or twinbox.sound_headers(headers))
       and (content_type is null or length(content_type) <= 100)
       and coalesce(octet_length(payload::text), octet_length(body)) <= 16777216
       and (published_at is null or published_at >= timestamptz '2000-01-01 00:00:00+00'

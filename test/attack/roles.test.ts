@@ -110,7 +110,7 @@ describe('a publisher that inserts without publish()', () => {
     '{"a":"x\\r\\ny"}',
     '{"a":"\\u0000"}',
     '{"a":"\\ud800"}',
-    JSON.stringify({ [`a${'b'.repeat(100)}`]: 'c' }),
+    JSON.stringify({ [`a${'b'.repeat(300)}`]: 'c' }),
     JSON.stringify({ a: 'b'.repeat(16_384) }),
     JSON.stringify({ a: 'b'.repeat(1_000_000) }),
     JSON.stringify(Object.fromEntries(Array.from({ length: 65 }, (_, n) => [`h${n}`, '']))),

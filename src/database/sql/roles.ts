@@ -135,11 +135,11 @@ export interface MembersRow {
 /** Of which a worker has to see whether it has gone back. */
 const numbers: Partial<Record<RoleName, string>> = { relay: 'outbox_seq_seq', claimer: 'inbox_seq_seq' }
 const functions: Partial<Record<RoleName, readonly string[]>> = {
-  publisher: ['publish', 'take_dedupe_keys', 'new_id', 'lane_of', 'sound_headers'],
-  relay: ['lane_of', 'sound_headers', 'incarnation', 'mend_sequences'],
+  publisher: ['publish', 'take_dedupe_keys', 'new_id', 'lane_of', 'plain_headers', 'sound_headers'],
+  relay: ['lane_of', 'plain_headers', 'sound_headers', 'incarnation', 'mend_sequences'],
   receiver: ['lane_of', 'incarnation', 'mend_sequences'],
-  claimer: ['lane_of', 'sound_headers', 'complete', 'incarnation', 'mend_sequences'],
-  operator: ['lane_of', 'sound_headers'],
+  claimer: ['lane_of', 'plain_headers', 'sound_headers', 'complete', 'incarnation', 'mend_sequences'],
+  operator: ['lane_of', 'plain_headers', 'sound_headers'],
 }
 
 export const roleOf = (schema: string, role: RoleName): string => `${schema.replaceAll('"', '')}_${role}`
