@@ -165,7 +165,7 @@ export class Stage {
       })),
     )
     await client.query(
-      'insert into ledger (id, key, n) select * from unnest($1::uuid[], $2::text[], $3::int[])',
+      'insert into public.ledger (id, key, n) select * from unnest($1::uuid[], $2::text[], $3::int[])',
       [published.map(({ id }) => id), keys, numbers],
     )
   }
