@@ -80,7 +80,11 @@ async function publish({ database, messages = [] }: Program, telemetry: Parts['t
     const { id, duplicate } = await createOutbox({ telemetry }).publish(client, message)
     const { n } = message.payload as { n: number }
     if (duplicate) continue
-    await client.query('insert into public.ledger (id, key, n) values ($1, $2, $3)', [id, message.key ?? null, n])
+    await client.query('insert into public.ledger (id, key, n) values ($1, $2, $3)', [
+      id,
+      message.key ?? null,
+      n,
+    ])
   }
   await client.query('commit')
   await client.end()
