@@ -60,6 +60,10 @@ export class OutboxReader {
   async read(lanes: readonly Lane[], confirmed: readonly Confirmed[]): Promise<OutboxBatch> {
     const { database } = this.#parts
     const confirmedOf = byLane(confirmed)
+    // Of a lane that was lost and taken again nothing is deleted that was sent under the fence of before: passed over, it would
+    // stand below the watermark for good.
+    const left = ({ lane, fence }: Lane): number[] =>
+      (confirmedOf.get(lane) ?? []).filter((gone) => gone.fence === fence).map(({ seq }) => seq)
     const confirmedLanes = [...new Map(confirmed.map(({ lane, fence }) => [lane, fence]))]
     const reading = await this.#reader.read(lanes, Infinity, (asked, mark) =>
       database.keep(this.#sql.step, {
@@ -70,7 +74,7 @@ export class OutboxReader {
         bounds: asked.map(({ bound }) => bound),
         budgets: asked.map(({ budget }) => budget),
         mark,
-        confirmed: asked.map(({ lane }) => (confirmedOf.get(lane.lane) ?? []).map(({ seq }) => seq)),
+        confirmed: asked.map(({ lane }) => left(lane)),
         heldLanes: confirmedLanes.map(([lane]) => lane),
         heldFences: confirmedLanes.map(([, fence]) => fence),
         bytes: bytesMax,
