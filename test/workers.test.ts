@@ -309,8 +309,11 @@ describe('evicting', () => {
       await client.query('begin')
       return { closed: () => closed, end: () => client.end().catch(() => {}) }
     }
-    const [frozen, living] = [await open('frozen'), await open('living')]
-    const ids = [await register({ app: 'frozen', beat: 60_000 }), await register({ app: 'living' })]
+    const [frozen, living] = [await open('frozen twinbox 0123abcd'), await open('living twinbox 4567cdef')]
+    const ids = [
+      await register({ app: 'frozen twinbox 0123abcd', beat: 60_000 }),
+      await register({ app: 'living twinbox 4567cdef' }),
+    ]
     await evictWorkers(database.url, ids)
     await until(frozen.closed)
     expect(living.closed()).toBe(false)

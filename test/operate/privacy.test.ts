@@ -68,7 +68,7 @@ async function everywhere(key: string, id: string, text = canary, consumer = 'c'
     `insert into twinbox.inbox (consumer, lane, id, topic, key, ${content}, errors) select consumer, ${lane}, id, 't', key, ${values}, ${errors} from p`,
   )
   await fill(
-    `insert into twinbox.deferred (due_at, id, topic, key, dedupe_key, ${content}) select 'infinity', id, 't', key, canary, ${values} from p`,
+    `insert into twinbox.deferred (due_at, id, topic, key, dedupe_key, ${content}) select now() + interval '1 hour', id, 't', key, canary, ${values} from p`,
   )
   await fill(
     `insert into twinbox.parked (until, blocker, consumer, lane, key, reason) select 'infinity', 1, consumer, ${lane}, key, canary from p`,
@@ -86,7 +86,7 @@ async function everywhere(key: string, id: string, text = canary, consumer = 'c'
     `insert into twinbox.handled (attempt, consumer, id, topic, key) select 1, consumer, id, 't', key from p`,
   )
   await fill(
-    `insert into twinbox.dedupe (expires_at, id, topic, dedupe_key) select 'infinity', id, 't', canary from p`,
+    `insert into twinbox.dedupe (expires_at, id, topic, dedupe_key) select now() + interval '1 hour', id, 't', canary from p`,
   )
   await fill(
     `insert into twinbox.audit (action, who, consumer, topic, key, id, reason, errors) select 'skip', 'op', consumer, 't', key, id, canary, ${errors} from p`,
