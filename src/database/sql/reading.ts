@@ -112,24 +112,27 @@ export const readingSql = perSchema('reading', (s) => {
         from found as r where r.lane = any (array(select held.lane from held)) and ${allowed('r', '$alone')}
       ) as m on true`
 
+  /** What both reads take. `$held` and `$past` have a list for each lane. */
+  const asked = {
+    consumer: text,
+    lanes: smallints,
+    fences: bigints,
+    bounds: bigints,
+    budgets: ints,
+    reaches: bigints,
+    held: numberLists,
+    mark: boolean,
+    room: int,
+    alone: boolean,
+    bytes: bigint,
+    limit: int,
+    past: numberLists,
+  }
+
   return {
     // A read of lanes: what their holder does not have in flight yet.
     read: prepared(
-      {
-        consumer: text,
-        lanes: smallints,
-        fences: bigints,
-        bounds: bigints,
-        budgets: ints,
-        reaches: bigints,
-        held: numberLists,
-        mark: boolean,
-        room: int,
-        alone: boolean,
-        bytes: bigint,
-        limit: int,
-        past: numberLists,
-      },
+      asked,
       read(
         `select ${head} from ${s}.inbox as i
           where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound and i.seq <> all (l.held)
@@ -143,23 +146,7 @@ export const readingSql = perSchema('reading', (s) => {
     // A read past the keys `$without` of each lane. It looks at `$look` rows of a lane, and says up to where
     // that was, and how many there were.
     readPast: prepared(
-      {
-        consumer: text,
-        lanes: smallints,
-        fences: bigints,
-        bounds: bigints,
-        budgets: ints,
-        reaches: bigints,
-        held: numberLists,
-        mark: boolean,
-        room: int,
-        alone: boolean,
-        bytes: bigint,
-        limit: int,
-        past: numberLists,
-        without: textLists,
-        look: int,
-      },
+      { ...asked, without: textLists, look: int },
       read(
         `select ${head} from (
             select i.* from ${s}.inbox as i
