@@ -28,7 +28,11 @@ try {
 } finally {
   await rm(folder, { recursive: true, force: true })
 }
-const sum = (of: keyof Counts): number => counts.reduce((total, one) => total + one[of], 0)
+// Whoever sees only the end of a long run learns what is red.
+for (const failure of counts.flatMap(({ failures }) => failures))
+  process.stdout.write(`\nFAILED ${failure}\n`)
+const sum = (of: Exclude<keyof Counts, 'failures'>): number =>
+  counts.reduce((total, one) => total + one[of], 0)
 if (failed || sum('failed') > 0 || counts.some(({ passed }) => passed === 0)) process.exitCode = 1
 const skipped = sum('skipped') > 0 ? `, ${sum('skipped')} skipped` : ''
 process.stdout.write(`${sum('passed')} passed, ${sum('failed')} failed${skipped}\n`)

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 import { packageFolder } from './packages.ts'
 
 /** Majors that are not the machine's own. */
@@ -15,6 +15,8 @@ export interface Counts {
   readonly passed: number
   readonly failed: number
   readonly skipped: number
+  /** Where each failed test stands, and how its message begins. */
+  readonly failures: readonly string[]
 }
 
 /** Runs the files of these tags on other versions, in a process of its own that prints as it goes. */
@@ -60,12 +62,27 @@ export async function countsOf(file: string): Promise<Counts> {
     numPendingTests: number
     numTodoTests: number
     success: boolean
+    testResults: {
+      name: string
+      status: string
+      message: string
+      assertionResults: { status: string; fullName: string; failureMessages?: string[] }[]
+    }[]
   }
+  const begins = (text: string): string => text.slice(0, 1_500).trim()
+  const failures = result.testResults.flatMap(({ name, status, message, assertionResults }) => {
+    const tests = assertionResults
+      .filter((test) => test.status === 'failed')
+      .map(({ fullName, failureMessages = [] }) => `${fullName}\n${begins(failureMessages.join('\n'))}`)
+    const whole = status === 'failed' && tests.length === 0 ? [begins(message)] : tests
+    return whole.map((text) => `${relative(process.cwd(), name)}: ${text}`)
+  })
   const failed = result.numFailedTests
   return {
     passed: result.numPassedTests,
     // A file that cannot be loaded, or an error that nobody caught, fails no test.
     failed: failed === 0 && !result.success ? Math.max(1, result.numFailedTestSuites) : failed,
     skipped: result.numPendingTests + result.numTodoTests,
+    failures,
   }
 }
