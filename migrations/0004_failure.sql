@@ -88,8 +88,8 @@ create table twinbox.parked_message (
   body bytea,
   content_type text,
   errors jsonb,
-  -- Serves the release of a key, in order.
-  primary key (consumer, lane, key, seq)
+  -- Serves the release of a key, in order. The id, since a seq may be given out again after a restore.
+  primary key (consumer, lane, key, seq, id)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
 -- A message that is not tried again until it is redriven.

@@ -7,6 +7,7 @@ import {
   diagnose,
   readMessages,
   readStatus,
+  RetryLaterError,
   withTransaction,
   type Worker,
 } from '../src/index.ts'
@@ -233,6 +234,46 @@ test('every worker whose lanes were read on that number begins anew, and not onl
   await publish(200)
   await all(200)
   expect(inOrder()).toBe(true)
+})
+
+// A message of a parked key waits with its place. Another one of the key that gets the same place may neither join it nor be
+// joined by it, and each try failed with a duplicate key, for ever.
+test('what waits for its key, and a message that has got its place since, are both handled', async () => {
+  let isPatient = true
+  const failing = createClaimer(
+    { database: database.url, consumer: 'c', onEvent: events.onEvent, leaseMs: 3000 },
+    {
+      '#': {
+        transaction: false,
+        handle: ({ key, payload }) => {
+          // So long that the key is parked.
+          if (isPatient) throw new RetryLaterError({ afterMs: 6000 })
+          handled.push({ key, n: (payload as { n: number }).n })
+        },
+      },
+    },
+  )
+  const broker = postgres({ database: database.url })
+  await start(createReceiver({ database: database.url, broker, consumer: 'c', topics: ['#'] }), failing)
+  await start(relay())
+  const publishKeyed = (count: number): Promise<unknown> =>
+    withTransaction(database.pool, (client) =>
+      outbox.publishMany(
+        client,
+        Array.from({ length: count }, (_, n) => ({ topic: 't', key: 'k', payload: { n } })),
+      ),
+    )
+  await publishKeyed(40)
+  await expect
+    .poll(() => database.query('select from twinbox.parked_message'), { timeout: 20_000 })
+    .toHaveLength(40)
+  await watermarksAt('inbox')
+  // Half of their places are given again.
+  await setBack('inbox')
+  await publishKeyed(20)
+  isPatient = false
+  await all(60)
+  expect(events.of('trouble')).toEqual([])
 })
 
 test('all tables but the one of migrations truncated: lanes are made again, whether workers run or not', async () => {

@@ -110,8 +110,9 @@ type Happening =
   | { readonly type: 'lanes_taken'; readonly lanes: readonly number[] }
   /**
    * The sequence of this table had gone back, by a restore, a switch to a replica or a truncation, and was set forward to
-   * where its numbers had been. All is sent and handled, and what was written in between is in order among itself; but of one
-   * key it may have gone before what is older, or after what is newer.
+   * where its numbers had been. All is sent and handled. But of one key, what was written in between may have gone before what
+   * is older, or after what is newer; of what was written in between itself, the part beyond where the lane had been read
+   * before may have gone first.
    */
   | {
       readonly type: 'sequence_mended'

@@ -55,6 +55,8 @@ export class Unhandled {
   #assignees = new Map<string, readonly number[]>()
   /** Lanes whose messages are being brought back, of which topics. Meanwhile nothing of the lane may be read. */
   readonly #coming = new Map<number, readonly string[]>()
+  /** And where something else has the place of the next one, for as long as it has. */
+  readonly #later = new Map<number, readonly string[]>()
   /** Topics of messages without a key that this claimer can take, and behind which topic to look for more. */
   #unkeyed: readonly string[] = []
   #after = ''
@@ -82,7 +84,10 @@ export class Unhandled {
 
   /** Lanes are about to be this claimer's: what waits of them, and for whom? */
   async take(lanes: readonly Lane[]): Promise<void> {
-    for (const { lane } of lanes) this.#coming.delete(lane)
+    for (const { lane } of lanes) {
+      this.#coming.delete(lane)
+      this.#later.delete(lane)
+    }
     if (this.#asked === null) await this.#askPeers()
     await this.#sort(lanes)
   }
@@ -197,6 +202,8 @@ export class Unhandled {
     const { database, consumer, lanes } = this.#context
     const enough = performance.now() + bringMs
     let hasCome = false
+    for (const [number, topics] of this.#later) this.#coming.set(number, topics)
+    this.#later.clear()
     for (const [number, topics] of this.#coming) {
       const lane = lanes.held.get(number)
       while (lane !== undefined && performance.now() < enough) {
@@ -206,9 +213,11 @@ export class Unhandled {
           lane.watermark.lower(1)
           throw error
         })
-        hasCome = true
+        hasCome ||= back!.count > 0 || !back!.waits
         if (back!.count === 0) {
           this.#coming.delete(number)
+          // Until what has their place has been handled, for which the lane has to be read.
+          if (back!.waits) this.#later.set(number, topics)
           break
         }
         lane.watermark.lower(back!.first!)

@@ -154,6 +154,7 @@ export class World {
   #isElsewhere = false
   readonly #handlings: Handling[] = []
   #underWay: Promise<unknown>[] = []
+  readonly #troubles: string[] = []
   #tick = 0
   #n = 0
 
@@ -173,6 +174,7 @@ export class World {
       stopTimeoutMs: 0,
       onEvent: (event: TwinboxEvent) => {
         happened.set(event.type, (happened.get(event.type) ?? 0) + 1)
+        if (event.type === 'trouble') this.#troubles.push(`${event.doing}: ${String(event.error)}`)
         if (event.type === 'sequence_mended')
           this.#underWay.push(this.#run(places.mended, { box: event.table, to: event.to, at: 0 }))
       },
@@ -418,11 +420,16 @@ export class World {
         const [stuck] = await this.#database.query(`select
           (select json_agg(json_build_object('lane', lane, 'key', key, 'seq', seq, 'due', attempt)) from (table twinbox.outbox limit 5) as o) as outbox,
           (select json_agg(json_build_object('lane', lane, 'key', key, 'seq', seq, 'attempt', attempt, 'holder', holder)) from (table twinbox.inbox limit 5) as i) as inbox,
+          (select json_agg(json_build_object('lane', lane, 'key', key, 'seq', seq)) from (table twinbox.parked_message limit 5) as p) as parked_messages,
           (select json_agg(p) from (select consumer, lane, key, until, blocker, released_to, reason from twinbox.parked limit 5) as p) as parked,
           (select json_agg(l) from (select consumer, lane, holder, fence, watermark, lowered, lease_until > now() as held from twinbox.lane
             where holder is not null limit 5) as l) as lanes,
           (select json_agg(w) from (select id, kind, ended_by from twinbox.worker) as w) as workers, now()`)
-        const counts = { ...left, committed: this.committed.length }
+        const counts = {
+          ...left,
+          committed: this.committed.length,
+          troubles: [...new Set(this.#troubles.slice(-20))],
+        }
         throw new Error(`Not drained: ${JSON.stringify({ ...counts, stuck })}`)
       }
       await Promise.all(this.members.flatMap(({ loops }) => loops.map((loop) => loop.step())))
@@ -459,7 +466,13 @@ export class World {
           `select ${places.excuses('$1::uuid', '$2::uuid')} as excused`,
           [then.id, first.id],
         )
-        if (!pair!.excused) faults.push(`out of order: ${first.key}`)
+        if (pair!.excused) continue
+        const [where] = await this.#database.query<{ places: unknown; backs: unknown }>(
+          `select (select json_agg(p order by serial) from twinbox.model_place as p where id in ($1, $2)) as places,
+            (select json_agg(b) from twinbox.model_back as b) as backs`,
+          [first.id, then.id],
+        )
+        faults.push(`out of order: ${JSON.stringify({ first, then, ...where })}`)
       }
     }
     return faults

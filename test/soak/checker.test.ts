@@ -143,8 +143,8 @@ describe('the checker', () => {
     serialOf = (n: number): number => n,
   ): Promise<unknown> =>
     tables.query(
-      `insert into twinbox.soak_place (serial, box, id, seq) overriding system value
-      select n.serial, $1, n.id, n.seq from unnest($2::bigint[], $3::uuid[], $4::bigint[]) as n(serial, id, seq)`,
+      `insert into twinbox.soak_place (serial, box, lane, id, seq) overriding system value
+      select n.serial, $1, 7, n.id, n.seq from unnest($2::bigint[], $3::uuid[], $4::bigint[]) as n(serial, id, seq)`,
       [
         box,
         Object.keys(seqs).map((n) => serialOf(Number(n))),
@@ -152,12 +152,12 @@ describe('the checker', () => {
         Object.values(seqs),
       ],
     )
-  const goBack = (serial: number, stood: number, box = 'outbox'): Promise<unknown> =>
-    tables.query('insert into twinbox.soak_back (box, serial, stood, at) values ($1, $2, $3, 50)', [
-      box,
-      serial,
-      stood,
-    ])
+  /** The lane had been read up to `watermark` at least. */
+  const goBack = (serial: number, stood: number, box = 'outbox', watermark = stood): Promise<unknown> =>
+    tables.query(
+      'insert into twinbox.soak_back (box, serial, stood, watermarks, at) values ($1, $2, $3, $4, 50)',
+      [box, serial, stood, { 7: watermark }],
+    )
 
   test.each([[[3, 4, 1, 2, 5]], [[1, 2, 5, 3, 4]]])(
     'finds nothing where a sequence went back, and what got places in between comes early or late: %s',
@@ -169,6 +169,14 @@ describe('the checker', () => {
       expect(await broken()).toEqual({})
     },
   )
+
+  test('finds nothing where what got a place in between came early, since its lane had not been read up to there', async () => {
+    for (const n of [1, 2, 3, 4]) await publish(n, { key: 'a' })
+    await place({ 1: 11, 2: 12, 3: 8, 4: 11 })
+    await goBack(2, 12, 'outbox', 10)
+    for (const n of [1, 2, 4, 3]) await handle(n, { key: 'a' })
+    expect(await broken()).toEqual({})
+  })
 
   test('finds nothing where what was written after a sequence was set forward got a place that had been given as well', async () => {
     for (const n of [1, 2, 3, 4]) await publish(n, { key: 'a' })

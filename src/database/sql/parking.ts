@@ -20,6 +20,7 @@ import {
   lanesHeld,
   messageColumns,
   perSchema,
+  placed,
   prepared,
   withError,
 } from './statement.ts'
@@ -140,7 +141,7 @@ export const parkingSql = perSchema('parking', (s) => {
   // An operator may put a dead letter before what waits while this runs, and this would neither see it nor wait for it:
   // the key would be struck off with a message left, or go on without it. An operator always changes `until`, so if it
   // is not what it was, nothing is done, and the next round looks again.
-  const release = (table: string, names: string, values: string): string => `
+  const release = (table: string, of: typeof ofConsumer, names: string, values: string): string => `
     with ${held},
     before as materialized (
       select p.until from ${s}.parked as p where p.consumer = $consumer and p.lane = $lane and p.key = $key
@@ -149,14 +150,17 @@ export const parkingSql = perSchema('parking', (s) => {
       select p.until from ${s}.parked as p where p.consumer = $consumer and p.lane = $lane and p.key = $key for no key update
     ),
     ours as materialized (select from turn join before using (until) where until <= clock_timestamp()),
+    ${placed(
+      `select m.seq, m.id from ${s}.parked_message as m
+        where m.consumer = $consumer and m.lane = $lane and m.key = $key
+        order by m.seq, m.id limit $most`,
+      `${table} as i where ${of('$consumer')} i.lane = $lane`,
+    )},
     gone as (
       delete from ${s}.parked_message as p
       where p.consumer = $consumer and p.lane = $lane and p.key = $key and exists (select from held)
-        and exists (select from ours) and p.seq = any (array(
-          select c.seq from ${s}.parked_message as c
-          where c.consumer = $consumer and c.lane = $lane and c.key = $key
-          order by c.seq limit $most
-        ))
+        and exists (select from ours) and p.seq = any (array(select placed.seq from placed where not placed.waits))
+        and p.id = any (array(select placed.id from placed where not placed.waits))
       returning p.lane, p.received_at, ${kept('p')}
     ),
     back as (
@@ -175,7 +179,7 @@ export const parkingSql = perSchema('parking', (s) => {
     ),
     emptied as (
       delete from ${s}.parked as p using bound
-      where p.consumer = $consumer and p.lane = $lane and p.key = $key and bound.count = 0 and exists (select from held)
+      where p.consumer = $consumer and p.lane = $lane and p.key = $key and not exists (select from placed) and exists (select from held)
         and exists (select from ours)
       returning 1
     )
@@ -208,11 +212,12 @@ export const parkingSql = perSchema('parking', (s) => {
       releases,
       release(
         `${s}.inbox`,
+        ofConsumer,
         ', consumer, received_at',
         ', $consumer, coalesce(gone.received_at, clock_timestamp())',
       ),
     ).gives<Released>(),
-    releaseOutbox: prepared(releases, release(`${s}.outbox`, '', '')).gives<Released>(),
+    releaseOutbox: prepared(releases, release(`${s}.outbox`, ofAll, '', '')).gives<Released>(),
 
     parkedKeys: prepared(
       { consumer: text, lanes: smallints },

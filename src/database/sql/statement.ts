@@ -190,6 +190,21 @@ export const fencedClaim = (
     else i.fence = a.fence end`
 
 /**
+ * Messages (with seq and id, in that order) that go back to where they stood among `others`, and which of them wait: something
+ * else has the place of one, or of one before it. A sequence that had gone back has given the place out again. Put back
+ * nevertheless, the whole statement would fail, again and again.
+ */
+export const placed = (messages: string, others: string): string => `
+    placed as materialized (
+      select t.*, bool_or(t.taken) over (order by t.seq, t.id) as waits
+      from (
+        select m.*, there.here is not null or coalesce(lag(m.seq) over (order by m.seq, m.id) = m.seq, false) as taken
+        from (${messages}) as m
+        left join lateral (select true as here from ${others} and i.seq = m.seq limit 1) as there on true
+      ) as t
+    )`
+
+/**
  * Those lanes of `$consumer` that are still held under the fences named. They are locked, so that nobody takes one
  * before this has been committed; in the order in which they are renewed and given back, see lane.ts.
  */

@@ -8,6 +8,7 @@ import {
   lanesHeld,
   messageColumns,
   perSchema,
+  placed,
   prepared,
   readable,
   type Place,
@@ -24,6 +25,8 @@ export interface Returned {
   readonly first: number | null
   readonly count: number
   readonly lowered: number | null
+  /** The place of the next one is taken. */
+  readonly waits: boolean
 }
 
 /** Messages of topics for which a claimer has no handler: set aside, brought back, taken by one that has. */
@@ -82,21 +85,22 @@ export const unhandledSql = perSchema('unhandled', (s) => {
       `with held as materialized (
         select from ${s}.lane as l where l.consumer = $consumer and l.lane = $lane and l.fence = $fence for no key update
       ),
-      chosen as materialized (
-        select c.topic, c.seq, c.id
+      ${placed(
+        `select c.topic, c.seq, c.id
         from unnest($topics) as t(topic)
         cross join lateral (
           select u.topic, u.seq, u.id from ${s}.unhandled as u
           where u.consumer = $consumer and u.lane = $lane and u.topic = t.topic
-          order by u.seq limit $most
+          order by u.seq, u.id limit $most
         ) as c
         where exists (select from held)
-        order by c.seq limit $most
-      ),
+        order by c.seq, c.id limit $most`,
+        `${s}.inbox as i where i.consumer = $consumer and i.lane = $lane`,
+      )},
       gone as (
-        delete from ${s}.unhandled as u using chosen as c
+        delete from ${s}.unhandled as u using placed as c
         where u.consumer = ${joinedBy('c', '$consumer')} and u.lane = ${joinedBy('c', '$lane')}
-          and u.topic = c.topic and u.seq = c.seq and u.id = c.id
+          and u.topic = c.topic and u.seq = c.seq and u.id = c.id and not c.waits
         returning u.lane, u.seq, ${kept('u')}
       ),
       back as (
@@ -109,7 +113,8 @@ export const unhandledSql = perSchema('unhandled', (s) => {
         where l.consumer = $consumer and l.lane = $lane and bound.count > 0
         returning l.lowered
       )
-      select first, count, (select lowered from lowered) as lowered from bound`,
+      select first, count, (select lowered from lowered) as lowered, exists (select from placed where placed.waits) as waits
+      from bound`,
     ).gives<Returned>(),
 
     // Messages without a key, claimed as they come back: free in a partition, a claimer without their handler could
