@@ -11,6 +11,7 @@ import type { Statement } from '../src/database/sql/statement.ts'
 import { unhandledSql } from '../src/database/sql/unhandled.ts'
 import { parkingSql } from '../src/database/sql/parking.ts'
 import { waitingSql } from '../src/database/sql/waiting.ts'
+import { workerSql } from '../src/database/sql/worker.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /**
@@ -55,6 +56,8 @@ interface Node {
 }
 
 const batch = 100
+/** Where what was confirmed or handled was read. */
+let server = ''
 const lanes = Array.from({ length: 64 }, (_, lane) => lane)
 const partitions = Array.from({ length: 8 }, (_, index) => 64 + index)
 
@@ -115,7 +118,7 @@ function statements(
       goneSeqs: first.map(({ seq }) => seq),
       goneIds: first.map(({ id }) => id),
       ...{ lanes, bounds: each(watermark, 64), budgets: each(16, 64), mark: true, confirmed: inLane(first) },
-      ...{ heldLanes: lanes, heldFences: each(0, 64), bytes: 8 * 1024 * 1024 },
+      ...{ heldLanes: lanes, heldFences: each(0, 64), server, bytes: 8 * 1024 * 1024 },
     }),
     of('relay: defer', waiting.deferOutbox, {
       ...{ ...claims(first, ''), ...failed, delaysMs: each(1000), avoid: null },
@@ -144,8 +147,8 @@ function statements(
     of('read lanes past a key', reading.readPast, {
       ...{ ...reads, held: each([], 64), without: each(['k'], 64), look: 10 },
     }),
-    of('complete rows', completion.complete, claims(partition)),
-    of('complete in lanes', completion.complete, claims(inLanes)),
+    of('complete rows', completion.complete, { ...claims(partition), server }),
+    of('complete in lanes', completion.complete, { ...claims(inLanes), server }),
     ...(['rows', 'in lanes'] as const).map((where): Case => {
       const held = (where === 'rows' ? partition : inLanes).map((row) => ({ ...row, fence: 0, attempt: 1 }))
       const text = completion.completeAndCommit('c', held, null).replace('; commit', '')
@@ -174,7 +177,7 @@ function statements(
       ...{ consumer: 'c', worker: 1, leaseMs: 15_000, gone: [], limit: 64, dealt: [] },
     }),
     of('parked keys', parking.parkedKeys, { consumer: 'c', lanes }),
-    of('fence unused', completion.complete, { ...claims(partition), fences: each(1) }),
+    of('fence unused', completion.complete, { ...claims(partition), fences: each(1), server }),
   ]
 }
 
@@ -217,6 +220,8 @@ async function connect(database: TestDatabase): Promise<pg.Client> {
     options: settings.map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`).join(' '),
   })
   await client.connect()
+  const { rows: seen } = await client.query<{ server: string }>(workerSql('twinbox').look.text)
+  server = seen[0]!.server
   return client
 }
 

@@ -27,50 +27,81 @@ export interface EmbeddedServer {
   kill(signal?: NodeJS.Signals): Promise<void>
   /** Starts it again over what is on its disk. It has to be persistent. */
   start(): Promise<void>
+  /**
+   * A new cluster under the same address, as after a restore: whatever counts transactions begins anew. `fill` writes into it
+   * before anybody else sees it, while the old one goes on; then that one is killed. Resolves when the new one takes
+   * connections. They have to be persistent.
+   */
+  renew(fill: (url: string) => Promise<void>): Promise<void>
   /** Stops it and removes the folder. */
   stop(): Promise<void>
 }
+
+const urlOf = (port: number): string => `postgres://postgres:postgres@127.0.0.1:${port}/postgres`
 
 /** Starts one, on a free port. Takes a second or two. */
 export async function startEmbeddedServer(
   options: Pick<ServerOptions, 'persistent' | 'packages' | 'settings'> = {},
 ): Promise<EmbeddedServer> {
   const folder = await mkdtemp(join(tmpdir(), 'twinbox-postgres-'))
+  const cluster = (name: string, at: number): ReturnType<typeof embeddedServer> =>
+    embeddedServer({ ...options, folder: join(folder, name), port: at })
   try {
     const port = await freePort()
-    const { server, said, kill } = await embeddedServer({ ...options, folder: join(folder, 'data'), port })
-    try {
-      await server.initialise()
-      await server.start()
-    } catch (cause) {
-      throw new Error(
-        `The embedded Postgres did not start: ${said.slice(-5).join(' ').trim() || String(cause)}`,
-        { cause },
-      )
-    }
+    let current = await cluster('data', port)
+    let renewed = 0
+    await startNew(current)
     return {
-      url: `postgres://postgres:postgres@127.0.0.1:${port}/postgres`,
-      kill,
-      start: async () => {
-        for (let tries = 0; ; tries++) {
-          try {
-            return await server.start()
-          } catch (cause) {
-            // Backends outlive a killed postmaster for a moment, and nothing may start beside them.
-            if (tries === 100)
-              throw new Error(`Postgres did not come back: ${said.slice(-3).join(' ')}`, { cause })
-            await new Promise((resolve) => setTimeout(resolve, 100))
-          }
+      url: urlOf(port),
+      kill: (signal) => current.kill(signal),
+      start: () => startAgain(current),
+      renew: async (fill) => {
+        const name = `data-${++renewed}`
+        const aside = await freePort()
+        const filled = await cluster(name, aside)
+        await startNew(filled)
+        try {
+          await fill(urlOf(aside))
+        } finally {
+          await filled.kill('SIGINT')
         }
+        const next = await cluster(name, port)
+        await current.kill()
+        current = next
+        await startAgain(current)
       },
       stop: async () => {
-        await server.stop()
+        await current.server.stop()
         await rm(folder, { recursive: true, force: true, maxRetries: 5 })
       },
     }
   } catch (error) {
     await rm(folder, { recursive: true, force: true })
     throw error
+  }
+}
+
+type Cluster = Awaited<ReturnType<typeof embeddedServer>>
+
+async function startNew({ server, said }: Cluster): Promise<void> {
+  try {
+    await server.initialise()
+    await server.start()
+  } catch (cause) {
+    const why = said.slice(-5).join(' ').trim() || String(cause)
+    throw new Error(`The embedded Postgres did not start: ${why}`, { cause })
+  }
+}
+
+/** Backends outlive a killed postmaster for a moment, and nothing may start beside them. */
+async function startAgain({ server, said }: Cluster): Promise<void> {
+  for (let tries = 0; ; tries++) {
+    try {
+      return await server.start()
+    } catch (cause) {
+      if (tries === 100) throw new Error(`Postgres did not come back: ${said.slice(-3).join(' ')}`, { cause })
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
   }
 }
 

@@ -42,6 +42,8 @@ export class Claim {
   /** A dead claimer had it in flight, and it may be why. */
   readonly quarantined: boolean
   attempt: number
+  /** On which it was claimed. */
+  server = ''
   /** By the monotonic clock, until when the lease on the row is sure to run. Lanes keep their own. */
   leasedUntil = Infinity
   /** By the monotonic clock, until when it may be handled. */

@@ -211,7 +211,11 @@ export class KeyedClaims {
 
   #takeInFlight(rows: readonly KeyedRow[], past: boolean): void {
     if (rows.length === 0) return
-    for (const row of rows) this.#context.inFlight.add(new Claim(row, true, past))
+    for (const row of rows) {
+      const claim = new Claim(row, true, past)
+      claim.server = this.#context.membership.server
+      this.#context.inFlight.add(claim)
+    }
     this.#context.emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
     this.#context.dispatch()
   }

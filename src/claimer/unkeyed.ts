@@ -128,6 +128,7 @@ export class UnkeyedClaims {
     const before = inFlight.bytes
     for (const row of inOrder) {
       const claim = new Claim(row, false)
+      claim.server = membership.server
       claim.leasedUntil = at + leaseMs * sureShare
       inFlight.add(claim)
     }

@@ -56,15 +56,22 @@ export class Settler {
   }
 
   /** They were handled. With a worker, a history is kept in the same statement. */
-  complete<Of extends Held & { readonly attempt: number }>(
+  async complete<Of extends Held & { readonly attempt: number; readonly server: string }>(
     held: readonly Of[],
     worker: number | null,
   ): Promise<readonly Of[]> {
-    if (worker === null) return this.#end(held, (claims) => this.#database.keep(this.#sql.complete, claims))
-    const attempts = held.map(({ attempt }) => attempt)
-    return this.#end(held, (claims) =>
-      this.#database.keep(this.#sql.completeAndKeep, { ...claims, attempts, worker }),
-    )
+    const ended: Of[] = []
+    // Mostly they are all of one.
+    for (const server of new Set(held.map((each) => each.server))) {
+      const there = held.filter((each) => each.server === server)
+      const attempts = there.map(({ attempt }) => attempt)
+      const write = (claims: Claims): Promise<readonly Place[]> =>
+        worker === null
+          ? this.#database.keep(this.#sql.complete, { ...claims, server })
+          : this.#database.keep(this.#sql.completeAndKeep, { ...claims, server, attempts, worker })
+      ended.push(...(await this.#end(there, write)))
+    }
+    return ended
   }
 
   /** They have failed, and are tried again where they are. `attempt` is what is written down. */

@@ -31,6 +31,11 @@ export class Membership implements Company {
     return this.#registration.id
   }
 
+  /** On which it is registered: what it holds counts there and nowhere else. */
+  get server(): string {
+    return this.#registration.server
+  }
+
   /** Whether it has shown so lately that it lives that nobody can believe it dead. */
   get sure(): boolean {
     return this.#registration.sure

@@ -91,6 +91,11 @@ export class Registration {
     return this.#life.is('void') ? null : this.#lastId
   }
 
+  /** On which it is registered, or was last; empty before. */
+  get server(): string {
+    return this.#server ?? ''
+  }
+
   /** Whether it has shown so lately that it lives that nobody can believe it dead. */
   get sure(): boolean {
     return this.id !== null && performance.now() < this.#beatAt + sureShare * this.#options.deadAfterMs

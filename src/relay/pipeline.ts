@@ -176,7 +176,12 @@ export class Pipeline {
     const topics: Record<string, number> = {}
     for (const [index, row] of batch.entries()) {
       if (outcomes[index]?.status !== 'sent') continue
-      this.#confirmed.push({ lane: row.lane, seq: row.seq, id: row.id, fence: heads.fences.get(row.lane)! })
+      const { lane, seq, id } = row
+      this.#confirmed.push({
+        ...{ lane, seq, id },
+        fence: heads.fences.get(lane)!,
+        server: heads.servers.get(lane)!,
+      })
       unsettled.delete(row.seq)
       sent.push(row.id)
       topics[row.topic] = (topics[row.topic] ?? 0) + 1

@@ -1,4 +1,4 @@
-import { begin, commit } from './server.ts'
+import { begin, commit, serverIdentity } from './server.ts'
 import { arrayText, bigints, int, ints, smallints, text, uuids } from './parameter.ts'
 import { fencedClaim, perSchema, prepared, quoted, type Place } from './statement.ts'
 
@@ -16,10 +16,12 @@ export interface Completed {
 
 /** How messages that were handled leave the inbox. */
 export const completionSql = perSchema('completion', (s) => {
-  const fenced = fencedClaim(s)
+  // What was handled beside the database counts on the server on which it was claimed (`$server`) and on no other: one that was
+  // restored from a dump has the claim as well, and not what its handler has written.
+  const fenced = `${fencedClaim(s)} and $server = (select ${serverIdentity(s)})`
   return {
     complete: prepared(
-      { consumer: text, lanes: smallints, seqs: bigints, fences: bigints, ids: uuids },
+      { consumer: text, lanes: smallints, seqs: bigints, fences: bigints, ids: uuids, server: text },
       `delete from ${s}.inbox as i
       using unnest($lanes, $seqs, $fences, $ids) as a(lane, seq, fence, id)
       where ${fenced}
@@ -34,6 +36,7 @@ export const completionSql = perSchema('completion', (s) => {
         seqs: bigints,
         fences: bigints,
         ids: uuids,
+        server: text,
         attempts: ints,
         worker: int,
       },

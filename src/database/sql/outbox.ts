@@ -1,5 +1,6 @@
 import { layout } from '../layout.ts'
 import { orderingLock, orderingLocks } from './ordering.ts'
+import { serverIdentity } from './server.ts'
 import { waking } from './sleep.ts'
 import type { HeadRow, LaneRead, OrNot } from './reading.ts'
 import {
@@ -180,7 +181,8 @@ export const outboxSql = perSchema('outbox', (s) => {
     // assign an xid. `$confirmed` is what was confirmed of each of these lanes: only constants are looked up in a hash
     // table, so each row is compared with those of its lane and not with all. `$heldLanes` and `$heldFences` are the lanes
     // of what was confirmed, and the fences under which it was read: of a lane that somebody else has by now, nothing is
-    // deleted. What is beyond `$bytes` comes without its content: it is there, and read the next time.
+    // deleted; nor on another server than that on which it was read (`$server`): one that was restored from a dump has the
+    // message as well, and what the broker has taken may have gone with the one before. What is beyond `$bytes` comes without its content: it is there, and read the next time.
     step: prepared(
       {
         goneLanes: smallints,
@@ -193,13 +195,14 @@ export const outboxSql = perSchema('outbox', (s) => {
         confirmed: numberLists,
         heldLanes: smallints,
         heldFences: bigints,
+        server: text,
         bytes: bigint,
       },
       `with gone as (
         delete from ${s}.outbox as o using unnest($goneLanes, $goneSeqs, $goneIds) as a(lane, seq, id)
         where o.lane = a.lane and o.seq = a.seq and o.id = a.id and a.lane = any (array(
           select l.lane from ${s}.lane as l join unnest($heldLanes, $heldFences) as n(lane, fence) using (lane, fence)
-          where l.consumer = ''))
+          where l.consumer = '' and $server = (select ${serverIdentity(s)})))
       ),
       found as materialized (
         select head.*
