@@ -1,4 +1,4 @@
-import { realWebhooks, webhookLibrary } from '../../proof/demo/webhooks.ts'
+import { realWebhooks, webhookLibrary } from '../../proof/soak/webhooks.ts'
 import type { Task } from './entrant.ts'
 
 export const topic = 'bench.message'

@@ -1,8 +1,5 @@
-import type { Database } from '../../src/database/database.ts'
-import { demoSql } from '../sql/demo.ts'
-import type { Disaster } from './disaster.ts'
-import type { Published } from './publisher.ts'
-import type { DemoRun } from './run.ts'
+import { otherViolations, type Outcome } from '../soak/conduct.ts'
+import type { Kills } from './kills.ts'
 
 /** What came out of a run, as `--json` prints it. */
 export interface Verdict {
@@ -20,6 +17,8 @@ export interface Verdict {
   /** Messages whose payload, topic or key is not what was published. */
   readonly altered: number
   readonly orderViolations: number
+  /** Everything else that is wrong with messages, leases and tables. */
+  readonly otherViolations: number
   readonly killed: number
   /** How many messages the killed claimer had in flight. */
   readonly heldByKilled: number
@@ -30,50 +29,34 @@ export interface Verdict {
   readonly problems: readonly string[]
 }
 
-/** Holds what the handlers wrote against what was committed with each message. */
-export async function judge(
-  run: DemoRun,
-  database: Database,
-  disaster: Disaster,
-  said: Published,
-  unruly: readonly string[],
-  startedAt: number,
-): Promise<Verdict> {
-  const [found] = await database.query(demoSql(run.schema).verdict)
-  const { published, handled, lost, ghosts, altered, duplicateEffects, orderViolations } = found!
-  const { takeoverMs, relayTakeoverMs, killed } = disaster
+/** What there is to say of a run. */
+export function judge(outcome: Outcome, kills: Kills, startedAt: number): Verdict {
+  const { findings, company, run } = outcome
+  const { broken, counts } = findings
+  const { takeoverMs, relayTakeoverMs, heldMessages } = kills
+  const dead = counts.dead + counts.refused
   const problems = [
-    ...unruly,
-    ...wrong(
-      published !== said.published,
-      `${said.published} transactions said that they had committed, ${published} did`,
-    ),
-    ...wrong(lost > 0, `${lost} messages were lost`),
-    ...wrong(ghosts > 0, `${ghosts} messages were handled whose transaction was rolled back`),
-    ...wrong(duplicateEffects > 0, `${duplicateEffects} effects happened twice`),
-    ...wrong(
-      orderViolations > 0,
-      `${orderViolations} messages were handled before an earlier one of their key`,
-    ),
-    ...wrong(altered > 0, `${altered} messages arrived changed`),
-    ...wrong(killed !== 2, `${killed} processes were killed instead of 2`),
+    ...outcome.problems,
+    ...wrong(dead > 0, `${dead} messages became dead letters`),
+    ...wrong(company.kills !== 2, `${company.kills} processes were killed instead of 2`),
     ...wrong(takeoverMs === null, 'no survivor was seen continuing the messages of the killed claimer'),
     ...wrong(relayTakeoverMs === null, 'no survivor was seen taking over the lanes of the killed relay'),
   ]
   return {
     ok: problems.length === 0,
     broker: run.broker,
-    published,
-    rolledBack: said.rolledBack,
-    duplicatePublishes: said.duplicates,
-    handled,
-    duplicateEffects,
-    lost,
-    ghosts,
-    altered,
-    orderViolations,
-    killed,
-    heldByKilled: disaster.heldMessages,
+    published: counts.published,
+    rolledBack: counts.failedPublishes - counts.openCommits,
+    duplicatePublishes: counts.duplicates,
+    handled: counts.handled,
+    duplicateEffects: broken.duplicateEffects,
+    lost: broken.lost,
+    ghosts: broken.ghosts,
+    altered: broken.altered,
+    orderViolations: broken.orderViolations,
+    otherViolations: otherViolations(findings),
+    killed: company.kills,
+    heldByKilled: heldMessages,
     takeoverMs,
     relayTakeoverMs,
     seconds: Math.round((performance.now() - startedAt) / 10) / 100,
@@ -96,6 +79,7 @@ export function renderVerdict(verdict: Verdict): string {
     `  duplicate effects ${verdict.duplicateEffects}`,
     `  order violations  ${verdict.orderViolations}`,
     `  altered payloads  ${verdict.altered}`,
+    `  other violations  ${verdict.otherViolations}`,
     '',
     `  A claimer was killed with ${verdict.heldByKilled} messages in flight; another one continued them ${after(takeoverMs)}.`,
     `  A relay was killed; the other one took its lanes over ${after(relayTakeoverMs)}.`,

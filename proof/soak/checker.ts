@@ -25,6 +25,8 @@ export interface Findings {
 }
 
 const chunk = 20_000
+/** In microseconds: so late a process may say what it has done, if it was frozen in between. */
+const saidWithin = 15_000_000
 const livesMax = 10
 
 /**
@@ -69,36 +71,66 @@ export async function check(database: Database, histories: string): Promise<Find
 async function load(database: Database, client: pg.PoolClient, folder: string): Promise<void> {
   const sql = soakSql(database.schema)
   let attempts: [string[], string[], string[], string[], string[]] = [[], [], [], [], []]
-  let reported: string[] = []
+  let reported: [ids: string[], ats: string[]] = [[], []]
   const flush = async (): Promise<void> => {
     if (attempts[0].length > 0) await client.query(sql.attempts.text, attempts)
-    if (reported.length > 0) await client.query(sql.reported.text, [reported])
+    if (reported[0].length > 0) await client.query(sql.reported.text, reported)
     attempts = [[], [], [], [], []]
-    reported = []
+    reported = [[], []]
   }
   // Those whose end is in no history died before it: their commit is open.
   const open = new Map<string, readonly [count: string, begun: string]>()
   const outcomes = ['ok', 'fail', 'info']
-  const wanted = ['publish', 'commit', 'handled', 'sequence_mended', ...outcomes]
+  const wanted = ['publish', 'commit', 'handled', 'sequence_mended', 'restore', ...outcomes]
+  const restores: { from: number; to: number }[] = []
   const mended: { at: number; box: string; to: number }[] = []
   for await (const { fields } of readHistories(folder, (line) => wanted.includes(line.split('\t', 2)[1]!))) {
     const [at, word, first, second, third] = fields as [string, string, string, string, string]
     if (word === 'publish') open.set(first, ['0', third])
     else if (word === 'commit') open.set(first, [second, open.get(first)?.[1] ?? at])
     else if (word === 'sequence_mended') mended.push({ at: Number(at), box: first, to: Number(third) })
-    else if (word === 'handled') reported.push(...second.split(','))
-    else {
+    else if (word === 'restore') restores.push({ from: Number(first), to: Number(second) })
+    else if (word === 'handled') {
+      for (const id of second.split(',')) {
+        reported[0].push(id)
+        reported[1].push(at)
+      }
+    } else {
       open.delete(first)
       for (const [index, value] of [first, word, second, third, at].entries()) attempts[index]!.push(value)
     }
-    if (reported.length >= chunk || attempts[0].length >= chunk) await flush()
+    if (reported[0].length >= chunk || attempts[0].length >= chunk) await flush()
   }
   for (const [tx, [count, begun]] of open) {
     for (const [index, value] of [tx, 'info', count, begun, begun].entries()) attempts[index]!.push(value)
   }
   await flush()
-  for (const { at, box, to } of mended.toSorted((a, b) => a.at - b.at))
+  for (const restore of restores) {
+    await client.query(sql.taken_back.text, sql.taken_back.bind(restore))
+    await client.query(sql.unsaid.text, sql.unsaid.bind({ ...restore, to: restore.to + saidWithin }))
+  }
+  if (restores.length > 0) {
+    const ids = await begunAround(folder, restores)
+    await client.query(sql.outlived.text, sql.outlived.bind({ ids }))
+  }
+  const isGone = (at: number): boolean => restores.some(({ from, to }) => at > from && at < to)
+  for (const { at, box, to } of mended.filter((one) => !isGone(one.at)).toSorted((a, b) => a.at - b.at))
     await client.query(sql.mended.text, sql.mended.bind({ box, to, at }))
+}
+
+/** What handlers had begun before a restore, or a moment after it, when they did not know of it yet. */
+async function begunAround(
+  folder: string,
+  restores: readonly { readonly from: number; readonly to: number }[],
+): Promise<string[]> {
+  const begun: string[] = []
+  const lines = readHistories(folder, (line) => line.split('\t', 2)[1] === 'handle')
+  for await (const { fields } of lines) {
+    const [at, , , ids] = fields as [string, string, string, string]
+    const near = restores.some(({ from, to }) => Number(at) > from && Number(at) < to + saidWithin)
+    if (near) begun.push(...ids.split(','))
+  }
+  return begun
 }
 
 async function lifeOf(client: pg.PoolClient, schema: string, id: string, folder: string): Promise<string[]> {

@@ -1,7 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Database } from '../../src/database/database.ts'
+import { migrate } from '../../src/database/migrate.ts'
+import { soakSql } from '../sql/soak.ts'
 import type { TwinboxEvent } from '../../src/base/events.ts'
 import type { Ready } from '../stage/crew.ts'
-import { startOwnServer } from '../stage/postgres.ts'
+import { startOwnServer, type EmbeddedServer } from '../stage/postgres.ts'
 import { sentence } from '../../src/terminal/failure.ts'
 import type { Address } from '../../src/brokers/adapter.ts'
 import type { Run } from '../stage/broker.ts'
@@ -9,9 +12,11 @@ import { close, obeyParent, say, stall } from '../stage/child.ts'
 import { makeDetours, type Detour } from '../stage/detour.ts'
 import { employ } from '../stage/employ.ts'
 import { handlers } from './handlers.ts'
-import { History } from './history.ts'
+import { copyRows } from './dump.ts'
+import { History, now } from './history.ts'
+import { HardSource } from './hard.ts'
 import { Load, type LoadOptions } from './load.ts'
-import { maxAttempts } from './message.ts'
+import { WebhookSource } from './webhooks.ts'
 import { moody, type Mood, type MoodyBroker } from '../stage/moody.ts'
 import { Network, type Disturbance } from '../stage/network.ts'
 
@@ -32,6 +37,10 @@ export interface Job {
   /** Of workers: beside what they have by default. */
   readonly options: Readonly<Record<string, unknown>>
   readonly load: LoadOptions
+  /** Of the processes of one role, no two have the same. */
+  readonly life: number
+  /** Whether it tells what it does as it does it, and what it has claimed; or else four times a second, and the number. */
+  readonly closely: boolean
 }
 
 /** What the parent says. */
@@ -42,8 +51,12 @@ export type Order =
   | { readonly type: 'stall'; readonly ms: number }
   /** Let the wall clock jump by so much. */
   | { readonly type: 'clock'; readonly byMs: number }
-  /** Messages per second, from now on. */
+  /** Of a publisher: messages per second, from now on. */
   | { readonly type: 'rate'; readonly perSecond: number }
+  /** Of a publisher: what it has held back may come. */
+  | { readonly type: 'proceed' }
+  /** Of a claimer: handlers of single messages take so much longer from now on. */
+  | { readonly type: 'slow'; readonly ms: number }
   /** What the broker does to this process from now on; null: nothing that it need not. */
   | { readonly type: 'mood'; readonly mood: Mood | null }
   /** Of the network: a new way to somewhere, null for a service of its own, or what is to become of one. */
@@ -51,12 +64,16 @@ export type Order =
   | { readonly type: 'disturb'; readonly name: string; readonly how: Disturbance }
   /** Of the server: stop it by this signal, and start it again. */
   | { readonly type: 'restart'; readonly signal: NodeJS.Signals }
+  /** Of the server: dump this schema, and after a while put a younger cluster with that dump in its place. */
+  | { readonly type: 'restore'; readonly schema: string; readonly afterMs: number }
   | { readonly type: 'stop' }
 
 /** What the child says. */
 export type News =
   | { readonly type: 'routed'; readonly name: string; readonly port: number }
   | { readonly type: 'restarted' }
+  /** By the monotonic clock: what was committed in between is gone. */
+  | { readonly type: 'restored'; readonly from: number; readonly to: number }
   /** What has changed since it said this last: counts, and events that are not about single messages. */
   | { readonly type: 'tally'; readonly tally: Tally }
   /** It has stopped in good order, and ends by itself from here on. */
@@ -73,43 +90,62 @@ export interface Tally {
 }
 
 const tellEveryMs = 250
+const tellCloselyMs = 30
 /** One per message would cost more than the messages: the history has them, the parent only their number. */
 const counted: ReadonlySet<TwinboxEvent['type']> = new Set(['sent', 'received', 'claimed', 'handled'])
 
 let role: Role | null = null
 let stopped = false
 let stop = async (): Promise<void> => {}
-let restart = async (_signal: NodeJS.Signals): Promise<void> => {}
+let server: EmbeddedServer | null = null
+/** One thing at a time befalls a server. */
+let turn: Promise<unknown> = Promise.resolve()
 let network: Network | null = null
 let load: Load | null = null
 let broker: MoodyBroker | null = null
+let slowMs = 0
 
 async function serve(): Promise<void> {
-  const server = await startOwnServer({ persistent: true })
-  stop = () => server.stop()
-  restart = async (signal) => {
-    await server.kill(signal)
-    await server.start()
-  }
+  server = await startOwnServer({ persistent: true })
+  stop = () => server!.stop()
   say({ type: 'ready', workerId: null, url: server.url } satisfies Ready)
 }
 
-async function begin({
-  run,
-  role: as,
-  history: path,
-  detours,
-  serviceUrl,
-  options,
-  load: loadOptions,
-}: Job): Promise<void> {
+async function restart(signal: NodeJS.Signals): Promise<void> {
+  await server!.kill(signal)
+  await server!.start()
+  say({ type: 'restarted' } satisfies News)
+}
+
+/** What a restore into a new server is: the dump is of some time ago, and transactions are counted from the beginning. */
+async function restore({ schema, afterMs }: Order & { type: 'restore' }): Promise<void> {
+  let from = 0
+  await server!.renew(async (url) => {
+    const [old, young] = [server!.url, url].map((at) => new Database(at, { schema, poolSize: 2 })) as [
+      Database,
+      Database,
+    ]
+    try {
+      await migrate(young)
+      await young.pool.query(soakSql(schema).create)
+      from = await copyRows(old, young)
+      await sleep(afterMs)
+    } finally {
+      await Promise.all([old.close(), young.close()])
+    }
+  })
+  say({ type: 'restored', from, to: now() } satisfies News)
+}
+
+async function begin({ run, role: as, history: path, detours, ...job }: Job): Promise<void> {
   makeDetours(detours)
   const history = new History(path)
-  const tally = new Counter()
-  const timer = setInterval(() => say({ type: 'tally', tally: tally.take() } satisfies News), tellEveryMs)
+  const tally = new Counter(job.closely)
+  const tell = (): void => say({ type: 'tally', tally: tally.take() } satisfies News)
+  const timer = setInterval(tell, job.closely ? tellCloselyMs : tellEveryMs)
   const end = (): void => {
     clearInterval(timer)
-    say({ type: 'tally', tally: tally.take() } satisfies News)
+    tell()
     history.close()
   }
   if (as === 'publisher') {
@@ -120,13 +156,17 @@ async function begin({
       connectionTimeoutMillis: 5000,
     }
     const database = new Database(connection, { schema: run.schema, poolSize: 14 })
-    load = new Load(run, database, history, loadOptions, (count) => (tally.published += count))
+    const { rate, webhooks } = job.load
+    const source =
+      webhooks === null ? new HardSource(job.load, job.life) : new WebhookSource(run.name, webhooks)
+    const onPublished = (count: number): void => void (tally.published += count)
+    load = new Load({ run, database, history, source, rate, life: job.life, onPublished })
     stop = async () => {
       await load!.stop()
       await database.close()
       end()
     }
-    await load.start()
+    load.start()
     return say({ type: 'ready', workerId: null, url: null } satisfies Ready)
   }
   const onEvent = (event: TwinboxEvent): void => {
@@ -139,9 +179,10 @@ async function begin({
   const employed = await employ({
     run,
     role: as,
-    options: { ...ownOptions[as], ...options },
+    options: job.options,
     onEvent,
-    handlers: (database, workerId) => handlers({ run, database, history, serviceUrl, workerId }),
+    handlers: (database, workerId) =>
+      handlers({ run, database, history, serviceUrl: job.serviceUrl, workerId, slowMs: () => slowMs }),
     over: (inner) => (broker = moody(inner)),
   })
   stop = async () => {
@@ -152,14 +193,6 @@ async function begin({
   say({ type: 'ready', workerId: employed.worker.id, url: null } satisfies Ready)
 }
 
-/** Short, so that a message that fails is not what a run waits for in the end. */
-const retries = { maxAttempts, backoffMsMin: 50, backoffMsMax: 1000 } as const
-const ownOptions = {
-  relay: retries,
-  receiver: {},
-  claimer: { ...retries, concurrency: 8, onDead: 'skip', handleTimeoutMs: 4000 },
-} as const
-
 /** What has happened since it was last told. */
 class Counter {
   published = 0
@@ -168,19 +201,29 @@ class Counter {
   #handled = 0
   #claimed = 0
   #events: { at: number; event: TwinboxEvent }[] = []
+  readonly #closely: boolean
+
+  constructor(closely: boolean) {
+    this.#closely = closely
+  }
 
   add(event: TwinboxEvent): void {
     if (event.type === 'sent') this.#sent += event.ids.length
     else if (event.type === 'received') this.#received += event.fresh
     else if (event.type === 'claimed') this.#claimed += event.ids.length
     else if (event.type === 'handled') this.#handled += event.ids.length
-    // What a fault of some seconds makes them complain about would be thousands of lines.
-    if (counted.has(event.type) || event.type === 'message_failed' || this.#events.length >= 100) return
+    const told = this.#closely ? event.type === 'claimed' || !counted.has(event.type) : this.#isWorthIt(event)
+    if (!told) return
     const plain = 'error' in event ? { ...event, error: sentence(event.error) as never } : event
     this.#events.push({
       at: Date.now(),
-      event: 'ids' in plain ? { ...plain, ids: plain.ids.slice(0, 10) } : plain,
+      event: 'ids' in plain && !this.#closely ? { ...plain, ids: plain.ids.slice(0, 10) } : plain,
     })
+  }
+
+  /** What a fault of some seconds makes them complain about would be thousands of lines. */
+  #isWorthIt({ type }: TwinboxEvent): boolean {
+    return !counted.has(type) && type !== 'message_failed' && this.#events.length < 100
   }
 
   take(): Tally {
@@ -221,7 +264,7 @@ function setClock(byMs: number): void {
   } as DateConstructor
 }
 
-async function obey(order: Order): Promise<void> {
+async function obey(order: Order): Promise<unknown> {
   switch (order.type) {
     case 'begin':
       role = order.role
@@ -238,16 +281,22 @@ async function obey(order: Order): Promise<void> {
       return setClock(order.byMs)
     case 'rate':
       return load?.setRate(order.perSecond)
+    case 'proceed':
+      return load?.proceed()
+    case 'slow':
+      slowMs = order.ms
+      return undefined
     case 'mood':
       if (broker !== null) broker.mood = order.mood
-      return
+      return undefined
     case 'route':
       return say({ type: 'routed', name: order.name, port: await network!.route(order) } satisfies News)
     case 'disturb':
       return network!.disturb(order.name, order.how)
     case 'restart':
-      await restart(order.signal)
-      return say({ type: 'restarted' } satisfies News)
+      return (turn = turn.then(() => restart(order.signal)))
+    case 'restore':
+      return (turn = turn.then(() => restore(order)))
     case 'stop':
       return leave(0)
     default:

@@ -31,18 +31,34 @@ export interface Post {
 /** The way through the network to the service that handlers call. */
 export const service = 'service'
 
-const strength: Record<WorkRole, number> = { receiver: 2, relay: 2, claimer: 3, publisher: 2 }
+/** By the monotonic clock: a restore has taken back what was committed from then to then. */
+export interface Lost {
+  readonly from: number
+  readonly to: number
+}
+
+/** The processes of a run, nobody yet. */
+export const createCrew = (): Crew<Role, Order, News> => new Crew(new URL('./child.js', import.meta.url))
+
+/** Who works in a run. */
+export interface Cast {
+  readonly strength: Readonly<Record<WorkRole, number>>
+  /** What the workers of a post are given beside what they have by default; those of a role by their number. */
+  readonly options: (role: WorkRole, number: number) => Job['options']
+  /** Whether there is a network between them and the servers, which can be broken. */
+  readonly network: boolean
+  /** Whether another process takes the place of one that has died, as an orchestrator would see to. */
+  readonly replaces: boolean
+  /** Whether each tells at once what it does. */
+  readonly closely: boolean
+}
+
 /** After `stop`, a process has so long to end by itself: what keeps it alive then is a timer that somebody forgot. */
 const endsWithinMs = 2000
-/** What the workers of a post are given; those of relays by their number. A stop is shorter than the patience of who asks for it. */
-const optionsOf = (role: WorkRole, number: number): Job['options'] => ({
-  stopTimeoutMs: 8000,
-  ...(role === 'relay' && (number === 1 ? { onDead: 'park', strictSend: true } : { onDead: 'skip' })),
-})
 
-/** Everybody who works in a soak, and the network between them and the servers. */
+/** Everybody who works in a run, and the network between them and the servers. */
 export class Company {
-  readonly crew = new Crew<Role, Order, News>(new URL('./child.js', import.meta.url))
+  readonly crew: Crew<Role, Order, News>
   readonly posts: Post[] = []
   kills = 0
   /** Killed by themselves, since a message asked for it. */
@@ -56,30 +72,45 @@ export class Company {
   /** Starts that failed because a server was out of reach. */
   failedStarts = 0
   onTally: (post: Post, tally: Tally) => void = () => {}
+  onEvent: (member: Member, seen: Tally['events'][number]) => void = () => {}
   /** Whether a fault is under way that a stop may have to wait for. */
   isDisturbed = (): boolean => false
   readonly #run: Run
   readonly #folder: string
-  readonly #load: Omit<LoadOptions, 'rate'>
+  readonly #load: LoadOptions
+  readonly #cast: Cast
   #rate: number
   #network: Member | null = null
   #serviceUrl = ''
-  #restarted = (): void => {}
+  /** Who waits for what the server was told to do. It does one after the other. */
+  readonly #restarting: (() => void)[] = []
+  readonly #restoring: ((lost: Lost) => void)[] = []
   readonly #routed = new Map<string, (port: number) => void>()
   readonly #stoppedAt = new Map<Member, number>()
   #closing = false
+  #lives = 0
 
-  constructor(run: Run, folder: string, load: LoadOptions, crew?: Crew<Role, Order, News>) {
-    this.#run = run
-    this.#folder = folder
-    this.#load = load
-    this.#rate = load.rate
-    if (crew !== undefined) this.crew = crew
+  constructor(parts: {
+    readonly run: Run
+    /** Where the processes write their histories. */
+    readonly folder: string
+    readonly load: LoadOptions
+    readonly cast: Cast
+    readonly crew: Crew<Role, Order, News>
+  }) {
+    this.#run = parts.run
+    this.#folder = parts.folder
+    this.#load = parts.load
+    this.#cast = parts.cast
+    this.#rate = parts.load.rate
+    this.crew = parts.crew
     this.crew.onNews = (member, news) => this.#hear(member, news)
     this.crew.onUnexpected = ({ member, how, signal }) => {
       if (member.role === 'server' || member.role === 'network') {
         return this.crew.fail(new Error(`The ${member.name} ended by itself (${how})`))
       }
+      if (!this.#cast.replaces)
+        return this.crew.fail(new Error(`The ${member.name} ended by itself (${how})`))
       const post = this.posts.find((one) => one.member === member)
       if (signal === 'SIGKILL') this.suicides++
       else if (member.workerId === null && this.isDisturbed()) this.failedStarts++
@@ -90,18 +121,28 @@ export class Company {
 
   /** The first of each kind gets a network of its own, which can be broken; broker connections all have one. */
   async open(brokers: readonly Address[]): Promise<void> {
-    this.#network = await this.crew.hire('network', 'network', { type: 'begin', role: 'network' })
-    this.#serviceUrl = `http://127.0.0.1:${await this.#route(service, null)}/`
-    const database = addressOf(this.#run.databaseUrl, 5432)
+    if (this.#cast.network) {
+      this.#network = await this.crew.hire('network', 'network', { type: 'begin', role: 'network' })
+      this.#serviceUrl = `http://127.0.0.1:${await this.#route(service, null)}/`
+    }
+    const database = this.#cast.network ? addressOf(this.#run.databaseUrl, 5432) : null
     for (const role of ['receiver', 'relay', 'claimer', 'publisher'] as const) {
-      for (let number = 1; number <= strength[role]; number++) {
-        this.posts.push(await this.#createPost(role, number, database, brokers))
+      for (let number = 1; number <= this.#cast.strength[role]; number++) {
+        this.posts.push(await this.#createPost(role, number, database, this.#cast.network ? brokers : []))
       }
     }
     // What nobody has subscribed to cannot be sent.
-    for (const role of ['receiver', 'relay', 'claimer', 'publisher'] as const) {
-      await Promise.all(this.posts.filter((post) => post.role === role).map((post) => this.fill(post)))
-    }
+    await this.#fillAll('receiver')
+    await this.#fillAll('relay', 'claimer')
+  }
+
+  /** Has messages published from now on. */
+  async beginLoad(): Promise<void> {
+    await this.#fillAll('publisher')
+  }
+
+  async #fillAll(...roles: readonly WorkRole[]): Promise<void> {
+    await Promise.all(this.posts.filter(({ role }) => roles.includes(role)).map((post) => this.fill(post)))
   }
 
   async #createPost(
@@ -135,7 +176,7 @@ export class Company {
       toBroker,
       databaseUrl,
       detours,
-      options: optionsOf(role, number),
+      options: this.#cast.options(role, number),
       busy: false,
     }
   }
@@ -156,6 +197,8 @@ export class Company {
           serviceUrl: this.#serviceUrl,
           options: post.options,
           load: { ...this.#load, rate: this.#rate },
+          life: ++this.#lives,
+          closely: this.#cast.closely,
         }
         const member = await this.crew.hire(post.name, post.role, { type: 'begin', role: post.role, job })
         post.member = member
@@ -168,6 +211,12 @@ export class Company {
     } finally {
       post.busy = false
     }
+  }
+
+  /** Has another process take the place of one that was killed, if that is how it goes here. */
+  async replace(post: Post, afterMs: number): Promise<void> {
+    if (this.#cast.replaces) return this.fill(post, afterMs)
+    post.busy = false
   }
 
   async kill(post: Post): Promise<void> {
@@ -204,7 +253,7 @@ export class Company {
 
   /** Messages per second, of all publishers together. */
   setRate(perSecond: number): void {
-    this.#rate = perSecond / strength.publisher
+    this.#rate = perSecond / this.#cast.strength.publisher
     for (const member of this.crew.of('publisher')) {
       this.crew.tell(member, { type: 'rate', perSecond: this.#rate })
     }
@@ -217,9 +266,17 @@ export class Company {
   /** Ends the server's process by a signal and starts it again. Resolves when it takes connections. */
   async restartServer(signal: NodeJS.Signals): Promise<void> {
     const [server] = this.crew.of('server')
-    const restarted = new Promise<void>((resolve) => (this.#restarted = resolve))
+    const restarted = new Promise<void>((resolve) => this.#restarting.push(resolve))
     this.crew.tell(server!, { type: 'restart', signal })
     await restarted
+  }
+
+  /** Puts another server with an old dump in the place of the server. Resolves when it takes connections. */
+  async restoreServer(afterMs: number): Promise<Lost> {
+    const [server] = this.crew.of('server')
+    const restored = new Promise<Lost>((resolve) => this.#restoring.push(resolve))
+    this.crew.tell(server!, { type: 'restore', schema: this.#run.schema, afterMs })
+    return restored
   }
 
   /** Stops all of one role, or everybody. */
@@ -238,13 +295,19 @@ export class Company {
 
   #hear(member: Member, news: News): void {
     if (news.type === 'routed') this.#routed.get(news.name)?.(news.port)
-    else if (news.type === 'restarted') this.#restarted()
+    else if (news.type === 'restarted') this.#restarting.shift()?.()
+    else if (news.type === 'restored') this.#restoring.shift()?.(news)
     else if (news.type === 'stopped') this.#stoppedAt.set(member, performance.now())
     else {
-      for (const { event } of news.tally.events) account(member, event)
-      member.done += news.tally.sent + news.tally.handled
+      const { tally } = news
+      for (const seen of tally.events) {
+        if (seen.event.type !== 'claimed') account(member, seen.event)
+        this.onEvent(member, seen)
+      }
+      member.claimed += tally.claimed
+      member.done += tally.sent + tally.received + tally.handled
       const post = this.posts.find(({ name }) => name === member.name)
-      if (post !== undefined) this.onTally(post, news.tally)
+      if (post !== undefined) this.onTally(post, tally)
     }
   }
 }

@@ -1,7 +1,7 @@
 import type { Database } from '../../src/database/database.ts'
 import { serverFacts } from '../../src/database/sql/server.ts'
 import { soakSql, type Left } from '../sql/soak.ts'
-import type { Company } from './company.ts'
+import type { Company, Member } from './company.ts'
 import type { Nemesis } from './nemesis.ts'
 import { slopeOf } from './report.ts'
 import type { Sample } from './timeline.ts'
@@ -12,14 +12,15 @@ interface Progress {
   readonly dead: number
 }
 
-const sampleMs = 1000
 /** A process needs some time until its memory says something. */
 const warmUpMs = 20_000
 const slopeAfterMs = 60_000
 
-/** How far a run is: what its processes tell, once a quarter of a second, and what the tables say, once a second. */
+/** How far a run is: what its processes tell as they tell it, and what the tables say, now and then. */
 export class Gauge {
   readonly samples: Sample[] = []
+  /** What a worker met last. */
+  complaint = ''
   /** By their own account, which misses what a killed process had not told yet. */
   published = 0
   handled = 0
@@ -27,6 +28,7 @@ export class Gauge {
   readonly #company: Company
   readonly #nemesis: Nemesis
   readonly #sql: ReturnType<typeof soakSql>
+  readonly #sampleMs: number
   #startedAt = 0
   #left: Left | null = null
   #looking = false
@@ -37,7 +39,9 @@ export class Gauge {
   /** By process: when it was first heard of, and what it had said of its memory since it was warm. */
   readonly #memory = new Map<string, { since: number; points: { seconds: number; bytes: number }[] }>()
 
-  constructor(database: Database, company: Company, nemesis: Nemesis) {
+  /** @param sampleMs how often it looks at the tables */
+  constructor(database: Database, company: Company, nemesis: Nemesis, sampleMs: number) {
+    this.#sampleMs = sampleMs
     this.#database = database
     this.#company = company
     this.#nemesis = nemesis
@@ -51,7 +55,10 @@ export class Gauge {
       this.published += tally.published
       this.handled += tally.handled
       if (tally.handled > 0 || tally.published > 0) this.#changedAt = performance.now()
-      for (const { event } of tally.events) if (event.type === 'takeover') this.#takeovers++
+      for (const { event } of tally.events) {
+        if (event.type === 'takeover') this.#takeovers++
+        if ('error' in event) this.complaint = `${post.name}: ${String(event.error)}`
+      }
       const now = Date.now()
       const name = `${post.name}.${post.hired}`
       let memory = this.#memory.get(name)
@@ -68,7 +75,7 @@ export class Gauge {
   /** Looks at the tables, if it is time to; never waits for a database that is just being restarted. */
   async look(): Promise<void> {
     const now = Date.now()
-    if (this.#looking || now - this.#sampledAt < sampleMs) return
+    if (this.#looking || now - this.#sampledAt < this.#sampleMs) return
     this.#looking = true
     void this.#read().finally(() => (this.#looking = false))
     const seconds = (now - this.#sampledAt) / 1000
@@ -114,6 +121,7 @@ export class Gauge {
     try {
       const [exact] = await this.#database.query(this.#sql.progress)
       this.published = exact!.published
+      this.handled = Math.max(this.handled, exact!.handled)
       return exact!
     } catch {
       return null
@@ -130,24 +138,24 @@ export class Gauge {
     this.#left = null
   }
 
+  /** What is not where it should be, and what may be why. */
   leftovers(): string {
-    return JSON.stringify(this.#left)
+    const complaint = this.complaint === '' ? '' : ` The last complaint came from ${this.complaint}`
+    return `${this.published} were published and ${this.handled} handled; what is left is ${JSON.stringify(this.#left)}.${complaint}`
   }
 
-  lines(planned: number): string[] {
-    const { posts } = this.#company
-    return [
-      this.summary(planned),
-      `under way: ${this.#nemesis.underWay.join('; ') || 'nothing'}`,
-      ...posts.map(({ name, member, hired }) => {
-        const pid = `pid ${member?.process.pid ?? '-'}`.padEnd(12)
-        const lanes = member === null || member.lanes.size === 0 ? '' : `, ${member.lanes.size} lanes`
-        return `${name.padEnd(12)} ${pid} ${(member?.state ?? 'missing').padEnd(9)} the ${hired}. here${lanes}`
-      }),
-    ]
+  /** A line for each process that works on messages. */
+  lines(): string[] {
+    return this.#company.posts.map(({ name, member, hired }) => {
+      const pid = `pid ${member?.process.pid ?? '-'}`.padEnd(12)
+      const before = hired > 1 ? `, after ${hired - 1} others` : ''
+      const state = member === null ? 'missing' : holding(member)
+      return `${name.padEnd(12)} ${pid} ${state}${before}`
+    })
   }
 
-  summary(planned: number): string {
+  /** How the faults stand. */
+  trouble(planned: number): string {
     const { strikes } = this.#nemesis
     const kills = this.#company.kills + this.#company.suicides
     const left = this.#left
@@ -171,4 +179,16 @@ export class Gauge {
     const [facts] = await this.#database.query(serverFacts)
     return `${Math.floor(facts!.version / 10_000)}.${facts!.version % 10_000}`
   }
+}
+
+const verb = { relay: 'sent', receiver: 'received', claimer: 'handled' } as const
+
+/** What a process holds and has done, in words. */
+export function holding({ role, state, lanes, claimed, done }: Member): string {
+  if (state !== 'working' || !(role in verb)) return state
+  return [
+    ...(role === 'receiver' ? [] : [`${lanes.size} lanes`]),
+    ...(role === 'claimer' ? [`${Math.max(0, claimed - done)} in flight`] : []),
+    `${verb[role as keyof typeof verb]} ${done}`,
+  ].join(', ')
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { createClaimer } from '../../src/claimer/claimer.ts'
 import type { TransactionContext } from '../../src/claimer/handlers.ts'
 import type { Database } from '../../src/database/database.ts'
@@ -19,8 +20,10 @@ export function handlers(parts: {
   /** What handlers without a transaction call first; it may be away. */
   readonly serviceUrl: string
   readonly workerId: () => number | null
+  /** How long those take that handle one message in a transaction, beside what they do. */
+  readonly slowMs: () => number
 }): Parameters<typeof createClaimer>[1] {
-  const { run, database, history, serviceUrl, workerId } = parts
+  const { run, database, history, serviceUrl, workerId, slowMs } = parts
   const { effect } = soakSql(run.schema)
   const thrown = new Set<number>()
 
@@ -62,16 +65,23 @@ export function handlers(parts: {
     }
   }
 
+  const one = async (
+    message: Message,
+    { client, attempt, fence, signal }: TransactionContext<unknown>,
+  ): Promise<void> => {
+    const worker = begin([message], attempt, fence)
+    // Half of those that fail have written before.
+    const body = message.payload as Body
+    if (body.n % 2 === 0) await misbehave(body, attempt, signal)
+    if (body.temper === 'cut' && attempt === 1) await client.query(soakSql(run.schema).cut)
+    await client.query(effect.text, effect.bind(values([message], attempt, fence, worker)))
+    if (body.n % 2 === 1) await misbehave(body, attempt, signal)
+    if (slowMs() > 0) await sleep(slowMs())
+  }
+
   return {
-    [single]: async (message, { client, attempt, fence, signal }) => {
-      const worker = begin([message], attempt, fence)
-      // Half of those that fail have written before.
-      const body = message.payload as Body
-      if (body.n % 2 === 0) await misbehave(body, attempt, signal)
-      if (body.temper === 'cut' && attempt === 1) await client.query(soakSql(run.schema).cut)
-      await client.query(effect.text, effect.bind(values([message], attempt, fence, worker)))
-      if (body.n % 2 === 1) await misbehave(body, attempt, signal)
-    },
+    [single]: one,
+    '#': one,
     [batch]: {
       batch: true,
       batchSize: 50,

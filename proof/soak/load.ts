@@ -1,36 +1,51 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../../src/database/database.ts'
 import { withTransaction } from '../../src/database/transaction.ts'
 import { soakSql } from '../sql/soak.ts'
-import { isConnectionLost, isPassing, sqlstate } from '../../src/database/sqlstate.ts'
+import { isConflict, isPassing, sqlstate } from '../../src/database/sqlstate.ts'
 import { TransactionError } from '../../src/base/errors.ts'
 import type { NewMessage } from '../../src/message/message.ts'
 import { createOutbox, type Outbox } from '../../src/outbox/outbox.ts'
 import type { Run } from '../stage/broker.ts'
 import { now, type History } from './history.ts'
-import { hashOf, type Body, type Temper } from './message.ts'
-import { Random } from './random.ts'
+import { hashOf, type Body } from './message.ts'
 
 export interface LoadOptions {
   readonly seed: number
   /** Messages per second, of this publisher. */
   readonly rate: number
+  /** Webhooks, so many and no more; null for messages that are hard to bear, without an end. */
+  readonly webhooks: number | null
   readonly keys: number
   /** One in so many messages ends the process of its first handler; 0 for none. */
   readonly oneInDies: number
 }
 
+/** A business transaction. */
+export interface Transaction {
+  readonly messages: readonly NewMessage[]
+  /** Whether it takes the ordering lock of its keys: then they have an order of their commits. */
+  readonly locked: boolean
+  /** Whether it is rolled back after it has published. */
+  readonly fails: boolean
+  /** What it publishes and takes back by a savepoint, however the rest ends. */
+  readonly part: NewMessage | null
+}
+
+/** Where the transactions come from. */
+export interface Source {
+  /** Whether one that has failed by itself comes again. */
+  readonly persists: boolean
+  /** The next ones, one after the other, of so many messages at most; none if there is nothing to do now. */
+  next(atMost: number): Transaction[]
+  /** The rest may come. */
+  proceed(): void
+}
+
 /** How many business transactions run at a time. */
 const concurrency = 3
-const batchMax = 24
-/** So many keys are hot: a third of all messages with a key are theirs. */
-const hotKeys = 16
-/** Of the ways in which messages are handled. */
-const shares = { 'soak.single': 2, 'soak.batch': 1, 'soak.plain': 1 } as const
-/** Of all messages, and how large these are: as large as a message of RabbitMQ or Kafka usually may be, less its headers. */
-const oneInLarge = 1 / 1000
-const largeLength = 1_000_000
-/** So many messages fit into one life of a publisher. */
-const numbersPerLife = 1_000_000_000
+/** So many transactions, and so many messages, fit into one life of a publisher. */
+export const numbersPerLife = 1_000_000_000
 
 /** Stands for whatever a business transaction can fail with after it has published. */
 class RolledBack extends Error {}
@@ -43,47 +58,48 @@ const isTaken = (error: unknown): boolean =>
 export class Load {
   readonly #database: Database
   readonly #history: History
-  readonly #options: LoadOptions
   readonly #onPublished: (count: number) => void
   readonly #outbox: Outbox
   readonly #sql: ReturnType<typeof soakSql>
-  #random = new Random(0)
+  readonly #source: Source
   #rate: number
   #due = 0
   #filledAt = performance.now()
-  #n = 0
+  #tx: number
   #wanted = true
   #running: Promise<unknown> = Promise.resolve()
 
-  constructor(
-    run: Run,
-    database: Database,
-    history: History,
-    options: LoadOptions,
-    onPublished: (count: number) => void,
-  ) {
-    this.#database = database
-    this.#history = history
-    this.#options = options
-    this.#onPublished = onPublished
-    this.#outbox = createOutbox({ schema: run.schema })
-    this.#sql = soakSql(run.schema)
-    this.#rate = options.rate
+  constructor(parts: {
+    readonly run: Run
+    readonly database: Database
+    readonly history: History
+    readonly source: Source
+    readonly rate: number
+    /** No other publisher of the run has it. */
+    readonly life: number
+    readonly onPublished: (count: number) => void
+  }) {
+    this.#database = parts.database
+    this.#history = parts.history
+    this.#source = parts.source
+    this.#onPublished = parts.onPublished
+    this.#outbox = createOutbox({ schema: parts.run.schema })
+    this.#sql = soakSql(parts.run.schema)
+    this.#rate = parts.rate
+    this.#tx = parts.life * numbersPerLife
   }
 
-  async start(): Promise<void> {
-    const life = await this.#insist(async () => {
-      const [row] = await this.#database.query(this.#sql.life)
-      return row!.life
-    })
-    this.#random = new Random(this.#options.seed * 1000 + life)
-    this.#n = life * numbersPerLife
+  start(): void {
     this.#running = Promise.all(Array.from({ length: concurrency }, () => this.#publish()))
     // Waited for when it is stopped; until then, what is wrong with it ends the process.
     this.#running.catch((error: unknown) => {
       process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`)
       process.exit(1)
     })
+  }
+
+  proceed(): void {
+    this.#source.proceed()
   }
 
   setRate(perSecond: number): void {
@@ -106,32 +122,26 @@ export class Load {
   async #publish(): Promise<void> {
     while (this.#wanted) {
       this.#fill()
-      if (this.#due < 1) {
-        await new Promise((resolve) => setTimeout(resolve, 20))
-        continue
+      const transactions = this.#due < 1 ? [] : this.#source.next(Math.ceil(this.#due))
+      if (transactions.length === 0) await sleep(20)
+      for (const transaction of transactions) {
+        this.#due -= transaction.messages.length
+        while (!(await this.#transact(transaction)) && this.#source.persists);
       }
-      const count = Math.min(this.#random.whole(1, batchMax), Math.ceil(this.#due))
-      this.#due -= count
-      await this.#transact(count)
     }
   }
 
-  async #transact(count: number): Promise<void> {
-    const random = this.#random
-    const tx = this.#n
-    const locked = random.chance(0.5)
-    const messages = Array.from({ length: count }, () => this.#message(locked))
-    const fails = random.chance(0.05)
-    const partly = random.chance(0.05)
+  /** Whether it came to the end that it was to come to. */
+  async #transact({ messages, locked, fails, part }: Transaction): Promise<boolean> {
+    const tx = this.#tx++
     let written = 0
     const begun = now()
-    this.#history.note('publish', tx, count, begun)
+    this.#history.note('publish', tx, messages.length, begun)
     try {
       await withTransaction(this.#database, async (client) => {
-        if (partly) {
-          // What is undone in part is undone, however the rest ends.
+        if (part !== null) {
           await client.query(this.#sql.savepoint)
-          await this.#outbox.publishMany(client, [this.#message(locked)], { orderingLock: locked })
+          await this.#outbox.publishMany(client, [part], { orderingLock: locked })
           await client.query(this.#sql.undo)
         }
         const published = await this.#outbox.publishMany(client, messages, { orderingLock: locked })
@@ -164,59 +174,17 @@ export class Load {
       })
       this.#history.note('ok', tx, written, begun)
       this.#onPublished(written)
+      return true
     } catch (error) {
       const open = error instanceof TransactionError && error.code === 'COMMIT_UNKNOWN'
       this.#history.note(open ? 'info' : 'fail', tx, written, begun)
-      if (error instanceof RolledBack || open) return
-      if (!isPassing(error) && !isTaken(error) && !(error instanceof TransactionError)) throw error
-      await new Promise((resolve) => setTimeout(resolve, 100))
-    }
-  }
-
-  #message(locked: boolean): NewMessage {
-    const random = this.#random
-    const n = this.#n++
-    const keyed = random.chance(0.5)
-    // Those that are locked have keys of their own: only then all transactions of a key are.
-    const name = random.chance(1 / 3)
-      ? `hot${random.whole(1, hotKeys)}`
-      : `${random.whole(1, this.#options.keys)}`
-    const topic = random.weighted(shares)
-    const temper = this.#temper()
-    const length = random.chance(oneInLarge) ? largeLength : random.whole(0, 300)
-    const payload: Body = {
-      n,
-      text: `Ünïcode \u2028 "${'x'.repeat(length)}"`,
-      ...(temper === undefined ? {} : { temper }),
-    }
-    return {
-      topic,
-      payload,
-      key: keyed ? `${locked ? 'locked' : 'free'} ${name}` : null,
-      ...(random.chance(0.1)
-        ? { dedupeKey: `d${Math.floor(Date.now() / 2000)}-${random.whole(0, 200)}` }
-        : {}),
-    }
-  }
-
-  #temper(): Temper | undefined {
-    const random = this.#random
-    const { oneInDies } = this.#options
-    if (random.chance(0.004)) return 'throw'
-    if (random.chance(0.0002)) return 'hang'
-    if (random.chance(0.0002)) return 'poison'
-    if (random.chance(0.0005)) return 'cut'
-    return oneInDies > 0 && random.chance(1 / oneInDies) ? 'die' : undefined
-  }
-
-  async #insist<Result>(work: () => Promise<Result>): Promise<Result> {
-    for (;;) {
-      try {
-        return await work()
-      } catch (error) {
-        if (!isConnectionLost(error)) throw error
-        await new Promise((resolve) => setTimeout(resolve, 200))
-      }
+      if (error instanceof RolledBack) return true
+      if (open) return false
+      const passes =
+        isPassing(error) || isConflict(error) || isTaken(error) || error instanceof TransactionError
+      if (!passes) throw error
+      await sleep(100)
+      return false
     }
   }
 }

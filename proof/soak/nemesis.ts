@@ -11,8 +11,8 @@ import { sentence } from '../../src/terminal/failure.ts'
 import { service, type Company, type Post } from './company.ts'
 import type { Mood } from '../stage/moody.ts'
 import type { Disturbance } from '../stage/network.ts'
-import { now } from './history.ts'
-import type { Fault, Kind } from './plan.ts'
+import { now, type History } from './history.ts'
+import { kinds, type Fault, type Kind } from './plan.ts'
 
 /** A fault that has happened, by this machine's clock. */
 export interface Strike {
@@ -31,17 +31,32 @@ export interface NemesisParts {
   /** Whether the server is the run's own. */
   readonly ownServer: boolean
   readonly restartBroker: string | null
+  /** What it has to say of the run, beside those of the processes. */
+  readonly history: History
   readonly say: (text: string) => void
 }
 
+type Chances = Pick<NemesisParts, 'company' | 'ownServer' | 'restartBroker'> & { readonly broker: string }
+
+/** The kinds of faults that cannot be had in a run, each with the reason. */
+export function missingFaults(parts: Chances): Map<Kind, string> {
+  return new Map(
+    (Object.keys(kinds) as Kind[]).flatMap((kind) => {
+      const why = whyNot(kind, parts)
+      return why === null ? [] : [[kind, why] as const]
+    }),
+  )
+}
+
 /** Why a kind of fault cannot be had in a run, or null if it can. */
-export function whyNot(
-  kind: Kind,
-  parts: Pick<NemesisParts, 'company' | 'ownServer' | 'restartBroker'>,
-): string | null {
+function whyNot(kind: Kind, parts: Chances): string | null {
   const posts = parts.company.posts
   if (kind === 'serverRestart' && !parts.ownServer)
     return 'the Postgres server is yours; backends are terminated instead'
+  if (kind === 'restore' && !parts.ownServer)
+    return 'the Postgres server is yours, and no dump is put in its place'
+  if (kind === 'restore' && parts.broker !== 'postgres')
+    return 'what the broker had when the dump was made, and has given since, would be in no table'
   if (kind === 'brokerRestart' && parts.restartBroker === null)
     return 'the broker is yours; --restart-broker COMMAND would allow it'
   if (/^broker(?!Restart)/.test(kind) && posts.every(({ toBroker }) => toBroker.length === 0)) {
@@ -86,14 +101,15 @@ export class Nemesis {
       .map(({ kind, target }) => `${kind} ${target}`)
   }
 
-  /** Begins a fault; it ends by itself. */
-  strike(fault: Fault): void {
+  /** Begins a fault; it ends by itself, which can be waited for. */
+  strike(fault: Fault): Promise<void> {
     const striking = this.#strike(fault)
       .catch((error: unknown) =>
         this.#parts.say(`The fault ${fault.kind} could not be carried out: ${sentence(error)}`),
       )
       .finally(() => this.#active.delete(striking))
     this.#active.add(striking)
+    return striking
   }
 
   /** Resolves when nothing is under way any more. */
@@ -133,7 +149,7 @@ export class Nemesis {
   }
 
   async #carryOut({ kind, forMs, pick }: Fault, victims: readonly Post[]): Promise<void> {
-    const { company, database, restartBroker } = this.#parts
+    const { company, database, restartBroker, history } = this.#parts
     const [first] = victims
     const heal: Disturbance = { act: 'heal' }
     const through = async (ways: readonly string[], how: Disturbance): Promise<void> => {
@@ -149,7 +165,7 @@ export class Nemesis {
       case 'massacre':
         for (const post of victims) post.busy = true
         await Promise.all(victims.map((post) => company.kill(post)))
-        await Promise.all(victims.map((post) => company.fill(post, forMs)))
+        await Promise.all(victims.map((post) => company.replace(post, forMs)))
         return
       case 'freeze': {
         const { process } = first!.member!
@@ -196,6 +212,10 @@ export class Nemesis {
         return this.#holdTransaction(forMs)
       case 'serverRestart':
         return company.restartServer(pick < 0.3 ? 'SIGINT' : pick < 0.65 ? 'SIGQUIT' : 'SIGKILL')
+      case 'restore': {
+        const { from, to } = await company.restoreServer(forMs)
+        return history.note('restore', from, to)
+      }
       case 'brokerReset':
         return through(toBroker, { act: 'reset' })
       case 'brokerBlackHole':
@@ -232,7 +252,7 @@ export class Nemesis {
   }
 
   /** Whom a fault hits; nobody for what hits servers; null if there is nobody fit. */
-  #choose({ kind, pick }: Fault): Post[] | null {
+  #choose({ kind, pick, post: named }: Fault): Post[] | null {
     const posts = this.#parts.company.posts.filter(
       ({ busy, member }) =>
         !busy && member !== null && member.state === 'working' && !hasEnded(member.process),
@@ -241,6 +261,7 @@ export class Nemesis {
       const post = fit[Math.floor(((pick * 9973) % 1) * fit.length)]
       return post === undefined ? null : [post]
     }
+    if (named !== undefined) return one(posts.filter(({ name }) => name === named))
     const workers = posts.filter(({ role }) => role !== 'publisher')
     if (nobodys.has(kind)) return []
     if (kind === 'refusals') return posts.filter(({ role }) => role === 'relay')
@@ -336,6 +357,7 @@ const nobodys: ReadonlySet<Kind> = new Set([
   'away',
   'setBack',
   'truncate',
+  'restore',
 ])
 
 /** What no stop has to wait for. */

@@ -44,13 +44,11 @@ export interface Counts {
 }
 
 /**
- * The oracle of `twinbox soak`: what was committed with each message, what the handlers made of it, and who held what,
+ * The oracle of `twinbox soak` and `twinbox demo`: what was committed with each message, what the handlers made of it, and who held what,
  * each written by the transaction that it is about. So an ambiguous commit needs no guessing: the tables know.
  */
 export const soakSql = perSchema('soak', (s) => ({
   create: `
-    -- One number for each life of a publisher, from which it makes the numbers of its messages.
-    create sequence ${s}.soak_publisher;
     create table ${s}.soak_ledger (
       -- Drawn under the ordering lock, if there was one: then it is the order of the commits of a key.
       at bigint primary key generated always as identity,
@@ -102,7 +100,7 @@ export const soakSql = perSchema('soak', (s) => ({
     );
     -- From the histories, when all is over.
     create unlogged table ${s}.soak_attempt (tx bigint, outcome text, count integer, begun bigint, ended bigint);
-    create unlogged table ${s}.soak_reported (id uuid);
+    create unlogged table ${s}.soak_reported (id uuid, at bigint);
 
     create function ${s}.soak_gone() returns trigger language plpgsql as $$
     begin
@@ -142,8 +140,6 @@ export const soakSql = perSchema('soak', (s) => ({
     ${places(s).create}`,
 
   drop: `drop schema if exists ${s} cascade`,
-
-  life: prepared({}, `select nextval('${s}.soak_publisher')::int as life`).gives<{ readonly life: number }>(),
 
   savepoint: 'savepoint part',
   undo: 'rollback to savepoint part',
@@ -229,6 +225,16 @@ export const soakSql = perSchema('soak', (s) => ({
   hold: `begin isolation level repeatable read;
     create temporary table if not exists held (); select pg_current_xact_id()`,
 
+  // What a claimer has claimed and not settled.
+  held: prepared(
+    { worker: int },
+    `select i.id from ${s}.inbox as i
+    join ${s}.lane as l on l.consumer = i.consumer and l.lane = i.lane
+    where i.lane < ${layout.lanes} and l.holder = $worker and i.seq <= l.reach
+    union all
+    select id from ${s}.inbox where lane >= ${layout.lanes} and holder = $worker`,
+  ).gives<{ readonly id: string }>(),
+
   progress: prepared(
     {},
     `select (select count(*)::int from ${s}.soak_ledger) as published,
@@ -252,7 +258,30 @@ export const soakSql = perSchema('soak', (s) => ({
     { txs: bigints, outcomes: texts, counts: ints, begun: bigints, ended: bigints },
     `insert into ${s}.soak_attempt select * from unnest($txs, $outcomes, $counts, $begun, $ended)`,
   ),
-  reported: prepared({ ids: uuids }, `insert into ${s}.soak_reported select unnest($ids)`),
+  reported: prepared(
+    { ids: uuids, ats: bigints },
+    `insert into ${s}.soak_reported select * from unnest($ids, $ats)`,
+  ),
+
+  // A restore takes back what was committed from a time to another one (`$from`, `$to`) of the monotonic clock. It may be there, if
+  // it was just being committed when the dump was made; there or not, it is so as a whole.
+  taken_back: prepared(
+    { from: bigint, to: bigint },
+    `update ${s}.soak_attempt set outcome = 'info' where outcome = 'ok' and ended > $from and begun < $to`,
+  ),
+  // What handlers without a transaction did around a restore (`$ids`), and wrote to the new server before their worker knew of it:
+  // of messages that are gone, and of those that were handled once more, together with what had been handled before them in their
+  // key.
+  outlived: prepared(
+    { ids: uuids },
+    `delete from ${s}.soak_effect as e where e.plain and e.id = any ($ids)
+      and (not exists (select from ${s}.soak_ledger as l where l.id = e.id)
+        or exists (select from ${s}.soak_effect as again where again.n = e.n and again.serial > e.serial))`,
+  ),
+  unsaid: prepared(
+    { from: bigint, to: bigint },
+    `delete from ${s}.soak_reported where at > $from and at < $to`,
+  ),
 
   // Before the checks: a million rows that the planner knows nothing of would be joined in loops.
   // Whoever still writes then has outlived the run: an error, and not a wait without an end.

@@ -35,7 +35,6 @@ afterAll(async () => {
 const undo = `
   drop table twinbox.soak_ledger, twinbox.soak_duplicate, twinbox.soak_effect, twinbox.soak_audit, twinbox.soak_fault, twinbox.soak_attempt,
     twinbox.soak_reported, twinbox.soak_place, twinbox.soak_back;
-  drop sequence twinbox.soak_publisher;
   drop function twinbox.soak_gone, twinbox.soak_taken, twinbox.soak_lane, twinbox.soak_placed cascade;
   truncate twinbox.seen, twinbox.dead_letter;
   update twinbox.lane set holder = null`
@@ -198,6 +197,30 @@ describe('the checker', () => {
     expect(await broken()).toEqual({})
   })
 
+  /** Made by the nemesis: what was committed from then to then went with the server that was there. */
+  const restore = (from: number, to: number): unknown => histories.push(`${to + 5}\trestore\t${from}\t${to}`)
+  const commit = (tx: number, begun: number, ended: number): unknown =>
+    histories.push(`${begun}\tpublish\t${tx}\t1\t${begun}`, `${ended}\tok\t${tx}\t1\t${begun}`)
+
+  test('finds nothing where a restore took back what had been committed since the dump, and what was said of it', async () => {
+    commit(9, 1000, 3000)
+    commit(10, 2500, 2600)
+    commit(11, 3900, 4100)
+    histories.push(`3500\thandled\t5\t${id(99)}`)
+    // Just being committed when the dump was made.
+    await publish(12, { begun: 1500, ended: 2500 })
+    await handle(12)
+    restore(2000, 4000)
+    expect(await broken()).toEqual({})
+  })
+
+  test('finds nothing where a handler without a transaction wrote to the server that a restore had put in place', async () => {
+    await handle(9, { plain: true, gone: null })
+    histories.push(`3900\thandle\t5\t${id(9)}\t1\t1`)
+    restore(2000, 4000)
+    expect(await broken()).toEqual({})
+  })
+
   const lone = async (): Promise<void> => {
     await publish(1)
     await handle(1)
@@ -336,6 +359,44 @@ describe('the checker', () => {
       async () => {
         await publish(2)
         await handle(2, { gone: null })
+      },
+    ],
+    'a commit from before a dump that is not there after the restore': [
+      { lost: 1 },
+      async () => {
+        commit(9, 1000, 1900)
+        restore(2000, 4000)
+      },
+    ],
+    'a commit from after a restore that is not there': [
+      { lost: 1 },
+      async () => {
+        commit(9, 4100, 4200)
+        restore(2000, 4000)
+      },
+    ],
+    'a transaction of which a restore has left one half': [
+      { ghosts: 1 },
+      async () => {
+        await publish(2, { begun: 1500, ended: 2500 })
+        await handle(2)
+        histories.splice(-3, 3, '1500\tpublish\t2\t2\t1500', '2500\tok\t2\t2\t1500')
+        restore(2000, 4000)
+      },
+    ],
+    'an effect of nothing in a transaction, around a restore': [
+      { ghosts: 1 },
+      async () => {
+        await handle(9)
+        histories.push(`3900\thandle\t5\t${id(9)}\t1\t1`)
+        restore(2000, 4000)
+      },
+    ],
+    'a report from before a dump that is not true': [
+      { falseReports: 1 },
+      async () => {
+        histories.push(`1500\thandled\t5\t${id(99)}`)
+        restore(2000, 4000)
       },
     ],
     'a fence that did not rise': [
