@@ -13,7 +13,7 @@ describe('parameters', () => {
       `select $ids, '{"a":1}'::json, array[1, 2][1:2], $worker, a$worker, $worker + 1 from f(n := $1)`,
     )
     expect(statement.text).toBe(
-      `select $2::uuid[], '{"a":1}'::json, array[1, 2][1:2], $1::int, a$worker, $1::int + 1 from f(n := $1)`,
+      `select $2::pg_catalog.uuid[], '{"a":1}'::json, array[1, 2][1:2], $1::int, a$worker, $1::int + 1 from f(n := $1)`,
     )
     expect(statement.bind({ worker: 7, ids: ['x', 'y'] })).toEqual([7, '{x,y}'])
   })
@@ -28,7 +28,9 @@ describe('parameters', () => {
       { at: types.asText(types.smallint), on: types.asText(types.boolean), key: types.optional(types.text) },
       'select $at, $on, $key',
     )
-    expect(text).toBe('select $1::text::smallint, $2::text::boolean, $3::text')
+    expect(text).toBe(
+      'select $1::pg_catalog.text::smallint, $2::pg_catalog.text::boolean, $3::pg_catalog.text',
+    )
     expect([takes.at.encode(3), takes.on.encode(false), takes.key.encode(null)]).toEqual(['3', 'false', null])
   })
 

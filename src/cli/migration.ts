@@ -1,5 +1,5 @@
 import { describeBlocker, type LockWait } from '../database/lockwait.ts'
-import { migrate, migrationFiles } from '../database/migrate.ts'
+import { migrate, printedFiles } from '../database/migrate.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { readSettings } from './settings.ts'
 import { untilStopped } from './until.ts'
@@ -15,7 +15,7 @@ export interface MigrateFlags extends CommonFlags {
 export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
   const { schema, database } = await readSettings(flags)
   if (flags.print === true) {
-    const files = migrationFiles(schema)
+    const files = printedFiles(schema)
     const texts = files.map(({ sql }) => sql)
     say(flags.json === true ? JSON.stringify(files) : texts.join('\n').trimEnd())
     return 0

@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import type pg from 'pg'
 import { OptionError } from '../base/errors.ts'
 import { checkSchema } from '../base/options.ts'
+import { runAlone } from './alone.ts'
 import { bounded, isPool, queryTimeoutMs, surviveErrors, useClient } from './client.ts'
 import { ofDatabase } from './evidence.ts'
 import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
@@ -9,7 +10,6 @@ import { findLink } from './link.ts'
 import { applicationName, endPool, setUp, startup, tearDown, withoutTimeouts } from './pool.ts'
 import { rowTypes } from './types.ts'
 import * as sql from './sql/server.ts'
-import { isConflict } from './sqlstate.ts'
 import { inTransaction } from './transaction.ts'
 import type { Parameters, ValuesOf } from './sql/parameter.ts'
 import type { Given, Statement } from './sql/statement.ts'
@@ -83,7 +83,7 @@ export class Database {
   /**
    * Finds out, once and before anything of ours runs, what is at the other end, and sets our connections up for it. A
    * pooler that hands each transaction to another session keeps no setting, no advisory lock and no prepared statement:
-   * then every commit waits for the disk, which is slower but right.
+   * then each transaction of ours begins with its settings, two round trips more.
    */
   async probe(): Promise<void> {
     this.#probed ??= this.#probe().catch((error: unknown) => {
@@ -129,7 +129,7 @@ export class Database {
       // Before the next statement and not after this one, whose answer should not be lost with it.
       if (this.#stale.delete(client)) await client.query(bounded(sql.forgetPlans))
       const startedAt = performance.now()
-      const rows = await this.#again(client, statement, given)
+      const rows = await this.runKept(client, statement, ...given)
       if (performance.now() - startedAt > slowMs) this.#stale.add(client)
       return rows
     })
@@ -145,8 +145,7 @@ export class Database {
   }
 
   /**
-   * Runs a statement in a transaction of its own, whose commit waits for the disk. A conflict with another one, which a
-   * session that does not know our settings may report instead of waiting, has changed nothing: it is run again.
+   * Runs a statement in a transaction of its own, whose commit waits for the disk.
    */
   async query<Takes extends Parameters, Row>(
     statement: Statement<Takes, Row>,
@@ -154,21 +153,8 @@ export class Database {
   ): Promise<Row[]> {
     await this.probe()
     const client = await this.#ours.connect()
-    return useClient(client, () => this.#again(client, statement, given))
-  }
-
-  async #again<Takes extends Parameters, Row>(
-    client: pg.ClientBase,
-    statement: Statement<Takes, Row>,
-    given: Given<Takes>,
-  ): Promise<Row[]> {
-    for (let left = conflictsMax; ; left--) {
-      try {
-        return await this.run(client, statement, ...given)
-      } catch (error) {
-        if (left === 0 || !isConflict(error)) throw error
-      }
-    }
+    const settings = this.sessions ? null : sql.ownSettings
+    return useClient(client, () => runAlone(client, settings, () => this.run(client, statement, ...given)))
   }
 
   /** A client of the pool, for the caller to give back. */
@@ -176,7 +162,17 @@ export class Database {
     return ofDatabase(this.pool.connect())
   }
 
-  /** Runs a statement on a client that somebody else looks after. */
+  /** What `keep` does, on a client that somebody else looks after. */
+  runKept<Takes extends Parameters, Row>(
+    client: pg.ClientBase,
+    statement: Statement<Takes, Row>,
+    ...given: Given<Takes>
+  ): Promise<Row[]> {
+    const settings = this.sessions ? null : sql.bookkeepingSettings
+    return runAlone(client, settings, () => this.run(client, statement, ...given))
+  }
+
+  /** Runs a statement in a transaction that somebody has begun, or on a session of our own. */
   async run<Takes extends Parameters, Row>(
     client: pg.ClientBase,
     statement: Statement<Takes, Row>,
@@ -195,7 +191,8 @@ export class Database {
   /** Runs statements of ours in one transaction, see `withTransaction`. */
   async transaction<Result>(work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
     await this.probe()
-    return inTransaction(this.#ours, sql.beginOurs, work)
+    const begin = this.sessions ? sql.beginOurs : sql.beginWith(sql.ownSettings)
+    return inTransaction(this.#ours, begin, work)
   }
 
   /**
@@ -226,9 +223,6 @@ export class Database {
  * somebody has analyzed that, a minute later: a burst of messages comes sooner. Planning anew takes some milliseconds.
  */
 const slowMs = 50
-
-/** How often a statement is run again that met another one. Each time, one of those that meet gets through. */
-const conflictsMax = 10
 
 /** Opens a database, or takes it as it is. `poolSize` applies only to a pool that is made here. */
 export function openDatabase(

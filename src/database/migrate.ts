@@ -24,7 +24,10 @@ const folder = new URL(
   import.meta.url,
 )
 
-/** The migrations as plain SQL for the given schema, in order. What `twinbox migrate --print` prints. */
+/**
+ * The migrations as plain SQL for the given schema, in order. Run them with `search_path` set to `pg_catalog, pg_temp`, as
+ * `migrate` does: names in them are not to be found in somebody else's schema.
+ */
 export function migrationFiles(schema = 'twinbox'): MigrationFile[] {
   const quoted = `"${checkSchema(schema)}"`
   return readdirSync(folder)
@@ -38,6 +41,12 @@ export function migrationFiles(schema = 'twinbox'): MigrationFile[] {
         schema === 'twinbox' ? word : quoted,
       ),
     }))
+}
+
+/** What `twinbox migrate --print` prints: the same for any other tool, with a `search_path` around each. */
+export function printedFiles(schema = 'twinbox'): MigrationFile[] {
+  const { printed } = migrationSql(checkSchema(schema))
+  return migrationFiles(schema).map((file) => ({ ...file, sql: printed(file.sql) }))
 }
 
 export interface MigrateOptions extends DatabaseOptions {

@@ -70,7 +70,7 @@ export class Session {
     // Dropped by the watchdog, between two statements of a round.
     if (client === null) throw new Error('Connection terminated: the worker gave its session up.')
     // One after the other: a client of pg has no queue that it would stand by.
-    const turn = this.#turn.then(() => this.#database.run(client, statement, ...given))
+    const turn = this.#turn.then(() => this.#database.runKept(client, statement, ...given))
     this.#turn = turn.catch(() => {})
     return turn
   }

@@ -13,6 +13,7 @@ import {
   readable,
   type Place,
 } from './statement.ts'
+import { op } from './qualified.ts'
 import { allowed, crashes, over, times } from './quarantine.ts'
 
 /** A row of the inbox as a claim brings it. */
@@ -119,12 +120,14 @@ export const inboxSql = perSchema('inbox', (s) => {
 
     // The same for rows whose handler's transaction reads from one snapshot: in it, a row that has been changed since
     // cannot be deleted. As long as it has locked the row itself, nobody else takes it.
+    // On the handler's connection, whose search_path is not ours: see qualified.ts.
     hold: planned(
       { consumer: text, lanes: smallints, seqs: bigints, fences: bigints },
       `select i.lane, i.seq
       from ${s}.inbox as i join unnest($lanes, $seqs, $fences) as a(lane, seq, fence)
-        on i.lane = a.lane and i.seq = a.seq and i.fence = a.fence
-      where i.consumer = $consumer and current_setting('transaction_isolation'::text) in ('repeatable read', 'serializable')
+        on i.lane ${op('=')} a.lane and i.seq ${op('=')} a.seq and i.fence ${op('=')} a.fence
+      where i.consumer ${op('=')} $consumer
+        and pg_catalog.current_setting('transaction_isolation') ${op('=')} any (array['repeatable read', 'serializable']::pg_catalog.text[])
       for no key update of i skip locked`,
     ).gives<Place>(),
 

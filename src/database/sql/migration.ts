@@ -14,7 +14,19 @@ export const migrationSql = perSchema('migration', (s) => ({
     `set local lock_timeout = '${typeof time === 'number' ? Math.round(time) : time}'`,
   /** What the statements that follow in this transaction name is looked up here, whatever the user has in the way. */
   searchPath: `set local search_path = pg_catalog, pg_temp`,
-  searchPathNow: `select current_setting('search_path'::text) as "searchPath"`,
+  searchPathNow: `select pg_catalog.current_setting('search_path') as "searchPath"`,
+  /** The same around a file that somebody else runs, in a transaction or without one: nothing of ours stays set. */
+  printed: (file: string): string => `do $$ begin
+  perform pg_catalog.set_config('migration.search_path', pg_catalog.current_setting('search_path'), false),
+    pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+end $$;
+
+${file.trimEnd()}
+
+do $$ begin
+  perform pg_catalog.set_config('search_path', pg_catalog.current_setting('migration.search_path'), false);
+end $$;
+`,
   searchPathBack: (path: string): string => `select set_config('search_path'::text, ${quoted(path)}, true)`,
   /** As it is now, to be put back. */
   lockTimeoutNow: `select current_setting('lock_timeout') as "lockTimeout"`,

@@ -26,7 +26,8 @@ import {
   uuid,
   uuids,
 } from './parameter.ts'
-import { bounded, columns, fits, onlyIf, parted, perSchema, prepared, readable } from './statement.ts'
+import { op, parted } from './qualified.ts'
+import { bounded, columns, fits, onlyIf, perSchema, prepared, readable } from './statement.ts'
 
 // All texts, but the bytes of a body: data libraries have ideas of their own of JSON, arrays and dates, and would store
 // something else.
@@ -63,6 +64,10 @@ export interface Known {
   readonly id: unknown
 }
 
+/** A text that has been given: the empty one stands for null. */
+const given = (column: string, type?: 'json' | 'timestamptz' | 'float8'): string =>
+  `case when ${column} ${op('<>')} '' then ${column}${type === undefined ? '' : `::pg_catalog.${type}`} end`
+
 /**
  * The outbox: published by the caller's transaction, read by the holder of the lane, deleted once the broker has
  * confirmed. Deferred and parked messages of the outbox stand in `waiting.ts`.
@@ -71,13 +76,15 @@ export const outboxSql = perSchema('outbox', (s) => {
   // The transaction's xid is assigned before any row draws its seq: no row comes out of this join before `x` was
   // evaluated. The watermark of a lane depends on it, see lanes/watermark.ts. The ordering locks are taken here for the
   // same reason: a seq drawn before the lock was granted would be out of order.
+  //
+  // Of these statements each name is one of pg_catalog or of ours on any search_path, see qualified.ts: the caller's counts here.
   const locks = `case when $locks then ${orderingLocks(s, 'pg_catalog.unnest($keys)')} end`
   const newMessages = (arrays = '', names = '', values = '', locking = locks): string => `
-    select m.id, m.topic, nullif(m.key, '') as key, nullif(m.headers, '')::json as headers,
-      nullif(m.payload, '')::json as payload, case when coalesce(m.payload, '') = '' then m.body end as body,
-      nullif(m.content_type, '') as content_type, nullif(m.dedupe_key, '') as dedupe_key${values}, m.nr
+    select m.id, m.topic, ${given('m.key')} as key, ${given('m.headers', 'json')} as headers,
+      ${given('m.payload', 'json')} as payload, case when coalesce(m.payload, '') ${op('=')} '' then m.body end as body,
+      ${given('m.content_type')} as content_type, ${given('m.dedupe_key')} as dedupe_key${values}, m.nr
     from (
-      select pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
+      select pg_catalog.pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
       offset 0
     ) as x
     cross join unnest(
@@ -88,7 +95,7 @@ export const outboxSql = perSchema('outbox', (s) => {
   // Messages without a key fill one lane after the other, see `layout.inARow`.
   const insert = (more = ''): string => `
     insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type${more.replaceAll('m.', '')})
-    select coalesce(${s}.lane_of(m.key), (($firstLane + m.nr / ${layout.inARow}) % ${layout.lanes}::bigint)::smallint),
+    select coalesce(${s}.lane_of(m.key), (($firstLane ${op('+')} (m.nr ${op('/')} ${layout.inARow})) ${op('%')} ${layout.lanes}::bigint)::smallint),
       m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type${more}`
 
   // By a function, since a publisher may not read or change the keys of others.
@@ -101,18 +108,19 @@ export const outboxSql = perSchema('outbox', (s) => {
           from m where m.dedupe_key is not null
         ) as a
         cross join lateral
-          ${s}.take_dedupe_keys(a.topics, a.keys, a.ids, $windowMs * interval '1 millisecond') as k
+          ${s}.take_dedupe_keys(a.topics, a.keys, a.ids, $windowMs ${op('*')} interval '1 millisecond') as k
       ),
       ${written}
-      select m.nr::int - 1 as index, known.id::text as id
-      from m join known using (topic, dedupe_key) where known.id <> m.id`
-  const fresh = 'm left join known using (topic, dedupe_key) where (m.dedupe_key is null or known.id = m.id)'
+      select m.nr::int ${op('-')} 1 as index, known.id::pg_catalog.text as id
+      from m join known on ${sameKey} where known.id ${op('<>')} m.id`
+  const sameKey = `known.topic ${op('=')} m.topic and known.dedupe_key ${op('=')} m.dedupe_key`
+  const fresh = `m left join known on ${sameKey} where (m.dedupe_key is null or known.id ${op('=')} m.id)`
 
   const inserting = (locking: string): string => `
     insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type)
     select coalesce(${s}.lane_of($key), $lane), $id, $topic, $key, $headers, $payload, $body, $contentType
     from (
-      select pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
+      select pg_catalog.pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
       offset 0
     ) as x
     where x.xid is not null`
@@ -136,14 +144,15 @@ export const outboxSql = perSchema('outbox', (s) => {
     publishTimed: prepared(
       { ...deduping, deliverAt: times, delaysMs: like(times, "'{1000}'"), expiresAt: times },
       deduped(
-        `select m.*, (m.due_at <= clock_timestamp()) is not false as ready
+        `select m.*, (m.due_at ${op('<=')} pg_catalog.clock_timestamp()) is not false as ready
         from (
-          select m.*, coalesce(m.deliver_at, clock_timestamp() + m.delay_ms * interval '1 millisecond') as due_at
+          select m.*, coalesce(m.deliver_at,
+            pg_catalog.clock_timestamp() ${op('+')} (m.delay_ms ${op('*')} interval '1 millisecond')) as due_at
           from (${newMessages(
             ', $deliverAt, $delaysMs, $expiresAt',
             ', deliver_at, delay_ms, expires_at',
-            `, nullif(m.deliver_at, '')::timestamptz as deliver_at, nullif(m.delay_ms, '')::float8 as delay_ms,
-              nullif(m.expires_at, '')::timestamptz as expires_at`,
+            `, ${given('m.deliver_at', 'timestamptz')} as deliver_at, ${given('m.delay_ms', 'float8')} as delay_ms,
+              ${given('m.expires_at', 'timestamptz')} as expires_at`,
           )}) as m
         ) as m`,
         `ready as (
@@ -164,15 +173,15 @@ export const outboxSql = perSchema('outbox', (s) => {
       { id: asText(optional(uuid)), topic: asText(optional(text)), dedupeKey: asText(optional(text)) },
       `with gone as (
         delete from ${s}.deferred as d
-        where d.consumer = '' and d.attempt = 0 and d.id = coalesce($id, (
-          select k.id from ${s}.dedupe as k where k.topic = $topic and k.dedupe_key = $dedupeKey))
+        where d.consumer ${op('=')} '' and d.attempt ${op('=')} 0 and d.id ${op('=')} coalesce($id, (
+          select k.id from ${s}.dedupe as k where k.topic ${op('=')} $topic and k.dedupe_key ${op('=')} $dedupeKey))
         returning d.topic, d.dedupe_key, d.id
       ),
       freed as (
         delete from ${s}.dedupe as k using gone
-        where k.topic = gone.topic and k.dedupe_key = gone.dedupe_key and k.id = gone.id
+        where k.topic ${op('=')} gone.topic and k.dedupe_key ${op('=')} gone.dedupe_key and k.id ${op('=')} gone.id
       )
-      select count(*)::int as count from gone`,
+      select pg_catalog.count(*)::int as count from gone`,
     ).gives<{ readonly count: unknown }>(),
 
     // A message is named by its place and its id: after a failover, its place may be another message's.

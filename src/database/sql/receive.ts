@@ -13,7 +13,8 @@ import {
   timestamptzs,
   uuids,
 } from './parameter.ts'
-import { parted, perSchema, piece, prepared } from './statement.ts'
+import { parted } from './qualified.ts'
+import { perSchema, piece, prepared } from './statement.ts'
 import { subscribed } from './subscription.ts'
 
 /** How messages come into the inbox. */

@@ -1,5 +1,6 @@
 import { booleans, bytea, ints, jsons, optional, sparse, text, texts, uuids } from './parameter.ts'
-import { parted, perSchema, piece, prepared } from './statement.ts'
+import { parted } from './qualified.ts'
+import { perSchema, piece, prepared } from './statement.ts'
 
 /** Deliveries that are no messages: written among the dead letters by whoever has received them. */
 export const refusedSql = perSchema('refused', (s) => ({

@@ -1,4 +1,5 @@
 import { text } from './parameter.ts'
+import { op } from './qualified.ts'
 import { planned, quoted } from './statement.ts'
 
 /** Statements about the server and the transaction, independent of any schema. */
@@ -21,8 +22,9 @@ export const serverIdentity = (s: string): string =>
  * Which transaction this is: its id, the server's start and its own. An id alone is not enough to ask for its outcome
  * later: what a crash or a failover has swept away unwritten, its id included, is given out again.
  */
-export const currentXid = `select pg_current_xact_id_if_assigned()::text || ' ' ||
-  extract(epoch from pg_postmaster_start_time())::text || ' ' || extract(epoch from now())::text as xid`
+export const currentXid = `select pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text ${op('||')} ' ' ${op('||')}
+  extract(epoch from pg_catalog.pg_postmaster_start_time())::pg_catalog.text ${op('||')} ' ' ${op('||')}
+  extract(epoch from pg_catalog.now())::pg_catalog.text as xid`
 /**
  * What became of a transaction. That it was committed is believed only of the very server that began it, and if that
  * server has not crashed since, which throws its statistics away: otherwise another one may have been given the id.
@@ -30,17 +32,19 @@ export const currentXid = `select pg_current_xact_id_if_assigned()::text || ' ' 
  */
 export const transactionStatus = planned(
   { xid: text },
-  `with asked as (
-    select split_part($xid, ' '::text, 1)::xid8 as xid, nullif(split_part($xid, ' '::text, 2), '')::numeric as server,
-      nullif(split_part($xid, ' '::text, 3), '')::numeric as began),
-  judged as (select xid, coalesce(server <> extract(epoch from pg_postmaster_start_time())
-      or began < (select extract(epoch from stats_reset) from pg_catalog.pg_stat_wal), false) as crashed from asked)
+  `with given as (
+    select pg_catalog.string_to_array($xid, ' ') as parts),
+  asked as (
+    select parts[1]::pg_catalog.xid8 as xid, parts[2]::numeric as server, parts[3]::numeric as began from given),
+  judged as (select xid, coalesce(server ${op('<>')} extract(epoch from pg_catalog.pg_postmaster_start_time())
+      or began ${op('<')} (select extract(epoch from stats_reset) from pg_catalog.pg_stat_wal), false) as crashed from asked)
   select case
-    when not crashed then pg_xact_status(xid)
-    when xid >= pg_snapshot_xmax(pg_current_snapshot()) then 'aborted'
-    else nullif(pg_xact_status(xid), 'committed') end as status
+    when not crashed then pg_catalog.pg_xact_status(xid)
+    when xid ${op('>=')} pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) then 'aborted'
+    when pg_catalog.pg_xact_status(xid) ${op('<>')} 'committed' then pg_catalog.pg_xact_status(xid) end as status
   from judged`,
 ).gives<{ readonly status: string | null }>()
+
 export interface ServerFacts {
   readonly version: number
   readonly encoding: string
@@ -106,8 +110,21 @@ export const bookkeepingSettings = {
 /** Settings as a statement, where they cannot be given at start-up. */
 export const setting = (settings: Readonly<Record<string, string>>): string =>
   `select ${Object.entries(settings)
-    .map(([name, value]) => `set_config('${name}', ${quoted(value)}, false)`)
+    .map(([name, value]) => `pg_catalog.set_config('${name}', ${quoted(value)}, false)`)
     .join(', ')}`
+
+/**
+ * A transaction of ours on a session that is not: with our settings, which end with it. By statements that read nothing: after one
+ * that does, a transaction can no longer say which snapshot it wants.
+ */
+export const beginWith = (settings: Readonly<Record<string, string>>): string =>
+  [
+    beginOurs,
+    ...Object.entries(settings).map(
+      // A list, and not one name with a comma in it.
+      ([name, value]) => `set local ${name} = ${name === 'search_path' ? value : quoted(value)}`,
+    ),
+  ].join('; ')
 
 /** Those that a connection has made for its prepared statements; each is made anew when it is needed. */
 export const forgetPlans = 'discard plans'
@@ -128,17 +145,18 @@ export const keepaliveSettings = {
  * refuses the setting, which as a start-up parameter would refuse the connection.
  */
 export const connectionCheck = { client_connection_check_interval: '1s' } as const
-export const tryConnectionCheck = "select set_config('client_connection_check_interval', '1s', false)"
+export const tryConnectionCheck = setting(connectionCheck)
 
+// What follows is asked on connections of the user's as well, see qualified.ts.
 /** Whether this is the primary, and not set to be read-only either. */
-export const writable = "not pg_is_in_recovery() and current_setting('transaction_read_only'::text) = 'off'"
+export const writable = `not pg_catalog.pg_is_in_recovery() and pg_catalog.current_setting('transaction_read_only') ${op('=')} 'off'`
 export const takesWrites = `select ${writable} as writable`
 
 /** A parameter that no pooler knows: whether it arrives tells whether settings do. */
 export const markName = 'twinbox.mark'
-export const linkFacts = `select current_setting('server_version_num')::int as version,
-  current_setting('${markName}', true) as mark, pg_backend_pid() as pid`
+export const linkFacts = `select pg_catalog.current_setting('server_version_num')::int as version,
+  pg_catalog.current_setting('${markName}', true) as mark, pg_catalog.pg_backend_pid() as pid`
 /** What is set for a connection on which nothing is set by us. */
-export const sessionFacts = `select current_setting('array_nulls'::text) as array_nulls,
-  current_setting('default_transaction_read_only'::text) as read_only`
-export const backendPid = 'select pg_backend_pid() as pid'
+export const sessionFacts = `select pg_catalog.current_setting('array_nulls') as array_nulls,
+  pg_catalog.current_setting('default_transaction_read_only') as read_only`
+export const backendPid = 'select pg_catalog.pg_backend_pid() as pid'

@@ -1,9 +1,10 @@
 import { text } from './parameter.ts'
+import { lockSpace } from './qualified.ts'
 import { perSchema, planned, prepared } from './statement.ts'
 
 /** Of the first of our tables: a publisher may be newer than the database that it publishes to. */
 const key = (schema: string, consumer: string): string =>
-  `'${schema}.migration'::regclass::oid::int, hashtext(${consumer}::text)`
+  `${lockSpace(schema, 'migration')}, pg_catalog.hashtext(${consumer}::pg_catalog.text)`
 const channel = (schema: string): string => `'${schema.slice(1, -1)}'`
 
 /**
@@ -14,8 +15,8 @@ const channel = (schema: string): string => `'${schema.slice(1, -1)}'`
  * one falls asleep between this and what it tells of.
  */
 export const waking = (schema: string, consumer: string): string =>
-  `case when not pg_try_advisory_xact_lock_shared(${key(schema, consumer)})
-    then pg_notify(${channel(schema)}::text, ${consumer}::text) end`
+  `case when not pg_catalog.pg_try_advisory_xact_lock_shared(${key(schema, consumer)})
+    then pg_catalog.pg_notify(${channel(schema)}, ${consumer}::pg_catalog.text) end`
 
 /** What those who sleep are told when whoever has watched for them got up. No consumer has such a name. */
 export const gotUp = (consumer: string): string => `${consumer}!`

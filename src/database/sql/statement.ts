@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { messageColumns } from '../../message/row.ts'
 import { inboxLanes, layout } from '../layout.ts'
 import type { Parameters, ValuesOf } from './parameter.ts'
+import { castTo, parted } from './qualified.ts'
 
 /**
  * A statement of `database/sql`, written with named parameters: `$worker`. No name can be taken for anything else of Postgres,
@@ -59,7 +60,7 @@ function compile(takes: Parameters, source: string): string {
     const parameter = takes[name]
     if (parameter === undefined) throw new Error(`A statement does not take $${name}: ${source}`)
     unused.delete(name)
-    return `$${names.indexOf(name) + 1}::${parameter.type}`
+    return `$${names.indexOf(name) + 1}${castTo(parameter.type)}`
   })
   if (unused.size > 0) throw new Error(`A statement takes ${[...unused].join(', ')} for nothing: ${source}`)
   return text
@@ -237,9 +238,6 @@ export const errors = (texts: string): string =>
 /** The errors of a row and, if `a` has the number of one, that one. */
 export const withError = (row: string, a: string): string => `case when ${a}.error is null then ${row}.errors
           else coalesce(${row}.errors, '[]') || (select errors.texts[${a}.error] from errors) end`
-
-/** What `joined` has made, as an array; what was null is the empty text. */
-export const parted = (parameter: string): string => `string_to_array(${parameter}, E'\\x1e'::text)`
 
 /** A text as a literal, whatever `standard_conforming_strings` says. For a message of several statements, which has no parameters. */
 export const quoted = (text: string): string => `E'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`

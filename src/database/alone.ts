@@ -1,0 +1,46 @@
+import type pg from 'pg'
+import { bounded } from './client.ts'
+import { ofDatabase } from './evidence.ts'
+import * as sql from './sql/server.ts'
+import { isConflict, sqlstate } from './sqlstate.ts'
+
+/** How often a statement is run again that met another one. Each time, one of those that meet gets through. */
+const conflictsMax = 10
+
+/**
+ * Runs a statement of ours that is a transaction by itself. A conflict with another one, which a session that does not know our
+ * settings may report instead of waiting, has changed nothing: it is run again.
+ *
+ * @param settings of a session that others use as well, where what somebody has set would decide what the statement means, a
+ *   `search_path` before all: then its transaction begins with our settings, and leaves none behind. Null on a session of ours
+ */
+export async function runAlone<Row>(
+  client: pg.ClientBase,
+  settings: Readonly<Record<string, string>> | null,
+  run: () => Promise<Row[]>,
+): Promise<Row[]> {
+  for (let left = conflictsMax; ; left--) {
+    try {
+      return await (settings === null ? run() : within(client, settings, run))
+    } catch (error) {
+      if (left === 0 || !isConflict(error)) throw error
+    }
+  }
+}
+
+async function within<Row>(
+  client: pg.ClientBase,
+  settings: Readonly<Record<string, string>>,
+  run: () => Promise<Row[]>,
+): Promise<Row[]> {
+  try {
+    await ofDatabase(client.query(bounded(sql.beginWith(settings))))
+    const rows = await run()
+    await ofDatabase(client.query(bounded(sql.commit)))
+    return rows
+  } catch (error) {
+    // After any other error nobody knows whether it still answers: whoever looks after the client throws it away.
+    if (sqlstate(error) !== null) await client.query(bounded(sql.rollback)).catch(() => {})
+    throw error
+  }
+}
