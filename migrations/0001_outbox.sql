@@ -263,9 +263,11 @@ begin
   -- The transaction's id is assigned before the row's seq is drawn. The relay's lower bound depends on it: see
   -- src/lanes/watermark.ts.
   perform pg_current_xact_id();
-  -- Relays that sleep are woken, and none falls asleep before this is committed: see src/database/sql/sleep.ts.
+  -- Relays that sleep are woken, and none falls asleep before this is committed: see src/database/sql/sleep.ts. Not while the
+  -- server's queue of notifications fills up behind somebody: full, it would fail the commit.
   perform pg_notify(current_schema(), '')
-  where not pg_try_advisory_xact_lock_shared('migration'::regclass::oid::int, hashtext(''));
+  where case when pg_try_advisory_xact_lock_shared('migration'::regclass::oid::int, hashtext('')) then false
+    else pg_notification_queue_usage() < 0.5::float8 end;
 
   id := new_id;
   duplicate := false;

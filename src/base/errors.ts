@@ -97,6 +97,7 @@ export class TransactionError extends TwinboxError {
  * The tables are missing, older or newer than this version of Twinbox, or the server is none that it works on. `SCHEMA_UNKNOWN`:
  * the tables were made by migrations that this version does not have, and does not follow from. `ROW_SECURITY`:
  * row-level security hides rows from this user. `SCHEMA_BUSY`: others hold on to tables that a migration has to change.
+ * `FOREIGN_OWNER`: the schema or something in it belongs to somebody whom this user has no reason to trust.
  * Nothing was started, and nothing changed.
  */
 export class SchemaError extends TwinboxError {
@@ -108,6 +109,7 @@ export class SchemaError extends TwinboxError {
       | 'SCHEMA_UNKNOWN'
       | 'SCHEMA_BUSY'
       | 'ROW_SECURITY'
+      | 'FOREIGN_OWNER'
       | 'SERVER_UNSUPPORTED',
     message: string,
     options?: ErrorOptions,

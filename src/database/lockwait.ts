@@ -3,6 +3,7 @@ import { SchemaError } from '../base/errors.ts'
 import { reconnectMs } from '../base/loop.ts'
 import { pause } from '../base/waiting.ts'
 import type { Database } from './database.ts'
+import type { Read } from './rowsecurity.ts'
 import { migrationSql } from './sql/migration.ts'
 import { sqlstate } from './sqlstate.ts'
 
@@ -69,6 +70,25 @@ export function statementsOf(file: string): string[] {
   return statements
 }
 
+/** So long it is waited for others who migrate, inside of a transaction of the user's. Each has the lock for less than a second. */
+const turnMs = 5000
+
+/**
+ * Takes the lock by which migrations take turns, in the open transaction. @throws SchemaError `SCHEMA_BUSY` if somebody else does
+ * not let go of it
+ */
+export async function takeTurn(schema: string, read: Read): Promise<void> {
+  const { tryLock, migrating } = migrationSql(schema)
+  const until = performance.now() + turnMs
+  for (;;) {
+    const [{ ours }] = (await read(tryLock)) as [{ ours: boolean }]
+    if (ours) return
+    const blockers = (await read(migrating)) as readonly Blocker[]
+    if (performance.now() > until) throw busy(schema, blockers)
+    await pause(lookMs, new AbortController().signal)
+  }
+}
+
 /**
  * Runs `work` in transactions of its own, until one of them gets all locks that it needs.
  *
@@ -129,11 +149,11 @@ async function whileLooking<Result>(look: () => Promise<void>, work: () => Promi
   }
 }
 
-export function busy(schema: string, blockers: readonly Blocker[], cause: unknown): SchemaError {
+export function busy(schema: string, blockers: readonly Blocker[], cause?: unknown): SchemaError {
   const who = blockers.length === 0 ? '' : ` In the way: ${blockers.map(describeBlocker).join('; ')}.`
   return new SchemaError(
     'SCHEMA_BUSY',
-    `The locks on the tables of the schema "${schema}" could not be had in time; nothing was changed.${who} Migrate again when no transaction stays open on them, or try for longer (waitMs, --wait).`,
+    `The locks that a migration of the schema "${schema}" needs could not be had in time; nothing was changed.${who} Migrate again when none of them holds on, or try for longer (waitMs, --wait). A session that has no business here an administrator ends with pg_terminate_backend.`,
     { cause },
   )
 }

@@ -13,7 +13,8 @@ import {
   type MigrationFile,
 } from './compatibility.ts'
 import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
-import { busy, insistOnLocks, isInTheWay, runWithinTry, type LockWait } from './lockwait.ts'
+import { busy, insistOnLocks, isInTheWay, runWithinTry, takeTurn, type LockWait } from './lockwait.ts'
+import { refuseForeignOwners } from './ownership.ts'
 import { refuseHiddenRows, type Read } from './rowsecurity.ts'
 import { migrationSql } from './sql/migration.ts'
 import { planned } from './sql/statement.ts'
@@ -69,7 +70,8 @@ export interface MigrateOptions extends DatabaseOptions {
  *
  * @throws SchemaError `SCHEMA_AHEAD` if the database is newer and this version may not work on it; `SCHEMA_UNKNOWN` if its tables
  *   were made by other migrations; `SCHEMA_BUSY` if others hold on to the tables for longer than `waitMs`; `ROW_SECURITY` if the user
- *   may not see what has been applied. The signal's reason if it aborts. Nothing was changed.
+ *   may not see what has been applied; `FOREIGN_OWNER` if the schema or something in it belongs to neither the user, nor a role of
+ *   which the user is a member, nor a superuser, nor the database's owner. The signal's reason if it aborts. Nothing was changed.
  */
 export function migrate(input: DatabaseInput, options: MigrateOptions = {}): Promise<string[]> {
   return applyFiles(migrationFiles, input, options)
@@ -90,9 +92,12 @@ export async function applyFiles(
     return await insistOnLocks(
       database,
       async (client) => {
-        await client.query(sql.lock)
+        const read: Read = async (text) => (await client.query(text)).rows
+        await read(sql.lock)
+        // Before anything is read: a view of somebody else's runs with the rights of whoever reads it.
+        await refuseForeignOwners(schema, read)
         const files = filesOf(schema)
-        const applied = await readApplied(schema, files, async (text) => (await client.query(text)).rows)
+        const applied = await readApplied(schema, files, read)
         refuseNewer(schema, applied, rangeOf(files))
         const missing = files.filter((file) => file.version > lastOf(applied))
         const texts = missing.map((file) => file.sql)
@@ -100,6 +105,8 @@ export async function applyFiles(
           signal.throwIfAborted()
           return client.query(text)
         })
+        // Somebody may have made the schema since; what stands in it now, stands there until this is committed or rolled back.
+        if (missing.length > 0) await refuseForeignOwners(schema, read)
         return missing.map((file) => file.name)
       },
       { waitMs, onWait, signal },
@@ -145,6 +152,19 @@ export function providerOf(
   schema: string,
 ): MigrationProvider {
   const sql = migrationSql(checkSchema(schema))
+  const applyFile = async (read: Read, file: MigrationFile): Promise<void> => {
+    // The Migrator takes turns with its like, but not with migrate().
+    await takeTurn(schema, read)
+    await refuseForeignOwners(schema, read)
+    if (lastOf(await readApplied(schema, filesOf(schema), read)) >= file.version) return
+    const [before] = (await read(sql.lockTimeoutNow)) as [{ lockTimeout: string }]
+    await runWithinTry(schema, [file.sql], read).catch((error: unknown) => {
+      // Nobody may be kept waiting until it is tried again here: the transaction is yours, and holds locks.
+      throw isInTheWay(error) ? busy(schema, [], error) : error
+    })
+    await read(sql.lockTimeout(before.lockTimeout))
+    await refuseForeignOwners(schema, read)
+  }
   return {
     getMigrations: async () => {
       const { CompiledQuery } = await import('kysely')
@@ -156,17 +176,9 @@ export function providerOf(
             up: async (db: Kysely<unknown>) => {
               const read = async (text: string): Promise<unknown[]> =>
                 (await db.executeQuery(CompiledQuery.raw(text))).rows
-              // The Migrator takes turns with its like, but not with migrate().
-              await read(sql.lock)
-              if (lastOf(await readApplied(schema, files, read)) >= file.version) return
-              const [before] = (await read(sql.lockTimeoutNow)) as [{ lockTimeout: string }]
               const [where] = (await read(sql.searchPathNow)) as [{ searchPath: string }]
               await read(sql.searchPath)
-              await runWithinTry(schema, [file.sql], read).catch((error: unknown) => {
-                // Nobody may be kept waiting until it is tried again here: the transaction is yours, and holds locks.
-                throw isInTheWay(error) ? busy(schema, [], error) : error
-              })
-              await read(sql.lockTimeout(before.lockTimeout))
+              await applyFile(read, file)
               await read(sql.searchPathBack(where.searchPath))
             },
           },

@@ -1,5 +1,7 @@
 import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
 import { checkSchemaVersion } from '../database/migrate.ts'
+import { examineLocks } from './locks.ts'
+import { examineOwnership } from './ownership.ts'
 import { examineRights } from './rights.ts'
 import { examineSession } from './session.ts'
 import { examineServer, type Demand } from './server.ts'
@@ -40,8 +42,10 @@ export async function diagnose(input: DatabaseInput, options: DiagnoseOptions = 
     if (version?.level === 'wrong') return [version, ...server]
     return [
       ...(version === null ? await guarded('schema', () => findDrift(database)) : [version]),
+      ...(await guarded('owners', () => examineOwnership(database))),
       ...(await guarded('grants', () => examineRights(database))),
       ...server,
+      ...(await guarded('locks', () => examineLocks(database))),
       ...(await guarded('work', () => examineWork(database))),
       ...(await guarded('storage', () => examineStorage(database))),
     ]

@@ -1,5 +1,6 @@
 import type { Database } from '../database/database.ts'
 import { doctorSql, type ServerRow } from '../database/sql/doctor.ts'
+import { crowded } from '../database/sql/sleep.ts'
 import { readHorizon } from '../observe/gauges.ts'
 import { ms } from '../observe/logging.ts'
 import { fine, note, orFine, wrong, type Finding } from './finding.ts'
@@ -15,6 +16,7 @@ export interface Demand {
 const skewMsMax = 5000
 const heldSecondsMax = 300
 const heldTransactionsMax = 1_000_000
+const notifyUsageMax = 0.1
 
 /** Settings of the server that void a guarantee or slow everything down, and what it has room for. */
 export async function examineServer(
@@ -30,6 +32,7 @@ export async function examineServer(
     ...vacuum(server!, horizon),
     ...clock(server!.now_ms, before, after),
     ...connections(server!, demand),
+    ...notifications(server!.notify_usage),
   ]
 }
 
@@ -119,6 +122,22 @@ function clock(databaseMs: number, before: number, after: number): readonly Find
       'clock',
       `The clock here is ${ms(Math.abs(skew))} ${which} that of the database. Leases do not mind, but ids and logs are off.`,
       'Synchronise the clocks of both machines.',
+    ),
+  ]
+}
+
+/** The queue is one for all databases of the server, and ends at 8 GB by default. */
+function notifications(usage: number): readonly Finding[] {
+  if (usage < notifyUsageMax) return [fine('notify', 'Whoever listens reads what it is told.')]
+  const share = `${Math.round(usage * 100)} % of the server's queue of notifications are taken: a session that listens does not read on.`
+  const advice =
+    'It is one that stays in a transaction: select pid, usename, xact_start from pg_stat_activity order by xact_start nulls last. End it with pg_terminate_backend. From 50 % on the log of the server names it.'
+  if (usage < crowded) return [note('notify', share, advice)]
+  return [
+    wrong(
+      'notify',
+      `${share} Twinbox notifies no more, so that publishing does not fail when it is full: workers that sleep look after 1.25 s. What else notifies will fail at its commit.`,
+      advice,
     ),
   ]
 }

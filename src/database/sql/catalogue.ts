@@ -4,10 +4,12 @@ import { deadSql } from './dead.ts'
 import { doctorSql } from './doctor.ts'
 import { inboxSql } from './inbox.ts'
 import { laneSql } from './lane.ts'
+import { locksSql } from './locks.ts'
 import { messageSql } from './message.ts'
 import { migrationSql } from './migration.ts'
 import { operateSql } from './operate.ts'
 import { outboxSql } from './outbox.ts'
+import { ownershipSql } from './ownership.ts'
 import { parkedSql } from './parked.ts'
 import { parkingSql } from './parking.ts'
 import { privacySql } from './privacy.ts'
@@ -37,10 +39,12 @@ const rooms = {
   doctor: doctorSql,
   inbox: inboxSql,
   lane: laneSql,
+  locks: locksSql,
   message: messageSql,
   migration: migrationSql,
   operate: operateSql,
   outbox: outboxSql,
+  ownership: ownershipSql,
   parked: parkedSql,
   parking: parkingSql,
   privacy: privacySql,

@@ -61,6 +61,8 @@ export interface ServerRow {
   readonly sees_all: boolean
   readonly me: string
   readonly now_ms: number
+  /** The share of the server's queue of notifications that is taken. */
+  readonly notify_usage: number
 }
 
 /** What `twinbox doctor` asks. Each statement reads catalogs, or a bounded number of rows. */
@@ -78,7 +80,7 @@ export const doctorSql = perSchema('doctor', (s) => {
       current_setting('track_counts') as track_counts, current_setting('max_connections')::int as max_connections,
       (select count(*) from pg_stat_activity where backend_type = 'client backend')::int as connections,
       pg_has_role(current_user, 'pg_read_all_stats', 'usage') as sees_all, current_user::text as me,
-      extract(epoch from clock_timestamp())::float8 * 1000 as now_ms`,
+      extract(epoch from clock_timestamp())::float8 * 1000 as now_ms, pg_notification_queue_usage() as notify_usage`,
     ).gives<ServerRow>(),
 
     // Everything that a migration makes, as the server itself describes it.

@@ -1,11 +1,21 @@
 import { text } from './parameter.ts'
-import { lockSpace } from './qualified.ts'
+import { lockSpace, op } from './qualified.ts'
 import { perSchema, planned, prepared } from './statement.ts'
 
 /** Of the first of our tables: a publisher may be newer than the database that it publishes to. */
 const key = (schema: string, consumer: string): string =>
   `${lockSpace(schema, 'migration')}, pg_catalog.hashtext(${consumer}::pg_catalog.text)`
-const channel = (schema: string): string => `'${schema.slice(1, -1)}'`
+/**
+ * Tells those who listen, while there is room to tell. The queue of notifications is one for the whole server, and does not
+ * shrink while any session that listens stays in a transaction: full, it fails the commit of everybody who notifies. From
+ * half of it on sleepers look by themselves.
+ */
+const telling = (schema: string, news: string): string =>
+  `case when pg_catalog.pg_notification_queue_usage() ${op('<')} ${crowded}
+    then pg_catalog.pg_notify('${schema.slice(1, -1)}', ${news}::pg_catalog.text) end`
+
+/** The share of the queue of notifications from which on nobody of ours adds to it. The SQL function `publish` has it too. */
+export const crowded = 0.5
 
 /**
  * Wakes the workers of a consumer ('' for the relays) if they sleep; for a statement that writes what they work on.
@@ -16,7 +26,7 @@ const channel = (schema: string): string => `'${schema.slice(1, -1)}'`
  */
 export const waking = (schema: string, consumer: string): string =>
   `case when not pg_catalog.pg_try_advisory_xact_lock_shared(${key(schema, consumer)})
-    then pg_catalog.pg_notify(${channel(schema)}, ${consumer}::pg_catalog.text) end`
+    then ${telling(schema, consumer)} end`
 
 /** What those who sleep are told when whoever has watched for them got up. No consumer has such a name. */
 export const gotUp = (consumer: string): string => `${consumer}!`
@@ -39,6 +49,6 @@ export const sleepSql = perSchema('sleep', (s) => ({
   // The others hear `$news` of it, since nobody watches for them any more.
   getUp: prepared(
     { consumer: text, news: text },
-    `select pg_advisory_unlock(${key(s, '$consumer')}), pg_notify(${channel(s)}, $news)`,
+    `select pg_advisory_unlock(${key(s, '$consumer')}), ${telling(s, '$news')}`,
   ),
 }))
