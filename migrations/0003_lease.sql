@@ -20,6 +20,8 @@ create table twinbox.worker (
   -- The application_name of its connections, so that those of a dead worker can be closed: a transaction that a frozen process
   -- left open would hold up whoever continues its work.
   application text not null,
+  -- Who was logged in. No role of ours may say it, so a row ends nobody's sessions but those of the user who wrote it.
+  login text not null default session_user,
   -- Set if the worker's session holds the advisory lock (the table's oid, the worker's id): then its process is gone as soon
   -- as the lock is. The value is the start of the server that the lock was taken on, since a restart or a failover frees all
   -- locks and kills nobody. Null behind a pooler that shares sessions.
@@ -40,6 +42,33 @@ create table twinbox.worker (
   row_assignees integer[],
   reserved_until timestamptz
 ) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- A worker's row is written by those who may do what a worker of its kind does: a receiver that could write a claimer's could end all
+-- claimers. Those that have ended are deleted by whoever may delete.
+create function twinbox.own_kind() returns trigger
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if tg_op = 'DELETE' and old.ended_at is not null then
+    return old;
+  end if;
+  if not (case coalesce(new.kind, old.kind)
+    when 'relay' then has_table_privilege('twinbox.outbox', 'delete')
+    when 'receiver' then has_table_privilege('twinbox.seen', 'insert')
+    else has_table_privilege('twinbox.inbox', 'delete')
+  end) then
+    raise exception 'The user % may not do what a % does, and so writes no row of one', current_user, coalesce(new.kind, old.kind)
+      using errcode = 'insufficient_privilege';
+  end if;
+  return coalesce(new, old);
+end
+$$;
+
+revoke all on function twinbox.own_kind from public;
+
+create trigger own_kind before insert or update or delete on twinbox.worker
+  for each row execute function twinbox.own_kind();
 
 -- A lane of the outbox or of one consumer's inbox, and who holds it. None of the columns but the key may ever enter an index.
 create table twinbox.lane (

@@ -51,6 +51,35 @@ create table twinbox.deferred (
 -- Serves cancelling. Retries of a consumer do not pay for it.
 create index deferred_id on twinbox.deferred (id) where consumer = '';
 
+-- Takes back a delayed message that is not due yet, by its id or by its topic and dedupe key, and frees its dedupe key. False if
+-- there is none that still waits. What is being promoted at this moment is waited for, and then it is too late. Raises SQLSTATE
+-- 22023 unless given one of the two.
+--
+-- With its owner's rights: whoever cancels may neither read dedupe keys nor touch what a consumer's or a relay's failure has deferred.
+create function twinbox.cancel(id uuid default null, topic text default null, dedupe_key text default null) returns boolean
+  language plpgsql volatile security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  gone record;
+begin
+  if (id is null) = (topic is null) or (topic is null) <> (dedupe_key is null) then
+    raise exception 'twinbox.cancel: give either id, or topic and dedupe_key' using errcode = '22023';
+  end if;
+  delete from twinbox.deferred as d
+  where d.consumer = '' and d.attempt = 0 and d.id = coalesce(cancel.id, (
+    select k.id from twinbox.dedupe as k where k.topic = cancel.topic and k.dedupe_key = cancel.dedupe_key))
+  returning d.topic, d.dedupe_key, d.id into gone;
+  if not found then
+    return false;
+  end if;
+  delete from twinbox.dedupe as k where k.topic = gone.topic and k.dedupe_key = gone.dedupe_key and k.id = gone.id;
+  return true;
+end
+$$;
+
+revoke all on function twinbox.cancel from public;
+
 -- A key that is held back, and why: its failed message and all later ones wait in parked_message, other keys go on.
 create table twinbox.parked (
   -- 'infinity': until an operator redrives or skips.

@@ -2,12 +2,15 @@
 --
 -- Locks: none on existing tables. Old code: there is none.
 
--- What an operator did with a message or with a key.
+-- What an operator did with a message or with a key. Rows are added and no more: no role of ours may change or delete one, or say
+-- number, time and login. What has to go, goes through prune_audit() and erase_audit(), which leave word of it.
 create table twinbox.audit (
   number bigint primary key generated always as identity,
   at timestamptz not null default clock_timestamp(),
   action text not null check (action in ('redrive', 'skip', 'prune', 'erase')),
+  -- What they call themselves, and who was logged in: a connection's user, whatever role it has taken.
   who text not null,
+  login text not null default session_user,
   why text,
   consumer text collate "C" not null,
   topic text collate "C",
@@ -25,6 +28,62 @@ create table twinbox.audit (
 create index audit_id on twinbox.audit (id);
 
 create index audit_at on twinbox.audit using brin (at) with (autosummarize = on);
+
+-- Deletes up to so many rows of the audit that are older than that, of a consumer or of all, and returns how many. A row that is
+-- written after them says who did it: whoever prunes all, is the one who is left.
+--
+-- With its owner's rights, as erase_audit(): an operator may not delete what an operator did.
+create function twinbox.prune_audit(most integer, older_than interval, consumer text, who text, why text) returns bigint
+  language plpgsql volatile security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  pruned bigint;
+begin
+  delete from twinbox.audit as a
+  where a.ctid = any (array(
+    select o.ctid from twinbox.audit as o
+    where o.at < statement_timestamp() - prune_audit.older_than
+      and (prune_audit.consumer is null or o.consumer = prune_audit.consumer)
+    limit prune_audit.most
+  ));
+  get diagnostics pruned = row_count;
+  if pruned > 0 then
+    insert into twinbox.audit (action, who, why, consumer, reason)
+    values ('prune', prune_audit.who, prune_audit.why, coalesce(prune_audit.consumer, ''), 'audit ' || pruned);
+  end if;
+  return pruned;
+end
+$$;
+
+revoke all on function twinbox.prune_audit from public;
+
+-- Takes key, reason and errors out of the rows of the audit that have this key or one of these ids, of a consumer and a topic or of
+-- all, and returns of how many. Who, when, what and why stay, and the reason says whose session erased it. A row that somebody else
+-- is at raises 55P03.
+create function twinbox.erase_audit(key text, ids uuid[], consumer text, topic text) returns integer
+  language plpgsql volatile security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  erased integer;
+begin
+  with found as materialized (
+    select a.number from twinbox.audit as a
+    where (a.key = erase_audit.key or a.id = any (erase_audit.ids))
+      and (erase_audit.consumer is null or a.consumer = erase_audit.consumer)
+      and (erase_audit.topic is null or a.topic = erase_audit.topic)
+      and (a.key is not null or a.errors is not null or a.reason not like 'erased by %')
+    for update nowait
+  )
+  update twinbox.audit as a set key = null, errors = null, reason = 'erased by ' || session_user::text
+  from found as f where a.number = f.number;
+  get diagnostics erased = row_count;
+  return erased;
+end
+$$;
+
+revoke all on function twinbox.erase_audit from public;
 
 -- A recurring message.
 create table twinbox.schedule (

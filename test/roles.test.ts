@@ -2,7 +2,7 @@ import pg from 'pg'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { sqlstate } from '../src/database/sqlstate.ts'
 import { rightsSql } from '../src/database/sql/rights.ts'
-import { roleNames, type RoleName } from '../src/database/sql/roles.ts'
+import { roleNames, type RoleName } from '../src/database/sql/grants.ts'
 import {
   applyRoles,
   BrokerError,
@@ -18,38 +18,6 @@ import {
 import { Stage } from './crash/stage.ts'
 import { recordEvents } from './support/events.ts'
 import { serverUrl, type TestDatabase } from './support/postgres.ts'
-
-/**
- * What each role may do, written down once more and apart from what grants it: a privilege too many is found as well as
- * one too few. s select, i insert, u update, d delete.
- */
-const may: Readonly<Record<string, Partial<Record<RoleName, string>>>> = {
-  outbox: { publisher: 'i', relay: 'siud', operator: 'siud', reader: 's' },
-  dedupe: { canceller: 'sd', relay: 'sid', operator: 'siud' },
-  inbox: { receiver: 'i', claimer: 'siud', operator: 'siud', reader: 's' },
-  seen: { receiver: 'sid', operator: 'siud' },
-  subscription: { receiver: 'siu', operator: 'siud', reader: 's' },
-  worker: { relay: 'siud', receiver: 'siud', claimer: 'siud', operator: 'siud', reader: 's' },
-  lane: { relay: 'siu', receiver: 'si', claimer: 'siu', operator: 'siud', reader: 's' },
-  deferred: {
-    publisher: 'i',
-    canceller: 'sd',
-    relay: 'siud',
-    claimer: 'siud',
-    operator: 'siud',
-    reader: 's',
-  },
-  parked: { relay: 'siud', claimer: 'siud', operator: 'siud', reader: 's' },
-  parked_message: { relay: 'sid', claimer: 'sid', operator: 'siud', reader: 's' },
-  unhandled: { claimer: 'siud', operator: 'siud', reader: 's' },
-  circuit: { claimer: 'siud', operator: 'siud', reader: 's' },
-  incarnation: { relay: 'si', receiver: 'si', claimer: 'si' },
-  dead_letter: { relay: 'sid', receiver: 'i', claimer: 'sid', operator: 'siud', reader: 's' },
-  audit: { relay: 'i', claimer: 'i', operator: 'siud', reader: 's' },
-  handled: { claimer: 'sid', operator: 'siud', reader: 's' },
-  schedule: { relay: 'su', operator: 'siud', reader: 's' },
-  migration: { relay: 's', receiver: 's', claimer: 's', operator: 's', reader: 's' },
-}
 
 let database: TestDatabase
 let stage: Stage
@@ -101,101 +69,8 @@ async function outcome(role: RoleName, statement: string): Promise<string> {
 
 const denied = '42501'
 
+/** What each role may do to every column, function and sequence, `test/attack/allowed.test.ts` tries. */
 describe('what a role may do', () => {
-  test('is exactly what is written down, for every table and statement', async () => {
-    const columns = await database.query<{ name: string; columns: string[] }>(`
-      select c.relname as name, array_agg(a.attname::text order by (a.attname = 'expires_at') desc, a.attnum desc) as columns
-      from pg_class as c join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-        -- No statement may set these, whoever runs it.
-        and a.attidentity = ''
-      where c.relnamespace = 'twinbox'::regnamespace and c.relkind = 'r' group by c.relname order by c.relname`)
-    expect(columns.map(({ name }) => name)).toEqual(Object.keys(may).toSorted())
-    const found: Record<string, Record<string, string>> = {}
-    for (const { name, columns: of } of columns) {
-      // Privileges are checked when a plan is made ready, so nothing has to be run.
-      const statements = {
-        s: `explain select from twinbox.${name}`,
-        i: `explain insert into twinbox.${name} default values`,
-        u: `explain update twinbox.${name} set ${of[0]} = null`,
-        d: `explain delete from twinbox.${name}`,
-      }
-      for (const role of roleNames) {
-        let letters = ''
-        for (const [letter, statement] of Object.entries(statements)) {
-          const result = await outcome(role, statement)
-          expect(['ok', denied]).toContain(result)
-          if (result === 'ok') letters += letter
-        }
-        if (letters !== '') (found[name] ??= {})[role] = letters
-      }
-    }
-    expect(found).toEqual(may)
-  })
-
-  test.each(roleNames)('%s changes no table, empties none, makes none and drops none', async (role) => {
-    for (const statement of [
-      'truncate twinbox.outbox',
-      'truncate twinbox.dead_letter',
-      'create table twinbox.mine (id int)',
-      'drop table twinbox.seen',
-      'alter table twinbox.inbox add column mine int',
-      'create index on twinbox.inbox (id)',
-      `create or replace function twinbox.lane_of(key text) returns smallint language sql as 'select 1::smallint'`,
-    ]) {
-      expect([statement, await outcome(role, statement)]).toEqual([statement, denied])
-    }
-  })
-
-  test('nobody sets a sequence, and whoever works may have those set forward that have fallen behind', async () => {
-    for (const role of roleNames) {
-      expect([role, await outcome(role, "select setval('twinbox.outbox_seq_seq', 1)")]).toEqual([
-        role,
-        denied,
-      ])
-      const mends = ['relay', 'receiver', 'claimer'].includes(role) ? 'ok' : denied
-      expect([role, await outcome(role, 'select * from twinbox.mend_sequences()')]).toEqual([role, mends])
-    }
-  })
-
-  test('a publisher forges neither order, nor attempts, nor the time, and reads no message', async () => {
-    const insert = (columns: string, values: string): string =>
-      `insert into twinbox.outbox (lane, id, topic, payload${columns}) overriding system value
-      values (0, gen_random_uuid(), 't', '1'${values})`
-    expect(await outcome('publisher', insert('', ''))).toBe('ok')
-    for (const [column, value] of [
-      ['seq', '1'],
-      ['attempt', '9'],
-      ['published_at', 'now()'],
-      ['errors', `'[]'`],
-    ]) {
-      expect(await outcome('publisher', insert(`, ${column}`, `, ${value}`))).toBe(denied)
-    }
-    for (const statement of [
-      'select id from twinbox.outbox',
-      'insert into twinbox.dedupe select from twinbox.outbox',
-      `update twinbox.dedupe set dedupe_key = 'x'`,
-      'delete from twinbox.dedupe',
-      `select nextval('twinbox.worker_id_seq')`,
-      `insert into twinbox.deferred (consumer, due_at, id, topic, payload) values ('c', now(), gen_random_uuid(), 'admin.grant', '1')`,
-    ]) {
-      expect([statement, await outcome('publisher', statement)]).toEqual([statement, denied])
-    }
-  })
-
-  test('a reader sees what waits and what failed, and no content', async () => {
-    for (const table of ['outbox', 'inbox', 'deferred', 'parked_message', 'dead_letter']) {
-      expect(await outcome('reader', `select id, topic, key, attempt, errors from twinbox.${table}`)).toBe(
-        'ok',
-      )
-      for (const column of ['payload', 'body', 'headers', '*']) {
-        expect([column, await outcome('reader', `select ${column} from twinbox.${table}`)]).toEqual([
-          column,
-          denied,
-        ])
-      }
-    }
-  })
-
   test('everybody else may nothing, and no function runs as its owner', async () => {
     expect(await database.query(rightsSql('twinbox').public.text)).toEqual([])
     const definers = await database.query(`

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readDeadLetters, redriveDeadLetters, showDeadLetter, skipDeadLetters } from '../operate/dead.ts'
 import { exportDeadLetters } from '../operate/export.ts'
 import type { DeadLetterFilter } from '../operate/filter.ts'
-import type { DeadLetterDetails } from '../operate/letter.ts'
+import type { DeadLetterDetails, Intervention } from '../operate/letter.ts'
 import { confirmed } from './confirm.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
@@ -134,9 +134,9 @@ function renderLetter(letter: DeadLetterDetails): string {
   ]
   const width = Math.max(...rows.map(([name]) => name.length))
   const lines = rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`)
-  const history = letter.interventions.flatMap(({ action, at, by, why, errors }) => [
+  const history = letter.interventions.flatMap(({ action, at, by, login, why, errors }) => [
     ...errors.map(renderAttempt),
-    `${at.toISOString()}  ${action} by ${by}${why === null ? '' : `: ${why}`}`,
+    `${at.toISOString()}  ${action} by ${doer({ by, login })}${why === null ? '' : `: ${why}`}`,
   ])
   const attempts = [...history, ...(letter.errors ?? []).map(renderAttempt)]
   if (attempts.length > 0) lines.push('', ...attempts)
@@ -147,6 +147,10 @@ function renderLetter(letter: DeadLetterDetails): string {
   }
   return lines.join('\n')
 }
+
+/** Who did it, as they said; and who was logged in. */
+export const doer = ({ by, login }: Pick<Intervention, 'by' | 'login'>): string =>
+  `${by}, logged in as ${login}`
 
 export function renderAttempt({ attempt, at, worker, error, stack }: FailedAttempt): string {
   const who = worker === null ? '' : ` on worker ${worker}`

@@ -1,7 +1,7 @@
 import type { MessageState } from '../database/sql/message.ts'
 import { readMessages, showMessage, type MessageHistory, type PlacedMessage } from '../operate/messages.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
-import { consumerOf, printable, renderAttempt, type FilterFlags } from './letters.ts'
+import { consumerOf, doer, printable, renderAttempt, type FilterFlags } from './letters.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from '../terminal/table.ts'
@@ -65,12 +65,12 @@ function renderHistory({ places, received, interventions }: MessageHistory): str
   const time = (at: Date | null): string => at?.toISOString() ?? '-'
   const events: [string, string][] = [
     ...received.map(({ consumer, at }): [string, string] => [time(at), `received for ${consumer}`]),
-    ...interventions.flatMap(({ action, at, by, why, consumer, errors }) => [
+    ...interventions.flatMap(({ action, at, by, login, why, consumer, errors }) => [
       ...errors.map((error): [string, string] => [error.at, renderAttempt(error)]),
-      [time(at), `${action} (${consumer ?? 'outbox'}) by ${by}${why === null ? '' : `: ${why}`}`] as [
-        string,
-        string,
-      ],
+      [
+        time(at),
+        `${action} (${consumer ?? 'outbox'}) by ${doer({ by, login })}${why === null ? '' : `: ${why}`}`,
+      ] as [string, string],
     ]),
     ...places.flatMap(({ errors }) =>
       errors.map((error): [string, string] => [error.at, renderAttempt(error)]),

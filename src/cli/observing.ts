@@ -70,8 +70,9 @@ Examples:
     .addHelpText(
       'after',
       `
-publisher, relay, receiver, claimer, operator and reader, each named after the schema: twinbox_relay. Repeat it
-after a migration. Without a broker, a relay writes to the inbox and needs receiver as well.
+publisher, canceller, relay, receiver, claimer, operator and reader, each named after the schema: twinbox_relay.
+Repeat it after a migration. Without a broker, a relay writes to the inbox and needs receiver as well. Roles are of
+the whole server: a member in one database is one in all. A role of such a name that Twinbox has not made is refused.
 
 Examples:
   $ twinbox roles --print

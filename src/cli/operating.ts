@@ -131,6 +131,7 @@ Examples:
       })
   }
   addMessages(program, common, exit)
+  addAudit(program, common)
 }
 
 type Adding = Parameters<typeof addOperating>
@@ -171,5 +172,27 @@ Examples:
     .action(async (id: string, flags: CommonFlags & { payload?: boolean }) => {
       const { showOne } = await import('./messages.ts')
       exit(await showOne(id, flags))
+    })
+}
+
+function addAudit(...[program, common]: [Adding[0], Adding[1]]): void {
+  common(program.command('audit'))
+    .description('What operators did, the latest first: who they said they were, and who was logged in.')
+    .option('--consumer <name>', 'only what was done to this consumer')
+    .option('--outbox', 'only what was done to the outbox, or to all')
+    .option('--key <key>', 'only what was done to this key')
+    .option('--limit <number>', 'how many, 1 to 1000', listLimit, 100)
+    .addHelpText(
+      'after',
+      `
+Redrives, skips, prunes and erasures. No role of ours can change or delete a row: "twinbox prune audit" leaves word of itself.
+
+Examples:
+  $ twinbox audit --consumer billing
+  $ twinbox audit --json | jq '.entries[] | select(.action == "erase")'`,
+    )
+    .action(async (flags: FilterFlags) => {
+      const { showAudit } = await import('./audit.ts')
+      await showAudit(flags)
     })
 }

@@ -25,9 +25,9 @@ export async function showRoles(flags: RolesFlags): Promise<void> {
     say(JSON.stringify({ schema, applied: flags.apply === true, roles }))
     return
   }
-  const rows = roles.map(({ name, exists, members }) => [
+  const rows = roles.map(({ name, exists, ours, members }) => [
     name,
-    exists ? 'yes' : 'no',
+    exists ? (ours ? 'yes' : 'not ours') : 'no',
     members.join(', ') || '-',
   ])
   say(table(['role', 'exists', 'members'], rows))

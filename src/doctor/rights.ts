@@ -1,7 +1,8 @@
 import type { Database } from '../database/database.ts'
 import { letThrough } from '../database/rowsecurity.ts'
 import { rowSecuritySql } from '../database/sql/rowsecurity.ts'
-import { grants, roleNames, roleOf, rolesSql, type RoleName } from '../database/sql/roles.ts'
+import { functions, grants, roleNames, type RoleName } from '../database/sql/grants.ts'
+import { markOf, roleOf, rolesSql, type MembersRow } from '../database/sql/roles.ts'
 import { rightsSql, type MissingRow } from '../database/sql/rights.ts'
 import { fine, note, wrong, type Finding } from './finding.ts'
 
@@ -12,9 +13,12 @@ const rowSecurity = 'row security'
 export async function examineRights(database: Database): Promise<readonly Finding[]> {
   const sql = rightsSql(database.schema)
   const missing = (who: string, role: RoleName): Promise<MissingRow[]> => {
-    const asked = grants[role].flatMap(({ table, privileges, columns = [''] }) =>
-      privileges.flatMap((privilege) => columns.map((column) => ({ table, privilege, column }))),
-    )
+    const asked = [
+      ...grants[role].flatMap(({ table, privileges, columns = [''] }) =>
+        privileges.flatMap((privilege) => columns.map((column) => ({ table, privilege, column }))),
+      ),
+      ...(functions[role] ?? []).map((table) => ({ table, privilege: 'execute', column: '' })),
+    ]
     return database.query(sql.missing, {
       role: who,
       tables: asked.map(({ table }) => table),
@@ -23,9 +27,13 @@ export async function examineRights(database: Database): Promise<readonly Findin
     })
   }
   const names = roleNames.map((role) => roleOf(database.schema, role))
-  const known = await database.query(rolesSql(database.schema).members, { names })
+  const known = await database.query(rolesSql(database.schema).members, {
+    names,
+    marks: roleNames.map((role) => markOf(database.schema, role)),
+  })
   const findings: Finding[] = []
   for (const [index, role] of roleNames.entries()) {
+    findings.push(...examineRole(names[index]!, known[index]!))
     if (!known[index]!.applied) continue
     const lacking = await missing(names[index]!, role)
     if (lacking.length === 0) continue
@@ -67,6 +75,28 @@ export async function examineRights(database: Database): Promise<readonly Findin
   }
   const roles = names.filter((_, index) => known[index]!.applied)
   return [...findings, ...(await examineRowSecurity(database, roles, me))]
+}
+
+/** Whether a role of our name is one that we made, and nobody logs in as it. */
+function examineRole(name: string, { found, ours, login, applied }: MembersRow): readonly Finding[] {
+  if (!found) return []
+  if (!ours) {
+    const says = `The role ${name} was not made by Twinbox: it has no comment that says so`
+    const advice = `Rename or drop it, then run "twinbox roles --apply" as the owner.`
+    return [
+      applied
+        ? wrong(check, `${says}, and it has rights here, as its members have.`, advice)
+        : note(check, `${says}. "twinbox roles --apply" refuses it.`, advice),
+    ]
+  }
+  if (!login) return []
+  return [
+    note(
+      check,
+      `Somebody can log in as the role ${name}, which is for others to be granted.`,
+      `Take LOGIN from ${name}, and make a user a member of it.`,
+    ),
+  ]
 }
 
 /** Whether row-level security, which is never ours, hides rows from those who work here. */

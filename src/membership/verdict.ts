@@ -38,5 +38,5 @@ export async function declareDead(
     silentMs: dead.silent_ms,
     strategy: failover,
   })
-  await session.run(sql.disconnect, { application: dead.application })
+  await session.run(sql.disconnect, { worker: peer.id })
 }

@@ -36,7 +36,10 @@ export interface FailedAttempt {
 export interface AuditRow {
   readonly action: 'redrive' | 'skip' | 'prune' | 'erase'
   readonly at: Date
+  /** What they call themselves. */
   readonly who: string
+  /** The database's user whose session it was. */
+  readonly login: string
   readonly why: string | null
   readonly died_at: Date | null
   readonly attempt: number | null

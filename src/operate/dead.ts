@@ -1,5 +1,6 @@
 import { readFilter, type DeadLetterFilter, type Signed } from './filter.ts'
 import type { Database, DatabaseInput } from '../database/database.ts'
+import { auditSql } from '../database/sql/audit.ts'
 import { deadSql, type DeadAction } from '../database/sql/dead.ts'
 import { OptionError } from '../base/errors.ts'
 import { refuseUnknown, whole } from '../base/options.ts'
@@ -156,11 +157,16 @@ export async function showDeadLetter(
   readFilter(typeof which === 'number' ? { numbers: [which] } : { ids: [which] })
   const asked = typeof which === 'number' ? { number: which, id: null } : { number: null, id: which }
   return withTables(input, options.schema, async (database) => {
-    const sql = deadSql(database.schema)
-    const rows = await database.query(sql.show, { ...asked, payload: options.payload === true })
+    const rows = await database.query(deadSql(database.schema).show, {
+      ...asked,
+      payload: options.payload === true,
+    })
     const details: DeadLetterDetails[] = []
     for (const row of rows) {
-      const audit = await database.query(sql.audit, { id: row.id, consumer: row.consumer })
+      const audit = await database.query(auditSql(database.schema).ofMessage, {
+        id: row.id,
+        consumer: row.consumer,
+      })
       const { payload, ...content } = contentOf(row)
       details.push({
         ...toDeadLetter(row),

@@ -24,7 +24,10 @@ export interface DeadLetter {
 export interface Intervention {
   readonly action: AuditRow['action']
   readonly at: Date
+  /** Who they said they were. */
   readonly by: string
+  /** The database's user who was logged in. Nobody can say another one. */
+  readonly login: string
   readonly why: string | null
   readonly diedAt: Date | null
   readonly attempt: number | null
@@ -68,8 +71,8 @@ export function toDeadLetter(row: DeadLetterRow): DeadLetter {
 
 /** A row of `audit`. */
 export function toHistory(row: AuditRow): Intervention {
-  const { who, died_at: diedAt, errors, ...rest } = row
-  return { ...rest, by: who, diedAt, errors: errors ?? [] }
+  const { action, at, who: by, login, why, died_at: diedAt, attempt, reason, errors } = row
+  return { action, at, by, login, why, diedAt, attempt, reason, errors: errors ?? [] }
 }
 
 export function contentOf(row: DeadLetterRow): DeadLetterContent {

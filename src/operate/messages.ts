@@ -1,5 +1,6 @@
 import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { Database, DatabaseInput } from '../database/database.ts'
+import { auditSql } from '../database/sql/audit.ts'
 import { messageSql, messageStates, type MessageState, type PlacedRow } from '../database/sql/message.ts'
 import { OptionError } from '../base/errors.ts'
 import { jsonContentType } from '../message/message.ts'
@@ -127,12 +128,12 @@ export async function showMessage(
       ...{ id, look: lookAll, limit: 1000, payload },
     })
     const received = await database.query(sql.seen, { id })
-    const audit = await database.query(sql.audit, { id })
+    const audit = await database.query(auditSql(database.schema).ofMessage, { id, consumer: null })
     return {
       id,
       places,
       received: received.map(({ consumer, seen_at: at }) => ({ consumer, at })),
-      interventions: audit.map(({ consumer, ...row }) => ({ consumer: consumer || null, ...toHistory(row) })),
+      interventions: audit.map((row) => ({ consumer: row.consumer || null, ...toHistory(row) })),
     }
   })
 }

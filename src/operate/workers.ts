@@ -116,9 +116,9 @@ export async function evictWorkers(
   }
   return withTables(input, options.schema, async (database) => {
     const rows = await database.query(operateSql(database.schema).evict, { ids: [...new Set(ids)] })
-    for (const { evicted, application, silent_ms: silent } of rows) {
+    for (const { id, evicted, silent_ms: silent } of rows) {
       if (evicted && silent > silentMs) {
-        await database.query(operateSql(database.schema).disconnect, { application })
+        await database.query(operateSql(database.schema).disconnect, { worker: id })
       }
     }
     const those = (matches: (row: EvictRow) => boolean): number[] => rows.filter(matches).map(({ id }) => id)

@@ -24,7 +24,7 @@ export const relayTasks: readonly PruneTask[] = [
   { kind: 'workers', consumer: null, olderThanMs: endedWorkersMs },
 ]
 
-/** Who deletes dead letters, as it is written down: upkeep because it was told to, or an operator. */
+/** Who deletes dead letters or audit rows, as it is written down: upkeep because it was told to, or an operator. */
 export interface PruneSignature {
   readonly who: string
   readonly why: string | null
@@ -57,11 +57,11 @@ async function pruneOnce(
   { kind, consumer, olderThanMs }: PruneTask,
   signature: PruneSignature,
 ): Promise<number> {
-  const { prune, pruneDead } = upkeepSql(database.schema)
+  const { prune, pruneDead, pruneAudit } = upkeepSql(database.schema)
   const which = { most: pruneBatch, consumer, olderThanMs }
   const [gone] =
-    kind === 'dead'
-      ? await database.query(pruneDead, { ...which, ...signature })
+    kind === 'dead' || kind === 'audit'
+      ? await database.query(kind === 'dead' ? pruneDead : pruneAudit, { ...which, ...signature })
       : await database.query(prune[kind], which)
   return gone!.count
 }

@@ -1,9 +1,26 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openDatabase } from '../../src/database/database.ts'
 import { sqlstate } from '../../src/database/sqlstate.ts'
-import { roleNames, type RoleName } from '../../src/database/sql/roles.ts'
-import { applyRoles, createClaimer } from '../../src/index.ts'
+import { roleNames, type RoleName } from '../../src/database/sql/grants.ts'
+import { workerSql } from '../../src/database/sql/worker.ts'
+import { examineRights } from '../../src/doctor/rights.ts'
+import {
+  applyRoles,
+  createClaimer,
+  createOutbox,
+  eraseMessages,
+  migrate,
+  prune,
+  readAudit,
+  readRoles,
+  redriveDeadLetters,
+  rolesScript,
+  skipDeadLetters,
+  type Cancellable,
+  type Finding,
+} from '../../src/index.ts'
 import { recordEvents } from '../support/events.ts'
 import { createTestDatabase, serverUrl, type TestDatabase } from '../support/postgres.ts'
 
@@ -182,16 +199,256 @@ test('a publisher learns of one dedupe key whether it is taken, and makes none l
   }
 })
 
-test('a row of a worker ends no session of another application', async () => {
-  await clients.claimer.query(`set application_name = 'billing-api'`)
-  const bystander = new pg.Client({ connectionString: url('claimer'), application_name: 'billing-api' })
-  const tagged = new pg.Client({ connectionString: url('claimer'), application_name: 'api twinbox 0123abcd' })
-  const ended: string[] = []
-  bystander.on('error', () => ended.push('bystander'))
-  const gone = new Promise<void>((resolve) => tagged.on('end', resolve))
-  tagged.on('error', () => ended.push('tagged'))
-  await bystander.connect()
-  await tagged.connect()
+test('an operator neither changes nor empties the audit, and says not who was logged in', async () => {
+  await database.query(
+    `insert into twinbox.audit (action, who, consumer, key) values ('skip', 'ann', 'c', 'k')`,
+  )
+  for (const statement of [
+    `update twinbox.audit set who = 'bob'`,
+    `update twinbox.audit set at = '2000-01-01'`,
+    'delete from twinbox.audit',
+    'truncate twinbox.audit',
+    'select from twinbox.audit for update',
+    ...['login', 'at', 'number'].map(
+      (column) =>
+        `insert into twinbox.audit (action, who, consumer, ${column}) overriding system value values ('skip', 'ann', 'c', default)`,
+    ),
+    'alter table twinbox.audit disable trigger all',
+    `alter table twinbox.audit alter login set default 'ann'`,
+  ]) {
+    for (const role of roleNames)
+      expect([role, statement, await outcome(role, statement)]).toEqual([role, statement, denied])
+  }
+})
+
+test('what an operator does is written down with the name that it chose, and with whose session it was', async () => {
+  const as = url('operator')
+  const login = `${unique}_operator`
+  await database.query('truncate twinbox.audit')
+  const letters = `insert into twinbox.dead_letter (consumer, id, topic, key, payload, attempt, reason)
+    values ('c', gen_random_uuid(), 't', 'k1', '1', 1, 'no'), ('c', gen_random_uuid(), 't', 'k2', '1', 1, 'no')`
+  await database.query(letters)
+  const by = { by: 'ann', reason: 'asked for' }
+  expect(await skipDeadLetters(as, { key: 'k1' }, by)).toMatchObject({ count: 1 })
+  expect(await redriveDeadLetters(as, { key: 'k2', consumer: 'c' }, by)).toMatchObject({ count: 1 })
+  const did = async (): Promise<unknown[]> =>
+    (await readAudit(database.url)).map(({ action, by: who, login: user, key, reason }) =>
+      [action, who, user, key, reason].join(' '),
+    )
+  expect(await did()).toEqual([`redrive ann ${login} k2 no`, `skip ann ${login} k1 no`])
+  await database.query('delete from twinbox.deferred')
+
+  await eraseMessages(as, { key: 'k1' }, by)
+  expect(await did()).toEqual([
+    `erase ann ${login}  audit 1`,
+    `redrive ann ${login} k2 no`,
+    `skip ann ${login}  erased by ${login}`,
+  ])
+  // Whoever leaves the erasing out of account is named in the row itself.
+  await clients.operator.query(`select twinbox.erase_audit('k2', '{}', null, null)`)
+  expect(await did()).toContain(`redrive ann ${login}  erased by ${login}`)
+
+  // Whoever prunes all is the one who is left.
+  expect(await prune(as, 'audit', { olderThanMs: 0, by: 'bob' })).toBe(3)
+  expect(await did()).toEqual([`prune bob ${login}  audit 3`])
+  expect(await prune(as, 'audit', { olderThanMs: 0, by: 'eve' })).toBe(1)
+  expect(await did()).toEqual([`prune eve ${login}  audit 1`])
+  await clients.operator.query(`select twinbox.prune_audit(9, '0', null, 'nobody', null)`)
+  expect(await did()).toEqual([`prune nobody ${login}  audit 1`])
+  expect(await prune(as, 'audit', { olderThanMs: 60_000 })).toBe(0)
+  expect(await did()).toHaveLength(1)
+})
+
+describe('a canceller', () => {
+  test('takes back what waits for its time, and frees its dedupe key', async () => {
+    const ids = [randomUUID(), randomUUID()] as const
+    await database.query(`insert into twinbox.deferred (due_at, id, topic, payload, dedupe_key) values
+      (now() + interval '1 hour', '${ids[0]}', 't', '1', null), (now() + interval '1 hour', '${ids[1]}', 't', '1', 'later');
+      insert into twinbox.dedupe (topic, dedupe_key, id, expires_at) values
+      ('t', 'later', '${ids[1]}', now() + interval '1 hour'), ('u', 'later', gen_random_uuid(), now() + interval '1 hour')`)
+    const cancel = async (which: Cancellable): Promise<boolean> => {
+      await clients.canceller.query('begin')
+      const { cancelled } = await createOutbox().cancel(clients.canceller, which)
+      await clients.canceller.query('commit')
+      return cancelled
+    }
+    expect(await cancel({ id: ids[0] })).toBe(true)
+    expect(await cancel({ id: ids[0] })).toBe(false)
+    expect(await cancel({ topic: 't', dedupeKey: 'other' })).toBe(false)
+    expect(await cancel({ topic: 't', dedupeKey: 'later' })).toBe(true)
+    expect(await database.query(`select topic from twinbox.dedupe where dedupe_key = 'later'`)).toEqual([
+      { topic: 'u' },
+    ])
+    expect(await database.query('select from twinbox.deferred')).toEqual([])
+  })
+
+  test('does not touch what a failure has deferred, of a consumer or of the outbox', async () => {
+    const ids = [randomUUID(), randomUUID()] as const
+    await database.query(`insert into twinbox.deferred (due_at, consumer, attempt, id, topic, payload) values
+      (now() + interval '1 hour', 'billing', 1, '${ids[0]}', 't', '1'), (now() + interval '1 hour', '', 1, '${ids[1]}', 't', '1');
+      insert into twinbox.dedupe (topic, dedupe_key, id, expires_at) values ('t', 'retried', '${ids[0]}', now() + interval '1 hour')`)
+    for (const given of [`'${ids[0]}'`, `'${ids[1]}'`, `topic => 't', dedupe_key => 'retried'`]) {
+      const { rows } = await clients.canceller.query(`select twinbox.cancel(${given}) as cancelled`)
+      expect(rows).toEqual([{ cancelled: false }])
+    }
+    expect(await database.query('delete from twinbox.deferred returning 1 as one')).toHaveLength(2)
+    expect(
+      await database.query(`delete from twinbox.dedupe where dedupe_key = 'retried' returning 1 as one`),
+    ).toHaveLength(1)
+  })
+
+  test('names one message', async () => {
+    for (const given of [
+      '',
+      `topic => 't'`,
+      `dedupe_key => 'd'`,
+      `gen_random_uuid(), 't'`,
+      `gen_random_uuid(), 't', 'd'`,
+    ]) {
+      expect([given, await outcome('canceller', `select twinbox.cancel(${given})`)]).toEqual([given, '22023'])
+    }
+  })
+})
+
+describe('a role that Twinbox has not made', () => {
+  const schema = `x${randomBytes(5).toString('hex')}`
+  const gone = [...roleNames.map((role) => `${schema}_${role}`), `${schema}_mallory`]
+  beforeAll(async () => {
+    await migrate(database.url, { schema })
+    await database.query(`create role ${schema}_mallory login password 'secret'`)
+  })
+  afterAll(async () => {
+    await database.query(`drop schema if exists ${schema} cascade`)
+    for (const role of gone) await database.query(`drop role if exists ${role}`)
+  })
+  const made = (): Promise<unknown[]> =>
+    database.query(`select rolname::text as name from pg_roles
+      where rolname like '${schema}\\_%' and rolname <> '${schema}_mallory' order by 1`)
+  const mine = `${schema}_reader`
+  /** What `doctor` says of rights. */
+  const examine = async (): Promise<readonly Finding[]> => {
+    const { database: own } = openDatabase(database.url, { schema, poolSize: 1 })
+    try {
+      return await examineRights(own)
+    } finally {
+      await own.close()
+    }
+  }
+
+  test.each([
+    ['is there', [`create role ${mine}`], ['no comment'], []],
+    ['can log in', [`create role ${mine} login password 'secret'`], ['it can log in'], []],
+    ['has members', [`create role ${mine}`, `grant ${mine} to ${schema}_mallory`], ['it has members'], []],
+    [
+      'owns something',
+      [
+        `create role ${mine}`,
+        `create table public.${schema} ()`,
+        `alter table public.${schema} owner to ${mine}`,
+      ],
+      ['it owns something'],
+      [`drop table public.${schema}`],
+    ],
+    [
+      'has another comment',
+      [`create role ${mine}`, `comment on role ${mine} is 'twinbox role relay of schema ${schema}'`],
+      ['no comment'],
+      [],
+    ],
+  ])('and %s is refused before anything changes', async (_, prepare, says, after) => {
+    for (const statement of prepare) await database.query(statement)
+    const [before] = await database.query(
+      `select nspacl::text as acl from pg_namespace where nspname = '${schema}'`,
+    )
+    for (const apply of [
+      () => applyRoles(database.url, { schema }),
+      // Without a transaction around it, as in psql.
+      () => database.query(rolesScript(schema)),
+    ]) {
+      await expect(apply()).rejects.toMatchObject({
+        code: '42710',
+        message: expect.stringMatching(
+          new RegExp(`The role ${mine} was not made by Twinbox.*${says[0]}`),
+        ) as string,
+        hint: expect.stringContaining(
+          `comment on role ${mine} is 'twinbox role reader of schema ${schema}'`,
+        ) as string,
+      })
+    }
+    expect(await made()).toEqual([{ name: mine }])
+    expect(
+      (await database.query(`select nspacl::text as acl from pg_namespace where nspname = '${schema}'`))[0],
+    ).toEqual(before)
+    const status = await readRoles(database.url, { schema })
+    expect(status.find(({ name }) => name === mine)).toMatchObject({ exists: true, ours: false })
+    const findings = await examine()
+    expect(findings).toContainEqual(
+      expect.objectContaining({
+        level: 'note',
+        found: expect.stringContaining(`${mine} was not made`) as string,
+      }),
+    )
+    for (const statement of [...after, `drop role ${mine}`]) await database.query(statement)
+  })
+
+  test('is told from ours, which are applied again and again, and may have members', async () => {
+    await applyRoles(database.url, { schema })
+    await database.query(`grant ${mine} to ${schema}_mallory`)
+    await applyRoles(database.url, { schema })
+    await database.query(rolesScript(schema))
+    expect((await readRoles(database.url, { schema })).every(({ ours }) => ours)).toBe(true)
+    const about = async (): Promise<string[]> =>
+      (await examine())
+        .filter(({ found, level }) => level !== 'ok' && found.includes(mine))
+        .map(({ found, level }) => `${level} ${found}`)
+    expect(await about()).toEqual([])
+    await database.query(`alter role ${mine} login`)
+    expect(await about()).toEqual([expect.stringMatching(/^note Somebody can log in as/)])
+    // It has its rights already: then it is more than a note.
+    await database.query(`comment on role ${mine} is null`)
+    expect(await about()).toEqual([expect.stringMatching(/^wrong .* was not made by Twinbox/)])
+    await expect(applyRoles(database.url, { schema })).rejects.toMatchObject({ code: '42710' })
+    // What the hint says is what helps.
+    await database.query(`comment on role ${mine} is 'twinbox role reader of schema ${schema}'`)
+    await applyRoles(database.url, { schema })
+  })
+})
+
+/** A session under an application_name, which counts what ends it. */
+async function session(
+  role: RoleName,
+  application: string,
+): Promise<{ ended: () => Promise<boolean>; close: () => Promise<void> }> {
+  const client = new pg.Client({ connectionString: url(role), application_name: application })
+  client.on('error', () => {})
+  await client.connect()
+  return {
+    // A session that is told to end answers nothing more.
+    ended: () =>
+      client.query('select 1').then(
+        () => false,
+        () => true,
+      ),
+    close: () => client.end().catch(() => {}),
+  }
+}
+
+/** The row of a worker that never beats, written by this user. */
+const dead = (by: Pick<TestDatabase, 'query'>, application: string): Promise<unknown> =>
+  by.query(
+    `insert into twinbox.worker (kind, consumer, host, pid, version, application) values ('claimer', 'kill', 'h', 1, '0', $1)`,
+    [application],
+  )
+
+test('a row of a worker ends no session of another application, nor of another user', async () => {
+  // The name of a living claimer's sessions is no secret: whoever may write a row can say it.
+  const untagged = await session('claimer', 'billing-api')
+  const forged = await session('claimer', 'api twinbox 0123abcd')
+  const left = await session('claimer', 'api twinbox 4567cdef')
+  await dead(clients.claimer, 'billing-api')
+  await dead(database, 'api twinbox 0123abcd')
+  // Its own, and found last, so that the others have been decided on when it ends.
+  await dead(clients.claimer, 'api twinbox 4567cdef')
   const seen = recordEvents()
   const claimer = createClaimer(
     {
@@ -203,23 +460,71 @@ test('a row of a worker ends no session of another application', async () => {
     },
     { '#': () => {} },
   )
-  // What carries our tag is found last, so that the other one has been decided on when it ends.
-  for (const application of ['billing-api', 'api twinbox 0123abcd']) {
-    await clients.receiver.query(
-      `insert into twinbox.worker (kind, consumer, host, pid, version, application, beat_at)
-      values ('claimer', 'kill', 'h', 1, '0', $1, '2000-01-01')`,
-      [application],
-    )
-  }
   await claimer.start()
   try {
-    await seen.next('worker_dead', () => true, 2)
-    await gone
+    await seen.next('worker_dead', () => true, 3)
     await claimer.stop()
-    expect((await bystander.query('select 1 as one')).rows).toEqual([{ one: 1 }])
-    expect(ended).not.toContain('bystander')
+    expect([await untagged.ended(), await forged.ended(), await left.ended()]).toEqual([false, false, true])
   } finally {
     await claimer.stop()
-    await bystander.end().catch(() => {})
+    for (const each of [untagged, forged, left]) await each.close()
   }
+})
+
+test('a session that began after the verdict is not ended: it is of the life after it', async () => {
+  const application = 'api twinbox 89abef01'
+  await dead(clients.claimer, application)
+  const [row] = await database.query<{
+    id: number
+  }>(`update twinbox.worker set ended_at = clock_timestamp(), ended_by = 'heartbeat'
+    where application = '${application}' returning id`)
+  const late = await session('claimer', application)
+  const disconnect = async (): Promise<number> => {
+    const statement = workerSql('twinbox').disconnect
+    const { rows } = await clients.claimer.query<{ closed: string }>(
+      statement.text,
+      statement.bind({ worker: row!.id }),
+    )
+    return Number(rows[0]!.closed)
+  }
+  expect(await disconnect()).toBe(0)
+  expect(await late.ended()).toBe(false)
+  await database.query(`update twinbox.worker set ended_at = null, ended_by = null where id = ${row!.id}`)
+  expect(await disconnect()).toBe(0)
+  await database.query(`update twinbox.worker set ended_at = clock_timestamp() where id = ${row!.id}`)
+  expect(await disconnect()).toBe(1)
+  expect(await late.ended()).toBe(true)
+  await late.close()
+})
+
+test('nobody registers, ends or deletes workers of a kind whose work it may not do', async () => {
+  const kinds = ['relay', 'receiver', 'claimer'] as const
+  const ids: Record<string, number> = {}
+  for (const kind of kinds) {
+    const [row] = await database.query<{ id: number }>(
+      `insert into twinbox.worker (kind, consumer, host, pid, version, application) values ('${kind}', 'c', 'h', 1, '0', '') returning id`,
+    )
+    ids[kind] = row!.id
+  }
+  for (const role of [...kinds, 'operator'] as const) {
+    for (const kind of kinds) {
+      const of = `where id = ${ids[kind]}`
+      const may = role === kind || role === 'operator' ? 'ok' : denied
+      for (const statement of [
+        `update twinbox.worker set ended_at = now(), ended_by = 'evict' ${of}`,
+        `update twinbox.worker set ended_at = null, ended_by = null ${of}`,
+        `update twinbox.worker set reserved_until = now() ${of}`,
+      ])
+        expect([role, statement, await outcome(role, statement)]).toEqual([role, statement, may])
+      const register = `insert into twinbox.worker (kind, consumer, host, pid, version, application) values ('${kind}', 'c', 'h', 1, '0', '')`
+      expect([role, kind, await outcome(role, register)]).toEqual([role, kind, role === kind ? 'ok' : denied])
+      const forget = `delete from twinbox.worker ${of}`
+      const may2 = role === 'operator' || (role === 'relay' && kind === 'relay') ? 'ok' : denied
+      expect([role, kind, await outcome(role, forget)]).toEqual([role, kind, may2])
+    }
+  }
+  // Those that have ended are pruned by relays, whatever they were.
+  await database.query(`update twinbox.worker set ended_at = now(), ended_by = 'stop' where consumer = 'c'`)
+  for (const kind of kinds)
+    expect(await outcome('relay', `delete from twinbox.worker where id = ${ids[kind]}`)).toBe('ok')
 })

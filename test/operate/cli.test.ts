@@ -2,6 +2,7 @@ import { mkdtemp, readFile, stat, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { AuditEntry } from '../../src/index.ts'
 import { Command, type Output } from '../support/command.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
@@ -144,6 +145,13 @@ describe('with dead letters', () => {
     expect(await database.query('select who, why, consumer, key from twinbox.audit')).toEqual([
       { who: 'ann', why: 'fixed', consumer: 'billing', key: 'o1' },
     ])
+    const [{ login }] = (await database.query('select session_user::text as login')) as [{ login: string }]
+    const audit = await twinbox('audit', '--consumer', 'billing')
+    expect(audit.stdout).toMatch(/redrive +ann +\S+ +billing +order.placed +o1 .*fixed: TypeError/)
+    const { entries } = JSON.parse((await twinbox('audit', '--json')).stdout) as { entries: AuditEntry[] }
+    expect(entries).toMatchObject([{ action: 'redrive', by: 'ann', login, id, why: 'fixed' }])
+    expect((await twinbox('messages', 'show', id)).stdout).toContain(`by ann, logged in as ${login}: fixed`)
+    expect((await twinbox('audit', '--key', 'other')).stdout).toBe('Nothing is written down.\n')
     expect(await database.query('select seq::int, attempt from twinbox.parked_message order by seq')).toEqual(
       [
         { seq: 3, attempt: 0 },

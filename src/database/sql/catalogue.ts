@@ -1,3 +1,4 @@
+import { auditSql } from './audit.ts'
 import { circuitSql } from './circuit.ts'
 import { completionSql } from './completion.ts'
 import { deadSql } from './dead.ts'
@@ -33,6 +34,7 @@ import type { Parameter } from './parameter.ts'
 import { pathsOf, type Statement } from './statement.ts'
 
 const rooms = {
+  audit: auditSql,
   circuit: circuitSql,
   completion: completionSql,
   dead: deadSql,

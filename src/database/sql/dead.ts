@@ -1,4 +1,3 @@
-import type { AuditRow } from '../../message/row.ts'
 import type { DeadLetterRow, DeadListRow, DeadStepRow } from './letter.ts'
 import {
   bigint,
@@ -224,11 +223,5 @@ export const deadSql = perSchema('dead', (s) => {
       { numbers: bigints, ids: uuids },
       `select number, id from ${s}.dead_letter where number = any ($numbers) or id = any ($ids)`,
     ).gives<{ readonly number: number; readonly id: string }>(),
-
-    audit: planned(
-      { id: uuid, consumer: text },
-      `select ${readable('a', 'action, at, who, why, died_at, attempt, reason, errors')} from ${s}.audit as a
-      where a.id = $id and a.consumer = $consumer order by a.number limit 1000`,
-    ).gives<AuditRow>(),
   }
 })

@@ -1,4 +1,4 @@
-import type { AuditRow, FailedAttempt, MessageRow } from '../../message/row.ts'
+import type { FailedAttempt, MessageRow } from '../../message/row.ts'
 import { layout } from '../layout.ts'
 import { boolean, int, optional, text, texts, uuid } from './parameter.ts'
 import {
@@ -160,11 +160,5 @@ export const messageSql = perSchema('message', (s) => {
       join ${s}.seen as k on k.consumer = c.consumer and k.id = $id
       order by c.consumer`,
     ).gives<{ readonly consumer: string; readonly seen_at: Date }>(),
-
-    audit: planned(
-      { id: uuid },
-      `select ${readable('a', 'consumer, action, at, who, why, died_at, attempt, reason, errors')}
-      from ${s}.audit as a where a.id = $id order by a.number limit 1000`,
-    ).gives<AuditRow & { readonly consumer: string }>(),
   }
 })

@@ -7,7 +7,6 @@ export interface EvictRow {
   readonly id: number
   readonly known: boolean
   readonly evicted: boolean
-  readonly application: string
   readonly silent_ms: number
 }
 
@@ -60,7 +59,7 @@ export const operateSql = perSchema('operate', (s) => ({
     limit $limit`,
   ).gives<WorkerRow>(),
 
-  disconnect: planned({ application: text }, disconnecting),
+  disconnect: planned({ worker: int }, disconnecting(s)),
 
   // An id that is known and was not evicted had ended before, even if that was a moment ago and the snapshot of this
   // statement does not know it yet.
@@ -69,9 +68,9 @@ export const operateSql = perSchema('operate', (s) => ({
     `with evicted as (
       update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'evict'
       where id = any ($ids) and ended_at is null
-      returning id, application, extract(epoch from clock_timestamp() - beat_at)::float8 * 1000 as silent_ms
+      returning id, extract(epoch from clock_timestamp() - beat_at)::float8 * 1000 as silent_ms
     )
-    select asked.id, w.id is not null as known, e.id is not null as evicted, e.application, e.silent_ms
+    select asked.id, w.id is not null as known, e.id is not null as evicted, e.silent_ms
     from unnest($ids) with ordinality as asked(id, place)
     left join evicted as e on e.id = asked.id
     left join ${s}.worker as w on w.id = asked.id

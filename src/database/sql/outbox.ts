@@ -168,20 +168,14 @@ export const outboxSql = perSchema('outbox', (s) => {
       ),
     ).gives<Known>(),
 
-    // What is being promoted at this moment is waited for, and then it is too late. The dedupe key is free again.
+    // By a function, since whoever cancels may read neither dedupe keys nor what others have deferred.
     cancel: prepared(
-      { id: asText(optional(uuid)), topic: asText(optional(text)), dedupeKey: asText(optional(text)) },
-      `with gone as (
-        delete from ${s}.deferred as d
-        where d.consumer ${op('=')} '' and d.attempt ${op('=')} 0 and d.id ${op('=')} coalesce($id, (
-          select k.id from ${s}.dedupe as k where k.topic ${op('=')} $topic and k.dedupe_key ${op('=')} $dedupeKey))
-        returning d.topic, d.dedupe_key, d.id
-      ),
-      freed as (
-        delete from ${s}.dedupe as k using gone
-        where k.topic ${op('=')} gone.topic and k.dedupe_key ${op('=')} gone.dedupe_key and k.id ${op('=')} gone.id
-      )
-      select pg_catalog.count(*)::int as count from gone`,
+      {
+        id: asText(optional(uuid)),
+        topic: like(asText(optional(text)), 'null'),
+        dedupeKey: like(asText(optional(text)), 'null'),
+      },
+      `select ${s}.cancel($id, $topic, $dedupeKey)::int as count`,
     ).gives<{ readonly count: unknown }>(),
 
     // A message is named by its place and its id: after a failover, its place may be another message's.

@@ -63,7 +63,7 @@ export const privacySql = perSchema('privacy', (s) => {
     const what = `(${laneOfKey(table)} m.key = $key or m.id = any ($ids)) and ${inScope(table)}`
     // What an operator did stays, without what it was done to.
     return table === 'audit'
-      ? `${what} and (m.key is not null or m.reason is not null or m.errors is not null)`
+      ? `${what} and (m.key is not null or m.errors is not null or m.reason not like 'erased by %')`
       : what
   }
   const some = (select: string, tables: readonly ErasedTable[] = holders): string =>
@@ -79,20 +79,18 @@ export const privacySql = perSchema('privacy', (s) => {
   // Of each table the rows are locked before they go, and nobody is waited for: who completes one just now may wait for another.
   // What is not locked at once raises 55P03, and all is tried again.
   const erasing = (table: Exclude<ErasedTable, 'circuit'>): string => {
-    const gone =
-      table === 'audit'
-        ? `update ${s}.audit as m set key = null, reason = null, errors = null from found_audit as f where m.ctid = f.ctid returning 1`
-        : `delete from ${s}.${table} as m using found_${table} as f where m.ctid = f.ctid${
-            table === 'dedupe'
-              ? ''
-              : ` returning ${consumerOf(table)} as consumer, m.topic, m.key${
-                  table === 'outbox' || table === 'inbox' ? ', m.lane, m.seq' : ''
-                }`
-          }`
+    // By a function, which takes out what is personal and no more.
+    if (table === 'audit')
+      return `found_audit as materialized (select from generate_series(1, ${s}.erase_audit($key, $ids, $consumer, $topic)))`
+    const returning = `returning ${consumerOf(table)} as consumer, m.topic, m.key${
+      table === 'outbox' || table === 'inbox' ? ', m.lane, m.seq' : ''
+    }`
     return `found_${table} as materialized (
         select m.ctid from ${s}.${table} as m where ${matches(table)} for update nowait
       ),
-      gone_${table} as (${gone})`
+      gone_${table} as (
+        delete from ${s}.${table} as m using found_${table} as f where m.ctid = f.ctid${table === 'dedupe' ? '' : ` ${returning}`}
+      )`
   }
   const plain = ['outbox', 'inbox', ...holders.slice(2), 'dedupe', 'audit'] as Exclude<
     ErasedTable,

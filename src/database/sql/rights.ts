@@ -12,13 +12,17 @@ export const rightsSql = perSchema('rights', (s) => {
   const bare = s.replaceAll('"', '')
   return {
     // Of those privileges that are asked about, the ones that `$role` has not got. A column is '' for the
-    // table as a whole. All of them if it may not even use the schema.
+    // table as a whole; `execute` is of all functions of that name. All of them if it may not even use the schema.
     missing: planned(
       { role: identifier, tables: texts, privileges: texts, columns: texts },
       `select a.relation as "table", a.privilege, a.attribute as column
       from unnest($tables, $privileges, $columns) with ordinality as a(relation, privilege, attribute, nr)
       cross join lateral (select to_regclass('${s}.' || quote_ident(a.relation)) as oid) as t
-      where not has_schema_privilege($role, '${bare}', 'usage') or t.oid is null or not case
+      where not has_schema_privilege($role, '${bare}', 'usage') or not case
+        when a.privilege = 'execute' then coalesce((
+          select bool_and(has_function_privilege($role, p.oid, 'execute')) from pg_proc as p
+          where p.pronamespace = to_regnamespace('${bare}') and p.proname = a.relation), false)
+        when t.oid is null then false
         when a.attribute = '' then has_table_privilege($role, t.oid, a.privilege)
         else has_column_privilege($role, t.oid, a.attribute, a.privilege) end
       order by a.nr`,

@@ -1,148 +1,30 @@
+import {
+  functions,
+  grants,
+  hiddenFromReaders,
+  messageTables,
+  numbers,
+  roleNames,
+  type Grant,
+  type RoleName,
+} from './grants.ts'
 import { texts } from './parameter.ts'
 import { perSchema, planned } from './statement.ts'
 
-/**
- * Least privilege: what each kind of process needs of the tables, and nothing else. `doctor` compares the catalog with
- * this, and `test/roles.test.ts` runs real workers under it.
- */
-export const roleNames = [
-  'publisher',
-  'canceller',
-  'relay',
-  'receiver',
-  'claimer',
-  'operator',
-  'reader',
-] as const
-export type RoleName = (typeof roleNames)[number]
-
-export type Privilege = 'select' | 'insert' | 'update' | 'delete'
-
-export interface Grant {
-  readonly table: string
-  readonly privileges: readonly Privilege[]
-  /** Only these columns. */
-  readonly columns?: readonly string[]
-}
-
-const on = (table: string, ...privileges: readonly Privilege[]): Grant => ({ table, privileges })
-const only = (table: string, privilege: Privilege, ...columns: readonly string[]): Grant => ({
-  table,
-  privileges: [privilege],
-  columns,
-})
-
-/** Registering, giving signs of life, declaring others dead, forgetting those who died yesterday. */
-const membership = [
-  on('worker', 'select', 'insert', 'update', 'delete'),
-  on('incarnation', 'select', 'insert'),
-  on('migration', 'select'),
-]
-/** Moving messages between lanes and the tables of those that are not ready. `for update` asks for `update`. */
-const waiting = [
-  on('lane', 'select', 'update'),
-  on('deferred', 'select', 'insert', 'update', 'delete'),
-  on('parked', 'select', 'insert', 'update', 'delete'),
-  on('parked_message', 'select', 'insert', 'delete'),
-  // Dead letters are pruned by whoever is told to, and each leaves a trace.
-  on('dead_letter', 'select', 'insert', 'delete'),
-  on('audit', 'insert'),
-]
-
-/** What a publisher may say of a message. */
-const published = ['id', 'topic', 'key', 'headers', 'payload', 'body', 'content_type', 'expires_at']
-
-/** What nobody but the workers of its consumer has to see. */
-export const hiddenFromReaders = ['payload', 'body', 'headers'] as const
-
-/** Of which a reader sees everything but what is hidden. */
-export const messageTables = [
-  'outbox',
-  'inbox',
-  'deferred',
-  'parked',
-  'parked_message',
-  'unhandled',
-  'dead_letter',
-  'schedule',
-] as const
-
-export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
-  // Neither status, attempts nor the order of what it publishes, and nothing that others have published: whether a dedupe
-  // key is taken, a function tells.
-  publisher: [
-    only('outbox', 'insert', 'lane', ...published),
-    only('deferred', 'insert', 'due_at', 'published_at', 'dedupe_key', ...published),
-  ],
-  // Beside publisher, for `cancel`. It can delete whatever waits for a time, retries of consumers included.
-  canceller: [
-    only('deferred', 'select', 'consumer', 'attempt', 'id', 'topic', 'dedupe_key'),
-    on('deferred', 'delete'),
-    only('dedupe', 'select', 'topic', 'dedupe_key', 'id'),
-    on('dedupe', 'delete'),
-  ],
-  relay: [
-    ...membership,
-    ...waiting,
-    on('lane', 'insert'),
-    on('outbox', 'select', 'insert', 'update', 'delete'),
-    on('dedupe', 'select', 'insert', 'delete'),
-    on('schedule', 'select', 'update'),
-  ],
-  receiver: [
-    ...membership,
-    on('lane', 'select', 'insert'),
-    on('inbox', 'insert'),
-    on('seen', 'select', 'insert', 'delete'),
-    on('subscription', 'select', 'insert', 'update'),
-    on('dead_letter', 'insert'),
-  ],
-  claimer: [
-    ...membership,
-    ...waiting,
-    on('lane', 'insert'),
-    on('inbox', 'select', 'insert', 'update', 'delete'),
-    on('handled', 'select', 'insert', 'delete'),
-    on('unhandled', 'select', 'insert', 'update', 'delete'),
-    on('circuit', 'select', 'insert', 'update', 'delete'),
-  ],
-  operator: [
-    on('migration', 'select'),
-    ...[
-      ...messageTables,
-      'lane',
-      'circuit',
-      'worker',
-      'subscription',
-      'dedupe',
-      'seen',
-      'audit',
-      'handled',
-    ].map((table) => on(table, 'select', 'insert', 'update', 'delete')),
-  ],
-  // The columns of messages are found when the grants are given, so that none of a later version is forgotten.
-  reader: ['migration', 'lane', 'worker', 'subscription', 'audit', 'handled', 'circuit'].map((table) =>
-    on(table, 'select'),
-  ),
-}
-
 export interface MembersRow {
   readonly found: boolean
+  /** Whether it has the mark of those that we made. */
+  readonly ours: boolean
+  readonly login: boolean
   readonly applied: boolean
   readonly members: readonly string[]
 }
 
-/** Of which a worker has to see whether it has gone back. */
-const numbers: Partial<Record<RoleName, string>> = { relay: 'outbox_seq_seq', claimer: 'inbox_seq_seq' }
-const functions: Partial<Record<RoleName, readonly string[]>> = {
-  publisher: ['publish', 'take_dedupe_keys', 'new_id', 'lane_of', 'plain_headers', 'sound_headers'],
-  relay: ['lane_of', 'plain_headers', 'sound_headers', 'incarnation', 'mend_sequences'],
-  receiver: ['lane_of', 'incarnation', 'mend_sequences'],
-  claimer: ['lane_of', 'plain_headers', 'sound_headers', 'complete', 'incarnation', 'mend_sequences'],
-  operator: ['lane_of', 'plain_headers', 'sound_headers'],
-}
-
 export const roleOf = (schema: string, role: RoleName): string => `${schema.replaceAll('"', '')}_${role}`
+
+/** The comment of a role that we made. Another one's role of that name may have members whom nobody meant. */
+export const markOf = (schema: string, role: RoleName): string =>
+  `twinbox role ${role} of schema ${schema.replaceAll('"', '')}`
 
 export const rolesSql = perSchema('roles', (s) => {
   const role = (name: RoleName): string => `"${roleOf(s, name)}"`
@@ -166,41 +48,53 @@ export const rolesSql = perSchema('roles', (s) => {
     ].join('\n')
 
   return {
-    // May be run again after each migration: it begins by taking everything back. Needs the owner of the tables, and
-    // CREATEROLE.
+    // May be run again after each migration: it takes everything back before it gives. Needs the owner of the tables, and
+    // CREATEROLE. One statement, so that a role of somebody else stops it before anything has changed, in psql as well.
     script: `do $$
 declare
   name text;
+  mark text;
+  found record;
+  columns text;
 begin
-  foreach name in array array[${roleNames.map((name) => `'${roleOf(s, name)}'`).join(', ')}] loop
+  for name, mark in values ${roleNames.map((each) => `('${roleOf(s, each)}', '${markOf(s, each)}')`).join(',\n    ')} loop
     begin
       execute format('create role %I nologin', name);
+      execute format('comment on role %I is %L', name, mark);
     exception
       -- Roles belong to all databases of a server, so another one may have made them.
       when duplicate_object or unique_violation then null;
     end;
+    select r.rolcanlogin as login, shobj_description(r.oid, 'pg_authid') is not distinct from mark as ours,
+      exists (select from pg_auth_members as m where m.roleid = r.oid) as members,
+      exists (select from pg_shdepend as d where d.refobjid = r.oid
+        and d.refclassid = 'pg_authid'::regclass and d.deptype = 'o') as owns
+    into found from pg_roles as r where r.rolname = name;
+    if found.ours is not true then
+      raise exception 'The role % was not made by Twinbox (%), and gets no rights: nothing was changed.', name, concat_ws(', ',
+          'it has no comment that says so', case when found.login then 'it can log in' end,
+          case when found.members then 'it has members' end, case when found.owns then 'it owns something' end)
+        using errcode = 'duplicate_object', hint = format('Rename or drop it. If an earlier Twinbox made it and its members '
+          'are those that you want: comment on role %I is %L', name, mark);
+    end if;
   end loop;
-end
-$$;
 
-revoke all on schema ${s} from public, ${all};
-revoke all on all tables in schema ${s} from public, ${all};
-revoke all on all sequences in schema ${s} from public, ${all};
-revoke all on all functions in schema ${s} from public, ${all};
-grant usage on schema ${s} to ${all};
+  revoke all on schema ${s} from public, ${all};
+  revoke all on all tables in schema ${s} from public, ${all};
+  revoke all on all sequences in schema ${s} from public, ${all};
+  revoke all on all functions in schema ${s} from public, ${all};
+  grant usage on schema ${s} to ${all};
 
-${roleNames.map(forRole).join('\n\n')}
+${roleNames
+  .map(forRole)
+  .join('\n\n')
+  .replaceAll(/^(?=.)/gm, '  ')}
 
-do $$
-declare
-  name text;
-  columns text;
-begin
-  foreach name in array array[${messageTables.map((name) => `'${name}'`).join(', ')}] loop
+  foreach name in array array[${messageTables.map((each) => `'${each}'`).join(', ')}] loop
     select string_agg(format('%I', attname), ', ' order by attnum) into columns
     from pg_attribute
     where attrelid = format('%I.%I', '${bare}', name)::regclass and attnum > 0 and not attisdropped
-      and attname <> all (array[${hiddenFromReaders.map((name) => `'${name}'`).join(', ')}]);
+      and attname <> all (array[${hiddenFromReaders.map((each) => `'${each}'`).join(', ')}]);
     execute format('grant select (%s) on %I.%I to %I', columns, '${bare}', name, '${roleOf(s, 'reader')}');
   end loop;
 end
@@ -210,16 +104,17 @@ $$;
     // Who is a member, by itself or through others; and whether the role has been let in here. Roles belong to all
     // databases of a server, so that it is there says nothing.
     members: planned(
-      { names: texts },
-      `select asked.name as role, r.oid is not null as found,
+      { names: texts, marks: texts },
+      `select asked.name as role, r.oid is not null as found, coalesce(r.rolcanlogin, false) as login,
+        shobj_description(r.oid, 'pg_authid') is not distinct from asked.mark as ours,
         coalesce(has_schema_privilege(r.oid, to_regnamespace('${bare}'), 'usage'), false) as applied,
         coalesce(array_agg(m.rolname::text order by m.rolname)
           filter (where m.rolname is not null), '{}') as members
-      from unnest($names) with ordinality as asked(name, nr)
+      from unnest($names, $marks) with ordinality as asked(name, mark, nr)
       left join pg_roles as r on r.rolname = asked.name
       left join pg_auth_members as a on a.roleid = r.oid
       left join pg_roles as m on m.oid = a.member
-      group by asked.name, asked.nr, r.oid order by asked.nr`,
+      group by asked.name, asked.mark, asked.nr, r.oid, r.rolcanlogin order by asked.nr`,
     ).gives<MembersRow>(),
   }
 })

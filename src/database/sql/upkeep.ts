@@ -8,7 +8,7 @@ export type PruneKind = (typeof pruneKinds)[number]
 /** How many, of which consumer (null: of all), and how old. */
 const pruning = { most: int, consumer: optional(text), olderThanMs: optional(float8) }
 /** Those of which nothing is written down. */
-const silentKinds = ['dedupe', 'seen', 'workers', 'handled', 'audit'] as const
+const silentKinds = ['dedupe', 'seen', 'workers', 'handled'] as const
 
 export interface PrunedRow {
   readonly count: number
@@ -47,9 +47,10 @@ export const upkeepSql = perSchema('upkeep', (s) => {
     },
     audit: { table: 'audit', where: `${ofConsumer} and ${old('t.at')}` },
   }
-  const deleting = (kind: PruneKind, audited = ''): string => `with turn as materialized (
+  const turn = (kind: PruneKind): string => `turn as materialized (
         select pg_try_advisory_xact_lock('${s}.${tables[kind].table}'::regclass::oid::int, hashtext(coalesce($consumer, '*'))) as ours
-      ),
+      )`
+  const deleting = (kind: PruneKind, audited = ''): string => `with ${turn(kind)},
       gone as (
         delete from ${s}.${tables[kind].table} as t
         where (select ours from turn) is not false and t.ctid = any (array(
@@ -70,6 +71,14 @@ export const upkeepSql = perSchema('upkeep', (s) => {
         select 'prune', $who, $why, consumer, topic, key, id, seq, died_at, attempt, reason, errors from gone
       )`,
       ),
+    ).gives<PrunedRow>(),
+    // By a function, which nobody can keep from writing down that it was done.
+    pruneAudit: planned(
+      { ...pruning, ...signing },
+      `with ${turn('audit')}
+      select t.ours, case when t.ours
+        then ${s}.prune_audit($most, $olderThanMs * interval '1 millisecond', $consumer, $who, $why) else 0 end as count
+      from turn as t`,
     ).gives<PrunedRow>(),
     count: each(pruneKinds, (kind) =>
       planned(

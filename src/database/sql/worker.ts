@@ -27,12 +27,15 @@ export interface Beat {
 }
 
 /**
- * Ends the connections of `$application`, if the name ends in a tag of ours (see `applicationName`). The name comes from a
- * row that other workers can write: without the tag, it would be that of somebody else's application.
+ * Ends what `$worker`, which has ended, left open: the sessions under the name that its row says. Others can write rows, so
+ * the name has to end in a tag of ours (see `applicationName`), and the sessions have to be of the user who wrote the row,
+ * which nobody can feign. What began after the verdict is of another life.
  */
-export const disconnecting = `select count(pg_terminate_backend(pid)) as closed from pg_stat_activity
-    where application_name = $application and $application ~ '(^| )twinbox [0-9a-f]{8}$' and usename = current_user and datname = current_database()
-      and pid <> pg_backend_pid()`
+export const disconnecting = (s: string): string => `select count(pg_terminate_backend(a.pid)) as closed
+    from ${s}.worker as w
+    join pg_stat_activity as a on a.application_name = w.application and a.usename = w.login and a.backend_start <= w.ended_at
+    where w.id = $worker and w.application ~ '(^| )twinbox [0-9a-f]{8}$'
+      and a.usename = current_user and a.datname = current_database() and a.pid <> pg_backend_pid()`
 
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
 // taken on another server, or on this one before its restart, says nothing.
@@ -130,12 +133,12 @@ export const workerSql = perSchema('worker', (s) => ({
     `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $foundBy, lane_assignees = $laneAssignees, row_assignees = $rowAssignees,
       reserved_until = clock_timestamp() + $reservedMs * interval '1 millisecond'
     where w.id = $id and w.ended_at is null and ${instant('w.beat_at')} = $beat
-    returning w.application, extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms`,
-  ).gives<{ readonly application: string; readonly silent_ms: number }>(),
+    returning extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms`,
+  ).gives<{ readonly silent_ms: number }>(),
 
   // What a frozen or cut-off process has left open would keep rows locked that its successors need, for as long as TCP
   // takes to notice: hours. Those of other roles are not ours to close.
-  disconnect: prepared({ application: text }, disconnecting),
+  disconnect: prepared({ worker: int }, disconnecting(s)),
 
   end: prepared(
     { id: int },
