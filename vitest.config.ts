@@ -12,6 +12,7 @@ const tags = {
     'test/{rowsecurity,schedules,settings,sleep,unhandled,upkeep,sequences,workers}.test.ts',
     'test/claimer/{circuits,errors}.test.ts',
     'test/operate/*.test.ts',
+    'test/attack/terminal.test.ts',
     'test/telemetry/tracing.test.ts',
     'test/soak/checker.test.ts',
   ],

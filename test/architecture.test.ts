@@ -582,6 +582,46 @@ describe('documentation', () => {
   })
 })
 
+describe('the terminal', () => {
+  // What is foreign is made printable there, and a second way out would be one that nobody thinks of.
+  test('is written to by one file, and processes are warned by one function', () => {
+    const writing =
+      /\bprocess\.(stdout|stderr)\.write\(|\bconsole\.\w+\(|\bemitWarning\(|\bwrite(File)?Sync\([12],/
+    const found = sources.flatMap((file) =>
+      read(file)
+        .split('\n')
+        .filter((line) => writing.test(line))
+        .map((line) => `${file}: ${line.trim()}`),
+    )
+    expect(found).toEqual([
+      `src/base/errors.ts: export const warn = (text: string): void => process.emitWarning(printableLine(text), 'TwinboxWarning')`,
+      'src/cli/main.ts: writeOut: (text) => void process.stdout.write(printable(text)),',
+      'src/cli/main.ts: writeErr: (text) => void process.stderr.write(printable(text)),',
+      // It says nothing: it waits for what was said.
+      "src/cli/main.ts: process.stdout.write('', () => process.exit(code))",
+      'src/terminal/output.ts: export const say = (text: string): boolean => process.stdout.write(`${printable(text)}\\n`)',
+      'src/terminal/output.ts: export const remark = (text: string): boolean => process.stderr.write(`${printableLine(text)}\\n`)',
+      'src/terminal/output.ts: export const remarkLines = (text: string): boolean => process.stderr.write(`${printable(text)}\\n`)',
+    ])
+  })
+
+  test('or handed to what writes, and there it is made printable first', () => {
+    const handing = sources
+      .filter((file) =>
+        /\bprocess\.(stdout|stderr)\b(?!\.(write|isTTY|on|columns|rows)\b)|{[^}]*\bstd(out|err)\b[^}]*} = process\b/.test(
+          read(file),
+        ),
+      )
+      .map((file) => [file, /import \{[^}]*\bprintable(Line)?\b[^}]*\} from/.test(read(file))])
+    expect(handing).toEqual([
+      ['src/cli/confirm.ts', true],
+      ['src/cli/letters.ts', true],
+      ['src/cli/screen.ts', true],
+      ['proof/stage/view.ts', true],
+    ])
+  })
+})
+
 describe('planted bugs', async () => {
   const bugs = await readBugs(root)
 

@@ -10,6 +10,7 @@ import { perform } from '../stage/performance.ts'
 import { brokerUrlOf, chooseServer, type Place } from '../stage/scratch.ts'
 import type { View } from '../stage/view.ts'
 import { Kills } from './kills.ts'
+import { remarkLines, say } from '../../src/terminal/output.ts'
 import { judge, renderVerdict, type Verdict } from './verdict.ts'
 
 export interface DemoOptions extends Place {
@@ -48,9 +49,8 @@ export async function runDemo(asked: DemoOptions): Promise<0 | 1> {
       crew,
       (stage) => play(options, { crew, folder, ...stage }, startedAt),
       (verdict) => {
-        if (options.json !== true) process.stdout.write(renderVerdict(verdict))
-        else process.stdout.write(`${JSON.stringify(verdict)}\n`)
-        if (options.json === true && !verdict.ok) process.stderr.write(`${verdict.problems.join('\n')}\n`)
+        say(options.json === true ? JSON.stringify(verdict) : renderVerdict(verdict).trimEnd())
+        if (options.json === true && !verdict.ok) remarkLines(verdict.problems.join('\n'))
         return verdict.ok ? 0 : 1
       },
     )

@@ -5,6 +5,8 @@ import { soakSql } from '../sql/soak.ts'
 import { isConflict, isPassing, sqlstate } from '../../src/database/sqlstate.ts'
 import { TransactionError } from '../../src/base/errors.ts'
 import type { NewMessage } from '../../src/message/message.ts'
+import { report } from '../../src/terminal/failure.ts'
+import { remarkLines } from '../../src/terminal/output.ts'
 import { createOutbox, type Outbox } from '../../src/outbox/outbox.ts'
 import type { Run } from '../stage/broker.ts'
 import { now, type History } from './history.ts'
@@ -93,7 +95,7 @@ export class Load {
     this.#running = Promise.all(Array.from({ length: concurrency }, () => this.#publish()))
     // Waited for when it is stopped; until then, what is wrong with it ends the process.
     this.#running.catch((error: unknown) => {
-      process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`)
+      remarkLines(report(error, true))
       process.exit(1)
     })
   }

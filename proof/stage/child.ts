@@ -1,4 +1,5 @@
 import { sentence } from '../../src/terminal/failure.ts'
+import { remark } from '../../src/terminal/output.ts'
 
 /** Tells the parent, if it is still there. */
 export function say(told: object): void {
@@ -7,7 +8,7 @@ export function say(told: object): void {
 
 /** Ends this process by an error, in one line of standard error. */
 export function fail(error: unknown): never {
-  process.stderr.write(`${sentence(error)}\n`)
+  remark(sentence(error))
   process.exit(1)
 }
 

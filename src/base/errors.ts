@@ -1,4 +1,4 @@
-import { redactCut } from './printable.ts'
+import { printable, printableLabel, printableLine, redactCut } from './printable.ts'
 
 /**
  * What can go wrong, grouped by who has to act.
@@ -96,8 +96,9 @@ export class TransactionError extends TwinboxError {
 /**
  * The tables are missing, older or newer than this version of Twinbox, or the server is none that it works on. `SCHEMA_UNKNOWN`:
  * the tables were made by migrations that this version does not have, and does not follow from. `ROW_SECURITY`:
- * row-level security hides rows from this user. `SCHEMA_BUSY`: others hold on to tables that a migration has to change.
- * `FOREIGN_OWNER`: the schema or something in it belongs to somebody whom this user has no reason to trust.
+ * row-level security hides rows from this user. `SCHEMA_BUSY`: others hold on to tables that a migration has to change, or to
+ * rows that are to be erased. `FOREIGN_OWNER`: the schema or something in it belongs to somebody whom this user has no reason
+ * to trust.
  * Nothing was started, and nothing changed.
  */
 export class SchemaError extends TwinboxError {
@@ -180,8 +181,9 @@ export class RetryLaterError extends TwinboxError {
 }
 
 /**
- * Any thrown value as one short line for a table or a log: handlers throw strings, `undefined`, frozen objects and
- * errors whose getters throw. Cut to 2,000 characters, since a message of 10 MB once came out of a driver.
+ * Any thrown value as a short text for a table, a trace or a log: handlers throw strings, `undefined`, frozen objects and
+ * errors whose getters throw. Cut to 2,000 characters before anything else looks at it, since a message of 10 MB once came out
+ * of a driver; without the passwords of URLs; and what commands a terminal is written by its number.
  */
 export function describeError(error: unknown): string {
   let text: string
@@ -191,51 +193,25 @@ export function describeError(error: unknown): string {
   } catch {
     text = 'an error that cannot be described'
   }
-  return clean(redactCut(text, 2000))
+  return clean(redactCut(text, textMax))
 }
 
-/** Tells the process what fails nothing and is a defect all the same, such as an observer of the user's that threw. */
-export const warn = (text: string): void => process.emitWarning(text, 'TwinboxWarning')
+/** What is kept of an error's text. */
+export const textMax = 2000
 
-/** What kind of error it is, in a word: its code if it has one, else its class. */
+/** Tells the process what fails nothing and is a defect all the same, such as an observer of the user's that threw. */
+export const warn = (text: string): void => process.emitWarning(printableLine(text), 'TwinboxWarning')
+
+/** What kind of error it is, in a word: its code if it has one, else its class. It becomes a label of traces. */
 export function codeOf(error: unknown): string {
   try {
     if (!(error instanceof Error)) return typeof error
     const code: unknown = 'code' in error && typeof error.code === 'string' ? error.code : error.name
-    return typeof code === 'string' ? code : 'unknown'
+    return typeof code === 'string' ? printableLabel(code) : 'unknown'
   } catch {
     return 'unknown'
   }
 }
 
-/** What is kept of a failed attempt, as JSON: never more of a stack than where it happened. */
-export function errorRecord(error: unknown, attempt: number, worker: number | null): string {
-  return JSON.stringify({
-    attempt,
-    at: new Date().toISOString(),
-    worker,
-    error: describeError(error),
-    class: partOf(error, ({ name }) => name),
-    // The frames only: the lines before them repeat the message, which may be long.
-    stack: partOf(error, ({ stack }) =>
-      stack
-        ?.split('\n')
-        .filter((line) => /^\s+at /.test(line))
-        .slice(0, 8)
-        .join('\n'),
-    ),
-  })
-}
-
-/** Handlers throw frozen objects and errors whose getters throw. */
-function partOf(error: unknown, read: (error: Error) => unknown): string | null {
-  try {
-    const part = error instanceof Error ? read(error) : null
-    return typeof part === 'string' && part !== '' ? clean(part.slice(0, 1000)) : null
-  } catch {
-    return null
-  }
-}
-
 /** Postgres takes neither NUL nor lone surrogates in text. */
-const clean = (text: string): string => text.replaceAll('\0', '').toWellFormed()
+const clean = (text: string): string => printable(text.replaceAll('\0', '')).slice(0, textMax).toWellFormed()

@@ -185,7 +185,9 @@ export function emitter({ onEvent, telemetry }: Observers, common: () => Common)
         warn(`An onEvent observer threw on "${happening.type}": ${describeError(error)}`)
       try {
         const ended: unknown = observe(event)
-        if (ended instanceof Object && 'then' in ended) Promise.resolve(ended).catch(complain)
+        // A promise of another realm is none of ours, and ends the process all the same.
+        if (typeof ended === 'object' && ended !== null && 'then' in ended)
+          Promise.resolve(ended).catch(complain)
       } catch (error) {
         complain(error)
       }

@@ -8,10 +8,21 @@ export const printable = (text: string): string => text.replaceAll(commands, esc
 /** The same in one line. */
 export const printableLine = (text: string): string => text.replaceAll(commandsAndBreaks, escape)
 
-// eslint-disable-next-line no-control-regex
-const commands = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g
-// eslint-disable-next-line no-control-regex
-const commandsAndBreaks = /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g
+/** The same, and no longer than a cell of a table or a label of a metric may be. */
+export const printableLabel = (text: string): string => {
+  const line = printableLine(text.slice(0, labelMax + 1))
+  return line.length > labelMax ? `${line.slice(0, labelMax - 1).toWellFormed()}…` : line
+}
+
+/** Longer than any topic, key or consumer that Twinbox lets through. */
+const labelMax = 300
+
+const commands =
+  // eslint-disable-next-line no-control-regex
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]/g
+const commandsAndBreaks =
+  // eslint-disable-next-line no-control-regex
+  /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]/g
 
 const escape = (character: string): string => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
 

@@ -52,7 +52,17 @@ export function begin(
     const trace = telemetry.begin(operation, messages())
     return {
       carried: trace.carried,
-      run: (work) => trace.run(work),
+      run(work) {
+        let begun = false
+        try {
+          return trace.run(() => ((begun = true), work()))
+        } catch (error) {
+          // What the work itself has thrown is no fault of who watches.
+          if (begun) throw error
+          complain(operation, error)
+          return work()
+        }
+      },
       end(failureOf) {
         try {
           trace.end(failureOf)

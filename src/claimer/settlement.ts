@@ -1,5 +1,6 @@
-import { describeError, errorRecord, HandleTimeoutError, type RetryLaterError } from '../base/errors.ts'
+import { describeError, HandleTimeoutError, type RetryLaterError } from '../base/errors.ts'
 import type { TwinboxEvent } from '../base/events.ts'
+import { errorRecord } from '../base/record.ts'
 import { verdictOn } from '../base/backoff.ts'
 import { reconnectMs } from '../base/loop.ts'
 import type { HeldKey } from '../lanes/parking.ts'

@@ -1,4 +1,5 @@
 import { createInterface } from 'node:readline/promises'
+import { printableLine } from '../base/printable.ts'
 import { UsageError } from '../terminal/failure.ts'
 
 /**
@@ -12,7 +13,7 @@ export async function confirmed(what: string, yes: boolean | undefined): Promise
   }
   const asking = createInterface({ input: process.stdin, output: process.stderr })
   try {
-    return /^y(es)?$/i.test((await asking.question(`${what} Go on? [y/N] `)).trim())
+    return /^y(es)?$/i.test((await asking.question(`${printableLine(what)} Go on? [y/N] `)).trim())
   } finally {
     asking.close()
   }

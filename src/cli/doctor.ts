@@ -2,7 +2,6 @@ import type { Config } from '../config.ts'
 import { diagnose, type Demand, type Finding } from '../doctor/doctor.ts'
 import { numberOptions } from '../base/options.ts'
 import type { Flags } from '../terminal/flags.ts'
-import { printableLine } from '../base/printable.ts'
 import { say } from '../terminal/output.ts'
 import { readSettings } from './settings.ts'
 
@@ -43,5 +42,5 @@ function told(findings: readonly Finding[]): string {
   ])
   const count = findings.filter(({ level }) => level === 'wrong').length
   const end = count === 0 ? 'Nothing is wrong.' : `${count} ${count === 1 ? 'thing is' : 'things are'} wrong.`
-  return `${lines.map(printableLine).join('\n')}\n\n${end}`
+  return `${lines.join('\n')}\n\n${end}`
 }

@@ -7,6 +7,7 @@ import type { OnEvent } from '../base/events.ts'
 import { createHealth, type Health } from '../observe/health.ts'
 import type { prometheus, PrometheusMetrics } from '../observe/prometheus.ts'
 import type { Worker } from '../membership/worker.ts'
+import { printable } from '../base/printable.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { Log } from './log.ts'
 import { endOldest } from './sockets.ts'
@@ -101,7 +102,7 @@ async function answer(
 ): Promise<void> {
   const say = (status: number, type: string, text: string): void => {
     response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
-    response.end(request.method === 'HEAD' ? undefined : text)
+    response.end(request.method === 'HEAD' ? undefined : printable(text))
   }
   const json = (status: number, value: object): void =>
     say(status, 'application/json', `${JSON.stringify(value)}\n`)

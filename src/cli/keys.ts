@@ -5,7 +5,7 @@ import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
-import { remark, say } from '../terminal/output.ts'
+import { quoted, remark, say } from '../terminal/output.ts'
 
 const filterOf = (flags: FilterFlags, key = flags.key): ParkedKeyFilter => ({
   consumer: consumerOf(flags),
@@ -36,7 +36,7 @@ export async function listKeys(flags: FilterFlags): Promise<void> {
       ]),
     ),
   )
-  if (page.next !== null) say(`\nThere are more: --after '${page.next}'`)
+  if (page.next !== null) say(`\nThere are more: --after ${quoted(page.next)}`)
 }
 
 /** Lets keys go on, with the message that they are held back behind or without it. 1 if a key that was named is not held. */

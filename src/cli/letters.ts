@@ -12,6 +12,7 @@ import { readSettings } from './settings.ts'
 import { short, table } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
 import { remark, say } from '../terminal/output.ts'
+import { printable, printableLine } from '../base/printable.ts'
 import type { FailedAttempt } from '../message/row.ts'
 
 /** What narrows down which messages are meant. */
@@ -101,16 +102,14 @@ export async function showLetter(name: string, flags: CommonFlags & { payload?: 
   const { schema, database } = await readSettings(flags)
   const { numbers, ids } = letterNames([name])
   const letters = await showDeadLetter(database(), numbers[0] ?? ids[0]!, { schema, payload: flags.payload })
-  if (flags.json === true) say(JSON.stringify(letters.map(printable)))
+  if (flags.json === true) say(JSON.stringify(letters.map(forJson)))
   else if (letters.length > 0) say(letters.map(renderLetter).join('\n\n'))
   if (letters.length === 0) remark(`There is no dead letter ${name} in the schema "${schema}".`)
   return letters.length === 0 ? 1 : 0
 }
 
 /** Bytes as text that JSON can hold. */
-export const printable = <Letter extends { readonly payload?: string | Uint8Array }>(
-  letter: Letter,
-): object =>
+export const forJson = <Letter extends { readonly payload?: string | Uint8Array }>(letter: Letter): object =>
   letter.payload === undefined || typeof letter.payload === 'string'
     ? letter
     : { ...letter, payload: Buffer.from(letter.payload).toString('base64'), payloadEncoding: 'base64' }
@@ -133,18 +132,16 @@ function renderLetter(letter: DeadLetterDetails): string {
     ...Object.entries(letter.headers).map(([name, value]): [string, string] => [`header ${name}`, value]),
   ]
   const width = Math.max(...rows.map(([name]) => name.length))
-  const lines = rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`)
+  const lines = rows.map(([name, value]) => printableLine(`${name.padEnd(width)}  ${value}`))
   const history = letter.interventions.flatMap(({ action, at, by, login, why, errors }) => [
     ...errors.map(renderAttempt),
-    `${at.toISOString()}  ${action} by ${doer({ by, login })}${why === null ? '' : `: ${why}`}`,
+    printableLine(
+      `${at.toISOString()}  ${action} by ${doer({ by, login })}${why === null ? '' : `: ${why}`}`,
+    ),
   ])
   const attempts = [...history, ...(letter.errors ?? []).map(renderAttempt)]
   if (attempts.length > 0) lines.push('', ...attempts)
-  if (letter.payload !== undefined) {
-    const text =
-      typeof letter.payload === 'string' ? letter.payload : Buffer.from(letter.payload).toString('base64')
-    lines.push('', text)
-  }
+  if (letter.payload !== undefined) lines.push('', renderPayload(letter.payload))
   return lines.join('\n')
 }
 
@@ -152,9 +149,16 @@ function renderLetter(letter: DeadLetterDetails): string {
 export const doer = ({ by, login }: Pick<Intervention, 'by' | 'login'>): string =>
   `${by}, logged in as ${login}`
 
+/** JSON may have line breaks of its own: what begins behind one must not look like what is told of the message. */
+export const renderPayload = (payload: string | Uint8Array): string =>
+  typeof payload === 'string' ? payload.replaceAll('\n', '\n  ') : Buffer.from(payload).toString('base64')
+
 export function renderAttempt({ attempt, at, worker, error, stack }: FailedAttempt): string {
   const who = worker === null ? '' : ` on worker ${worker}`
-  return `${at}  attempt ${attempt}${who}: ${error}${stack == null ? '' : `\n${stack}`}`
+  const frames = (stack ?? '').split('\n').filter((line) => /^\s*at /.test(line))
+  return [`${at}  attempt ${attempt}${who}: ${error}`, ...frames.map((line) => `    ${line.trim()}`)]
+    .map(printableLine)
+    .join('\n')
 }
 
 /** Redrives or skips those that are named or match. 1 if one that was named is not there. */
@@ -206,7 +210,7 @@ export async function writeLines(
   let count = 0
   for await (const item of items) {
     count++
-    if (!file.write(`${JSON.stringify(printable(item))}\n`)) await once(file, 'drain')
+    if (!file.write(`${printable(JSON.stringify(forJson(item)))}\n`)) await once(file, 'drain')
   }
   if (file === process.stdout) return
   file.end()

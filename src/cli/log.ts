@@ -1,6 +1,7 @@
 import type { OnEvent } from '../base/events.ts'
+import { printableLine } from '../base/printable.ts'
 import { logEvents, type LogLevel } from '../observe/logging.ts'
-import { remark, say } from '../terminal/output.ts'
+import { remarkLines, say } from '../terminal/output.ts'
 
 export { ms } from '../observe/logging.ts'
 
@@ -23,7 +24,7 @@ export function createLog({ json, verbose }: LogOptions): Log {
     if (level === 'debug' && !verbose) return
     const at = new Date().toISOString()
     if (json) say(JSON.stringify({ at, level, ...fields }))
-    else remark(`${at.slice(11, 23)} ${level.padEnd(5)} ${who === null ? '' : `${who}: `}${text}`)
+    else remarkLines(`${at.slice(11, 23)} ${level.padEnd(5)} ${who === null ? '' : `${who}: `}${text}`)
   }
   const to =
     (level: LogLevel) =>
@@ -32,7 +33,7 @@ export function createLog({ json, verbose }: LogOptions): Log {
       write(level, [kind, consumer, workerId].filter((part) => part !== null).join(' '), text, facts)
     }
   return {
-    say: (text) => write('info', null, text, { type: 'command', text }),
+    say: (text) => write('info', null, printableLine(text), { type: 'command', text }),
     onEvent: logEvents(
       { debug: to('debug'), info: to('info'), warn: to('warn'), error: to('error') },
       { stacks: verbose },

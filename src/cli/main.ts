@@ -14,7 +14,8 @@ import { duration, whole } from '../terminal/parse.ts'
 import { addProving } from './proving.ts'
 import type { RosterFlags } from './roster.ts'
 import type { WorkerCommand } from './workers.ts'
-import { remark } from '../terminal/output.ts'
+import { printable, printableLine } from '../base/printable.ts'
+import { remarkLines } from '../terminal/output.ts'
 
 // What a command needs is loaded when it runs: help and complaints come at once.
 
@@ -49,6 +50,16 @@ const program = new Command('twinbox')
   .helpCommand(true)
   .showHelpAfterError('Run it with --help to see what it takes.')
   .exitOverride()
+  // It quotes arguments, which a script may have from anywhere.
+  .configureOutput({
+    writeOut: (text) => void process.stdout.write(printable(text)),
+    writeErr: (text) => void process.stderr.write(printable(text)),
+    outputError(text, write) {
+      // What it guesses stands in a line of its own; any other line break is an argument's.
+      const [guess = ''] = /\n\(Did you mean [\w ,-]+\?\)$/.exec(text.trimEnd()) ?? []
+      write(`${printableLine(text.trimEnd().slice(0, -guess.length || undefined))}${guess}\n`)
+    },
+  })
   .addHelpText(
     'after',
     `
@@ -221,7 +232,7 @@ try {
   if (error instanceof CommanderError) code = error.exitCode === 0 ? 0 : 2
   else {
     code = exitCode(error)
-    remark(report(error, verbose))
+    remarkLines(report(error, verbose))
   }
 }
 // Pools of a configuration file, or of a handler, would keep the process alive.

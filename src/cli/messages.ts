@@ -1,7 +1,8 @@
 import type { MessageState } from '../database/sql/message.ts'
 import { readMessages, showMessage, type MessageHistory, type PlacedMessage } from '../operate/messages.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
-import { consumerOf, doer, printable, renderAttempt, type FilterFlags } from './letters.ts'
+import { consumerOf, doer, forJson, renderAttempt, renderPayload, type FilterFlags } from './letters.ts'
+import { printableLine } from '../base/printable.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from '../terminal/table.ts'
@@ -21,7 +22,7 @@ export async function listMessages(flags: MessageFlags): Promise<void> {
     { states, consumer, topic, key },
     { schema, limit, payload },
   )
-  if (flags.json === true) return void say(JSON.stringify({ schema, messages: messages.map(printable) }))
+  if (flags.json === true) return void say(JSON.stringify({ schema, messages: messages.map(forJson) }))
   if (messages.length === 0) return void say('There are no such messages.')
   const now = Date.now()
   say(
@@ -55,7 +56,7 @@ export async function showOne(id: string, flags: CommonFlags & { payload?: boole
   const { schema, database } = await readSettings(flags)
   const history = await showMessage(database(), id, { schema, payload: flags.payload })
   const known = history.places.length + history.received.length + history.interventions.length > 0
-  if (flags.json === true) say(JSON.stringify({ ...history, places: history.places.map(printable) }))
+  if (flags.json === true) say(JSON.stringify({ ...history, places: history.places.map(forJson) }))
   else if (known) say(renderHistory(history))
   if (!known) remark(`Nothing is known of a message ${id} in the schema "${schema}".`)
   return known ? 0 : 1
@@ -64,31 +65,37 @@ export async function showOne(id: string, flags: CommonFlags & { payload?: boole
 function renderHistory({ places, received, interventions }: MessageHistory): string {
   const time = (at: Date | null): string => at?.toISOString() ?? '-'
   const events: [string, string][] = [
-    ...received.map(({ consumer, at }): [string, string] => [time(at), `received for ${consumer}`]),
+    ...received.map(({ consumer, at }): [string, string] => [
+      time(at),
+      printableLine(`received for ${consumer}`),
+    ]),
     ...interventions.flatMap(({ action, at, by, login, why, consumer, errors }) => [
-      ...errors.map((error): [string, string] => [error.at, renderAttempt(error)]),
+      ...errors.map((error): [string, string] => [printableLine(error.at), renderAttempt(error)]),
       [
         time(at),
-        `${action} (${consumer ?? 'outbox'}) by ${doer({ by, login })}${why === null ? '' : `: ${why}`}`,
+        printableLine(
+          `${action} (${consumer ?? 'outbox'}) by ${doer({ by, login })}${why === null ? '' : `: ${why}`}`,
+        ),
       ] as [string, string],
     ]),
     ...places.flatMap(({ errors }) =>
-      errors.map((error): [string, string] => [error.at, renderAttempt(error)]),
+      errors.map((error): [string, string] => [printableLine(error.at), renderAttempt(error)]),
     ),
   ]
   const now = Date.now()
   const lines = places.flatMap((place) => [
-    `${place.state} of ${place.consumer ?? 'the outbox'} since ${time(place.since)}`,
-    `  topic ${place.topic}, key ${place.key ?? '-'}, published ${time(place.publishedAt)}, attempts ${place.attempt}` +
-      (place.worker === null ? '' : `, worker ${place.worker}`),
-    ...(waitsFor(place, now) === '' ? [] : [`  ${waitsFor(place, now)}`]),
-    ...(place.payload === undefined
-      ? []
-      : [typeof place.payload === 'string' ? place.payload : Buffer.from(place.payload).toString('base64')]),
+    ...[
+      `${place.state} of ${place.consumer ?? 'the outbox'} since ${time(place.since)}`,
+      `  topic ${place.topic}, key ${place.key ?? '-'}, published ${time(place.publishedAt)}, attempts ${place.attempt}` +
+        (place.worker === null ? '' : `, worker ${place.worker}`),
+      ...(waitsFor(place, now) === '' ? [] : [`  ${waitsFor(place, now)}`]),
+    ].map(printableLine),
+    ...(place.payload === undefined ? [] : [`  ${renderPayload(place.payload)}`]),
   ])
   const still = new Set(places.map(({ consumer }) => consumer))
   for (const { consumer } of received)
-    if (!still.has(consumer)) lines.push(`handled by ${consumer}, or taken back by an operator`)
+    if (!still.has(consumer))
+      lines.push(printableLine(`handled by ${consumer}, or taken back by an operator`))
   const told = events
     .toSorted(([a], [b]) => (a < b ? -1 : 1))
     .map(([at, text]) => (text.startsWith(at) ? text : `${at}  ${text}`))

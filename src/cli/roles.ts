@@ -16,7 +16,7 @@ export async function showRoles(flags: RolesFlags): Promise<void> {
   const { schema, database } = await readSettings(flags)
   if (flags.print === true) {
     const script = rolesScript(schema)
-    process.stdout.write(flags.json === true ? `${JSON.stringify({ schema, script })}\n` : script)
+    say(flags.json === true ? JSON.stringify({ schema, script }) : script.trimEnd())
     return
   }
   if (flags.apply === true) await applyRoles(database(), { schema })
@@ -32,10 +32,8 @@ export async function showRoles(flags: RolesFlags): Promise<void> {
   ])
   say(table(['role', 'exists', 'members'], rows))
   if (flags.apply === true) {
-    process.stdout.write('\nGrant them to the users that your processes log in as: grant … to …\n')
+    say('\nGrant them to the users that your processes log in as: grant … to …')
   } else if (roles.some(({ exists }) => !exists)) {
-    process.stdout.write(
-      '\nMake those that are missing with --apply, or see what it would run with --print.\n',
-    )
+    say('\nMake those that are missing with --apply, or see what it would run with --print.')
   }
 }

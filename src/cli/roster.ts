@@ -33,8 +33,8 @@ export async function showWorkers(flags: RosterFlags): Promise<void> {
   await show(flags, async (from, width) => draw(await read(from), width))
 }
 
-/** Shorter, a name says nothing. */
-const nameMin = 8
+/** Shorter, a name says nothing; no host has a longer one. */
+const [nameMin, nameMax] = [8, 255]
 
 /** Workers as a table that fits into a width, if need be by shortening the names of consumers and hosts. */
 export function renderWorkers(
@@ -45,7 +45,7 @@ export function renderWorkers(
   if (workers.length === 0) return 'No worker is running.'
   const ageOf = (time: Date | null, until = at): string =>
     time === null ? '-' : ms(Math.max(0, until.getTime() - time.getTime()))
-  const draw = (nameMax: number): string =>
+  const draw = (most: number): string =>
     table(
       [
         'id',
@@ -65,7 +65,7 @@ export function renderWorkers(
       workers.map((worker) => [
         String(worker.id),
         worker.kind,
-        shortened(worker.consumer ?? '-', nameMax),
+        shortened(worker.consumer ?? '-', most),
         worker.state === 'died' ? `died: ${worker.endedBy}` : worker.state,
         ageOf(worker.startedAt, worker.endedAt ?? at),
         ms(worker.lastBeatMs),
@@ -73,14 +73,15 @@ export function renderWorkers(
         ageOf(worker.lanesSince),
         String(worker.inFlight),
         worker.endedAt !== null ? '-' : worker.locked ? 'yes' : 'no',
-        shortened(worker.host, nameMax),
+        shortened(worker.host, most),
         String(worker.pid),
         worker.version,
       ]),
     )
-  const longest = Math.max(...workers.flatMap(({ consumer, host }) => [consumer?.length ?? 1, host.length]))
-  const fits = (nameMax: number): boolean =>
-    draw(nameMax)
+  const lengths = workers.flatMap(({ consumer, host }) => [consumer?.length ?? 1, host.length])
+  const longest = Math.min(nameMax, Math.max(...lengths))
+  const fits = (most: number): boolean =>
+    draw(most)
       .split('\n')
       .every((line) => line.length <= width)
   if (fits(longest)) return draw(longest)

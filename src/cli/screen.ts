@@ -4,6 +4,8 @@ import { isOutage } from '../database/evidence.ts'
 import { sentence } from '../terminal/failure.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { readSettings, tellPeople } from './settings.ts'
+import { printable } from '../base/printable.ts'
+import { say } from '../terminal/output.ts'
 
 /** Where a picture is drawn: standard output, or what a test has in its place. */
 export interface Screen {
@@ -26,7 +28,7 @@ export async function show(
   })
   const from = input()
   if (flags.watch !== true) {
-    process.stdout.write(`${await picture(from, widthOf(process.stdout))}\n`)
+    say(await picture(from, widthOf(process.stdout)))
     return
   }
   const { database, owned } = openDatabase(from, { schema, poolSize: 1 })
@@ -75,7 +77,7 @@ export async function watch(
   let last = ''
   try {
     while (picture !== null) {
-      last = picture
+      last = printable(picture)
       screen.write(live ? `\u001b[H\u001b[J${cropped(last, screen.rows)}` : `${last}${json ? '\n' : '\n\n'}`)
       await setTimeout(watchMs, null, { signal }).catch(() => {})
       picture = signal.aborted ? null : await next().catch((error: unknown) => outage(error, json))

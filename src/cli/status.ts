@@ -1,5 +1,6 @@
 import { readStatus, type BoxStatus, type Count, type Status } from '../status/status.ts'
 import { tellPaused } from '../status/paused.ts'
+import { printableLine } from '../base/printable.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { ms } from './log.ts'
 import { renderWorkers } from './roster.ts'
@@ -53,14 +54,13 @@ export function renderStatus(status: Status): string {
   const waiting = status.consumers.flatMap(({ consumer, unhandled }) =>
     unhandled
       .filter(({ hasHandler }) => !hasHandler)
-      .map(
-        ({ topic, depth }) =>
-          `${consumer} receives ${topic}, and no living claimer has a handler: ${depth} wait.`,
+      .map(({ topic, depth }) =>
+        printableLine(`${consumer} receives ${topic}, and no living claimer has a handler: ${depth} wait.`),
       ),
   )
   if (waiting.length > 0) sections.push(waiting.join('\n'))
   const paused = status.consumers.flatMap(({ consumer, paused: found }) =>
-    found.map((topic) => `${consumer} ${tellPaused(topic)} (UTC), ${topic.probes} tries`),
+    found.map((topic) => printableLine(`${consumer} ${tellPaused(topic)} (UTC), ${topic.probes} tries`)),
   )
   if (paused.length > 0) sections.push(paused.join('\n'))
   sections.push(renderWorkers(status.workers, status.at))

@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { SchemaError } from '../base/errors.ts'
 import { reconnectMs } from '../base/loop.ts'
+import { printableLine } from '../base/printable.ts'
 import { pause } from '../base/waiting.ts'
 import type { Database } from './database.ts'
 import type { Read } from './rowsecurity.ts'
@@ -169,7 +170,7 @@ export function describeBlocker(blocker: Blocker): string {
     ...(transactionMs === null ? [] : [`its transaction began ${seconds(transactionMs)} ago`]),
     ...(queryMs === null ? [] : [`its last statement ${seconds(queryMs)} ago`]),
   ]
-  return `pid ${pid} (${facts.join(', ')})`
+  return printableLine(`pid ${pid} (${facts.join(', ')})`)
 }
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`

@@ -4,7 +4,7 @@ import { rowSecuritySql } from '../database/sql/rowsecurity.ts'
 import { functions, grants, roleNames, type RoleName } from '../database/sql/grants.ts'
 import { markOf, roleOf, rolesSql, type MembersRow } from '../database/sql/roles.ts'
 import { rightsSql, type MissingRow } from '../database/sql/rights.ts'
-import { fine, note, wrong, type Finding } from './finding.ts'
+import { fine, identifier, note, wrong, type Finding } from './finding.ts'
 
 const check = 'grants'
 const rowSecurity = 'row security'
@@ -59,7 +59,7 @@ export async function examineRights(database: Database): Promise<readonly Findin
       wrong(
         check,
         `The user ${me} may be none of ${roleNames.join(', ')}: as ${nearest![0]} it lacks ${told(nearest![1])}.`,
-        `Run "twinbox roles --apply" as the owner, then for example: grant ${roleOf(database.schema, nearest![0])} to ${me}`,
+        `Run "twinbox roles --apply" as the owner, then for example: grant ${roleOf(database.schema, nearest![0])} to ${identifier(me)}`,
       ),
     )
   } else findings.push(fine(check, `The user ${me} may be ${able.join(', ')}.`))

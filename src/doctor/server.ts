@@ -3,7 +3,7 @@ import { doctorSql, type ServerRow } from '../database/sql/doctor.ts'
 import { crowded } from '../database/sql/sleep.ts'
 import { readHorizon } from '../observe/gauges.ts'
 import { ms } from '../observe/logging.ts'
-import { fine, note, orFine, wrong, type Finding } from './finding.ts'
+import { fine, identifier, literal, note, orFine, wrong, type Finding } from './finding.ts'
 import type { Horizon } from '../database/sql/watch.ts'
 
 /** What the workers of a configuration would want. */
@@ -89,7 +89,7 @@ export function vacuum(
       note(
         'vacuum',
         'Whether sessions of other users hold dead rows could not be seen.',
-        `As an administrator: grant pg_read_all_stats to ${server.me}.`,
+        `As an administrator: grant pg_read_all_stats to ${identifier(server.me)}.`,
       ),
     )
   }
@@ -103,9 +103,9 @@ export function adviceFor(source: Horizon['source'], name: string, pid: number |
     case 'standby':
       return 'A query on the standby holds it, through hot_standby_feedback: end that query there.'
     case 'replication slot':
-      return `If nobody reads it any more: select pg_drop_replication_slot('${name}').`
+      return `If nobody reads it any more: select pg_drop_replication_slot(${literal(name)}).`
     case 'prepared transaction':
-      return `Ask who left it; then commit prepared or rollback prepared '${name}'.`
+      return `Ask who left it; then commit prepared or rollback prepared ${literal(name)}.`
     default:
       return source satisfies never
   }

@@ -1,7 +1,15 @@
 import type { Database } from '../database/database.ts'
 import { isConnectionLost } from '../database/sqlstate.ts'
 import { watchSql, type Horizon } from '../database/sql/watch.ts'
-import { metrics, type Labels, type Measurement, type MetricName } from './metrics.ts'
+import {
+  boundedLabels,
+  labelsMax,
+  metrics,
+  type Labels,
+  type Measurement,
+  type MetricName,
+} from './metrics.ts'
+import { printableLabel } from '../base/printable.ts'
 import { readStatus, type BoxStatus } from '../status/status.ts'
 
 export const gaugeNames = (Object.keys(metrics) as MetricName[]).filter(
@@ -11,9 +19,6 @@ export const gaugeNames = (Object.keys(metrics) as MetricName[]).filter(
 /** Of each kind of holder the oldest. Sessions of other roles can be seen by members of `pg_read_all_stats` only. */
 export const readHorizon = (database: Database): Promise<Horizon[]> =>
   database.query(watchSql(database.schema).horizon)
-
-/** As in metrics.ts: each topic is a time series. */
-const topicsMax = 200
 
 /**
  * Every gauge, as the database has it. What cannot be read keeps nothing else from being told; if anything cannot,
@@ -31,12 +36,29 @@ export async function readGauges(database: Database): Promise<Measurement[]> {
       return null
     })
   }
-  const status = await attempt(() => readStatus(database, { topicsMax }))
+  const status = await attempt(() => readStatus(database, { topicsMax: labelsMax }))
   const abandoned = await attempt(() => database.query(watchSql(database.schema).abandonedLanes))
   const horizon = await attempt(() => readHorizon(database))
-  const found: Measurement[] = []
-  const add = (name: MetricName, value: number, labels: Labels): void =>
-    void found.push({ name, value, labels })
+  const found = new Map<string, Measurement>()
+  const consumerLabel = boundedLabels()
+  const add = (name: MetricName, value: number, given: Labels): void => {
+    const labels = Object.fromEntries(
+      Object.entries(given).map(([label, text]) => [
+        label,
+        label === 'consumer' ? consumerLabel(text) : printableLabel(text),
+      ]),
+    )
+    const series = JSON.stringify([name, labels])
+    const before = found.get(series)
+    // What has no label of its own is told together: how many, and how long at most.
+    const sum =
+      before === undefined
+        ? value
+        : name.endsWith('_seconds')
+          ? Math.max(before.value, value)
+          : before.value + value
+    found.set(series, { name, value: sum, labels })
+  }
   const boxes: [string, BoxStatus][] =
     status === null
       ? []
@@ -56,7 +78,7 @@ export async function readGauges(database: Database): Promise<Measurement[]> {
       add('twinbox_topic_lag_seconds', lagMs / 1000, { consumer, topic })
       others -= depth
     }
-    if (box.topicCount > topicsMax) add('twinbox_depth', others, { consumer, topic: 'other' })
+    if (box.topicCount > labelsMax) add('twinbox_depth', others, { consumer, topic: 'other' })
   }
   if (abandoned !== null) {
     const consumers = new Set([
@@ -82,5 +104,5 @@ export async function readGauges(database: Database): Promise<Measurement[]> {
     add('twinbox_xmin_age_seconds', seconds, { source, holder })
   }
   add('twinbox_database_up', up ? 1 : 0, {})
-  return found
+  return [...found.values()]
 }

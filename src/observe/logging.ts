@@ -1,7 +1,8 @@
 import { isOutage } from '../database/evidence.ts'
-import { BrokerError, codeOf, describeError, TwinboxError } from '../base/errors.ts'
+import { BrokerError, codeOf, describeError, textMax, TwinboxError } from '../base/errors.ts'
 import type { OnEvent, TwinboxEvent } from '../base/events.ts'
-import { printable, printableLine, redact } from '../base/printable.ts'
+import { printableLine, redactCut } from '../base/printable.ts'
+import { framesOf } from '../base/record.ts'
 
 /** The one place that decides with which words and how loudly an event is told. */
 
@@ -23,8 +24,9 @@ export interface LogOptions {
 export function logEvents(logger: Logger, options: LogOptions = {}): OnEvent {
   const stacks = options.stacks === true
   return (event) => {
-    const { level, text } = tell(event, stacks)
-    logger[level](facts(event, stacks), stacks ? printable(text) : printableLine(text))
+    const { level, text } = tell(event)
+    const why = 'error' in event ? `: ${report(event.error, stacks)}` : ''
+    logger[level](facts(event, stacks), printableLine(text.slice(0, textMax)) + why)
   }
 }
 
@@ -34,7 +36,8 @@ function facts(event: TwinboxEvent, stacks: boolean): object {
   return { ...event, error: report(event.error, stacks), code: codeOf(event.error) }
 }
 
-function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: string } {
+/** Without its error, which stands behind it. */
+function tell(event: TwinboxEvent): { level: LogLevel; text: string } {
   const say = (level: LogLevel, text: string) => ({ level, text })
   switch (event.type) {
     case 'started':
@@ -55,7 +58,7 @@ function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: st
     case 'message_failed': {
       const next = event.retryInMs === null ? 'not tried again' : `again in ${ms(event.retryInMs)}`
       const of = `message ${event.id} of ${event.topic}`
-      return say('warn', `attempt ${event.attempt} at ${of} failed, ${next}: ${report(event.error, stacks)}`)
+      return say('warn', `attempt ${event.attempt} at ${of} failed, ${next}`)
     }
     case 'dead_letter':
       return say(
@@ -81,10 +84,7 @@ function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: st
     case 'handler_stuck':
       return say('warn', `the handler of ${event.topic} has not ended for ${ms(event.forMs)}`)
     case 'circuit_opened':
-      return say(
-        'error',
-        `${event.consumer} pauses ${event.topic}, one message at a time tries: ${report(event.error, stacks)}`,
-      )
+      return say('error', `${event.consumer} pauses ${event.topic}, one message at a time tries`)
     case 'circuit_closed':
       return say('info', `${event.consumer} goes on with ${event.topic} after ${ms(event.pausedMs)}`)
     case 'refused':
@@ -120,17 +120,11 @@ function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: st
       return say('warn', `took over ${what} of worker ${event.fromWorkerId} (${how}, ${event.strategy})`)
     }
     case 'broker_down':
-      return say(
-        'error',
-        `the broker is out of reach, again in ${ms(event.retryInMs)}: ${sentence(event.error)}`,
-      )
+      return say('error', `the broker is out of reach, again in ${ms(event.retryInMs)}`)
     case 'broker_up':
       return say('info', `the broker is back after ${ms(event.downMs)}`)
     case 'database_down':
-      return say(
-        'error',
-        `the database is out of reach, again in ${ms(event.retryInMs)}: ${sentence(event.error)}`,
-      )
+      return say('error', `the database is out of reach, again in ${ms(event.retryInMs)}`)
     case 'database_up':
       return say('info', `the database is back after ${ms(event.downMs)}`)
     case 'lock_unavailable':
@@ -141,7 +135,7 @@ function tell(event: TwinboxEvent, stacks: boolean): { level: LogLevel; text: st
     case 'stalled':
       return say('warn', `the event loop stood still for ${ms(event.forMs)}`)
     case 'trouble':
-      return say('error', `trouble with ${event.doing}: ${report(event.error, stacks)}`)
+      return say('error', `trouble with ${event.doing}`)
     default:
       // An event of a later version than this switch.
       return say('info', (event satisfies never as TwinboxEvent).type)
@@ -159,21 +153,20 @@ export function ms(value: number): string {
   return value < 172_800_000 ? `${Math.round(value / 3_600_000)} h` : `${Math.round(value / 86_400_000)} d`
 }
 
-/** What went wrong in one sentence, without a stack and without a password. */
-export function sentence(error: unknown): string {
-  return redact(plain(error)).slice(0, 2000)
-}
+/** What went wrong in one line, without a stack and without a password. Cut first: it may quote megabytes. */
+export const sentence = (error: unknown): string => printableLine(redactCut(plain(error), textMax))
 
-/** The sentence, or with `stacks` everything that is known. */
+/** The sentence, or with `stacks` everything that is known: no line of it begins with what somebody has sent. */
 export function report(error: unknown, stacks: boolean): string {
   if (!stacks || !(error instanceof Error)) return sentence(error)
   const causes: string[] = []
   // Counted, since an error may be its own cause's cause.
-  for (let cause: unknown = error; cause instanceof Error && causes.length < 10; cause = cause.cause) {
-    causes.push(cause.stack ?? describeError(cause))
-  }
-  return redact(causes.join('\ncaused by '))
+  for (let cause: unknown = error; cause instanceof Error && causes.length < 10; cause = cause.cause)
+    causes.push([printableLine(describeError(cause)), ...framesOf(cause, framesMax)].join('\n'))
+  return causes.join('\ncaused by ')
 }
+
+const framesMax = 50
 
 function plain(error: unknown): string {
   if (isInvalidUrl(error)) return 'The database URL is not a valid URL. Percent-encode what is special in it.'

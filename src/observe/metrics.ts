@@ -1,4 +1,5 @@
 import type { TwinboxEvent } from '../base/events.ts'
+import { printableLabel } from '../base/printable.ts'
 
 /**
  * What is measured, by its names and labels, and how it follows from events. Prometheus and OpenTelemetry both read
@@ -113,18 +114,20 @@ export interface Measurement {
   readonly labels: Labels
 }
 
-const topicsMax = 200
+/** How many names become labels, of topics and of consumers. */
+export const labelsMax = 200
 
 /**
- * Names of topics as labels, the first two hundred: each is a time series for ever, and who may publish, or may send to
- * the broker, could make any number of them. The others are `other`.
+ * Names as labels, the first two hundred, in one line and not too long: each is a time series for ever, and who may publish, or
+ * may send to the broker, could make any number of them. The others are `other`.
  */
-export function topicLabels(): (topic: string) => string {
+export function boundedLabels(): (name: string) => string {
   const known = new Set<string>()
-  return (topic) => {
-    if (!known.has(topic) && known.size >= topicsMax) return 'other'
-    known.add(topic)
-    return topic
+  return (name) => {
+    const label = printableLabel(name)
+    if (!known.has(label) && known.size >= labelsMax) return 'other'
+    known.add(label)
+    return label
   }
 }
 

@@ -14,6 +14,7 @@ import {
   type TracerProvider,
 } from '@opentelemetry/api'
 import { codeOf, describeError, warn } from '../base/errors.ts'
+import { printableLabel } from '../base/printable.ts'
 import type { Operation, Telemetry, Trace, TracedMessage } from '../base/telemetry.ts'
 import { refuseUnknown } from '../base/options.ts'
 import { version } from '../base/version.ts'
@@ -82,14 +83,14 @@ export function openTelemetry(options: OpenTelemetryOptions = {}): Telemetry {
         links: readonly Context[],
       ): Span =>
         tracer.startSpan(
-          `${operation.name} ${topic}`,
+          `${operation.name} ${printableLabel(topic)}`,
           {
             kind,
             attributes: {
               ...common(operation, type, messages.length),
               ...about,
-              [attribute.topic]: topic,
-              ...(consumer === undefined ? {} : { [attribute.consumer]: consumer }),
+              [attribute.topic]: printableLabel(topic),
+              ...(consumer === undefined ? {} : { [attribute.consumer]: printableLabel(consumer) }),
             },
             links: links.flatMap((linked) => {
               const spanContext = trace.getSpanContext(linked)

@@ -2,7 +2,7 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
 import type { OnEvent } from '../base/events.ts'
 import { gaugeNames, readGauges } from './gauges.ts'
-import { buckets, measure, metrics, topicLabels, type Measurement, type MetricName } from './metrics.ts'
+import { buckets, measure, metrics, boundedLabels, type Measurement, type MetricName } from './metrics.ts'
 import { refuseUnknown } from '../base/options.ts'
 
 export interface PrometheusOptions {
@@ -38,7 +38,7 @@ export function prometheus(options: PrometheusOptions = {}): PrometheusMetrics {
       ? { database: null, owned: false }
       : openDatabase(options.database, { schema: options.schema, poolSize: 1 })
   const registry = options.registry ?? new Registry()
-  const topicLabel = topicLabels()
+  const topicLabel = boundedLabels()
   const gauges = new Map<MetricName, Gauge>()
   const add = new Map<MetricName, (measurement: Measurement) => void>()
   for (const name of Object.keys(metrics) as MetricName[]) {

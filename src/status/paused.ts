@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import type { Database } from '../database/database.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
+import { printableLine } from '../base/printable.ts'
 
 /** A topic of a consumer that pauses: what its handlers need is away. */
 export interface PausedTopic {
@@ -36,5 +37,6 @@ export function tellPaused({
 }: Pick<PausedTopic, 'topic' | 'reason' | 'since'>): string {
   const text = since.toISOString()
   const recent = Date.now() - since.getTime() < 20 * 3_600_000
-  return `pauses ${topic}: ${reason} since ${recent ? text.slice(11, 16) : text.slice(0, 16).replace('T', ' ')}`
+  const when = recent ? text.slice(11, 16) : text.slice(0, 16).replace('T', ' ')
+  return printableLine(`pauses ${topic}: ${reason} since ${when}`)
 }

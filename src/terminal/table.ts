@@ -11,7 +11,7 @@ export function table(
   { numbers = false }: { /** All columns but the first stand on the right. */ numbers?: boolean } = {},
 ): string {
   const lines = [head, ...rows].map((line) =>
-    line.map(printableLine).map((text) => ({ text, width: widthOf(text).width })),
+    line.map(cell).map((text) => ({ text, width: widthOf(text).width })),
   )
   const widths = head.map((_, column) =>
     lines.reduce((most, line) => Math.max(most, line[column]?.width ?? 0), 0),
@@ -29,8 +29,14 @@ export function table(
     .join('\n')
 }
 
-/** In one line: a reason may hold a whole stack. */
+/** No name is longer, and no terminal wider. What is written into the tables past Twinbox may be. */
+const cellMax = 2000
+
+const cell = (text: string): string =>
+  printableLine(text.length > cellMax ? `${text.slice(0, cellMax)}…` : text)
+
+/** In one line: a reason may hold a whole stack, and a payload megabytes. */
 export function short(text: string): string {
-  const line = text.replaceAll(/\s+/g, ' ')
+  const line = text.slice(0, cellMax).replaceAll(/\s+/g, ' ')
   return line.length > 80 ? `${line.slice(0, 79)}…` : line
 }

@@ -10,7 +10,7 @@ import {
   DeadLetterError,
   type Worker,
 } from '../../src/index.ts'
-import { measure, metrics, topicLabels } from '../../src/observe/metrics.ts'
+import { measure, metrics, boundedLabels } from '../../src/observe/metrics.ts'
 import { observeDatabase, openTelemetry } from '../../src/observe/opentelemetry.ts'
 import { prometheus } from '../../src/observe/prometheus.ts'
 import { recordEvents } from '../support/events.ts'
@@ -180,7 +180,7 @@ describe('the catalogue', () => {
   const common = { kind: 'claimer', consumer: 'billing', workerId: 1 } as const
 
   test('has every metric that an event is counted in, with its labels', () => {
-    const label = topicLabels()
+    const label = boundedLabels()
     const events = [
       { type: 'sent', ids: ['1'], topics: { t: 1 }, broker: 'kafka', durationMs: 1 },
       { type: 'received', fresh: 1, duplicates: 1, collisions: 1, broker: 'kafka', durationMs: 1 },
@@ -219,7 +219,7 @@ describe('the catalogue', () => {
   })
 
   test('has no more than two hundred topics as labels', () => {
-    const label = topicLabels()
+    const label = boundedLabels()
     const labels = Array.from({ length: 1000 }, (_, n) => label(`t${n}`))
     expect(new Set(labels).size).toBe(201)
     expect(label('t0')).toBe('t0')

@@ -4,7 +4,7 @@ import {
   buckets,
   measure,
   metrics,
-  topicLabels,
+  boundedLabels,
   type Label,
   type Labels,
   type MetricName,
@@ -61,7 +61,7 @@ export function nameOf(name: MetricName): { name: string; unit: string } {
 
 /** Counters and histograms out of events. Instruments are made at their first use: the SDK may be registered later. */
 export function otelMeters(provider: MeterProvider | undefined): OnEvent {
-  const topicLabel = topicLabels()
+  const topicLabel = boundedLabels()
   const record = new Map<MetricName, (value: number, labels: Labels) => void>()
   const instrument = (metric: MetricName): ((value: number, labels: Labels) => void) => {
     const meter = meterOf(provider)
