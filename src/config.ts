@@ -6,10 +6,11 @@ import type { Handlers } from './claimer/handlers.ts'
 import type { DatabaseInput } from './database/database.ts'
 import type { RelayOptions } from './relay/options.ts'
 import type { ReceiverOptions } from './receiver/receiver.ts'
+import type { RedactError } from './base/redaction.ts'
 import type { Telemetry } from './base/telemetry.ts'
 
 /** What every worker gets from the configuration as a whole. */
-type Given = 'database' | 'schema' | 'preparedStatements' | 'onEvent' | 'telemetry'
+type Given = 'database' | 'schema' | 'preparedStatements' | 'onEvent' | 'telemetry' | 'redactError'
 
 /** What is received for one consumer, and what handles it. What `createReceiver` has too goes to its receivers, the rest to its claimers. */
 export interface ConsumerConfig<Tables = unknown>
@@ -30,6 +31,8 @@ export interface Config<Tables = unknown> {
   readonly preparedStatements?: boolean | undefined
   /** Traces and metrics, as `twinbox/opentelemetry` makes them. @default none */
   readonly telemetry?: Telemetry | undefined
+  /** What is told of errors instead of what they say, by all workers. @default what they say */
+  readonly redactError?: RedactError | undefined
   /** A broker, or a function that opens one: commands that need none do not call it. */
   readonly broker?: Broker | (() => Broker | Promise<Broker>) | undefined
   /** By name. */

@@ -68,6 +68,7 @@ export type { Finding } from './doctor/finding.ts'
 export type { Demand } from './doctor/server.ts'
 export type { Health, HealthOptions, HealthProblem, HealthReport } from './observe/health.ts'
 export type { LogLevel, Logger, LogOptions } from './observe/logging.ts'
+export type { FailedMessage, RedactError } from './base/redaction.ts'
 export type { Operation, Telemetry, Trace, TracedMessage } from './base/telemetry.ts'
 export type { OnEvent, TwinboxEvent, WorkerKind } from './base/events.ts'
 export type {

@@ -3,7 +3,7 @@ import type { Emit } from '../base/events.ts'
 import type { Lanes } from '../lanes/lanes.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
 import { codeOf, describeError } from '../base/errors.ts'
-import type { Claim } from './claim.ts'
+import type { Claim, Told } from './claim.ts'
 import type { InFlight } from './in-flight.ts'
 
 /** What the database says of a topic that pauses; see `promote`. */
@@ -38,6 +38,7 @@ interface Parts {
   readonly inFlight: InFlight
   readonly lanes: Lanes
   readonly emit: Emit
+  readonly told: Told
   readonly reread: (claims: readonly Claim[]) => void
   readonly dispatch: () => void
   readonly enabled: boolean
@@ -126,13 +127,10 @@ export class Circuits {
     if (pile.size >= pileMax) {
       this.#piles.delete(claim.topic)
       this.#closing.delete(claim.topic)
-      this.#open.set(claim.topic, {
-        since: performance.now(),
-        reason,
-        error: describeError(error),
-        shared: false,
-      })
-      this.#parts.emit({ type: 'circuit_opened', topic: claim.topic, reason, error })
+      const told = this.#parts.told(error, claim)
+      const opened = { since: performance.now(), reason: reasonOf(told), error: describeError(told) }
+      this.#open.set(claim.topic, { ...opened, shared: false })
+      this.#parts.emit({ type: 'circuit_opened', topic: claim.topic, reason: opened.reason, error: told })
     }
     return false
   }
@@ -236,5 +234,5 @@ function reasonOf(error: unknown): string {
     const inner = cause instanceof AggregateError ? (cause.errors as unknown[])[0] : cause
     if (typeof inner === 'object' && inner !== null && 'code' in inner) reason = codeOf(inner)
   }
-  return reason.replaceAll('\0', '').toWellFormed().slice(0, 100)
+  return reason.slice(0, 100).replaceAll('\0', '').toWellFormed()
 }

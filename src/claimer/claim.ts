@@ -29,6 +29,9 @@ export const claimMoves: Moves<ClaimState> = {
   gone: [],
 }
 
+/** What may be told of an error of a message. */
+export type Told = (error: unknown, claim: Claim) => unknown
+
 /** A message that this claimer holds, from the claim to the settlement. */
 export class Claim {
   state: ClaimState = 'waiting'

@@ -8,7 +8,7 @@ import type { Telemetry } from '../base/telemetry.ts'
 import { limits } from '../base/options.ts'
 import { workerNumbers } from '../membership/worker.ts'
 import type { Circuits } from './circuits.ts'
-import type { Claim } from './claim.ts'
+import type { Claim, Told } from './claim.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Quarantine } from './quarantine.ts'
 
@@ -43,6 +43,7 @@ export interface ClaimerContext {
   readonly circuits: Circuits
   readonly emit: Emit
   readonly telemetry: Telemetry | undefined
+  readonly told: Told
   readonly failpoint: Failpoint
   /** These claims are somebody else's now. Their handlers are told, and nothing of them will be settled. */
   readonly lose: (claims: readonly Claim[], reason: string) => void

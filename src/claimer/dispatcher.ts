@@ -6,6 +6,7 @@ import { completeAtOnce, handleAtOnce, handledAtOnce } from './atonce.ts'
 import { handle, handling } from './handling.ts'
 import type { ResolvedHandler } from './handlers.ts'
 import { Failures } from './failures.ts'
+import { causeOf } from './interruptions.ts'
 import type { Settlement } from './settlement.ts'
 import { Stuck } from './stuck.ts'
 import { Transactions } from './transactions.ts'
@@ -165,7 +166,7 @@ export class Dispatcher {
     work: PromiseLike<unknown> | undefined,
     onHandled: () => void,
   ): Promise<void> {
-    const { consumer, settings, failpoint, inFlight, emit, membership, telemetry, circuits } =
+    const { consumer, settings, failpoint, inFlight, emit, membership, telemetry, circuits, told } =
       this.#parts.context
     const { settlement } = this.#parts
     const startedAt = performance.now()
@@ -229,7 +230,7 @@ export class Dispatcher {
       })
     } catch (error) {
       ended()
-      trace?.end(() => error)
+      trace?.end((index) => told(causeOf(error), claims[index]!))
       // Whatever has become of it, the handler has ended.
       onHandled()
       await this.#failures.settle(options, claims, error)

@@ -111,10 +111,10 @@ export class Failures {
 
   /** Their handler's connection was lost. */
   async #interrupted(error: Interrupted, claims: readonly Claim[]): Promise<void> {
-    const { inFlight, emit, reread } = this.#parts.context
+    const { inFlight, emit, reread, told } = this.#parts.context
     const { settlement, release } = this.#parts
     const blamed = await this.#interruptions.blames(error, claims)
-    if (!blamed) emit({ type: 'trouble', error: error.cause, doing: 'handling' })
+    if (!blamed) emit({ type: 'trouble', error: told(error.cause, claims[0]!), doing: 'handling' })
     const held = claims.filter((claim) => inFlight.has(claim))
     if (error.open) {
       reread(held.filter(({ keyed }) => keyed))

@@ -35,6 +35,10 @@ export class Conflict extends Error {
   }
 }
 
+/** What has ended the handling: the error itself, without what says in here how it was met. */
+export const causeOf = (error: unknown): unknown =>
+  error instanceof Interrupted || error instanceof Conflict ? error.cause : error
+
 /** Of all connections that a server's end takes with it, one may be the first to know. */
 const graceMs = 100
 /** So often in a row a message's connection may be lost together with all others before that counts. */

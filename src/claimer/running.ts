@@ -2,7 +2,7 @@ import { KeyedClaims } from './keyed.ts'
 import { UnkeyedClaims } from './unkeyed.ts'
 import { Circuits } from './circuits.ts'
 import { Dispatcher } from './dispatcher.ts'
-import type { Claim } from './claim.ts'
+import type { Claim, Told } from './claim.ts'
 import { InFlight } from './in-flight.ts'
 import type { ResolvedHandler } from './handlers.ts'
 import { Loops } from './loops.ts'
@@ -16,6 +16,7 @@ import { inboxLanes, isKeyed } from '../database/layout.ts'
 import { loadKysely } from '../database/kysely.ts'
 import { LeaseLostError } from '../base/errors.ts'
 import { emitter, type Emit } from '../base/events.ts'
+import { redaction } from '../base/redaction.ts'
 import type { Lane } from '../lanes/lane.ts'
 import { Lanes } from '../lanes/lanes.ts'
 import type { LaneHolder } from '../lanes/options.ts'
@@ -64,7 +65,10 @@ export class RunningClaimer implements Holder, LaneHolder {
         this.#lanes.held.get(lane)?.watermark.lower(seq)
     }
     const dispatch = (): void => this.#dispatcher.dispatch()
-    const work = { ...shared, inFlight: this.#inFlight, lanes: this.#lanes, reread, dispatch }
+    const redact = redaction(options.redactError, this.#emit)
+    const told: Told = (error, { id, topic, key, attempt }) =>
+      redact(error, { consumer, id, topic, key, attempt })
+    const work = { ...shared, inFlight: this.#inFlight, lanes: this.#lanes, reread, dispatch, told }
     const circuits = new Circuits({
       ...work,
       enabled: parts.circuit,

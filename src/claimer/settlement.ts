@@ -90,8 +90,9 @@ export class Settlement {
     foundBy: FoundBy = error instanceof HandleTimeoutError ? 'timeout' : 'error',
   ): Promise<boolean> {
     const { inFlight, lanes, emit, reread } = this.#parts
-    const reason = describeError(error)
-    const record = errorRecord(error, claim.attempt, lanes.workerId)
+    const told = this.#parts.told(error, claim)
+    const reason = describeError(told)
+    const record = errorRecord(told, claim.attempt, lanes.workerId)
     const retryInMs = verdictOn(claim.attempt, options, askedBy(error))
     inFlight.settle([claim])
     const stays = retryInMs !== null && this.#retries.stays(claim, retryInMs)
@@ -122,7 +123,7 @@ export class Settlement {
       topic: claim.topic,
       key: claim.key,
       attempt: claim.attempt,
-      error,
+      error: told,
       foundBy,
       retryInMs,
     })

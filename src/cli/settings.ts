@@ -116,6 +116,7 @@ async function loadConfig(
     'schema',
     'preparedStatements',
     'telemetry',
+    'redactError',
     'broker',
     'consumers',
     'relay',

@@ -27,6 +27,7 @@ export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<
       endpoint?.onEvent(event)
     },
     telemetry: settings.config.telemetry,
+    redactError: settings.config.redactError,
   }
   const broker = command === 'claim' ? null : await settings.openBroker()
   const workers: Worker[] = []

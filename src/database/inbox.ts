@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import { plain, type Redact } from '../base/redaction.ts'
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { Database } from './database.ts'
 import { anyPartition } from './layout.ts'
@@ -37,6 +38,8 @@ export interface Receiving {
   /** The broker's name. */
   readonly broker: string
   readonly workerId: number | null
+  /** What may be told to tracers of an error. @default all */
+  readonly redact?: Redact
 }
 
 const untraced: Receiving = { telemetry: undefined, broker: '', workerId: null }
@@ -61,7 +64,7 @@ export async function deliver(
   database: Database,
   messages: readonly InboxMessage[],
   version: string | null,
-  { telemetry, broker, workerId }: Receiving,
+  { telemetry, broker, workerId, redact = plain }: Receiving,
 ): Promise<number | null> {
   const trace = begin(telemetry, { name: 'receive', system: broker, workerId }, () => messages.map(toTraced))
   try {
@@ -84,7 +87,10 @@ export async function deliver(
     trace?.end()
     return result!.routed ? result!.fresh : null
   } catch (error) {
-    trace?.end(() => error)
+    trace?.end((index) => {
+      const { consumer, id, topic, key } = messages[index]!
+      return redact(error, { consumer, id, topic, key, attempt: 0 })
+    })
     throw error
   }
 }

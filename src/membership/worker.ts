@@ -2,6 +2,7 @@ import { openDatabase, type Database, type DatabaseInput } from '../database/dat
 import { checkSchemaVersion } from '../database/migrate.ts'
 import { checkServer } from '../database/server.ts'
 import type { Emit, OnEvent, WorkerKind } from '../base/events.ts'
+import { checkRedaction, type RedactError } from '../base/redaction.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import { OptionError } from '../base/errors.ts'
 import { isOutage } from '../database/evidence.ts'
@@ -71,6 +72,11 @@ export interface WorkerOptions {
   readonly onEvent?: OnEvent | undefined
   /** Traces and metrics, as `twinbox/opentelemetry` makes them. @default none */
   readonly telemetry?: Telemetry | undefined
+  /**
+   * Says what is stored, logged, shown and traced of an error of a message instead of what it says itself, which may quote the
+   * message; see `RedactError`. @default what it says, without the passwords of URLs
+   */
+  readonly redactError?: RedactError | undefined
 }
 
 /** The options of every worker that are numbers. */
@@ -90,6 +96,7 @@ export const workerOptionNames = [
   ...workerNumbers,
   'onEvent',
   'telemetry',
+  'redactError',
 ] as const
 
 /** Makes a worker of two functions: started once, stopped once, its database opened, checked and closed. */
@@ -105,6 +112,7 @@ export function createWorker(
     readonly stop: () => Promise<void>
   },
 ): Worker {
+  checkRedaction(options.redactError)
   if (options.database === undefined)
     throw new OptionError('database', 'database is required: a connection string or a pg pool.')
   let opened = openDatabase(options.database, options)

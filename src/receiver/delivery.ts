@@ -3,6 +3,7 @@ import { fromWireHeaders } from '../brokers/cloudevent.ts'
 import { admit, cut, isDeeper, jsonText } from '../database/gate.ts'
 import type { InboxMessage } from '../database/inbox.ts'
 import { describeError } from '../base/errors.ts'
+import type { Redact } from '../base/redaction.ts'
 import { isOutboxId, toMessageId, topicMatches } from '../message/message.ts'
 import { limits } from '../base/options.ts'
 import { placeOf } from './place.ts'
@@ -25,6 +26,16 @@ export interface Reading {
   readonly sources: readonly string[]
   readonly identify?: ((incoming: IncomingMessage) => Identity | null) | undefined
   readonly topicOf?: ((event: DeliveredEvent) => string) | undefined
+  readonly redact: Redact
+}
+
+/** What may be told of an error of a delivery. */
+export function toldOf(
+  error: unknown,
+  { topic, key }: Pick<IncomingMessage, 'topic' | 'key'>,
+  as: Reading,
+): string {
+  return describeError(as.redact(error, { consumer: as.consumer, id: null, topic, key, attempt: 0 }))
 }
 
 /** The message that a delivery is, or why it is none. Does not throw, whatever the delivery is. */
@@ -32,7 +43,7 @@ export function readDelivery(incoming: IncomingMessage, as: Reading): InboxMessa
   try {
     return read(incoming, as)
   } catch (error) {
-    return `It could not be read: ${describeError(error)}`
+    return `It could not be read: ${toldOf(error, incoming, as)}`
   }
 }
 
@@ -49,14 +60,14 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
   try {
     identity = identityOf(incoming, event, own, as)
   } catch (error) {
-    return `identify threw: ${describeError(error)}`
+    return `identify threw: ${toldOf(error, incoming, as)}`
   }
   if (identity === null) return 'It has no identity: it is no CloudEvent, and identify gave none.'
   let topic: string
   try {
     topic = topicOf(incoming, event, as)
   } catch (error) {
-    return `topicOf threw: ${describeError(error)}`
+    return `topicOf threw: ${toldOf(error, incoming, as)}`
   }
   if (as.topicOf !== undefined && !as.topics.some((pattern) => topicMatches(pattern, topic)))
     return `topicOf gave the topic "${cut(topic, 100)}", which is none that the receiver takes (topics).`

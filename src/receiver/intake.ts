@@ -4,12 +4,11 @@ import type { Database } from '../database/database.ts'
 import { collision, digestOf, findCollisions, type InboxMessage } from '../database/inbox.ts'
 import { halving } from '../database/halving.ts'
 import { isContentError, isPassing } from '../database/sqlstate.ts'
-import { describeError } from '../base/errors.ts'
 import type { Emit } from '../base/events.ts'
 import { reconnectMs } from '../base/loop.ts'
 import { pause } from '../base/waiting.ts'
 import { loopReports } from '../membership/worker.ts'
-import { readDelivery, type Reading } from './delivery.ts'
+import { readDelivery, toldOf, type Reading } from './delivery.ts'
 import { setAside, toLetter, withoutBody, withoutHeaders, type Letter } from './letter.ts'
 
 /** A message, and what it was read from. */
@@ -110,9 +109,8 @@ export class Intake {
       },
       async (one, error) => {
         refused.push(one)
-        await this.#setAside([
-          this.#toLetter(one.incoming, `The database refuses it: ${describeError(error)}`),
-        ])
+        const told = toldOf(error, one.incoming, this.#parts.reading)
+        await this.#setAside([this.#toLetter(one.incoming, `The database refuses it: ${told}`)])
       },
     )
     return { fresh, refused }
@@ -135,7 +133,7 @@ export class Intake {
       this.#insist(() => setAside(database, reading.consumer, some))
     await halving(letters, write, async (letter, error) => {
       // The last resort: its place is known, and what is behind it goes on.
-      const because = `The database does not keep more of it: ${describeError(error)}`
+      const because = `The database does not keep more of it: ${toldOf(error, letter, reading)}`
       await halving([withoutHeaders(letter, because)], write, () => write([withoutBody(letter, because)]))
     })
     this.#refused += letters.length

@@ -7,6 +7,7 @@ import { OptionError, type BrokerError } from '../base/errors.ts'
 import { emitter, type Emit } from '../base/events.ts'
 import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
 import { hintReceived } from '../base/hints.ts'
+import { redaction, type Redact } from '../base/redaction.ts'
 import type { Member } from '../membership/options.ts'
 import { Registration } from '../membership/registration.ts'
 import type { Loop } from '../base/loop.ts'
@@ -181,6 +182,7 @@ class Receiver implements Member {
   readonly #settings: Record<(typeof numbers)[number], number>
   readonly #failpoint: Failpoint
   readonly #emit: Emit
+  readonly #redact: Redact
   #subscription: Subscription | null = null
   readonly #stopping = new AbortController()
   #pruning: Pruning | null = null
@@ -203,9 +205,10 @@ class Receiver implements Member {
       consumer: options.consumer,
       workerId: this.registration.id,
     }))
+    this.#redact = redaction(options.redactError, this.#emit)
     this.#intake = new Intake({
       database,
-      reading: options,
+      reading: { ...options, redact: this.#redact },
       batchSize: settings.batchSize,
       batchBytes: limits.batchBytes,
       emit: this.#emit,
@@ -305,6 +308,7 @@ class Receiver implements Member {
       telemetry,
       broker: broker.name,
       workerId: this.registration.id,
+      redact: this.#redact,
     })
     await this.#failpoint('receiver.after_commit')
     return fresh

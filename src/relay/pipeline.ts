@@ -9,6 +9,7 @@ import { Polling } from '../membership/polling.ts'
 import type { Sleep } from '../membership/sleep.ts'
 import type { Parking } from '../lanes/parking.ts'
 import { reconnectMs } from '../base/loop.ts'
+import type { Redact } from '../base/redaction.ts'
 import { StateMachine, type Moves } from '../base/state.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import type { RelaySettings } from './options.ts'
@@ -29,6 +30,7 @@ export interface PipelineParts {
   readonly sleep: Sleep
   readonly emit: Emit
   readonly telemetry: Telemetry | undefined
+  readonly redact: Redact
   readonly failpoint: Failpoint
   readonly wakeLanes: () => void
   readonly onBroker: (error: BrokerError | null, retryInMs: number) => void

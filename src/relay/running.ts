@@ -5,6 +5,7 @@ import type { BrokerError } from '../base/errors.ts'
 import { emitter, type Emit, type FailoverStrategy } from '../base/events.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import { onPublished } from '../base/hints.ts'
+import { redaction } from '../base/redaction.ts'
 import type { Lane } from '../lanes/lane.ts'
 import { Lanes } from '../lanes/lanes.ts'
 import type { LaneHolder } from '../lanes/options.ts'
@@ -94,6 +95,7 @@ export class RunningRelay implements Holder, LaneHolder {
           sleep: this.membership.sleep,
           emit: this.#emit,
           telemetry: options.telemetry,
+          redact: redaction(options.redactError, this.#emit),
           failpoint,
           wakeLanes: () => this.#lanes.wake(),
           onBroker: (error, retryInMs) => this.#report(error, retryInMs),

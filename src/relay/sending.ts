@@ -1,17 +1,19 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
 import { jsonContentType, type OutgoingMessage } from '../message/message.ts'
+import type { Redact } from '../base/redaction.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { HeadRow } from '../database/sql/reading.ts'
 
 export interface SendingParts {
   readonly broker: Broker
   readonly telemetry: Telemetry | undefined
+  readonly redact: Redact
   readonly lanesOf: { readonly workerId: number | null }
 }
 
 /** Hands a batch to the broker, as one operation of each message's trace if anybody wants one. */
 export async function sendAll(
-  { broker, telemetry, lanesOf }: SendingParts,
+  { broker, telemetry, redact, lanesOf }: SendingParts,
   batch: readonly HeadRow[],
   signal: AbortSignal,
 ): Promise<readonly SendOutcome[]> {
@@ -23,15 +25,19 @@ export async function sendAll(
     ...message,
     headers: { ...message.headers, ...trace.carried[index] },
   }))
+  const toldOf = (error: unknown, index: number): unknown => {
+    const { id, topic, key, attempt } = batch[index]!
+    return redact(error, { consumer: null, id, topic, key, attempt: attempt + 1 })
+  }
   try {
     const outcomes = await broker.send(carrying, { signal, telemetry })
     trace.end((index) => {
       const outcome = outcomes[index]
-      return outcome !== undefined && 'error' in outcome ? outcome.error : undefined
+      return outcome !== undefined && 'error' in outcome ? toldOf(outcome.error, index) : undefined
     })
     return outcomes
   } catch (error) {
-    trace.end(() => error)
+    trace.end((index) => toldOf(error, index))
     throw error
   }
 }

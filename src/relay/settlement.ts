@@ -4,6 +4,7 @@ import { verdictOn } from '../base/backoff.ts'
 import { describeError, type BrokerError } from '../base/errors.ts'
 import type { Emit } from '../base/events.ts'
 import { errorRecord } from '../base/record.ts'
+import type { Redact } from '../base/redaction.ts'
 import type { Lanes } from '../lanes/lanes.ts'
 import type { HeldKey, Parking } from '../lanes/parking.ts'
 import { Settler, type Held } from '../lanes/settler.ts'
@@ -17,12 +18,14 @@ export interface SettlementParts {
   readonly lanesOf: Lanes
   readonly parking: Parking
   readonly emit: Emit
+  readonly redact: Redact
 }
 
 /** A message that the broker has refused by itself, and what is to become of it. */
 interface Refusal extends Held {
   readonly row: HeadRow
-  readonly error: BrokerError
+  /** What is told of why. */
+  readonly error: unknown
   readonly attempt: number
   readonly reason: string
   /** What its history says. */
@@ -93,18 +96,18 @@ export class Settlement {
   }
 
   #judge(row: HeadRow, error: BrokerError, fence: number, last: Refusal | undefined): Refusal {
-    const { settings, lanesOf } = this.#parts
+    const { settings, lanesOf, redact } = this.#parts
     const attempt = row.attempt + 1
+    const { id, topic, key } = row
+    const told = redact(error, { consumer: null, id, topic, key, attempt })
     // Mostly they all fail with one error, and what is kept of it is dear.
+    const same = last !== undefined && last.error === told ? last : undefined
     return {
       ...{ row, fence, lane: row.lane, seq: row.seq, id: row.id },
-      error,
+      error: told,
       attempt,
-      reason: last?.error === error ? last.reason : describeError(error),
-      record:
-        last?.error === error && last.attempt === attempt
-          ? last.record
-          : errorRecord(error, attempt, lanesOf.workerId),
+      reason: same?.reason ?? describeError(told),
+      record: same?.attempt === attempt ? same.record : errorRecord(told, attempt, lanesOf.workerId),
       retryInMs: verdictOn(attempt, settings, error.kind === 'poison' ? 'dead' : null),
     }
   }
