@@ -47,7 +47,6 @@ export type { DeadLetterPage, ReadDeadLettersOptions, Redriven } from './operate
 export type { DeadLetterFilter, Signature } from './operate/filter.ts'
 export type { DeadLetter, DeadLetterContent, DeadLetterDetails, Intervention } from './operate/letter.ts'
 export type { Erased, EraseOptions } from './operate/erase.ts'
-export type { ExportedMessage } from './operate/export-messages.ts'
 export type { Target } from './operate/target.ts'
 export type { FailedAttempt } from './message/row.ts'
 export type { ParkedKey, ParkedKeyFilter, ReadParkedKeysOptions } from './operate/parked.ts'

@@ -1,4 +1,4 @@
-import type { MessageState } from '../database/sql/message.ts'
+import type { MessageState } from '../database/sql/placed.ts'
 import { readMessages, showMessage, type MessageHistory, type PlacedMessage } from '../operate/messages.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { consumerOf, doer, forJson, renderAttempt, renderPayload, type FilterFlags } from './letters.ts'

@@ -2,7 +2,7 @@ import { describeBlocker, type LockWait } from '../database/lockwait.ts'
 import { migrate, printedFiles } from '../database/migrate.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { readSettings } from './settings.ts'
-import { untilStopped } from './until.ts'
+import { unlessStopped } from './until.ts'
 import { remark, say } from '../terminal/output.ts'
 
 export interface MigrateFlags extends CommonFlags {
@@ -25,16 +25,10 @@ export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
     const text = flags.json === true ? JSON.stringify({ schema, waiting: wait }) : waitingFor(wait)
     remark(text)
   }
-  const { result: applied } = await untilStopped('', ({ signal }) =>
-    migrate(database(), { schema, waitMs: flags.wait, onWait, signal }).catch((error: unknown) => {
-      if (signal.aborted && error === signal.reason) return null
-      throw error
-    }),
+  const applied = await unlessStopped((signal) =>
+    migrate(database(), { schema, waitMs: flags.wait, onWait, signal }),
   )
-  if (applied === null) {
-    remark('Stopped. Nothing was changed.')
-    return 1
-  }
+  if (applied === null) return 1
   if (flags.json === true) say(JSON.stringify({ schema, applied }))
   else if (applied.length === 0) say(`The schema "${schema}" is up to date.`)
   else for (const name of applied) say(`Applied ${name}`)

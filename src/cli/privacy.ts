@@ -6,6 +6,7 @@ import { remark, say } from '../terminal/output.ts'
 import { confirmed } from './confirm.ts'
 import { consumerOf, writeLines, type ChangeFlags } from './letters.ts'
 import { readSettings } from './settings.ts'
+import { unlessStopped } from './until.ts'
 
 /** Whose data is meant. */
 export interface TargetFlags extends ChangeFlags {
@@ -32,13 +33,20 @@ export async function erase(flags: TargetFlags): Promise<0 | 1> {
     const { rows } = await eraseMessages(database(), target, { ...options, dryRun: true })
     if (!(await confirmed(`This erases: ${summary(rows)}.`, flags.yes))) return 1
   }
-  const erased = await eraseMessages(database(), target, { ...options, dryRun })
+  const erased = await unlessStopped((signal) =>
+    eraseMessages(database(), target, { ...options, dryRun, signal }),
+  )
+  if (erased === null) return 1
   if (flags.json === true) say(JSON.stringify({ ...erased, dryRun }))
   else {
     say(`${dryRun ? 'Would be erased' : 'Erased'}: ${summary(erased.rows)}.`)
     for (const name of erased.schedules) remark(`Not erased: the schedule "${name}", which has this key.`)
     if (erased.remembered > 0)
       remark(`Not erased: ${erased.remembered} remembered ids, so that a redelivery is not handled.`)
+    if (erased.sending > 0)
+      remark(
+        `A relay has held ${erased.sending} of them, and may have been sending them: they may arrive. Erase again when nothing is on its way.`,
+      )
     remark('Not erased either: copies at the broker, in backups and in the WAL.')
   }
   return 0

@@ -27,3 +27,17 @@ export async function untilStopped<Result>(
     for (const name of signals) process.off(name, onSignal)
   }
 }
+
+/** Runs work that is done as a whole or not at all. Null, having said so, if a signal came first. */
+export async function unlessStopped<Result>(
+  work: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result | null> {
+  const { result } = await untilStopped('', ({ signal }) =>
+    work(signal).catch((error: unknown) => {
+      if (signal.aborted && error === signal.reason) return null
+      throw error
+    }),
+  )
+  if (result === null) remark('Stopped. Nothing was changed.')
+  return result
+}

@@ -1,7 +1,8 @@
 import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { Database, DatabaseInput } from '../database/database.ts'
 import { auditSql } from '../database/sql/audit.ts'
-import { messageSql, messageStates, type MessageState, type PlacedRow } from '../database/sql/message.ts'
+import { messageSql } from '../database/sql/message.ts'
+import { messageStates, type MessageState, type PlacedRow } from '../database/sql/placed.ts'
 import { OptionError } from '../base/errors.ts'
 import { jsonContentType } from '../message/message.ts'
 import { readBoolean, refuseUnknown, whole } from '../base/options.ts'
@@ -146,7 +147,8 @@ async function find(
   return rows.map(toPlaced)
 }
 
-function toPlaced(row: PlacedRow): PlacedMessage {
+/** A row, as a caller has it. */
+export function toPlaced(row: PlacedRow): PlacedMessage {
   const payload = row.payload ?? row.body
   return {
     state: row.state,

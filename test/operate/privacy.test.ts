@@ -9,7 +9,7 @@ import {
   eraseMessages,
   exportMessages,
   readParkedKeys,
-  type ExportedMessage,
+  type PlacedMessage,
   type Target,
   type Worker,
 } from '../../src/index.ts'
@@ -161,10 +161,10 @@ test('what is elsewhere stays: another consumer, another topic, a schedule', asy
 
 test('an export has what is erased, whole', async () => {
   await everywhere(canary, id)
-  const found: ExportedMessage[] = []
+  const found: PlacedMessage[] = []
   for await (const message of exportMessages(database.url, { key: canary })) found.push(message)
-  expect(found.map(({ place }) => place)).toEqual([
-    ...['outbox', 'inbox', 'deferred', 'parked_message', 'unhandled', 'dead_letter', 'handled'],
+  expect(found.map(({ state }) => state)).toEqual([
+    ...['outbox', 'inbox', 'deferred', 'parked', 'unhandled', 'dead', 'handled'],
   ])
   for (const message of found.slice(0, -1))
     expect(message).toMatchObject({ id, key: canary, headers: { h: canary }, payload: `"${canary}"` })
@@ -308,7 +308,7 @@ describe('the command', () => {
     expect(await twinbox('export', '--id', id, '--out', out)).toMatchObject({ code: 0 })
     expect((await stat(out)).mode & 0o777).toBe(0o600)
     const lines = (await readFile(out, 'utf8')).trim().split('\n')
-    expect(lines.map((line) => (JSON.parse(line) as ExportedMessage).id)).toEqual(Array(7).fill(id))
+    expect(lines.map((line) => (JSON.parse(line) as PlacedMessage).id)).toEqual(Array(7).fill(id))
     expect((await twinbox('export', '--help')).stdout).toContain('$ twinbox export ')
   })
 })

@@ -1,23 +1,24 @@
 import { layout } from '../layout.ts'
-import type { FailedAttempt, MessageRow } from '../../message/row.ts'
+import type { migrationSql } from './migration.ts'
 import { bigints, optional, text, texts, uuids } from './parameter.ts'
-import { each, messageColumns, perSchema, planned, readable } from './statement.ts'
+import {
+  contentOf,
+  messageStates,
+  placed,
+  shown,
+  tableOf,
+  type Holder,
+  type MessageState,
+  type PlacedRow,
+} from './placed.ts'
+import { each, perSchema, planned } from './statement.ts'
 
-/** Where a message can be whole, and `handled`, which has its key. */
-export const holders = [
-  'outbox',
-  'inbox',
-  'deferred',
-  'parked_message',
-  'unhandled',
-  'dead_letter',
-  'handled',
-] as const
-export type Holder = (typeof holders)[number]
+/** The tables in which a message can be whole, and `handled`, which has its key. */
+const holders = Object.values(tableOf) as Holder[]
 
 /** What an erasure counts. */
-export const erasedTables = [...holders, 'dedupe', 'audit', 'circuit'] as const
-export type ErasedTable = (typeof erasedTables)[number]
+export type ErasedTable = Holder | 'dedupe' | 'audit' | 'circuit'
+export const erasedTables: readonly ErasedTable[] = [...holders, 'dedupe', 'audit', 'circuit']
 
 /** Messages by their key, or by ids; of all consumers and topics, unless said. */
 const matching = {
@@ -34,20 +35,12 @@ export interface ErasedRow extends ErasedCounts {
   /** The keys of messages that are gone, with their consumers. */
   readonly consumers: readonly string[]
   readonly keys: readonly string[]
+  /** Of those of the outbox, how many lay in a lane that a relay holds. */
+  readonly sending: number
 }
 
-/** Of what was handled, without the content. */
-export interface ExportedRow extends Partial<MessageRow> {
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
-  readonly published_at: Date | null
-  readonly place: Holder
-  readonly consumer: string
-  readonly attempt: number
-  readonly reason: string | null
-  readonly errors: readonly FailedAttempt[] | null
-}
+/** Who has a row that is to be erased, and would have to end first. */
+export type HeldRow = ReturnType<typeof migrationSql>['blockers']['row'] & { readonly table: string }
 
 /** All that is stored of a message or of a key: erased and exported. None is prepared by name, see operate.ts. */
 export const privacySql = perSchema('privacy', (s) => {
@@ -128,7 +121,8 @@ export const privacySql = perSchema('privacy', (s) => {
     ).gives<ErasedCounts>(),
 
     // What a worker has in flight is taken from it as if another one had taken its lane: what it writes for the lane from then
-    // on, errors of the message included, finds the fence risen. A message without a key has a fence of its own, in its row.
+    // on, errors of the message included, finds the fence risen. Of the outbox it is not written down what is in flight: a key whose
+    // message is gone would be parked behind it for good, with what the broker said. A message without a key has a fence of its own, in its row.
     erase: planned(
       matching,
       `with ${plain.map(erasing).join(',\n      ')},
@@ -144,10 +138,13 @@ export const privacySql = perSchema('privacy', (s) => {
           select from (
             select consumer, lane, seq from gone_outbox union all select consumer, lane, seq from gone_inbox
           ) as g
-          where g.consumer = l.consumer and g.lane = l.lane and (g.seq <= l.reach or g.seq = any (l.past))
+          where g.consumer = l.consumer and g.lane = l.lane and (g.seq <= l.reach or g.seq = any (l.past) or (l.consumer = '' and l.lease_until > clock_timestamp()))
         )
       )
-      select ${erasedTables.map((table) => count(table, `found_${table}`)).join(', ')}, k.consumers, k.keys
+      select ${erasedTables.map((table) => count(table, `found_${table}`)).join(', ')}, k.consumers, k.keys, (
+        select count(*) from gone_outbox as g join ${s}.lane as l on l.consumer = g.consumer and l.lane = g.lane
+        where l.lease_until > clock_timestamp()
+      )::int as sending
       from (
         select coalesce(array_agg(g.consumer), '{}') as consumers, coalesce(array_agg(g.key), '{}') as keys
         from (${allGone('consumer, key')}) as g where g.key is not null
@@ -202,26 +199,48 @@ export const privacySql = perSchema('privacy', (s) => {
       `insert into ${s}.audit (action, who, why, consumer, reason) values ('erase', $who, $why, $consumer, $counts)`,
     ),
 
-    /** The messages of a table whole, a page at a time, by their place. */
-    places: each(holders, (table) =>
+    // A row that is locked says by which transaction, and that says whose it is. A row that several share does not.
+    held: planned(
+      matching,
+      `select t.name as "table", t.pid, nullif(a.application_name, '') as application, a.usename::text as "user", a.state,
+        extract(epoch from clock_timestamp() - a.query_start)::float8 * 1000 as "queryMs",
+        extract(epoch from clock_timestamp() - a.xact_start)::float8 * 1000 as "transactionMs"
+      from (
+        select distinct r.name, coalesce(k.pid, 0) as pid
+        from (
+          ${plain.map((table) => `select '${table}'::text as name, m.xmax as xid from ${s}.${table} as m where ${matches(table)}`).join(' union all ')}
+          union all select 'circuit', m.xmax from ${s}.circuit as m where ${quoting(some('m.consumer, m.topic', holders.slice(1)))}
+          union all select 'parked', m.xmax from ${s}.parked as m where m.lane = ${s}.lane_of($key) and m.key = $key
+          union all select 'lane', l.xmax from ${s}.lane as l where l.lane = ${s}.lane_of($key) or l.lane in (${some(`${s}.lane_of(m.key)`)})
+        ) as r
+        join pg_locks as k on k.locktype = 'transactionid' and k.transactionid = r.xid and k.granted
+        where k.pid is distinct from pg_backend_pid()
+      ) as t
+      left join pg_stat_activity as a on a.pid = t.pid
+      order by a.xact_start nulls last, t.name limit 5`,
+    ).gives<HeldRow>(),
+
+    /** The messages in a state whole, a page at a time, by their place. */
+    places: each(messageStates, (state) =>
       planned(
         matching,
-        `select ${place(table)} as place from ${s}.${table} as m where ${matches(table)} order by 1`,
+        `select ${place(state)} as place from ${s}.${tableOf[state]} as m where ${matches(tableOf[state])} order by 1`,
       ).gives<{
         readonly place: number
       }>(),
     ),
-    page: each(holders, (table) =>
+    page: each(messageStates, (state) =>
       planned(
         { ...matching, places: bigints },
-        `select '${table}' as place, ${consumerOf(table)} as consumer, m.attempt,
-          ${readable('m', table === 'handled' ? 'id, topic, key, published_at' : messageColumns)},
-          ${table === 'dead_letter' ? 'm.reason' : 'null::text as reason'}, ${table === 'handled' ? 'null::jsonb as errors' : 'm.errors'}
-        from ${s}.${table} as m where ${matches(table)} and ${place(table)} = any ($places) order by ${place(table)}`,
-      ).gives<ExportedRow>(),
+        `select ${shown('m', state)} from (
+          select ${placed(s)[state]}, ${contentOf(state, null)} from ${s}.${tableOf[state]} as m
+          ${state === 'inbox' ? `left join ${s}.lane as h on h.consumer = m.consumer and h.lane = m.lane` : ''}
+          where ${matches(tableOf[state])} and ${place(state)} = any ($places)
+        ) as m order by m.place`,
+      ).gives<PlacedRow>(),
     ),
   }
 })
 
-const place = (table: Holder): string =>
-  table === 'dead_letter' || table === 'handled' ? 'm.number' : 'm.seq'
+const place = (state: MessageState): string =>
+  state === 'dead' || state === 'handled' ? 'm.number' : 'm.seq'
