@@ -148,7 +148,7 @@ describe('what is in it', () => {
     expect(manifest.peerDependencies).toEqual({
       '@opentelemetry/api': '^1.9.0',
       '@types/pg': '^8.0.0',
-      amqplib: '>=2.3.1',
+      amqplib: '^2.3.1',
       jiti: '^2.7.0',
       kafkajs: '^2.2.4',
       'prom-client': '^15.1.3',

@@ -9,7 +9,7 @@ export type { RabbitmqOptions } from './options.ts'
 export { classify } from './errors.ts'
 
 /**
- * RabbitMQ 3.10 or later, through amqplib 2.3.1 or later (`npm install amqplib`).
+ * RabbitMQ 3.10 or later, through amqplib 2 from 2.3.1 on (`npm install amqplib`).
  *
  * All messages go to one durable topic exchange; each consumer has one durable queue, bound for its topics. A message
  * is a CloudEvent in AMQP binary mode.
