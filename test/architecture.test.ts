@@ -81,7 +81,7 @@ describe('imports run downwards', () => {
     },
     {
       name: 'broker',
-      files: /^src\/brokers\/(broker|cloudevent|consuming|peer|probe)\.ts$/,
+      files: /^src\/brokers\/(broker|cloudevent|consuming|credentials|peer|probe)\.ts$/,
       uses: [...words],
     },
     { name: 'adapter', files: /^src\/brokers\/adapter\.ts$/, uses: [...words, 'broker', 'database'] },

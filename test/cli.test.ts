@@ -31,6 +31,9 @@ const config = async (name: string, text: string): Promise<string> => {
   return path
 }
 
+/** A command that shows a password to everybody on the machine. */
+const withPassword = /^ *\$?.*(twinbox|npm run) .*:\/\/[^\s/:@]*:[^\s@]+@/m
+
 describe('what it is told', () => {
   test('--help names every command, and every command has help with examples', async () => {
     const { code, stdout } = await twinbox(['--help'])
@@ -46,6 +49,21 @@ describe('what it is told', () => {
     }
   })
 
+  test('help names the environment before the flag of whatever may hold a password, and shows none in a flag', async () => {
+    const commands = ['migrate', 'relay', 'receive', 'claim', 'work', 'unsubscribe', 'roles', 'demo', 'soak']
+    for (const command of commands) {
+      const { stdout } = await twinbox([command, '--help'])
+      expect(stdout).toMatch(/--database <url>\s+(TWINBOX_)?DATABASE_URL, or this/)
+      if (stdout.includes('--url <url>')) {
+        expect(stdout).toMatch(/--url <url>\s+TWINBOX_BROKER_URL, or this/)
+        expect(stdout).toMatch(/--insecure\s+TWINBOX_INSECURE=1, or this/)
+      }
+      expect(stdout).not.toMatch(withPassword)
+    }
+    expect((await twinbox(['--help'])).stdout).not.toMatch(withPassword)
+    expect('  $ twinbox migrate -d postgres://me:secret@db/x').toMatch(withPassword)
+  })
+
   test('--version is that of the package', async () => {
     const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { version: string }
     expect(await twinbox(['--version'])).toEqual({ code: 0, stdout: `${version}\n`, stderr: '' })
@@ -58,7 +76,7 @@ describe('what it is told', () => {
       args: ['migrate', '--databse', 'x'],
       says: /unknown option '--databse'\n\(Did you mean --database\?\)/,
     },
-    { args: ['migrate'], says: /^No database: give --database URL, set TWINBOX_DATABASE_URL/ },
+    { args: ['migrate'], says: /^No database: set TWINBOX_DATABASE_URL, give --database URL/ },
     { args: ['migrate', '-d', 'http://u:hidden@h/x'], says: /postgres:\/\// },
     { args: ['migrate', '-d', 'postgres://u:hid den@h:port/x'], says: /URL/ },
     { args: ['status', '--schema', 'No Good'], says: /^schema must be/ },
@@ -77,8 +95,16 @@ describe('what it is told', () => {
       args: ['relay', '-d', 'postgres://h/x', '-b', 'pigeon'],
       says: /Allowed choices are postgres, rabbitmq, kafka/,
     },
-    { args: ['relay', '-d', 'postgres://h/x', '-b', 'rabbitmq'], says: /needs --url/ },
+    { args: ['relay', '-d', 'postgres://h/x', '-b', 'rabbitmq'], says: /needs TWINBOX_BROKER_URL or --url/ },
     { args: ['relay', '-d', 'postgres://h/x', '-b', 'rabbitmq', '-u', 'pigeon://u:hidden@h'], says: /amqp/ },
+    {
+      args: ['relay', '-d', 'postgres://h/x', '-b', 'rabbitmq', '-u', 'amqp://u:hidden@mq'],
+      says: /on the way to mq.*insecure: true .*--insecure or TWINBOX_INSECURE=1/,
+    },
+    {
+      args: ['relay', '-d', 'postgres://h/x', '-b', 'postgres', '-u', 'postgres://u:hidden@db/x'],
+      says: /on the way to db/,
+    },
     { args: ['work', '-d', 'postgres://h/x', '-b', 'postgres'], says: /^No consumer to work for/ },
     {
       args: ['claim', '--config', 'missing.ts', '-d', 'postgres://h/x'],
@@ -86,7 +112,7 @@ describe('what it is told', () => {
     },
     { args: ['demo', '--messages', '9'], says: /whole number from 10 to 100000/ },
     { args: ['demo', '--messages', '2e3'], says: /whole number from 10 to 100000/ },
-    { args: ['demo', '--broker', 'kafka'], says: /needs --url/ },
+    { args: ['demo', '--broker', 'kafka'], says: /needs TWINBOX_BROKER_URL or --url/ },
   ])('used wrongly, it says so and exits with 2: $args', async ({ args, says }) => {
     const { code, stdout, stderr } = await twinbox(args)
     expect(code).toBe(2)

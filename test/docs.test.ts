@@ -125,6 +125,13 @@ test('every command is one, with the options that it is shown with', async () =>
   }
 })
 
+test('no command has a password in a flag', () => {
+  const shown = pages.flatMap(({ text }) => blocks(text, 'sh').flatMap((block) => block.split('\n')))
+  const inFlags = /\b(twinbox|npm run) .*:\/\/[^\s/:@]*:[^\s@]+@/
+  expect(shown.filter((line) => inFlags.test(line))).toEqual([])
+  expect('npx twinbox demo -d postgres://me:secret@db/x').toMatch(inFlags)
+})
+
 test('every link leads somewhere', () => {
   const anchorsOf = (text: string): string[] =>
     [...text.matchAll(/^#+ (.*)$/gm)].map(([, title]) =>

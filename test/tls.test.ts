@@ -163,6 +163,7 @@ describeWith('openssl', certificate, 'TLS', (tls) => {
           brokers: [address],
           ssl: { ca: [await readFile(ca)] },
           sendTimeoutMs: 5000,
+          topology: 'declare',
           partitions: 1,
         })
         try {

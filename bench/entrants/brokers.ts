@@ -21,7 +21,7 @@ export const nameOf = (url: string): string => new URL(url).pathname.slice(1)
 export function brokerOf(url: string, task: Task): Broker {
   const { kind, address } = task.broker!
   const name = nameOf(url)
-  if (kind === 'kafka') return kafka({ brokers: [address], insecure: true, topic: () => name })
+  if (kind === 'kafka') return kafka({ brokers: [address], topology: 'declare', topic: () => name })
   return rabbitmq({ url: address, exchange: name, queue: () => name })
 }
 

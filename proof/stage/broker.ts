@@ -11,15 +11,21 @@ export interface Run {
   /** As the registry knows it. */
   readonly broker: string
   readonly brokerUrl: string | null
+  /** Whether its password may be sent there without TLS. */
+  readonly insecure: boolean
   readonly consumer: string
 }
 
 /** The broker of the run, under its names. */
-export const trialOf = ({ name, schema, broker, brokerUrl }: Run, database: Database): Promise<Trial> =>
+export const trialOf = (
+  { name, schema, broker, brokerUrl, insecure }: Run,
+  database: Database,
+): Promise<Trial> =>
   adapterOf(broker)!.openTrial({
     name,
     schema,
     url: brokerUrl ?? undefined,
+    insecure,
     database: () => database,
     fewTopics: true,
   })

@@ -6,13 +6,14 @@ import type { Address } from '../../src/brokers/adapter.ts'
 import { BrokerError } from '../../src/base/errors.ts'
 import { embeddedLibrary, findLibrary } from './postgres.ts'
 import { UsageError } from '../../src/terminal/failure.ts'
-import { reachable } from '../../src/terminal/brokers.ts'
+import { reachable, readInsecure } from '../../src/terminal/brokers.ts'
 import { trialOf, type Run } from './broker.ts'
 
 /** What a command that works on tables of its own is told about where. */
 export interface Place {
   readonly broker: string
   readonly url?: string
+  readonly insecure?: boolean
   readonly database?: string
 }
 
@@ -56,7 +57,8 @@ export async function openScratch(options: {
   const { broker } = place
   const name = `twinbox_${what}_${randomBytes(4).toString('hex')}`
   const brokerUrl = brokerUrlOf(place)
-  const run: Run = { name, schema: name, databaseUrl, broker, brokerUrl, consumer: what }
+  const insecure = readInsecure(place.insecure)
+  const run: Run = { name, schema: name, databaseUrl, broker, brokerUrl, insecure, consumer: what }
   const database = new Database(databaseUrl, { schema: name, poolSize: 4 })
   cleanUp.push(() => database.close())
   say(`Migrating the schema ${name} in the database ${placeOf(databaseUrl)} …`)

@@ -30,6 +30,8 @@ export interface Adapter {
 export interface Place {
   /** There, unless it is optional. */
   readonly url?: string | undefined
+  /** Whether a password may be sent there without TLS. */
+  readonly insecure?: boolean | undefined
   /** Where the tables are. */
   readonly database: () => DatabaseInput
   readonly schema: string

@@ -5,7 +5,7 @@ import { addTimes } from './clockwork.ts'
 import { addErasing } from './erasing.ts'
 import { exitCode, report } from '../terminal/failure.ts'
 import { adapters, brokerNames } from '../brokers/registry.ts'
-import { urlHelp } from '../terminal/brokers.ts'
+import { insecureHelp, urlHelp } from '../terminal/brokers.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { addObserving, watched } from './observing.ts'
 import { addOperating } from './operating.ts'
@@ -28,7 +28,7 @@ function common(command: Command): Command {
     .option('-c, --config <file>', 'configuration file (default: twinbox.config.{js,mjs,ts} here)')
     .option(
       '-d, --database <url>',
-      'where the tables are (or TWINBOX_DATABASE_URL; last, after the configuration, DATABASE_URL)',
+      'TWINBOX_DATABASE_URL, or this: where the tables are (last, after the configuration, DATABASE_URL)',
     )
     .option('-s, --schema <name>', "the tables' schema (or TWINBOX_SCHEMA; default: twinbox)")
     .option('--json', 'write for programs rather than for people')
@@ -39,7 +39,8 @@ function common(command: Command): Command {
 function brokered(command: Command): Command {
   return command
     .addOption(new Option('-b, --broker <name>', 'or TWINBOX_BROKER').choices(brokerNames))
-    .option('-u, --url <url>', `${urlHelp} (or TWINBOX_BROKER_URL)`)
+    .option('-u, --url <url>', urlHelp)
+    .option('--insecure', insecureHelp)
 }
 
 const workerId = (text: string, ids: number[] = []): number[] => [...ids, whole(text, 1, 2 ** 31 - 1)]
@@ -63,12 +64,14 @@ const program = new Command('twinbox')
   .addHelpText(
     'after',
     `
-Flags beat TWINBOX_… in the environment, that beats the configuration file, and DATABASE_URL comes last. Each command\nsays on standard error which database it works on, unless --json is given.
+Flags beat TWINBOX_… in the environment, that beats the configuration file, and DATABASE_URL comes last. Each command\nsays on standard error which database it works on, unless --json is given. A URL with a password belongs into the environment:
+everybody on the machine can read the flags of a process.
 Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 Examples:
   $ twinbox demo                          see it work, in a schema of its own
-  $ twinbox migrate -d postgres://…       create or update the tables
+  $ export TWINBOX_DATABASE_URL=…         such as postgres://app:…@127.0.0.1/app
+  $ twinbox migrate                       create or update the tables
   $ twinbox work                          run all workers of twinbox.config.ts
   $ twinbox status                        what waits, who works, what failed
   $ twinbox workers --watch               who works, and what each one holds`,
@@ -87,7 +90,8 @@ standard error; with --json as {"schema", "waiting": {"tries", "waitedMs", "retr
 All migrations are one transaction: Ctrl-C, or the end of --wait, leaves everything as it was and exits with 1.
 
 Examples:
-  $ twinbox migrate --database postgres://app@localhost/app
+  $ export TWINBOX_DATABASE_URL=…         such as postgres://app:…@127.0.0.1/app
+  $ twinbox migrate
   $ twinbox migrate --schema messaging
   $ twinbox migrate --print | psql --single-transaction -v ON_ERROR_STOP=1`,
   )
@@ -100,7 +104,8 @@ const work: Record<WorkerCommand, { does: string; examples: string }> = {
   relay: {
     does: 'Send what was published to the broker.',
     examples: `
-  $ twinbox relay --broker rabbitmq --url amqp://localhost
+  $ export TWINBOX_BROKER_URL=…                 such as amqps://app:…@rabbitmq.internal
+  $ twinbox relay --broker rabbitmq
   $ twinbox relay --broker postgres             no broker: straight into the inboxes`,
   },
   receive: {
@@ -201,7 +206,8 @@ them, and changes nothing while a living receiver names it.
 
 Examples:
   $ twinbox unsubscribe --consumer billing 'invoice.#'
-  $ twinbox unsubscribe --consumer billing invoice.made invoice.paid --broker rabbitmq --url amqp://localhost`,
+  $ export TWINBOX_BROKER_URL=…            such as amqps://app:…@rabbitmq.internal
+  $ twinbox unsubscribe --consumer billing invoice.made invoice.paid --broker rabbitmq`,
   )
   .action(async (topics: readonly string[], flags: Flags & { consumer: string }) => {
     const { endSubscriptions } = await import('./unsubscribe.ts')

@@ -76,7 +76,7 @@ the whole server: a member in one database is one in all. A role of such a name 
 
 Examples:
   $ twinbox roles --print
-  $ twinbox roles --apply -d postgres://owner@localhost/app && psql -c 'grant twinbox_publisher to app'`,
+  $ TWINBOX_DATABASE_URL=$OWNER_URL twinbox roles --apply && psql -c 'grant twinbox_publisher to app'`,
     )
     .action(async (flags: RolesFlags) => {
       const { showRoles } = await import('./roles.ts')

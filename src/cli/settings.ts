@@ -10,7 +10,7 @@ import { placeOf } from '../database/place.ts'
 import { codeOf } from '../base/errors.ts'
 import * as twinbox from '../index.ts'
 import { checkSchema, refuseUnknown } from '../base/options.ts'
-import { openBroker } from '../terminal/brokers.ts'
+import { openBroker, readInsecure } from '../terminal/brokers.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { remark } from '../terminal/output.ts'
@@ -55,7 +55,7 @@ export async function readSettings(flags: CommonFlags, tell = tellPeople(flags))
       return input
     }
     throw new UsageError(
-      'No database: give --database URL, set TWINBOX_DATABASE_URL, name it in twinbox.config.{js,mjs,ts}, or set DATABASE_URL.',
+      'No database: set TWINBOX_DATABASE_URL, give --database URL, name it in twinbox.config.{js,mjs,ts}, or set DATABASE_URL.',
     )
   }
   return {
@@ -65,10 +65,13 @@ export async function readSettings(flags: CommonFlags, tell = tellPeople(flags))
     openBroker: async () => {
       const name = flags.broker ?? given('TWINBOX_BROKER')
       const url = flags.url ?? given('TWINBOX_BROKER_URL')
-      if (name !== undefined) return openBroker(name, { url, database, schema })
+      if (name !== undefined) {
+        const insecure = readInsecure(flags.insecure)
+        return openBroker(name, { url, insecure, database, schema })
+      }
       if (url !== undefined)
         throw new UsageError(
-          '--url or TWINBOX_BROKER_URL needs --broker or TWINBOX_BROKER, to say what is there.',
+          'TWINBOX_BROKER_URL or --url needs TWINBOX_BROKER or --broker, to say what is there.',
         )
       if (config.broker !== undefined)
         return typeof config.broker === 'function' ? config.broker() : config.broker

@@ -4,10 +4,22 @@ import { adapterOf, adapters, brokerNames } from '../brokers/registry.ts'
 import { UsageError } from './failure.ts'
 
 /** What help says of `--url`. */
-export const urlHelp = `of the broker, such as ${adapters
+export const urlHelp = `TWINBOX_BROKER_URL, or this: of the broker, such as ${adapters
   .filter(({ urlOptional }) => !urlOptional)
   .map(({ name, urlExample }) => `${urlExample} for ${name}`)
   .join(', ')}`
+
+/** What help says of `--insecure`. */
+export const insecureHelp =
+  "TWINBOX_INSECURE=1, or this: send the URL's password to another machine without TLS, or without verifying it"
+
+/** By flag or environment. @throws UsageError */
+export function readInsecure(flag: boolean | undefined): boolean {
+  const given = process.env['TWINBOX_INSECURE'] || undefined
+  if (flag === undefined && given !== undefined && given !== '1')
+    throw new UsageError('TWINBOX_INSECURE must be 1, or be left out.')
+  return flag ?? given === '1'
+}
 
 /** Opens one with default options. @throws UsageError, OptionError */
 export async function openBroker(name: string, place: Place): Promise<Broker> {
@@ -20,7 +32,7 @@ export function reachable(name: string, url: string | undefined): Adapter {
   if (adapter === undefined) throw new UsageError(`The broker must be one of ${brokerNames.join(', ')}.`)
   if (url === undefined && !adapter.urlOptional) {
     throw new UsageError(
-      `The broker ${name} needs --url or TWINBOX_BROKER_URL, such as ${adapter.urlExample}.`,
+      `The broker ${name} needs TWINBOX_BROKER_URL or --url, such as ${adapter.urlExample}.`,
     )
   }
   return adapter

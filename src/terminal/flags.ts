@@ -5,6 +5,7 @@ export interface CommonFlags {
   readonly schema?: string
   readonly broker?: string
   readonly url?: string
+  readonly insecure?: boolean
   readonly consumer?: string
   readonly metricsPort?: number
   readonly metricsHost?: string

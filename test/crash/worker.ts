@@ -58,6 +58,7 @@ export function makeBroker(spec: BrokerSpec, database: string): Broker {
         brokers: [...spec.brokers],
         groupId: () => spec.group,
         sessionTimeoutMs: 6000,
+        topology: 'declare',
         // Kafka would create any topic that it is asked about.
         topic: ({ topic }) => (topic.endsWith(nowhere) ? '' : topic),
       })

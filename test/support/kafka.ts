@@ -81,6 +81,43 @@ export async function startTlsKafka(
   return { ...service, tlsAddress: `localhost:${port}` }
 }
 
+/**
+ * One broker of our own that also wants to know who one is, by PLAIN (`app` with `one`), SCRAM and OAUTHBEARER. It believes any
+ * unsigned token that has not expired.
+ */
+export async function startSaslKafka(): Promise<
+  Found<
+    KafkaService & {
+      readonly saslAddress: string
+      /** Makes a user of SCRAM, or changes the password. */
+      setPassword(this: void, user: string, password: string): Promise<void>
+    }
+  >
+> {
+  const classpath = await fetchJars('3.9')
+  if (typeof classpath !== 'string') return classpath
+  const [port] = await freePorts(1)
+  const login = (mechanism: string, module: string, options = ''): Record<string, string> => ({
+    [`listener.name.sasl_plaintext.${mechanism}.sasl.jaas.config`]: `org.apache.kafka.common.security.${module} required ${options};`,
+  })
+  const service = await startCluster('3.9', classpath, 1, {
+    listeners: `SASL_PLAINTEXT://127.0.0.1:${port}`,
+    'advertised.listeners': `SASL_PLAINTEXT://127.0.0.1:${port}`,
+    'listener.security.protocol.map': 'SASL_PLAINTEXT:SASL_PLAINTEXT',
+    'sasl.enabled.mechanisms': 'PLAIN,SCRAM-SHA-512,OAUTHBEARER',
+    ...login('plain', 'plain.PlainLoginModule', 'user_app="one"'),
+    ...login('scram-sha-512', 'scram.ScramLoginModule'),
+    ...login('oauthbearer', 'oauthbearer.OAuthBearerLoginModule', 'unsecuredLoginStringClaim_sub="kafka"'),
+  })
+  const setPassword = async (user: string, password: string): Promise<void> => {
+    const change = ['--alter', '--add-config', `SCRAM-SHA-512=[password=${password}]`]
+    const of = ['--entity-type', 'users', '--entity-name', user]
+    const at = ['--bootstrap-server', service.brokers[0]!]
+    await run('java', ['-cp', classpath, 'kafka.admin.ConfigCommand', ...at, ...change, ...of])
+  }
+  return { ...service, saslAddress: `127.0.0.1:${port}`, setPassword }
+}
+
 /** Without starting it, so that a suite has only one of them at a time. */
 export async function findKafkaSource(version: KafkaVersion): Promise<Found<KafkaSource>> {
   const foreign = await findForeign()

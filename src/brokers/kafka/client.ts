@@ -5,7 +5,8 @@ import type { Admin, ISocketFactory, Kafka } from 'kafkajs'
 import { loadPeer } from '../peer.ts'
 import { toTrouble } from './errors.ts'
 import { guard, type GuardOptions } from './guard.ts'
-import type { Settings } from './options.ts'
+import { hostsOf, type Settings } from './options.ts'
+import { signingIn } from './sasl.ts'
 import { atMost } from '../../base/waiting.ts'
 
 /** A kafkajs instance that can be thrown away for good. */
@@ -40,10 +41,13 @@ export async function openClient(
   const { Kafka, logLevel } = kafkajs
   // A namespace of an ES module lacks it; and it is looked up late, since users register codecs when they like.
   const { CompressionCodecs: codecs } = kafkajs.default
+  const { sasl, checkHost } = await signingIn(settings.sasl, hostsOf(settings.brokers), settings)
   const sockets = new Set<Socket>()
   let retired = false
   const socketFactory: ISocketFactory = ({ host, port, ssl, onConnect }) => {
     if (retired) throw new Error('This client has been retired.')
+    // The brokers that we know name others, which may be elsewhere.
+    checkHost(host)
     const servername = isIP(host) ? {} : { servername: host }
     // kafkajs hands on what it was given, `true` for plain TLS included, whatever its types say.
     const socket = ssl
@@ -59,7 +63,7 @@ export async function openClient(
     // A fresh client tries the first one first; were that dead, each of them would begin with a failure.
     brokers: shuffled(settings.brokers),
     ssl: settings.ssl,
-    ...(settings.sasl === null ? {} : { sasl: settings.sasl }),
+    ...(sasl === undefined ? {} : { sasl }),
     connectionTimeout: Math.min(connectTimeoutMs, requestTimeoutMs),
     requestTimeout: requestTimeoutMs,
     retry: { retries: settings.brokers.length + 2, initialRetryTime: 50, maxRetryTime: 500 },

@@ -63,7 +63,9 @@ const tlsError = /^(CERT_|ERR_TLS_|ERR_SSL_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)
  * `unknown` is about messages: for an error from anything but sending them, read it as `reconnect`.
  */
 export function classify(error: unknown): BrokerErrorKind {
-  const { name, type, code } = rootOf(error)
+  const root = rootOf(error)
+  if (root instanceof BrokerError) return root.kind
+  const { name, type, code } = root
   if (typeof code === 'string' && neverConnected.has(code)) return 'reconnect'
   if (typeof code === 'string' && tlsError.test(code)) return 'config'
   if (typeof type === 'string') return kindOfType[type] ?? 'retry'
@@ -76,6 +78,24 @@ export function typeOf(error: unknown): string | null {
   return typeof type === 'string' ? type : null
 }
 
+/** One topic of a request that the broker refused. */
+interface Refusal extends Error {
+  readonly topic: string
+  readonly type: string
+}
+
+/** What the broker refused of a request about several topics, one by one; null if it refused none by name. */
+export function refusalsOf(error: unknown): readonly Refusal[] | null {
+  if (!(error instanceof Error)) return null
+  const { errors, cause }: Error & Partial<Fault> = error
+  if (!Array.isArray(errors)) return refusalsOf(cause)
+  const named = errors.filter((each): each is Refusal => {
+    const { topic, type }: { readonly topic?: unknown; readonly type?: unknown } = Object(each)
+    return each instanceof Error && typeof topic === 'string' && typeof type === 'string'
+  })
+  return named.length === errors.length ? named : null
+}
+
 const aboutTopic = new Set(['INVALID_TOPIC_EXCEPTION', 'TOPIC_AUTHORIZATION_FAILED'])
 
 /** Whether one topic is at fault, and the others of the request are not. */
@@ -85,9 +105,11 @@ export function isAboutTopic(error: unknown): boolean {
 
 /** The only way for an error to leave the adapter. One that is a `BrokerError` already stays as it is. */
 export function toBrokerError(doing: string, error: unknown, kind = classify(error)): BrokerError {
-  if (error instanceof BrokerError) return error
+  const root = rootOf(error)
+  // Ours may come back out of kafkajs.
+  if (root instanceof BrokerError) return root
   const type = typeOf(error)
-  const text = type === null ? describeError(rootOf(error)) : `${type}: ${rootOf(error).message}`
+  const text = type === null ? describeError(root) : `${type}: ${root.message}`
   return new BrokerError(kind, `${doing}: ${text}`, { cause: error })
 }
 
@@ -101,6 +123,7 @@ export function toTrouble(doing: string, error: unknown): BrokerError {
 function rootOf(error: unknown): Error & Fault {
   if (!(error instanceof Error)) return new Error(describeError(error))
   const fault: Error & Fault = error
+  if (fault instanceof BrokerError) return fault
   if (Array.isArray(fault.errors) && fault.errors[0] instanceof Error) return rootOf(fault.errors[0])
   if (fault.type === undefined && fault.cause instanceof Error) return rootOf(fault.cause)
   return fault

@@ -1,8 +1,8 @@
 import type { ConnectionOptions } from 'node:tls'
-import type { KafkaConfig } from 'kafkajs'
 import { OptionError } from '../../base/errors.ts'
 import type { OutgoingMessage } from '../../message/message.ts'
-import { callable, oneOf, refuseUnknown, text, whole } from '../../base/options.ts'
+import { callable, oneOf, readBoolean, refuseUnknown, text, whole } from '../../base/options.ts'
+import { checkSasl, type Sasl, type Way } from './sasl.ts'
 
 export interface KafkaOptions {
   /** Where to connect first, as `host:port`. One that answers is enough, but it must be up: name several. */
@@ -11,9 +11,14 @@ export interface KafkaOptions {
   readonly clientId?: string | undefined
   /** TLS: `true`, or what `tls.connect` takes, such as `ca`. @default no TLS */
   readonly ssl?: boolean | ConnectionOptions | undefined
-  /** As in kafkajs. Anything but SCRAM needs `ssl`, since it shows the secret to whoever listens. */
-  readonly sasl?: KafkaConfig['sasl'] | undefined
-  /** Allows `sasl` to send secrets without TLS. For tests on one machine. @default false */
+  /**
+   * As in kafkajs. Anything but SCRAM needs `ssl`, since it shows the secret to whoever listens.
+   *
+   * Or a function that gives it, asked at each sign-in: a password or a token that has changed needs no restart. What it throws
+   * is an outage: the worker waits and asks again.
+   */
+  readonly sasl?: Sasl | (() => Sasl | Promise<Sasl>) | undefined
+  /** Allows `sasl` to send a secret without TLS, or without verifying the server, to another machine. @default false */
   readonly insecure?: boolean | undefined
   /** `source` of the CloudEvents sent: who says this, as a URI reference. @default 'twinbox' */
   readonly source?: string | undefined
@@ -26,11 +31,17 @@ export interface KafkaOptions {
   /** The consumer group of a consumer. @default `twinbox.<consumer>` */
   readonly groupId?: ((consumer: string) => string) | undefined
   /**
-   * `declare`: topics that are sent to or subscribed to by name are created when missing. `check`: they must exist,
-   * and an operator keeps their settings right. Twinbox never has the broker create a topic on its own.
-   * @default 'declare'
+   * `check`: topics must exist, and an operator keeps their settings right. `declare`: those that are sent to or subscribed to
+   * by name are created when missing. Then whoever may publish makes topics, up to `maxNewTopics`; and the user needs the right to.
+   * Twinbox never has the broker create a topic on its own.
+   * @default 'check'
    */
-  readonly topology?: 'declare' | 'check' | undefined
+  readonly topology?: 'check' | 'declare' | undefined
+  /**
+   * How many topics are created in an hour for what is sent; a message for one more is tried again with backoff. Topics that
+   * receivers name do not count. From 1 to 10,000. @default 100
+   */
+  readonly maxNewTopics?: number | undefined
   /**
    * Of a topic that we create. It bounds how many receivers of a consumer share the work, and it is for good:
    * adding partitions later moves keys, and their order is lost over the move. 1 to 10,000. @default 6
@@ -67,11 +78,13 @@ export interface Settings {
   readonly brokers: readonly string[]
   readonly clientId: string
   readonly ssl: boolean | ConnectionOptions
-  readonly sasl: NonNullable<KafkaConfig['sasl']> | null
+  readonly sasl: Sasl | (() => Sasl | Promise<Sasl>) | null
+  readonly insecure: boolean
   readonly source: string
   readonly topic: (message: OutgoingMessage) => string
   readonly groupId: (consumer: string) => string
-  readonly topology: 'declare' | 'check'
+  readonly topology: 'check' | 'declare'
+  readonly maxNewTopics: number
   readonly partitions: number
   readonly replicationFactor: number
   readonly unroutable: 'fail' | 'drop'
@@ -96,6 +109,7 @@ export function checkOptions(options: KafkaOptions): Settings {
     'topic',
     'groupId',
     'topology',
+    'maxNewTopics',
     'partitions',
     'replicationFactor',
     'unroutable',
@@ -104,16 +118,19 @@ export function checkOptions(options: KafkaOptions): Settings {
     'sessionTimeoutMs',
     'topicRefreshMs',
   ])
-  checkSasl(options)
+  const brokers = checkBrokers(options.brokers)
+  const way = checkWay(options)
+  const { sasl = null } = options
   return {
-    brokers: checkBrokers(options.brokers),
+    brokers,
     clientId: text('clientId', options.clientId, 'twinbox', /^[A-Za-z0-9._-]{1,249}$/),
-    ssl: options.ssl ?? false,
-    sasl: options.sasl ?? null,
+    ...way,
+    sasl: sasl === null || typeof sasl === 'function' ? sasl : checkSasl(sasl, hostsOf(brokers), way),
     source: text('source', options.source, 'twinbox', /^[!-~]{1,255}$/),
     topic: callable('topic', options.topic) ?? ((message) => message.topic),
     groupId: callable('groupId', options.groupId) ?? ((consumer) => `twinbox.${consumer}`),
-    topology: oneOf('topology', options.topology, ['declare', 'check']),
+    topology: oneOf('topology', options.topology, ['check', 'declare']),
+    maxNewTopics: whole('maxNewTopics', options.maxNewTopics, 100, 1, 10_000),
     partitions: whole('partitions', options.partitions, 6, 1, 10_000),
     replicationFactor:
       options.replicationFactor === -1
@@ -134,22 +151,13 @@ function checkBrokers(brokers: unknown): readonly string[] {
   throw new OptionError('brokers', 'brokers must be a list of at least one "host:port".')
 }
 
-function checkSasl({ sasl, ssl, insecure }: KafkaOptions): void {
-  if (insecure !== undefined && typeof insecure !== 'boolean') {
-    throw new OptionError('insecure', 'insecure must be true or false.')
-  }
-  if (ssl !== undefined && typeof ssl !== 'boolean' && (typeof ssl !== 'object' || ssl === null)) {
+/** Of `host:port`. */
+export const hostsOf = (brokers: readonly string[]): string[] =>
+  brokers.map((broker) => broker.split(':')[0]!)
+
+function checkWay({ ssl = false, insecure }: KafkaOptions): Way {
+  if (typeof ssl !== 'boolean' && (typeof ssl !== 'object' || ssl === null)) {
     throw new OptionError('ssl', 'ssl must be true, false, or an object that tls.connect takes.')
   }
-  if (sasl === undefined) return
-  if (typeof sasl !== 'object' || sasl === null || typeof sasl.mechanism !== 'string') {
-    throw new OptionError('sasl', 'sasl must be an object with a mechanism, as in kafkajs.')
-  }
-  const encrypted = ssl === true || typeof ssl === 'object'
-  if (!encrypted && insecure !== true && !/^scram-/i.test(sasl.mechanism)) {
-    throw new OptionError(
-      'sasl',
-      'sasl would send its secret in the clear: set ssl, use scram-sha-512, or allow it with insecure: true.',
-    )
-  }
+  return { ssl, insecure: readBoolean('insecure', insecure, false) }
 }

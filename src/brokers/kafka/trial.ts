@@ -7,7 +7,7 @@ import { kafka } from './kafka.ts'
 export function openTrial({ name, fewTopics = false }: TrialPlace, brokers: readonly string[]): Trial {
   const groupId = (consumer: string): string => `${name}.${consumer}`
   const open = (): ReturnType<typeof kafka> =>
-    kafka({ brokers, groupId, ...(fewTopics && { topic: () => name }) })
+    kafka({ brokers, groupId, topology: 'declare', ...(fewTopics && { topic: () => name }) })
   return {
     open,
     receiving: fewTopics

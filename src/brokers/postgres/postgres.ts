@@ -1,7 +1,9 @@
-import { openDatabase, type Database, type DatabaseInput } from '../../database/database.ts'
+import { isPool } from '../../database/client.ts'
+import { Database, openDatabase, type DatabaseInput } from '../../database/database.ts'
 import { admit } from '../../database/gate.ts'
 import { halving } from '../../database/halving.ts'
 import { collision, deliver, findCollisions, type InboxMessage } from '../../database/inbox.ts'
+import { readHosts } from '../../database/hosts.ts'
 import { checkSchemaVersion } from '../../database/migrate.ts'
 import { subscriptionSql, type Subscription } from '../../database/sql/subscription.ts'
 import { isConnectionLost, sqlstate } from '../../database/sqlstate.ts'
@@ -13,16 +15,22 @@ import {
   type BrokerErrorKind,
 } from '../../base/errors.ts'
 import { hintReceived } from '../../base/hints.ts'
-import { checkConsumer, limits, refuseUnknown } from '../../base/options.ts'
+import { checkConsumer, limits, readBoolean, refuseUnknown } from '../../base/options.ts'
 import { checkTopicPattern, topicMatches, type OutgoingMessage } from '../../message/message.ts'
 import type { Telemetry } from '../../base/telemetry.ts'
 import type { Broker, SendOutcome } from '../broker.ts'
 import { batchLength } from '../consuming.ts'
+import { refusePlaintext } from '../credentials.ts'
 import { probing } from '../probe.ts'
 
 export interface PostgresOptions {
   /** The database whose inboxes get the messages: the one of the outbox, or another one. */
   readonly database: DatabaseInput
+  /**
+   * Allows to send a password without TLS, or without verifying the server, to another machine. A pool of yours is not
+   * asked how it connects. @default false
+   */
+  readonly insecure?: boolean | undefined
   /** @default 'twinbox' */
   readonly schema?: string | undefined
   readonly preparedStatements?: boolean | undefined
@@ -40,9 +48,10 @@ export interface PostgresOptions {
  * @throws OptionError
  */
 export function postgres(options: PostgresOptions): Broker {
-  refuseUnknown('postgres', options, ['database', 'schema', 'preparedStatements', 'unroutable'])
+  refuseUnknown('postgres', options, ['database', 'insecure', 'schema', 'preparedStatements', 'unroutable'])
   if (options.database === undefined)
     throw new OptionError('database', 'postgres needs the database of the inboxes.')
+  if (!readBoolean('insecure', options.insecure, false)) checkWay(options.database)
   const { database, owned } = openDatabase(options.database, { ...options, poolSize: 4 })
   const sql = subscriptionSql(database.schema)
   let closed = false
@@ -151,6 +160,20 @@ export function postgres(options: PostgresOptions): Broker {
       if (owned) await (database satisfies Database).close()
     },
   }
+}
+
+/** Of what is not connected yet: a pool, or a database that is open, is somebody else's affair. @throws OptionError */
+function checkWay(input: DatabaseInput): void {
+  if (input instanceof Database || isPool(input)) return
+  const { config, addresses } = readHosts(input, 1)
+  if (config.password == null || config.password === '') return
+  const hosts = addresses.length > 0 ? addresses.map(({ host }) => host) : [config.host ?? '']
+  refusePlaintext(
+    'database',
+    hosts,
+    config.ssl,
+    'add sslmode=verify-full to its URL, or hand over a pool of yours',
+  )
 }
 
 /** Who takes which topic, by all that is subscribed to. */

@@ -11,6 +11,6 @@ export const rabbitmq: Adapter = {
   unsubscribed:
     'What no other queue is bound for is unroutable from now on: stop publishing it, or see unroutable.',
   load,
-  open: async ({ url }) => (await load()).rabbitmq({ url: url! }),
+  open: async ({ url, insecure }) => (await load()).rabbitmq({ url: url!, insecure }),
   openTrial: async (place) => (await import('./trial.ts')).openTrial(place),
 }

@@ -7,6 +7,7 @@ import { loadPeer } from '../peer.ts'
 import { toBrokerError } from './errors.ts'
 import { guardFrames } from './frames.ts'
 import type { Settings } from './options.ts'
+import { keepSecret } from './secret.ts'
 import { atMost, within } from '../../base/waiting.ts'
 
 /** A connection that is watched: it says when it is lost or blocked, and no event of it can crash the process. */
@@ -34,16 +35,23 @@ export const loadAmqplib = (
 /** Connects, once. @throws BrokerError, also when the signal aborts before there is a connection. */
 export async function openLink(settings: Settings, purpose: string, signal: AbortSignal): Promise<Link> {
   const { connect } = await loadAmqplib()
-  const opening = connect(settings.url, {
-    noDelay: true,
-    keepAlive: true,
-    timeout: settings.sendTimeoutMs,
-    ...settings.socket,
-    clientProperties: { connection_name: `twinbox ${purpose}`, ...settings.socket.clientProperties },
-  }).then(watch)
+  const open = async (): Promise<Link> => {
+    const target = await settings.target()
+    signal.throwIfAborted()
+    const model = await connect(target.url, {
+      noDelay: true,
+      keepAlive: true,
+      timeout: settings.sendTimeoutMs,
+      ...settings.socket,
+      clientProperties: { connection_name: `twinbox ${purpose}`, ...settings.socket.clientProperties },
+    })
+    const link = watch(model)
+    if (settings.renewMs !== null) void keepSecret(link, settings, target)
+    return link
+  }
   try {
     // A connection that comes up after all must not stay behind, unused and holding the process open.
-    return await within(signal, opening, (late) => late.close())
+    return await within(signal, open(), (late) => late.close())
   } catch (error) {
     throw toBrokerError('Could not connect to RabbitMQ', error)
   }

@@ -4,9 +4,9 @@ import { loadAmqplib } from './connection.ts'
 import { rabbitmq } from './rabbitmq.ts'
 
 /** An exchange of its own, and queues that begin with its name. */
-export function openTrial({ url, name }: TrialPlace): Trial {
+export function openTrial({ url, insecure, name }: TrialPlace): Trial {
   const queue = (consumer: string): string => `${name}.${consumer}`
-  const open = (): ReturnType<typeof rabbitmq> => rabbitmq({ url: url!, exchange: name, queue })
+  const open = (): ReturnType<typeof rabbitmq> => rabbitmq({ url: url!, insecure, exchange: name, queue })
   return {
     open,
     receiving: { topics: ['#'] },

@@ -58,6 +58,7 @@ export function useFixture(source: KafkaSource, nodes = 1): Fixture {
       const broker = kafka({
         brokers: service.brokers,
         sessionTimeoutMs: Math.max(service.minSessionMs, 2000),
+        topology: 'declare',
         partitions: 3,
         ...options,
       })

@@ -11,6 +11,8 @@ describe('The options of rabbitmq()', () => {
     ['url', undefined],
     ['url', 'http://user:s3cret@localhost'],
     ['url', 'amqp://user:s3cret@[bad'],
+    ['insecure', 'yes'],
+    ['renewMs', 999],
     ['heartbeatSeconds', 0],
     ['heartbeatSeconds', 1.5],
     ['heartbeatSeconds', '5'],

@@ -26,7 +26,7 @@ export interface OwnRabbitmq extends RabbitmqAddress {
   /** Where it speaks TLS, if it was given a certificate. */
   readonly tlsPort: number
   /** Runs `rabbitmqctl` on it, and gives what that printed. */
-  ctl(...args: string[]): Promise<string>
+  ctl(this: void, ...args: string[]): Promise<string>
 }
 
 const localUrl = 'amqp://guest:guest@127.0.0.1:5672'
@@ -55,9 +55,10 @@ export const servers = [rabbitmq]
 
 /**
  * Starts a node of our own with a free port and temporary files. It refuses messages of more than 1 MiB, and looks
- * for timeouts every second rather than every minute. With a certificate it speaks TLS on another port as well.
+ * for timeouts every second rather than every minute. With a certificate it speaks TLS on another port as well; with a key it
+ * takes JSON web tokens signed by it (HS256) as passwords.
  */
-export async function startRabbitmq(tls?: Certificate): Promise<Found<OwnRabbitmq>> {
+export async function startRabbitmq(tls?: Certificate, tokenKey?: string): Promise<Found<OwnRabbitmq>> {
   const bin = binaries.find((folder) => existsSync(join(folder, 'rabbitmq-server')))
   if (bin === undefined) {
     return { missing: `there is no rabbitmq-server in ${binaries.join(', ')}` }
@@ -79,8 +80,21 @@ export async function startRabbitmq(tls?: Certificate): Promise<Found<OwnRabbitm
         ]),
   ]
   await writeFile(config, `${lines.join('\n')}\n`)
-  await writeFile(join(home, 'advanced.config'), '[{rabbit, [{channel_tick_interval, 1000}]}].\n')
-  await writeFile(join(home, 'enabled_plugins'), '[].\n')
+  const [settings, plugins, more] =
+    tokenKey === undefined
+      ? ['', '', '']
+      : [
+          ', {auth_backends, [rabbit_auth_backend_internal, rabbit_auth_backend_oauth2]}',
+          'rabbitmq_auth_backend_oauth2',
+          `, {rabbitmq_auth_backend_oauth2, [{resource_server_id, <<"rabbitmq">>}, {key_config, [{default_key, <<"test">>},
+            {signing_keys, #{<<"test">> => {map, #{<<"kty">> => <<"MAC">>, <<"alg">> => <<"HS256">>,
+            <<"value">> => <<"${tokenKey}">>}}}}]}]}`,
+        ]
+  await writeFile(
+    join(home, 'advanced.config'),
+    `[{rabbit, [{channel_tick_interval, 1000}${settings}]}${more}].\n`,
+  )
+  await writeFile(join(home, 'enabled_plugins'), `[${plugins}].\n`)
   await writeFile(join(home, 'env.conf'), '')
   const env = {
     PATH: process.env['PATH'],
