@@ -53,6 +53,17 @@ export function splitBySize(batch: readonly Outgoing[], maxBytes: number): Outgo
   return chunks
 }
 
+/** Those that need not wait for topics: neither of one of them, nor behind one under its key, since of a key nothing changes places. */
+export function aheadOf(batch: readonly Outgoing[], topics: ReadonlySet<string>): Outgoing[] {
+  const keys = new Set<string>()
+  return batch.filter(({ topic, record }) => {
+    const key = record.key?.toString()
+    const waits = topics.has(topic) || (key !== undefined && keys.has(key))
+    if (waits && key !== undefined) keys.add(key)
+    return !waits
+  })
+}
+
 /** In order within each group. */
 export function groupBy(
   batch: readonly Outgoing[],

@@ -1,14 +1,16 @@
 import type { ICustomPartitioner, Producer } from 'kafkajs'
 import { loadKafkajs, openClient } from './client.ts'
-import { ensureTopics, type Missing } from './topics.ts'
+import { createTopics, findAbsent, type Missing, type Quota } from './topics.ts'
 import { atMost, within } from '../../base/waiting.ts'
 import { groupBy, type Outgoing } from './outgoing.ts'
 import type { Settings } from './options.ts'
 
 /** A producer that makes no attempt of its own accord. */
 export interface Attempts {
-  /** Finds out which topics cannot be had. Asks the broker only about those that it has not seen. */
-  ensure(topics: readonly string[]): Promise<Missing>
+  /** Which topics do not exist. Asks the broker only about those that it has not seen. */
+  absent(topics: readonly string[]): Promise<readonly string[]>
+  /** Creates those that may be created. */
+  create(absent: readonly string[]): Promise<Missing>
   /** Writes the batch, once. @throws what kafkajs throws */
   write(batch: readonly Outgoing[]): Promise<void>
   /** The topic may be gone: ask again before the next attempt. */
@@ -25,7 +27,7 @@ const closeTimeoutMs = 2000
  * (tulios/kafkajs#598), and the identity that it rests on ends with the producer, which we replace after each doubt.
  * Duplicates are the inbox's business. @throws what kafkajs throws
  */
-export async function openProducer(settings: Settings, signal: AbortSignal): Promise<Attempts> {
+export async function openProducer(settings: Settings, quota: Quota, signal: AbortSignal): Promise<Attempts> {
   const client = await openClient(settings, settings.sendTimeoutMs)
   const producer: Producer = client.kafka.producer({
     createPartitioner: await pinnedPartitioner(),
@@ -43,11 +45,16 @@ export async function openProducer(settings: Settings, signal: AbortSignal): Pro
   }
 
   return {
-    ensure: async (topics) => {
+    absent: async (topics) => {
       const unseen = topics.filter((topic) => !seen.has(topic))
-      if (unseen.length === 0) return new Map()
-      const missing = await ensureTopics(client.kafka, unseen, settings)
-      for (const topic of unseen) if (!missing.has(topic)) seen.add(topic)
+      if (unseen.length === 0) return []
+      const absent = await findAbsent(client.kafka, unseen)
+      for (const topic of unseen) if (!absent.includes(topic)) seen.add(topic)
+      return absent
+    },
+    create: async (absent) => {
+      const missing = await createTopics(client.kafka, absent, settings, quota)
+      for (const topic of absent) if (!missing.has(topic)) seen.add(topic)
       return missing
     },
     write: async (batch) => {

@@ -3,9 +3,10 @@ import { BrokerError } from '../../base/errors.ts'
 import type { OutgoingMessage } from '../../message/message.ts'
 import type { Broker, SendContext, SendOutcome } from '../broker.ts'
 import { classify, isAboutTopic, toBrokerError, toTrouble, typeOf } from './errors.ts'
-import { groupBy, splitBySize, toOutgoing, unsettled, type Outgoing } from './outgoing.ts'
+import { aheadOf, groupBy, splitBySize, toOutgoing, unsettled, type Outgoing } from './outgoing.ts'
 import type { Settings } from './options.ts'
 import { openProducer, type Attempts } from './producer.ts'
+import { quotaPerHour } from './topics.ts'
 import { onAbort, pause, within } from '../../base/waiting.ts'
 
 export interface Sender {
@@ -19,6 +20,8 @@ const maxRetries = 4
 /** One producer for all batches. Those that are under way at a time have no key in common: whoever calls sees to that. */
 export function createSender(settings: Settings): Sender {
   const life = new AbortController()
+  // Of the sender's, since a producer does not live for long when the broker is in trouble.
+  const quota = quotaPerHour(settings.maxNewTopics)
   let producer: Promise<Attempts> | null = null
   const underWay = new Set<Promise<unknown>>()
 
@@ -53,13 +56,25 @@ export function createSender(settings: Settings): Sender {
       let attempts: Attempts | null = null
       try {
         attempts = await within(signal, shared)
-        settleMissing(inFlight, await within(signal, attempts.ensure(topicsOf(inFlight))))
-        inFlight = unfinished(chunk)
+        const absent = await within(signal, attempts.absent(topicsOf(inFlight)))
+        if (absent.length > 0) {
+          // Whoever publishes under new names has nobody wait for them.
+          inFlight = aheadOf(inFlight, new Set(absent))
+          if (inFlight.length > 0) await attempt(attempts, inFlight, signal)
+          inFlight = unfinished(chunk)
+          settleMissing(inFlight, await within(signal, attempts.create(absent)))
+          inFlight = unfinished(chunk)
+        }
         if (inFlight.length > 0) await attempt(attempts, inFlight, signal)
         return null
       } catch (error) {
         const kind = signal.aborted ? 'unknown' : classify(error)
-        if (kind === 'poison' || isAboutTopic(error)) return isolate(inFlight, error, signal)
+        if (kind === 'poison' || isAboutTopic(error)) {
+          const reason = await isolate(inFlight, error, signal)
+          if (reason !== null || unfinished(chunk).length === 0) return reason
+          // The others waited for their topics.
+          continue
+        }
         // Also for a topic that has just been created: not every broker has heard of it.
         const gone = typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION'
         if (gone) attempts?.forget(topicsOf(inFlight))
@@ -130,7 +145,7 @@ export function createSender(settings: Settings): Sender {
   /** Whoever asks while it is being opened shares the attempt. One that failed is not remembered. */
   function currentProducer(): Promise<Attempts> {
     if (producer !== null) return producer
-    const opening = openProducer(settings, life.signal)
+    const opening = openProducer(settings, quota, life.signal)
     producer = opening
     opening.catch(() => drop(opening))
     return opening

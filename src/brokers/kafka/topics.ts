@@ -3,57 +3,140 @@ import type { Admin, Kafka } from 'kafkajs'
 import { BrokerError } from '../../base/errors.ts'
 import { topicMatches } from '../../message/message.ts'
 import { withAdmin } from './client.ts'
-import { toTrouble, typeOf } from './errors.ts'
+import { refusalsOf, toTrouble } from './errors.ts'
 import type { Settings } from './options.ts'
 
 /** Topics that cannot be had, and why. */
 export type Missing = ReadonlyMap<string, BrokerError>
 
-/** Creates those that do not exist, or with `topology: 'check'` only finds them out. @throws what kafkajs throws */
-export function ensureTopics(kafka: Kafka, names: readonly string[], settings: Settings): Promise<Missing> {
+/** How many topics may still be created. */
+export interface Quota {
+  /** Takes so many, or as many as there are left, and says how many those are. */
+  take(count: number): number
+  /** For those that were not created after all. */
+  giveBack(count: number): void
+}
+
+const hourMs = 3_600_000
+
+/** At most so many in any hour. */
+export function quotaPerHour(most: number): Quota {
+  let taken: number[] = []
+  return {
+    take: (count) => {
+      const now = performance.now()
+      taken = taken.filter((at) => now - at < hourMs)
+      const granted = Math.min(most - taken.length, count)
+      taken.push(...Array.from({ length: granted }, () => now))
+      return granted
+    },
+    giveBack: (count) => void taken.splice(taken.length - count),
+  }
+}
+
+/** For topics that the application names itself, and nobody else. */
+const unlimited: Quota = { take: (count) => count, giveBack: () => {} }
+
+/** Those that do not exist. @throws what kafkajs throws */
+export function findAbsent(kafka: Kafka, names: readonly string[]): Promise<readonly string[]> {
   return withAdmin(kafka, async (admin) => {
     const existing = new Set(await admin.listTopics())
-    const wanted = names.filter((name) => !existing.has(name))
-    const missing = new Map<string, BrokerError>()
-    for (const topic of wanted) {
-      if (settings.topology === 'check') {
-        missing.set(topic, new BrokerError('config', `Kafka has no topic "${topic}" (topology: 'check').`))
-        continue
-      }
-      const { partitions: numPartitions, replicationFactor, sendTimeoutMs: timeout } = settings
-      try {
-        // Waiting for leaders, kafkajs fails at once if the broker that it asks has not heard of the topic yet.
-        const topics = [{ topic, numPartitions, replicationFactor }]
-        await admin.createTopics({ topics, timeout, waitForLeaders: false })
-        await untilListed(admin, topic)
-      } catch (error) {
-        // The broker is at fault, and with it every topic; unless it named this one.
-        if (typeOf(error) === null) throw error
-        missing.set(topic, toTrouble(`Could not create topic "${topic}"`, error))
-      }
-    }
-    return missing
+    return names.filter((name) => !existing.has(name))
   })
 }
 
-/** For a moment after its creation, not every broker knows a topic. Gives up after a second: those who use it retry. */
-async function untilListed(admin: Admin, topic: string): Promise<void> {
+/**
+ * With `topology: 'declare'`, creates topics that do not exist, in one request and as far as the quota goes.
+ * @returns those that cannot be had @throws what kafkajs throws
+ */
+export async function createTopics(
+  kafka: Kafka,
+  absent: readonly string[],
+  settings: Settings,
+  quota: Quota = unlimited,
+): Promise<Missing> {
+  if (settings.topology === 'check') return refusing(absent, notThere)
+  const wanted = absent.slice(0, quota.take(absent.length))
+  const tooMany = refusing(absent.slice(wanted.length), (name) => overQuota(name, settings))
+  if (wanted.length === 0) return tooMany
+  try {
+    const refused = await withAdmin(kafka, (admin) => create(admin, wanted, settings))
+    quota.giveBack(refused.size)
+    return new Map([...refused, ...tooMany])
+  } catch (error) {
+    quota.giveBack(wanted.length)
+    throw error
+  }
+}
+
+const refusing = (names: readonly string[], why: (name: string) => BrokerError): Missing =>
+  new Map(names.map((name) => [name, why(name)]))
+
+const notThere = (name: string): BrokerError =>
+  new BrokerError(
+    'config',
+    `Kafka has no topic "${name}". Create it (kafka-topics.sh --create), or have it created with topology: 'declare' ` +
+      "of kafka(), or drop its messages with unroutable: 'drop'.",
+  )
+
+const overQuota = (name: string, { maxNewTopics }: Settings): BrokerError =>
+  new BrokerError(
+    'config',
+    `Kafka has no topic "${name}", and ${maxNewTopics} topics have been created within the last hour (maxNewTopics of kafka()). ` +
+      `Create it (kafka-topics.sh --create), wait, or raise maxNewTopics.`,
+  )
+
+/** Gives those that the broker refused by name. @throws what kafkajs throws */
+async function create(
+  admin: Admin,
+  names: readonly string[],
+  { partitions: numPartitions, replicationFactor, sendTimeoutMs: timeout }: Settings,
+): Promise<Missing> {
+  const topics = names.map((topic) => ({ topic, numPartitions, replicationFactor }))
+  // Waiting for leaders, kafkajs fails at once if the broker that it asks has not heard of the topic yet.
+  const refusals = await admin.createTopics({ topics, timeout, waitForLeaders: false }).then(
+    () => [],
+    (error: unknown) => {
+      // The broker is at fault, and with it every topic; unless it named some.
+      const named = refusalsOf(error)
+      if (named === null) throw error
+      // Somebody else may have been faster.
+      return named.filter(({ type }) => type !== 'TOPIC_ALREADY_EXISTS')
+    },
+  )
+  const refused = new Map(
+    refusals.map((refusal) => [
+      refusal.topic,
+      toTrouble(`Could not create topic "${refusal.topic}"`, refusal),
+    ]),
+  )
+  await untilListed(
+    admin,
+    names.filter((name) => !refused.has(name)),
+  )
+  return refused
+}
+
+/** For a moment after their creation, not every broker knows them. Gives up after a second: those who use them retry. */
+async function untilListed(admin: Admin, names: readonly string[]): Promise<void> {
   for (let looks = 0; looks < 20; looks++) {
-    if ((await admin.listTopics()).includes(topic)) return
+    const listed = new Set(await admin.listTopics())
+    if (names.every((name) => listed.has(name))) return
     await sleep(50)
   }
 }
 
 const isPattern = (topic: string): boolean => /[*#]/.test(topic)
 
-/** The topics to subscribe to by now, sorted. Names are created when `ensureTopics` does that; patterns find. */
+/** The topics to subscribe to by now, sorted. Names are created when `createTopics` does that; patterns find. */
 export async function findTopics(
   kafka: Kafka,
   patterns: readonly string[],
   settings: Settings,
 ): Promise<{ readonly topics: readonly string[]; readonly missing: Missing }> {
   const names = patterns.filter((pattern) => !isPattern(pattern))
-  const missing = await ensureTopics(kafka, names, settings)
+  const absent = names.length === 0 ? [] : await findAbsent(kafka, names)
+  const missing = await createTopics(kafka, absent, settings)
   const found = new Set(names.filter((name) => !missing.has(name)))
   if (names.length < patterns.length) {
     for (const topic of await withAdmin(kafka, (admin) => admin.listTopics())) {
