@@ -99,6 +99,16 @@ describe('a list of hosts', () => {
   })
 })
 
+test.each([
+  ['beside a URL without one, the one that was given', 'postgres://me@h1/db', 'beside', 'beside'],
+  ['beside a list of hosts too', 'postgres://me@h1,h2/db', 'beside', 'beside'],
+  ["the URL's own", 'postgres://me:url@h1/db', 'beside', 'url'],
+  ['none', 'postgres://me@h1/db', undefined, null],
+])('the password is %s', (_, connectionString, password, used) => {
+  const { pool } = closing(new Database({ connectionString, password }))
+  expect((pool.options as pg.PoolConfig).password ?? null).toBe(used)
+})
+
 test('a host that refuses is passed over, and the one that worked is asked first from then on', async () => {
   const alive = await proxy()
   const many = closing(new Database(at([await deadPort(), await deadPort(), alive])))

@@ -1,7 +1,8 @@
 import { callbackify } from 'node:util'
 import pg from 'pg'
-import { OptionError, TwinboxError, describeError } from '../base/errors.ts'
+import { OptionError, TwinboxError } from '../base/errors.ts'
 import { ofDatabase } from './evidence.ts'
+import { asking } from './password.ts'
 import { takesWrites } from './sql/server.ts'
 import { isConnectionLost, sqlstate } from './sqlstate.ts'
 
@@ -190,32 +191,12 @@ function asRead({ connectionString, ...rest }: pg.PoolConfig): pg.PoolConfig {
     const client = new pg.Client(readable)
     const { connectionParameters } = client as unknown as { connectionParameters: pg.ClientConfig }
     // pg hides the password from enumeration, so that it does not show up in logs.
-    return { ...rest, ...connectionParameters, password: asking(client.password) }
+    // Beside a URL that has none, pg forgets the one that was given.
+    const forgotten = [null, '', process.env['PGPASSWORD']].includes(client.password)
+    const password = forgotten ? (rest.password ?? client.password) : client.password
+    return { ...rest, ...connectionParameters, password: asking(password) }
   } catch (error) {
     throw unreadable(error instanceof Error && 'code' in error ? String(error.code) : 'unknown error')
-  }
-}
-
-/**
- * What a function for the password throws is an outage, and tried again as one. Its error is not kept as a cause, since it may hold
- * what it was about to give.
- */
-function asking(password: pg.ClientConfig['password']): pg.ClientConfig['password'] {
-  if (typeof password !== 'function') return password
-  return async function (this: pg.Client, ...given) {
-    try {
-      const answer: unknown = await password(...given)
-      if (typeof answer === 'string') return answer
-      throw new TypeError(`it gave no text, but ${typeof answer}`)
-    } catch (error) {
-      // pg leaves the connection open, and the server holds it against its limit for a minute.
-      setImmediate(() => void this.end().catch(() => {}))
-      throw new TwinboxError(
-        // That of a connection that could not be made.
-        '08001',
-        `The function password of the database failed, and is asked again: ${describeError(error)}`,
-      )
-    }
   }
 }
 

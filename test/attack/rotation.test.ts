@@ -356,6 +356,10 @@ describe('a Postgres whose passwords change', async () => {
   const one = (give: () => Promise<string>): pg.PoolConfig => ({
     ...{ host, port: Number(port), user, database: pathname.slice(1), password: give },
   })
+  const beside = (give: () => Promise<string>): pg.PoolConfig => ({
+    connectionString: `postgres://${user}@${host}:${port}${pathname}`,
+    password: give,
+  })
   const several = (give: () => Promise<string>): pg.PoolConfig => ({
     connectionString: `postgres://${user}@127.0.0.1:1,${host}:${port}${pathname}`,
     password: give,
@@ -363,6 +367,7 @@ describe('a Postgres whose passwords change', async () => {
 
   test.each([
     ['one host', one],
+    ['a URL with the function beside it', beside],
     ['several hosts', several],
   ])('%s: workers and broker go on with the new one', async (_, config) => {
     await rotate('one')

@@ -102,6 +102,11 @@ const refused: [string, string, Make][] = [
     () => postgres({ database: { ...options, password: () => 'hunter2' } }),
   ],
   ['database', 'several hosts', () => postgres({ database: 'postgres://me:hunter2@127.0.0.1,db/app' })],
+  [
+    'database',
+    'a password beside the URL',
+    () => postgres({ database: { connectionString: 'postgres://me@db/app', password: 'hunter2' } }),
+  ],
 ]
 
 const taken: [string, Make][] = [
