@@ -67,7 +67,6 @@ export class Claim {
   readonly topic: string
   readonly key: string | null
   #row: ClaimedRow | null
-  #message: Message | null = null
 
   constructor(row: ClaimedRow, keyed: boolean, past = false) {
     this.#row = row
@@ -93,7 +92,6 @@ export class Claim {
   /** It was handled and will not be again: its content need not wait for the completion, among what is long-lived. */
   forgetContent(): void {
     this.#row = null
-    this.#message = null
   }
 
   get #content(): ClaimedRow {
@@ -107,19 +105,23 @@ export class Claim {
     return { consumer, id, topic, headers: parseHeaders(headers), bytes: (payload ?? body)?.length ?? 0 }
   }
 
-  /** Parsed only when a handler is to have it. */
+  /**
+   * Parsed only when a handler is to have it, and anew for each attempt: a handler may change what it is given and then fail,
+   * and the next attempt has to see what was published.
+   */
   get message(): Message {
     const row = this.#content
-    return (this.#message ??= {
+    return {
       id: row.id,
       topic: row.topic,
       key: row.key,
       headers: parseHeaders(row.headers) ?? {},
-      payload: row.payload === null ? row.body : (JSON.parse(row.payload) as unknown),
+      payload:
+        row.payload === null ? row.body && Buffer.from(row.body) : (JSON.parse(row.payload) as unknown),
       contentType: row.content_type ?? jsonContentType,
-      publishedAt: row.published_at,
-      receivedAt: row.received_at,
-      expiresAt: row.expires_at,
-    })
+      publishedAt: row.published_at && new Date(row.published_at),
+      receivedAt: new Date(row.received_at),
+      expiresAt: row.expires_at && new Date(row.expires_at),
+    }
   }
 }
