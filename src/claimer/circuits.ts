@@ -175,11 +175,15 @@ export class Circuits {
     for (const { topic, dueInMs } of known.values()) if (dueInMs <= 0) await this.#try(topic)
   }
 
-  /** Has the message try that has waited longest since it last did, if nobody else has one try. */
+  /**
+   * Has a message try, if nobody else has one try. By chance, and not the one that has waited longest: a few bad messages would
+   * have their turns first, up to a minute apart, and all good ones would wait for them.
+   */
   async #try(topic: string): Promise<void> {
     const { database, consumer, inFlight, dispatch } = this.#parts
     const held = this.#held.get(topic) ?? new Set()
-    const next = [...held].find((claim) => inFlight.has(claim) && inFlight.leads(claim))
+    const mayTry = [...held].filter((claim) => inFlight.has(claim) && inFlight.leads(claim))
+    const next = mayTry[Math.floor(Math.random() * mayTry.length)]
     if (next === undefined) return
     const won = await database.keep(this.#sql.probe, {
       consumer,
