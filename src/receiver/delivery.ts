@@ -38,6 +38,40 @@ export function toldOf(
   return describeError(as.redact(error, { consumer: as.consumer, id: null, topic, key, attempt: 0 }))
 }
 
+/**
+ * What an adapter hands over, as the type says that it is. Anybody may write one, and what is no delivery is refused with what
+ * can be kept of it: whoever trips over it would have the same batch again and again, and never what is behind it.
+ */
+export function toDelivery(given: unknown): IncomingMessage {
+  try {
+    const { topic, body } = (given ?? {}) as Partial<IncomingMessage>
+    if (isDelivery(given)) return given
+    return unreadable(typeof topic === 'string' ? topic : '', body instanceof Uint8Array ? body : nothing)
+  } catch {
+    return unreadable('', nothing)
+  }
+}
+
+function isDelivery(given: unknown): given is IncomingMessage {
+  if (typeof given !== 'object' || given === null) return false
+  const { topic, key, headers, contentType, body, position } = given as IncomingMessage
+  if (
+    typeof topic !== 'string' ||
+    !(body instanceof Uint8Array) ||
+    typeof headers !== 'object' ||
+    headers === null
+  )
+    return false
+  for (const name in headers) if (typeof headers[name] !== 'string') return false
+  return [key, contentType, position].every((text) => text === null || typeof text === 'string')
+}
+
+const nothing = Buffer.alloc(0)
+const unreadable = (topic: string, body: Uint8Array): IncomingMessage => ({
+  ...{ topic, key: null, headers: {}, contentType: null, body, position: null, redelivered: false },
+  refused: 'Its adapter has handed over what is no delivery: a field is missing, or of another type.',
+})
+
 /** The message that a delivery is, or why it is none. Does not throw, whatever the delivery is. */
 export function readDelivery(incoming: IncomingMessage, as: Reading): InboxMessage | string {
   try {
@@ -56,6 +90,9 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
     return `Its body has ${size} bytes, but the limit is ${as.maxPayloadBytes} (maxPayloadBytes).`
   const event = fromWireHeaders(incoming)
   const own = isOwn(event, as)
+  const named = event?.attributes.get('id') ?? incoming.headers['message-id'] ?? ''
+  if (named.includes('\ufffd') && (event !== null || as.identify === undefined))
+    return 'Its id is no valid UTF-8: another one may look the same, and would be taken for it.'
   let identity: { readonly id: string; readonly key: string | null } | null
   try {
     identity = identityOf(incoming, event, own, as)

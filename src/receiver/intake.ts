@@ -8,7 +8,7 @@ import type { Emit } from '../base/events.ts'
 import { reconnectMs } from '../base/loop.ts'
 import { pause } from '../base/waiting.ts'
 import { loopReports } from '../membership/worker.ts'
-import { readDelivery, toldOf, type Reading } from './delivery.ts'
+import { readDelivery, toDelivery, toldOf, type Reading } from './delivery.ts'
 import { setAside, toLetter, withoutBody, withoutHeaders, type Letter } from './letter.ts'
 
 /** A message, and what it was read from. */
@@ -60,7 +60,8 @@ export class Intake {
   }
 
   /** One batch at a time. Adapters cut their batches as well, but anybody may write one. */
-  async take(batch: readonly IncomingMessage[]): Promise<Taken> {
+  async take(handedOver: readonly IncomingMessage[]): Promise<Taken> {
+    const batch = handedOver.map(toDelivery)
     this.#refused = 0
     this.#collisions = 0
     let fresh = 0
