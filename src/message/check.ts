@@ -99,7 +99,7 @@ function checkTimes(
   { deliverAt, delayMs, expiresAt }: NewMessage,
   fail: Fail,
 ): Pick<CheckedMessage, 'deliverAt' | 'delayMs' | 'expiresAt'> {
-  if (deliverAt !== undefined) checkDate('deliverAt', deliverAt, fail)
+  const sendAt = deliverAt === undefined ? null : checkDate('deliverAt', deliverAt, fail)
   if (delayMs !== undefined) {
     if (deliverAt !== undefined) fail('INVALID_DURATION', 'delayMs', 'excludes deliverAt: give one of them.')
     if (typeof delayMs !== 'number' || !(delayMs >= 0 && delayMs <= limits.aheadMs)) {
@@ -107,23 +107,23 @@ function checkTimes(
       fail('INVALID_DURATION', 'delayMs', `is ${found}, but must be a number from 0 to ${limits.aheadMs}.`)
     }
   }
-  if (expiresAt !== undefined) {
-    checkDate('expiresAt', expiresAt, fail)
-    const sentFrom = Math.max(Date.now(), deliverAt?.getTime() ?? Date.now() + (delayMs ?? 0))
-    if (expiresAt.getTime() <= sentFrom)
-      fail('INVALID_DATE', 'expiresAt', 'is not after the time from which it can be sent.')
-  }
-  return { deliverAt: deliverAt ?? null, delayMs: delayMs ?? null, expiresAt: expiresAt ?? null }
+  const expires = expiresAt === undefined ? null : checkDate('expiresAt', expiresAt, fail)
+  const sentFrom = Math.max(Date.now(), sendAt?.getTime() ?? Date.now() + (delayMs ?? 0))
+  if (expires !== null && expires.getTime() <= sentFrom)
+    fail('INVALID_DATE', 'expiresAt', 'is not after the time from which it can be sent.')
+  return { deliverAt: sendAt, delayMs: delayMs ?? null, expiresAt: expires }
 }
 
-function checkDate(path: string, value: unknown, fail: Fail): void {
-  if (!(value instanceof Date) || Number.isNaN(value.getTime()))
-    fail('INVALID_DATE', path, 'must be a valid Date.')
-  else if (value.getTime() > Date.now() + limits.aheadMs)
+/** A copy: what is stored is the time that was checked, whatever the methods of the Date give later. */
+function checkDate(path: string, value: unknown, fail: Fail): Date {
+  const copy = new Date(value instanceof Date ? value : Number.NaN)
+  if (Number.isNaN(copy.getTime())) fail('INVALID_DATE', path, 'must be a valid Date.')
+  if (copy.getTime() > Date.now() + limits.aheadMs)
     fail('INVALID_DATE', path, `is more than ${limits.aheadMs} ms ahead, the limit.`)
+  return copy
 }
 
-type Fail = (code: MessageErrorCode, path: string, text: string) => never
+export type Fail = (code: MessageErrorCode, path: string, text: string) => never
 
 function checkTopic(topic: unknown, fail: Fail): void {
   if (typeof topic !== 'string' || !topicPattern.test(topic)) {
@@ -171,7 +171,8 @@ function checkContentType(contentType: unknown, fail: Fail): void {
   }
 }
 
-function checkHeaders(headers: Readonly<Record<string, string>>, fail: Fail): string | null {
+/** The headers as JSON text, null if there is none. What they may not be, `fail` is told. */
+export function checkHeaders(headers: Readonly<Record<string, string>>, fail: Fail): string | null {
   // A Map or a Headers has no properties of its own: its entries would vanish without a word.
   if (typeof headers !== 'object' || headers === null || !isPlain(headers)) {
     return fail('INVALID_HEADERS', 'headers', 'must be a plain object of strings.')

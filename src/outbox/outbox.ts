@@ -1,12 +1,13 @@
 import { outboxSql } from '../database/sql/outbox.ts'
 import { MessageError } from '../base/errors.ts'
+import { withCarried } from '../message/carried.ts'
 import { checkCancellable, checkMessage } from '../message/check.ts'
 import type { CheckedMessage, NewMessage } from '../message/message.ts'
 import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from '../base/options.ts'
 import { hintPublished } from '../base/hints.ts'
 import { columnsOf, fieldsOf, timesOf } from './columns.ts'
 import { executor, type TransactionInput } from './transaction.ts'
-import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
+import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 
 export interface OutboxOptions {
   /** @default 'twinbox' */
@@ -126,7 +127,7 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
     if (trace === null) return write(transaction, messages, how)
     const carrying = messages.map((message, index) => ({
       ...message,
-      headers: carryOn(message.headers, trace.carried[index]),
+      headers: withCarried(message.headers, trace.carried[index]),
     }))
     try {
       const published = await trace.run(() => write(transaction, carrying, how))
@@ -189,7 +190,8 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
       if (!Array.isArray(messages)) {
         throw new MessageError('INVALID_MESSAGE', 'messages', 'publishMany takes an array of messages.')
       }
-      const checked = messages.map((message: NewMessage, index) =>
+      // Not by a method of theirs: a hole would be passed over, and a list of another class may have a `map` of its own.
+      const checked = Array.from(messages, (message: NewMessage, index) =>
         checkMessage(message, maxPayloadBytes, `messages[${index}].`),
       )
       return publish(transaction, checked, how)
