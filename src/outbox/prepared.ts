@@ -19,6 +19,9 @@ export function keepsStatements(client: pg.ClientBase): boolean | Promise<boolea
   return false
 }
 
+/** The server did not know what was prepared on it: nothing is prepared there any more. */
+export const keepsNone = (client: pg.ClientBase): unknown => sessions.set(client, false)
+
 async function ask(client: pg.ClientBase): Promise<boolean> {
   const query = { text: backendPid, types: rowTypes }
   const [found] = (await client.query<{ pid: number }>(query)).rows

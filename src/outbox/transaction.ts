@@ -4,7 +4,7 @@ import { releaseSavepoint, savepoint } from '../database/sql/server.ts'
 import { isUnknownStatement, sqlstate } from '../database/sqlstate.ts'
 import { rowTypes } from '../database/types.ts'
 import { TransactionError } from '../base/errors.ts'
-import { keepsStatements } from './prepared.ts'
+import { keepsNone, keepsStatements } from './prepared.ts'
 import type pg from 'pg'
 
 /** A Kysely `Transaction`, recognised by its shape, so that its version need not be ours. */
@@ -89,7 +89,12 @@ function bound(verb: string, transaction: unknown, autocommit: boolean, prepared
     return async ({ name, text, isPrepared }, values) => {
       const named = prepared ?? (await Promise.resolve(keepsStatements(client)).catch(explain))
       const query = { ...(named && isPrepared ? { name } : {}), text, values, types: rowTypes }
-      return rowsOf(verb, given, await client.query(query).catch(explain))
+      const answer = client.query(query).catch((error: unknown) => {
+        // This transaction has ended with it; the client would name the statement in the next one as well, and in each after that.
+        if (named && statesOf(error).some(isUnknownStatement)) keepsNone(client)
+        return explain(error)
+      })
+      return rowsOf(verb, given, await answer)
     }
   }
   /** A pool, a manager or a whole library may be behind it: only the server knows. It wants no right for this. */
@@ -162,7 +167,7 @@ function explain(error: unknown): never {
   if (states.some(isUnknownStatement)) {
     throw new TransactionError(
       'TRANSACTION_ABORTED',
-      'The server does not know a statement that was prepared on this connection: a pooler shares its sessions. Leave preparedStatements out, or set it to false.',
+      'The server does not know a statement that was prepared on this connection: a pooler shares its sessions, or DISCARD ALL or DEALLOCATE was run. Leave preparedStatements out, or set it to false.',
       { cause: error },
     )
   }
