@@ -160,7 +160,7 @@ async function inTransaction(
     const sound = await transactions.rollBack(pooled)
     // What the handler has made of an error of its connection does not matter: the connection itself tells.
     if (phase === 'before' || !sound) throw new Interrupted(phase, error, evidence, pooled.since)
-    if (phase === 'ending' && sqlstate(error) === claimLost) throw lost(claims)
+    if (phase === 'ending' && isClaimLost(error)) throw lost(claims)
     if (isConflict(error) || (failed && isConflict(evidence.heard))) throw new Conflict(error)
     if (failed && sqlstate(error) === '25P02') {
       throw new TransactionError(
@@ -173,6 +173,11 @@ async function inTransaction(
   } finally {
     for (const claim of claims) claim.transaction = null
   }
+}
+
+/** By where the server has raised it: a trigger that waits for the commit may raise the same, and would repeat its message for ever. */
+function isClaimLost(error: unknown): boolean {
+  return sqlstate(error) === claimLost && /\bcomplete\(text,/.test(String((error as pg.DatabaseError).where))
 }
 
 /** A handler that is not async may throw at once. */
