@@ -88,6 +88,9 @@ export interface ResolvedHandler extends Numbers {
   readonly handle: (input: never, context: never) => unknown
 }
 
+/** A topic is told by whoever publishes, and so may be their number: they must not fill the memory. */
+const topicsKnownMax = 10_000
+
 /** Finds the handler of a topic. @throws OptionError for entries that cannot work. */
 export function handlersByTopic(
   handlers: Handlers<never>,
@@ -111,6 +114,7 @@ export function handlersByTopic(
   const byTopic = new Map<string, ResolvedHandler | undefined>()
   return (topic) => {
     if (!byTopic.has(topic)) {
+      if (byTopic.size >= topicsKnownMax) byTopic.clear()
       const pattern = [...resolved.keys()].find((candidate) => topicMatches(candidate, topic))
       byTopic.set(topic, resolved.get(topic) ?? (pattern === undefined ? undefined : resolved.get(pattern)))
     }
