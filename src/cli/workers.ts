@@ -47,7 +47,12 @@ export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<
 async function openEndpoint(flags: Flags, { database, schema }: Settings): Promise<Endpoint | null> {
   const { metricsPort: port, metricsHost: host = '127.0.0.1', stuckAfter: stuckAfterMs } = flags
   if (port === undefined) return null
-  const token = process.env['TWINBOX_METRICS_TOKEN'] || undefined
+  const token = process.env['TWINBOX_METRICS_TOKEN']
+  // A secret that was not there when it was to be filled in: nobody wants everybody to be let in for that.
+  if (token === '')
+    throw new UsageError(
+      'TWINBOX_METRICS_TOKEN is empty. Give it a token, or unset it to serve metrics without one.',
+    )
   return createEndpoint({ database: database(), schema, port, host, stuckAfterMs, token })
 }
 
