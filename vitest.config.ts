@@ -12,11 +12,15 @@ const tags = {
     'test/{rowsecurity,schedules,settings,sleep,unhandled,upkeep,sequences,workers}.test.ts',
     'test/claimer/{circuits,errors}.test.ts',
     'test/operate/*.test.ts',
-    'test/attack/terminal.test.ts',
+    'test/attack/{handler,tables,surface,terminal}.test.ts',
     'test/telemetry/tracing.test.ts',
     'test/soak/checker.test.ts',
   ],
-  'servers:rabbitmq': ['test/brokers/{rabbitmq,registry}.test.ts', 'test/brokers/rabbitmq/*.test.ts'],
+  'servers:rabbitmq': [
+    'test/brokers/{rabbitmq,registry}.test.ts',
+    'test/brokers/rabbitmq/*.test.ts',
+    'test/attack/rabbitmq.test.ts',
+  ],
   'servers:kafka': [
     'test/brokers/kafka.test.ts',
     'test/brokers/kafka/*.test.ts',
