@@ -5,7 +5,7 @@ import type { ClaimerOptions } from './claimer/options.ts'
 import type { Handlers } from './claimer/handlers.ts'
 import type { DatabaseInput } from './database/database.ts'
 import type { RelayOptions } from './relay/options.ts'
-import type { ReceiverOptions } from './receiver/receiver.ts'
+import type { ReceiverOptions } from './receiver/options.ts'
 import type { RedactError } from './base/redaction.ts'
 import type { Telemetry } from './base/telemetry.ts'
 

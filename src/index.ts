@@ -28,7 +28,7 @@ export type { Cancellable, Outbox, OutboxOptions, PublishOptions, Published } fr
 export type { TransactionInput } from './outbox/transaction.ts'
 export type { Config, ConsumerConfig } from './config.ts'
 export type { RelayOptions } from './relay/options.ts'
-export type { ReceiverOptions } from './receiver/receiver.ts'
+export type { ReceiverOptions } from './receiver/options.ts'
 export type { Identity } from './receiver/delivery.ts'
 export type { ClaimerOptions } from './claimer/options.ts'
 export type {

@@ -448,7 +448,6 @@ describe('files', () => {
   const hardMax = 400
   /** Longer than is good, and why it is not two. */
   const long: Readonly<Record<string, string>> = {
-    'src/receiver/receiver.ts': 'Its options with their docstrings, and the wiring of its parts.',
     'proof/soak/child.ts':
       'The processes of a soak: one program with four roles, and the history that each leaves.',
     'proof/soak/company.ts':
@@ -527,7 +526,7 @@ describe('defaults', () => {
       // Of a batch handler it is the size of its batches, of a worker that of its reads.
       { file: 'src/claimer/handlers.ts', name: 'batchSize', value: 100 },
       // Others send larger ones than `publish` lets through.
-      { file: 'src/receiver/receiver.ts', name: 'maxPayloadBytes', value: limits.receivedBytes },
+      { file: 'src/receiver/options.ts', name: 'maxPayloadBytes', value: limits.receivedBytes },
     ])
   })
 

@@ -1,21 +1,12 @@
-import { claimerNumbers } from './context.ts'
 import { handlersByTopic, type Handlers } from './handlers.ts'
-import type { ClaimerOptions } from './options.ts'
+import { readSettings, unknownPolicies, type ClaimerOptions } from './options.ts'
 import { RunningClaimer } from './running.ts'
-import { unknownPolicies, type UnhandledOptions } from './unhandled.ts'
+import type { UnhandledOptions } from './unhandled.ts'
 import { OptionError } from '../base/errors.ts'
 import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
-import {
-  checkConsumer,
-  checkHeartbeat,
-  oneOf,
-  readBoolean,
-  readNumbers,
-  refuseUnknown,
-  requireOrder,
-} from '../base/options.ts'
+import { oneOf, readBoolean } from '../base/options.ts'
 import { failoverStrategies } from '../membership/failover.ts'
-import { createWorker, workerOptionNames, type Worker } from '../membership/worker.ts'
+import { createWorker, type Worker } from '../membership/worker.ts'
 
 /**
  * Creates a claimer: a worker that takes a consumer's messages from the inbox and runs their handlers.
@@ -33,21 +24,7 @@ export function createClaimer<Tables = unknown>(
   handlers: Handlers<Tables>,
   failpoint: Failpoint = noFailpoint,
 ): Worker {
-  refuseUnknown('createClaimer', options, [
-    ...workerOptionNames,
-    ...claimerNumbers,
-    'consumer',
-    'onDead',
-    'unknown',
-    'circuit',
-    'failover',
-    'avoidLastHolder',
-  ])
-  checkConsumer(options.consumer)
-  const settings = readNumbers(options, claimerNumbers)
-  checkHeartbeat(settings)
-  requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')
-  requireOrder(settings, 'backoffMsMin', 'backoffMsMax', 'the pause grows from one to the other')
+  const settings = readSettings(options)
   if (typeof handlers !== 'object' || handlers === null) {
     throw new OptionError(
       'handlers',

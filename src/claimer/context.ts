@@ -6,33 +6,17 @@ import type { Parking } from '../lanes/parking.ts'
 import type { Membership } from '../membership/membership.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import { limits } from '../base/options.ts'
-import { workerNumbers } from '../membership/worker.ts'
 import type { Circuits } from './circuits.ts'
 import type { Claim, Told } from './claim.ts'
 import type { InFlight } from './in-flight.ts'
+import type { ClaimerSettings } from './options.ts'
 import type { Quarantine } from './quarantine.ts'
-
-/** The claimer's options that are numbers. */
-export const claimerNumbers = [
-  ...workerNumbers,
-  'batchSize',
-  'concurrency',
-  'maxAttempts',
-  'backoffMsMin',
-  'backoffMsMax',
-  'handleTimeoutMs',
-  'stuckAfterMs',
-  'failoverGraceMs',
-  'keepHandledMs',
-  'keepDeadMs',
-] as const
-export type ClaimerNumber = (typeof claimerNumbers)[number]
 
 /** What the parts of one claimer share. */
 export interface ClaimerContext {
   readonly database: Database
   readonly consumer: string
-  readonly settings: Readonly<Record<ClaimerNumber, number>>
+  readonly settings: ClaimerSettings
   readonly failover: FailoverStrategy
   readonly avoidLastHolder: boolean
   readonly membership: Membership

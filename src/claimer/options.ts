@@ -1,6 +1,10 @@
 import type { FailoverStrategy } from '../base/events.ts'
-import type { WorkerOptions } from '../membership/worker.ts'
-import type { UnknownPolicy } from './unhandled.ts'
+import { checkConsumer, checkHeartbeat, readNumbers, refuseUnknown, requireOrder } from '../base/options.ts'
+import { workerNumbers, workerOptionNames, type WorkerOptions } from '../membership/worker.ts'
+
+/** What becomes of a message for whose topic a claimer has no handler; the first is the default. */
+export const unknownPolicies = ['wait', 'fail', 'drop'] as const
+export type UnknownPolicy = (typeof unknownPolicies)[number]
 
 export interface ClaimerOptions extends WorkerOptions {
   /** The name under which claimers share an inbox. */
@@ -64,4 +68,40 @@ export interface ClaimerOptions extends WorkerOptions {
    * kept in any case. In milliseconds. @default 0
    */
   readonly keepDeadMs?: number | undefined
+}
+
+/** The claimer's options that are numbers. */
+const claimerNumbers = [
+  ...workerNumbers,
+  'batchSize',
+  'concurrency',
+  'maxAttempts',
+  'backoffMsMin',
+  'backoffMsMax',
+  'handleTimeoutMs',
+  'stuckAfterMs',
+  'failoverGraceMs',
+  'keepHandledMs',
+  'keepDeadMs',
+] as const
+export type ClaimerSettings = Readonly<Record<(typeof claimerNumbers)[number], number>>
+
+/** The numbers, with their defaults. @throws OptionError for an option that is unknown, or a number that cannot be */
+export function readSettings(options: ClaimerOptions): ClaimerSettings {
+  refuseUnknown('createClaimer', options, [
+    ...workerOptionNames,
+    ...claimerNumbers,
+    'consumer',
+    'onDead',
+    'unknown',
+    'circuit',
+    'failover',
+    'avoidLastHolder',
+  ])
+  checkConsumer(options.consumer)
+  const settings = readNumbers(options, claimerNumbers)
+  checkHeartbeat(settings)
+  requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')
+  requireOrder(settings, 'backoffMsMin', 'backoffMsMax', 'the pause grows from one to the other')
+  return settings
 }

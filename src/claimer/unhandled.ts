@@ -5,12 +5,9 @@ import type { Lane } from '../lanes/lane.ts'
 import { topicMatches } from '../message/message.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
+import type { UnknownPolicy } from './options.ts'
 import type { Settlement } from './settlement.ts'
 import type { PartitionedRow } from '../database/sql/inbox.ts'
-
-/** What becomes of a message for whose topic a claimer has no handler; the first is the default. */
-export const unknownPolicies = ['wait', 'fail', 'drop'] as const
-export type UnknownPolicy = (typeof unknownPolicies)[number]
 
 export interface UnhandledOptions {
   readonly policy: UnknownPolicy
