@@ -92,7 +92,7 @@ export class InFlight {
     let at = queue.claims.length
     while (at > 0 && queue.claims[at - 1]!.seq > claim.seq && isAtRest(queue.claims[at - 1]!)) at--
     queue.claims.splice(at, 0, claim)
-    this.#enqueue(queue)
+    this.#makeReady(queue)
   }
 
   /** The next message that may be handled, for handling; null if there is none. */
@@ -162,7 +162,7 @@ export class InFlight {
   /** It may be handled again, if it is still in flight. */
   proceed(claim: Claim): void {
     if (!this.#move(claim, 'waiting')) return
-    if (claim.keyed) this.#enqueue(this.#keys.get(queueOf(claim))!)
+    if (claim.keyed) this.#makeReady(this.#keys.get(queueOf(claim))!)
     else this.#free.push(claim)
   }
 
@@ -188,7 +188,7 @@ export class InFlight {
     const queue = this.#keys.get(id)!
     queue.claims.splice(queue.claims.indexOf(claim), 1)
     if (queue.claims.length === 0) this.#keys.delete(id)
-    else this.#enqueue(queue)
+    else this.#makeReady(queue)
   }
 
   /** Removes a claim and all others of its key, of which none may be handled before it. Returns what it removed. */
@@ -226,7 +226,7 @@ export class InFlight {
     return defect === null
   }
 
-  #enqueue(queue: KeyQueue): void {
+  #makeReady(queue: KeyQueue): void {
     if (queue.queued || queue.claims[0]!.state !== 'waiting') return
     queue.queued = true
     this.#ready.push(queue)
