@@ -1,8 +1,9 @@
 import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
 import { checkSchemaVersion } from '../database/migrate.ts'
 import { checkServer } from '../database/server.ts'
-import type { Emit, OnEvent, WorkerKind } from '../base/events.ts'
+import { emitter, type Emit, type OnEvent, type WorkerKind } from '../base/events.ts'
 import { checkRedaction, type RedactError } from '../base/redaction.ts'
+import { StateMachine, type Moves } from '../base/state.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import { OptionError } from '../base/errors.ts'
 import { isOutage } from '../database/evidence.ts'
@@ -99,6 +100,23 @@ export const workerOptionNames = [
   'redactError',
 ] as const
 
+/**
+ * - `idle`: not started yet, or its start has failed. It holds nothing, and may be started.
+ * - `starting`: a start is under way.
+ * - `running`: it was started.
+ * - `stopping`: it is to stop. A start that is under way ends first: half a worker cannot be stopped.
+ * - `stopped`: its database is closed. It is never started again.
+ */
+export type WorkerState = 'idle' | 'starting' | 'running' | 'stopping' | 'stopped'
+
+export const workerMoves: Moves<WorkerState> = {
+  idle: ['starting', 'stopping'],
+  starting: ['running', 'idle', 'stopping'],
+  running: ['stopping'],
+  stopping: ['stopped'],
+  stopped: [],
+}
+
 /** Makes a worker of two functions: started once, stopped once, its database opened, checked and closed. */
 export function createWorker(
   options: WorkerOptions & { readonly poolSize?: number },
@@ -116,8 +134,13 @@ export function createWorker(
   if (options.database === undefined)
     throw new OptionError('database', 'database is required: a connection string or a pg pool.')
   let opened = openDatabase(options.database, options)
-  let starting: Promise<void> | null = null
-  let stopping: Promise<void> | null = null
+  const emit = emitter(options, () => ({ kind: parts.kind, consumer: parts.consumer, workerId: parts.id() }))
+  const state = new StateMachine<WorkerState>('A worker', workerMoves, 'idle', (error) =>
+    emit({ type: 'trouble', error, doing: 'starting or stopping' }),
+  )
+  /** What the last start or stop comes to: whoever calls again waits for the same. */
+  let underWay = Promise.resolve()
+
   const close = async (): Promise<void> => {
     if (opened.owned) await opened.database.close()
   }
@@ -131,24 +154,20 @@ export function createWorker(
       await parts.probe?.()
       begun = true
       await parts.start(database)
+      if (state.is('starting')) state.go('running')
     } catch (error) {
       if (begun) await parts.stop().catch(() => {})
       await close()
       // Somebody may mend it, and start again.
       opened = openDatabase(options.database, options)
-      starting = null
+      if (state.is('starting')) state.go('idle')
       throw error
     }
   }
-  const stop = async (): Promise<void> => {
-    // A start under way has to end first: half a worker cannot be stopped.
-    const started = await starting?.then(
-      () => true,
-      () => false,
-    )
-    if (started === false) return
-    if (started === true) await parts.stop()
+  const stop = async (hasStarted: Promise<boolean>): Promise<void> => {
+    if (await hasStarted) await parts.stop()
     await close()
+    state.go('stopped')
   }
   return {
     kind: parts.kind,
@@ -156,9 +175,22 @@ export function createWorker(
     get id() {
       return parts.id()
     },
-    start: () =>
-      (starting ??= stopping === null ? start() : Promise.reject(new Error('This worker was stopped.'))),
-    stop: () => (stopping ??= stop()),
+    start() {
+      if (state.is('stopping', 'stopped'))
+        return Promise.reject(new Error('This worker was stopped. Create another one.'))
+      if (state.is('idle') && state.go('starting')) underWay = start()
+      return underWay
+    },
+    stop() {
+      const hasStarted = state.is('idle')
+        ? Promise.resolve(false)
+        : underWay.then(
+            () => true,
+            () => false,
+          )
+      if (!state.is('stopping', 'stopped') && state.go('stopping')) underWay = stop(hasStarted)
+      return underWay
+    },
     async [Symbol.asyncDispose]() {
       await this.stop()
     },

@@ -1,27 +1,15 @@
-import { randomUUID } from 'node:crypto'
 import fc from 'fast-check'
-import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { StateMachine, type Moves } from '../../src/base/state.ts'
-import { Database } from '../../src/database/database.ts'
 import type { Holder } from '../../src/membership/options.ts'
 import { lifeMoves, Registration, type Life } from '../../src/membership/registration.ts'
-import { recordEvents } from '../support/events.ts'
-import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { consumer, database, events, inbox, useInbox } from '../support/inbox.ts'
+import { movedMachines } from '../support/states.ts'
 import { asInProduction, tripping } from '../support/tripwire.ts'
 
 /** What may follow what in a worker's life, and what becomes of a worker that loses its way. */
 
-let database: TestDatabase
-let own: Database
-beforeAll(async () => {
-  database = await createTestDatabase()
-  own = new Database(database.url)
-  await own.probe()
-})
-afterAll(async () => {
-  await own.close()
-  await database.drop()
-})
+useInbox()
 
 test('a state machine goes where its moves lead, and nowhere else', () => {
   const names = ['a', 'b', 'c', 'd'] as const
@@ -51,18 +39,8 @@ test('a state machine goes where its moves lead, and nowhere else', () => {
 
 /** Joins, and hands out its state machine. */
 async function join() {
-  const machines: StateMachine<Life>[] = []
-  // oxlint-disable-next-line typescript/unbound-method
-  const { go } = StateMachine.prototype
-  const spy = vi.spyOn(StateMachine.prototype, 'go').mockImplementation(function (
-    this: StateMachine<Life>,
-    to,
-  ) {
-    machines.push(this)
-    return go.call(this, to)
-  })
+  const machines = movedMachines<Life>()
   const told: string[] = []
-  const events = recordEvents()
   const member: Pick<Holder, 'inFlight' | 'onVoid' | 'onReturn'> = {
     inFlight: 0,
     onVoid: (reason) => void told.push(`void: ${reason}`),
@@ -70,7 +48,7 @@ async function join() {
   }
   const registration = new Registration(
     {
-      ...{ database: own, kind: 'receiver', consumer: `c${randomUUID().slice(0, 8)}` },
+      ...{ database: inbox, kind: 'receiver', consumer },
       ...{
         heartbeatMs: 50,
         deadAfterMs: 60_000,
@@ -84,11 +62,8 @@ async function join() {
     member,
   )
   await registration.join()
-  onTestFinished(async () => {
-    spy.mockRestore()
-    await registration.leave()
-  })
-  return { registration, machine: machines[0]!, told, events }
+  onTestFinished(() => registration.leave())
+  return { registration, machine: machines[0]!, told }
 }
 
 const endedBy = async (id: number): Promise<string | null | undefined> =>
@@ -108,7 +83,7 @@ test('in tests, an impossible move throws', async () => {
 
 test('in production it is an event, all that was held is void, and the worker comes back as another one', async () => {
   onTestFinished(asInProduction())
-  const { registration, machine, told, events } = await join()
+  const { registration, machine, told } = await join()
   const id = registration.id!
   expect(machine.go('outside')).toBe(false)
   expect(registration.id).toBeNull()

@@ -1,13 +1,12 @@
 import fc from 'fast-check'
-import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { TwinboxEvent } from '../../src/base/events.ts'
-import { StateMachine } from '../../src/base/state.ts'
-import { Database } from '../../src/database/database.ts'
 import { gotUp, sleepSql } from '../../src/database/sql/sleep.ts'
 import { workerSql } from '../../src/database/sql/worker.ts'
 import { Session } from '../../src/membership/session.ts'
 import { Sleep, sleepMoves, type SleepState } from '../../src/membership/sleep.ts'
-import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { database, inbox, useInbox } from '../support/inbox.ts'
+import { movedMachines } from '../support/states.ts'
 import { asInProduction } from '../support/tripwire.ts'
 
 /** The states of a sleeper. How it sleeps among others stands in `test/sleep.test.ts`. */
@@ -95,41 +94,19 @@ test('whatever happens in whatever order: no impossible move, and it holds the l
 })
 
 describe('in production', () => {
-  let database: TestDatabase
-  let own: Database
-  beforeAll(async () => {
-    database = await createTestDatabase()
-    own = new Database(database.url)
-    await own.probe()
-  })
-  afterAll(async () => {
-    await own.close()
-    await database.drop()
-  })
+  useInbox()
 
   test('an impossible move is an event, and the lock by which others are woken is given back', async () => {
     onTestFinished(asInProduction())
-    const machines: StateMachine<SleepState>[] = []
-    // oxlint-disable-next-line typescript/unbound-method
-    const { go } = StateMachine.prototype
-    const spy = vi.spyOn(StateMachine.prototype, 'go').mockImplementation(function (
-      this: StateMachine<SleepState>,
-      to,
-    ) {
-      if (!machines.includes(this)) machines.push(this)
-      return go.call(this, to)
-    })
+    const machines = movedMachines<SleepState>()
     const events: TwinboxEvent['type'][] = []
-    const session = new Session(own, {
-      ...{ lock: workerSql(own.schema).lock, listen: sleepSql(own.schema).listen },
+    const session = new Session(inbox, {
+      ...{ lock: workerSql(inbox.schema).lock, listen: sleepSql(inbox.schema).listen },
       ...{ onEnd: () => {}, onGone: () => {}, onNotified: () => {} },
     })
     await session.open()
-    onTestFinished(async () => {
-      spy.mockRestore()
-      await session.end()
-    })
-    const sleep = new Sleep(own, session, {
+    onTestFinished(() => session.end())
+    const sleep = new Sleep(inbox, session, {
       ...{ consumer: 'lost', worker: { onWoken: () => {} }, emit: ({ type }) => void events.push(type) },
     })
     const locks = async (): Promise<number> =>
