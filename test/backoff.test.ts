@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { backoffMs } from '../src/base/backoff.ts'
+import { backoffMs, verdictOn } from '../src/base/backoff.ts'
 import { reconnectMs } from '../src/base/loop.ts'
 import { numberOptions } from '../src/base/options.ts'
 
@@ -42,6 +42,26 @@ test('a message waits about twice as long after each attempt, and at most backof
   for (let n = 1; n < 9; n++) expect(means[n]! / means[n - 1]!).toBeCloseTo(2, 0)
   // No attempt comes before its time: ten quick ones would make a dead letter of what an hour would have mended.
   expect(Math.min(...draws(() => backoffMs(10, 500, 300_000)))).toBeGreaterThanOrEqual(150_000)
+})
+
+test('a failed message waits by that rule, unless its error asks for another pause', () => {
+  const policy = { maxAttempts: 10, backoffMsMin: 500, backoffMsMax: 300_000 }
+  for (const attempt of [1, 2, 3, 8, 9]) {
+    const waits = draws(() => verdictOn(attempt, policy, null)!)
+    const [least, most] = [0, 1].map((chance) => backoffMs(attempt, 500, 300_000, chance))
+    expect([attempt, Math.min(...waits) >= least!, Math.max(...waits) <= most!]).toEqual([
+      attempt,
+      true,
+      true,
+    ])
+    expect([attempt, Math.max(...waits) > 0.9 * most!]).toEqual([attempt, true])
+  }
+  expect(verdictOn(1, policy, 7)).toBe(7)
+  expect([verdictOn(10, policy, 7), verdictOn(10, policy, null), verdictOn(1, policy, 'dead')]).toEqual([
+    null,
+    null,
+    null,
+  ])
 })
 
 test('a reconnect may come early whatever has failed before, so that somebody finds out', () => {
