@@ -47,8 +47,14 @@ test('the addresses of README and docs reach it, with its user and password', ()
     ([url]) => new URL(url),
   )
   expect(local.length).toBeGreaterThan(0)
+  // Who has none in the URL has it from the environment.
+  expect(written.match(/PGPASSWORD=(\S+)/)?.[1]).toBe(password)
   for (const url of local) {
-    expect([url.username, url.password, url.port || '5432']).toEqual(['postgres', password, '5432'])
+    expect([url.username, url.password || password, url.port || '5432']).toEqual([
+      'postgres',
+      password,
+      '5432',
+    ])
   }
   for (const [found] of written.matchAll(/amqp:\/\/[^\s'"`<)]*(?:127\.0\.0\.1|localhost)[^\s'"`<)]*/g)) {
     const url = new URL(found)
