@@ -102,6 +102,8 @@ const commands: readonly (readonly [args: readonly string[], shows: RegExp])[] =
   [['messages', 'list', '--payload', '--json'], /"messages"/],
   [['messages', 'show', id, '--payload'], /skip \(/],
   [['messages', 'show', id, '--payload', '--json'], /"places"/],
+  [['audit'], /skip/],
+  [['audit', '--json'], /"entries"/],
   [['schedules', 'list'], /catch up/],
   [['erase', '--key', hostile, '--dry-run'], /the schedule/],
   [['export', '--key', hostile], /"payload"/],

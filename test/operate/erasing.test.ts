@@ -52,7 +52,7 @@ const untilTried = async (): Promise<void> => {
 
 /** Columns that can hold text, and of them those that hold nothing of a message: who, when, names of ours. */
 const names = {
-  audit: ['action', 'who', 'why', 'consumer', 'topic'],
+  audit: ['action', 'who', 'login', 'why', 'consumer', 'topic'],
   circuit: ['consumer', 'topic', 'reason'],
   dead_letter: ['consumer', 'topic', 'content_type'],
   dedupe: ['topic'],
@@ -67,7 +67,17 @@ const names = {
   seen: ['consumer', 'digest'],
   subscription: ['consumer', 'pattern', 'broker'],
   unhandled: ['consumer', 'topic', 'content_type'],
-  worker: ['kind', 'consumer', 'host', 'version', 'application', 'ended_by', 'topics', 'stuck_topic'],
+  worker: [
+    'kind',
+    'consumer',
+    'host',
+    'version',
+    'application',
+    'login',
+    'ended_by',
+    'topics',
+    'stuck_topic',
+  ],
 } as Readonly<Record<string, readonly string[]>>
 
 /** Columns that hold something of a message, and lose it. */
@@ -179,7 +189,7 @@ test('an operator may do it, and needs no other right', async () => {
     })
     expect((await eraseMessages(url, { key: canary })).rows).toMatchObject({ inbox: 1, outbox: 1, audit: 1 })
     expect(await database.query(`select key, reason from twinbox.audit where action = 'skip'`)).toEqual([
-      { key: null, reason: null },
+      { key: null, reason: `erased by ${role}` },
     ])
     expect(await database.query('select from twinbox.parked')).toEqual([])
   } finally {
