@@ -172,7 +172,7 @@ export class Unhandled {
         const topics = found.flatMap((row) => (row.lane === lane.lane ? [row.topic] : []))
         const own = topics.filter((topic) => this.#takes(topic))
         if (own.length > 0) {
-          this.#coming.set(lane.lane, [...(this.#coming.get(lane.lane) ?? []), ...own])
+          this.#coming.set(lane.lane, [...new Set([...(this.#coming.get(lane.lane) ?? []), ...own])])
           // Given away before something of it has been handled, it would go to and fro between two that each have a part.
           lane.keptUntil = Math.max(lane.keptUntil, performance.now() + keptMs)
         }

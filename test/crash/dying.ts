@@ -70,8 +70,9 @@ function nameOf(query: string | pg.QueryConfig, last: string | undefined): strin
   const { name, text } = typeof query === 'string' ? { name: undefined, text: query } : query
   if (text === 'commit') return `commit ${last}`
   if (text.startsWith(completing!)) return 'complete_and_commit'
-  // What is pruned has no name, as each table has a plan of its own.
-  const known = name ?? /delete from "\w+"\.(\w+) as t\s/.exec(text)?.[1]?.replace(/^/, 'prune_')
+  // What is pruned has no name, as each table has a plan of its own. The audit is pruned by a function.
+  const pruned = /(?:delete from "\w+"\.(\w+) as t\s|"\w+"\.prune_(\w+)\()/.exec(text)
+  const known = name ?? (pruned === null ? undefined : `prune_${pruned[1] ?? pruned[2]}`)
   // Without the schema.
   return known?.replace(/^[^.]*\./, '')
 }

@@ -86,8 +86,9 @@ export const unhandledSql = perSchema('unhandled', (s) => {
         select from ${s}.lane as l where l.consumer = $consumer and l.lane = $lane and l.fence = $fence for no key update
       ),
       ${placed(
+        // Each topic once: of a message that is there twice, either would wait for the other.
         `select c.topic, c.seq, c.id
-        from unnest($topics) as t(topic)
+        from (select distinct t.topic from unnest($topics) as t(topic)) as t
         cross join lateral (
           select u.topic, u.seq, u.id from ${s}.unhandled as u
           where u.consumer = $consumer and u.lane = $lane and u.topic = t.topic
