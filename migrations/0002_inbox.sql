@@ -104,10 +104,15 @@ create index handled_at on twinbox.handled using brin (handled_at) with (autosum
 -- Completes messages at the end of their handler's transaction, all of them or none: if the fence of one is no longer the
 -- holder's, it raises TWX01, and what the handler wrote is rolled back. With a worker, a history is kept.
 --
+-- What was claimed on another server is not the holder's either, whatever its fence: a standby that has taken over, or a server
+-- that was restored from a dump, gives the same fences out again, and has earlier messages of the key that were done elsewhere.
+-- The server is named by its start and its tables. Whether it has crashed since need not be asked, which takes 5 us: a crash takes
+-- back nothing of this key, since what a handler's transaction wrote was on the disk.
+--
 -- A function, since a handler's connection is not ours to set. The plan is made once per session, or planning would cost more
 -- than completing; and the plan is an index scan even if the table was empty when it was made.
 create function twinbox.complete(
-  consumer text, lanes smallint[], seqs bigint[], fences bigint[], ids uuid[], attempts smallint[], worker integer
+  consumer text, lanes smallint[], seqs bigint[], fences bigint[], ids uuid[], attempts smallint[], worker integer, server text
 ) returns void
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
@@ -120,6 +125,11 @@ as $$
 declare
   completed bigint;
 begin
+  if not starts_with(complete.server,
+    extract(epoch from pg_postmaster_start_time())::text || ' ' || 'twinbox.inbox'::regclass::oid::text || ' ')
+  then
+    raise exception using errcode = 'TWX01', message = 'The message was claimed on another server.';
+  end if;
   -- By far the most frequent case, at half the cost.
   if cardinality(complete.seqs) = 1 and complete.worker is null then
     delete from twinbox.inbox as i

@@ -151,7 +151,7 @@ function statements(
     of('complete in lanes', completion.complete, { ...claims(inLanes), server }),
     ...(['rows', 'in lanes'] as const).map((where): Case => {
       const held = (where === 'rows' ? partition : inLanes).map((row) => ({ ...row, fence: 0, attempt: 1 }))
-      const text = completion.completeAndCommit('c', held, null).replace('; commit', '')
+      const text = completion.completeAndCommit('c', held, null, server).replace('; commit', '')
       return [`complete ${where} in a transaction`, text, []]
     }),
     of('renew rows', inbox.renew, { consumer: 'c', ...places(partition), leaseMs: 15_000 }),

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
+import { claimLost, completionSql } from '../src/database/sql/completion.ts'
 import { workerSql } from '../src/database/sql/worker.ts'
 import { Settler } from '../src/lanes/settler.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
@@ -66,5 +67,33 @@ describe.each([
     const ours = held.filter((each) => each.server === server)
     expect(await new Settler(database, 'c').complete(held, worker)).toEqual(ours)
     expect(new Set(await left())).toEqual(new Set(rows.filter((_row, n) => n % 2 === 0).map(({ id }) => id)))
+  })
+
+  const completing = async (named: readonly string[]): Promise<unknown> => {
+    const held = (await hold()).map((row) => ({ ...row, attempt: 1 }))
+    const { completeAndCommit } = completionSql('twinbox')
+    for (const each of named) {
+      for (const claims of [held.slice(0, 1), held.slice(1)])
+        await tables.query(completeAndCommit('c', claims, worker, each))
+    }
+    return left()
+  }
+
+  test("ends in a handler's transaction what was claimed on this server", async () => {
+    expect(await completing([server])).toEqual([])
+    // It has crashed and come back since, and no transaction of a handler was undone by that.
+    expect(await completing([`${server.split(' ').slice(0, 2).join(' ')} later`])).toEqual([])
+  })
+
+  // A younger one gives the same fences out again, and may have an earlier message of the key that was done elsewhere.
+  test.each([
+    ['of another start', (start: string, inbox: string) => `1${start} ${inbox} mark`],
+    ['of a start that begins alike', (start: string, inbox: string) => `${start.slice(0, -1)} ${inbox} mark`],
+    ['whose tables were restored in place', (start: string, inbox: string) => `${start} 1${inbox} mark`],
+    ['that nobody has named', () => ''],
+  ])("ends nothing in a handler's transaction of a server %s", async (_name, called) => {
+    const [start, inbox] = server.split(' ') as [string, string]
+    await expect(completing([called(start, inbox)])).rejects.toMatchObject({ code: claimLost })
+    expect(await left()).toHaveLength(4)
   })
 })

@@ -45,8 +45,8 @@ export class Claim {
   /** A dead claimer had it in flight, and it may be why. */
   readonly quarantined: boolean
   attempt: number
-  /** On which it was claimed. */
-  server = ''
+  /** On which it was claimed: it is held there and nowhere else. */
+  readonly server: string
   /** By the monotonic clock, until when the lease on the row is sure to run. Lanes keep their own. */
   leasedUntil = Infinity
   /** By the monotonic clock, until when it may be handled. */
@@ -68,8 +68,9 @@ export class Claim {
   readonly key: string | null
   #row: ClaimedRow | null
 
-  constructor(row: ClaimedRow, keyed: boolean, past = false) {
+  constructor(row: ClaimedRow, server: string, keyed: boolean, past = false) {
     this.#row = row
+    this.server = server
     this.past = past
     this.id = row.id
     this.topic = row.topic

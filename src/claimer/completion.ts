@@ -9,5 +9,10 @@ export const historian = ({ settings, lanes }: Pick<Parts, 'settings' | 'lanes'>
   settings.keepHandledMs > 0 ? lanes.workerId : null
 
 /** The completion of claims as the end of their handler's transaction, all of them or none, which may begin the next one. */
-export const completionAndCommit = (parts: Parts, claims: readonly Claim[], goOn: boolean): string =>
-  completionSql(parts.database.schema).completeAndCommit(parts.consumer, claims, historian(parts), goOn)
+export function completionAndCommit(parts: Parts, claims: readonly Claim[], goOn: boolean): string {
+  const servers = new Set(claims.map(({ server }) => server))
+  // A transaction is on one server: what was claimed on two is not held there.
+  const server = servers.size === 1 ? claims[0]!.server : ''
+  const { completeAndCommit } = completionSql(parts.database.schema)
+  return completeAndCommit(parts.consumer, claims, historian(parts), server, goOn)
+}

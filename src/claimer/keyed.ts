@@ -211,11 +211,8 @@ export class KeyedClaims {
 
   #takeInFlight(rows: readonly KeyedRow[], past: boolean): void {
     if (rows.length === 0) return
-    for (const row of rows) {
-      const claim = new Claim(row, true, past)
-      claim.server = this.#context.membership.server
-      this.#context.inFlight.add(claim)
-    }
+    const { inFlight, membership } = this.#context
+    for (const row of rows) inFlight.add(new Claim(row, membership.server, true, past))
     this.#context.emit({ type: 'claimed', ids: rows.map(({ id }) => id) })
     this.#context.dispatch()
   }

@@ -127,8 +127,7 @@ export class UnkeyedClaims {
     )
     const before = inFlight.bytes
     for (const row of inOrder) {
-      const claim = new Claim(row, false)
-      claim.server = membership.server
+      const claim = new Claim(row, membership.server, false)
       claim.leasedUntil = at + leaseMs * sureShare
       inFlight.add(claim)
     }

@@ -30,7 +30,7 @@ const row = (of: Partial<ClaimedRow>): ClaimedRow => ({
 
 /** What brings a claim of its own there, by calls that production makes. */
 function bring(inFlight: InFlight, keyed: boolean, state: ClaimState): Claim {
-  const claim = new Claim(row({ key: keyed ? 'k' : null }), keyed)
+  const claim = new Claim(row({ key: keyed ? 'k' : null }), 'here', keyed)
   inFlight.add(claim)
   if (state === 'gone') inFlight.remove(claim)
   if (state === 'waiting' || state === 'gone') return claim
@@ -121,7 +121,7 @@ test('whatever happens in whatever order: no impossible move, a key one at a tim
         if (each.do === 'add') {
           const { key, seq, topic } = each
           if (all.some((claim) => inFlight.has(claim) && claim.seq === seq)) continue
-          const claim = new Claim(row({ lane: key === null ? 64 : 1, key, seq, topic }), key !== null)
+          const claim = new Claim(row({ lane: key === null ? 64 : 1, key, seq, topic }), 'here', key !== null)
           inFlight.add(claim)
           all.push(claim)
         } else if (each.do === 'next' || each.do === 'more') {

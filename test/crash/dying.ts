@@ -64,7 +64,7 @@ function watchStatements(reach: (at: string) => Promise<void> | undefined): void
   } as typeof pg.Client.prototype.query
 }
 
-const [completing] = completionSql('twinbox').completeAndCommit('', [], null).split('(')
+const [completing] = completionSql('twinbox').completeAndCommit('', [], null, '').split('(')
 
 function nameOf(query: string | pg.QueryConfig, last: string | undefined): string | undefined {
   const { name, text } = typeof query === 'string' ? { name: undefined, text: query } : query

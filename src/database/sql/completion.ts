@@ -62,6 +62,7 @@ export const completionSql = perSchema('completion', (s) => {
       consumer: string,
       claims: readonly Completed[],
       worker: number | null,
+      server: string,
       goOn = false,
     ): string => {
       const values = [
@@ -74,6 +75,7 @@ export const completionSql = perSchema('completion', (s) => {
           arrayText(claims.map(({ attempt }) => attempt)),
         ].map((array) => `'${array}'`),
         worker ?? 'null',
+        quoted(server),
       ]
       return `select ${s}.complete(${values.join(', ')}); ${commit}${goOn ? `; ${begin}` : ''}`
     },

@@ -12,12 +12,14 @@ export const rollback = 'rollback'
 export const savepoint = 'savepoint twinbox'
 export const releaseSavepoint = 'release savepoint twinbox'
 /**
- * Which server this is, and since when without a crash. A failover leads to another one, a restart has another start,
- * and a crash of one process, after which all others begin anew, empties the unlogged table behind `incarnation()`. The
- * statistics, which a crash throws away as well, tell less: an operator may reset them while all goes on.
+ * Which server this is, with which tables, and since when without a crash. A failover leads to another one, a restart has
+ * another start, and tables that were restored in place are others. A crash of one process, after which all others begin
+ * anew, empties the unlogged table behind `incarnation()`. The statistics, which a crash throws away as well, tell less: an
+ * operator may reset them while all goes on. `complete()` compares the first two of the three.
  */
 export const serverIdentity = (s: string): string =>
-  `(extract(epoch from pg_postmaster_start_time())::text || ' ' || coalesce(${s}.incarnation()::text, ''))`
+  `(extract(epoch from pg_postmaster_start_time())::text || ' ' || '${s}.inbox'::regclass::oid::text || ' ' ||
+    coalesce(${s}.incarnation()::text, ''))`
 /**
  * Which transaction this is: its id, the server's start and its own. An id alone is not enough to ask for its outcome
  * later: what a crash or a failover has swept away unwritten, its id included, is given out again.
