@@ -15,6 +15,7 @@ import {
 } from '../src/index.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { until } from './support/until.ts'
 
 let database: TestDatabase
 let events: Recorder
@@ -84,9 +85,6 @@ async function relay(broker: Broker): Promise<void> {
 
 const publish = (...messages: NewMessage[]): Promise<{ id: string; duplicate: boolean }[]> =>
   database.transaction((client) => outbox.publishMany(client, messages))
-const until = async (condition: () => boolean | Promise<boolean>): Promise<void> => {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 10))
-}
 const waiting = async (): Promise<number> =>
   (
     await database.query<{ count: number }>(`select count(*)::int from twinbox.deferred where consumer = ''`)

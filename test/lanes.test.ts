@@ -8,6 +8,7 @@ import { laneSql } from '../src/database/sql/lane.ts'
 import { createClaimer, type Worker } from '../src/index.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { until } from './support/until.ts'
 
 /** A worker writes its lanes from several connections at once, and none of that may leave a lane to nobody. */
 let database: TestDatabase
@@ -28,10 +29,6 @@ afterAll(async () => {
 interface Node {
   readonly 'Node Type': string
   readonly Plans?: Node[]
-}
-
-async function until(condition: () => Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 10))
 }
 
 /** Else two statements that write the same lanes wait for each other, until Postgres ends one of them with an error. */

@@ -14,6 +14,7 @@ import {
 } from '../src/index.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { until } from './support/until.ts'
 
 /**
  * The relay's own rules, with a broker that does what a test tells it to. What real brokers do is in `brokers/`.
@@ -93,14 +94,6 @@ function gateway(): { readonly promise: Promise<void>; readonly resolve: () => v
   let resolve = (): void => {}
   const promise = new Promise<void>((done) => (resolve = done))
   return { promise, resolve }
-}
-
-async function until(done: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 20_000
-  while (!(await done())) {
-    if (Date.now() > deadline) throw new Error('It never came to pass.')
-    await new Promise((resolve) => setTimeout(resolve, 10))
-  }
 }
 
 test('what the broker has confirmed leaves the outbox, and nothing before that', async () => {

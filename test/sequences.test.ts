@@ -118,6 +118,12 @@ const inOrder = (): boolean => {
   )
 }
 
+/**
+ * All that can be asked of what is published while workers set a sequence forward: of one transaction some messages may have got
+ * their places before that and some after it, and the former may come last.
+ */
+const eachOnce = (): boolean => new Set(handled.map(({ n }) => n)).size === handled.length
+
 async function live(count = 600): Promise<{ outbox: number; inbox: number }> {
   await startAll()
   await publish(count)
@@ -187,6 +193,19 @@ test('a place in the inbox that is taken already is no fault of the message that
 test('tables that are truncated while workers run, with their numbers begun anew, again and again', async () => {
   await live()
   for (let round = 1; round <= 3; round++) {
+    // Not before every watermark stands beyond where the round's keys will be. A worker that begins anew when all has been read
+    // has nothing to move its watermarks by: something has to come.
+    const lowest = async (): Promise<number> => {
+      const before = handled.length
+      await publish(1)
+      await all(before + 1)
+      const [watermarks] = await database.query<{ lowest: number }>(
+        `select case when count(distinct consumer) = 2 then min(watermark)::int else 0 end as lowest
+        from twinbox.lane where watermark > 0`,
+      )
+      return watermarks!.lowest
+    }
+    await expect.poll(lowest, { timeout: 60_000, interval: 200 }).toBeGreaterThanOrEqual(50)
     handled = []
     await database.query(
       'truncate twinbox.outbox, twinbox.inbox, twinbox.seen, twinbox.dedupe restart identity',
@@ -194,20 +213,7 @@ test('tables that are truncated while workers run, with their numbers begun anew
     await publish(50)
     await publish(50, false)
     await all(100)
-    expect(inOrder()).toBe(true)
-    // Not before the watermarks stand where the next round's numbers will be. A worker that begins anew when all has
-    // been read has nothing to move them by: something has to come.
-    const moved = async (): Promise<number> => {
-      const before = handled.length
-      await publish(1)
-      await all(before + 1)
-      const [watermarks] = await database.query<{ lowest: number }>(
-        `select least(max(watermark) filter (where consumer = ''), max(watermark) filter (where consumer <> ''))::int as lowest
-        from twinbox.lane`,
-      )
-      return watermarks!.lowest
-    }
-    await expect.poll(moved, { timeout: 60_000, interval: 200 }).toBeGreaterThan(0)
+    expect(eachOnce()).toBe(true)
   }
 }, 200_000)
 
@@ -233,7 +239,7 @@ test('every worker whose lanes were read on that number begins anew, and not onl
   await setBack('inbox')
   await publish(200)
   await all(200)
-  expect(inOrder()).toBe(true)
+  expect(eachOnce()).toBe(true)
 })
 
 // A message of a parked key waits with its place. Another one of the key that gets the same place may neither join it nor be

@@ -11,6 +11,7 @@ import { Session } from '../src/membership/session.ts'
 import { Sleep } from '../src/membership/sleep.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { until } from './support/until.ts'
 
 /** Workers that find nothing to do are woken by whoever writes something for them, and nobody is woken in vain. */
 let database: TestDatabase
@@ -65,9 +66,6 @@ async function watchers(consumer: string): Promise<number[]> {
     [consumer],
   )
   return rows.map(({ pid }) => pid)
-}
-async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 20))
 }
 const asleep = (consumer: string): Promise<void> => until(async () => (await watchers(consumer)).length === 1)
 

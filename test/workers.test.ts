@@ -22,6 +22,7 @@ import {
 } from '../src/index.ts'
 import { recordEvents } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { until } from './support/until.ts'
 
 let database: TestDatabase
 let inbox: Database
@@ -99,9 +100,6 @@ async function register(
 }
 
 const read = (): Promise<WorkerStatus[]> => readWorkers(database.url, { consumer })
-const until = async (ready: () => boolean | Promise<boolean>): Promise<void> => {
-  while (!(await ready())) await new Promise((wake) => setTimeout(wake, 10))
-}
 const waiting = async (): Promise<number> =>
   (await database.query('select from twinbox.inbox where consumer = $1', [consumer])).length
 

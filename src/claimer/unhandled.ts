@@ -22,6 +22,13 @@ interface Peer {
   readonly topics: readonly string[] | null
 }
 
+/** What is being brought back of a lane. Meanwhile nothing of the lane may be read. */
+interface Coming {
+  readonly topics: readonly string[]
+  /** Something else has the place of the next one: until that has been handled, for which the lane has to be read. */
+  waits: boolean
+}
+
 const lookMs = 500
 /** So many messages of a lane are brought back at a time, and for so long: leases go on being renewed. */
 const bringBatch = 500
@@ -50,10 +57,8 @@ export class Unhandled {
   /** Whether it has been looked for messages without a key since the peers are who they are. */
   #looked = false
   #assignees = new Map<string, readonly number[]>()
-  /** Lanes whose messages are being brought back, of which topics. Meanwhile nothing of the lane may be read. */
-  readonly #coming = new Map<number, readonly string[]>()
-  /** And where something else has the place of the next one, for as long as it has. */
-  readonly #later = new Map<number, readonly string[]>()
+  /** Lanes whose messages are being brought back. */
+  readonly #coming = new Map<number, Coming>()
   /** Topics of messages without a key that this claimer can take, and behind which topic to look for more. */
   #unkeyed: readonly string[] = []
   #after = ''
@@ -76,15 +81,12 @@ export class Unhandled {
 
   /** Whether nothing of a lane may be read yet. */
   isComing(lane: number): boolean {
-    return this.#coming.has(lane)
+    return this.#coming.get(lane)?.waits === false
   }
 
   /** Lanes are about to be this claimer's: what waits of them, and for whom? */
   async take(lanes: readonly Lane[]): Promise<void> {
-    for (const { lane } of lanes) {
-      this.#coming.delete(lane)
-      this.#later.delete(lane)
-    }
+    for (const { lane } of lanes) this.#coming.delete(lane)
     if (this.#asked === null) await this.#askPeers()
     await this.#sort(lanes)
   }
@@ -172,7 +174,8 @@ export class Unhandled {
         const topics = found.flatMap((row) => (row.lane === lane.lane ? [row.topic] : []))
         const own = topics.filter((topic) => this.#takes(topic))
         if (own.length > 0) {
-          this.#coming.set(lane.lane, [...new Set([...(this.#coming.get(lane.lane) ?? []), ...own])])
+          const all = [...new Set([...(this.#coming.get(lane.lane)?.topics ?? []), ...own])]
+          this.#coming.set(lane.lane, { topics: all, waits: false })
           // Given away before something of it has been handled, it would go to and fro between two that each have a part.
           lane.keptUntil = Math.max(lane.keptUntil, performance.now() + keptMs)
         }
@@ -199,12 +202,11 @@ export class Unhandled {
     const { database, consumer, lanes } = this.#context
     const enough = performance.now() + bringMs
     let hasCome = false
-    for (const [number, topics] of this.#later) this.#coming.set(number, topics)
-    this.#later.clear()
-    for (const [number, topics] of this.#coming) {
+    for (const [number, coming] of this.#coming) {
       const lane = lanes.held.get(number)
+      coming.waits = false
       while (lane !== undefined && performance.now() < enough) {
-        const values = { consumer, lane: number, fence: lane.fence, topics, most: bringBatch }
+        const values = { consumer, lane: number, fence: lane.fence, topics: coming.topics, most: bringBatch }
         const [back] = await database.keep(this.#sql.bringBack, values).catch((error: unknown) => {
           // The answer is lost, and messages may be back anywhere in the lane.
           lane.watermark.lower(1)
@@ -212,9 +214,8 @@ export class Unhandled {
         })
         hasCome ||= back!.count > 0 || !back!.waits
         if (back!.count === 0) {
-          this.#coming.delete(number)
-          // Until what has their place has been handled, for which the lane has to be read.
-          if (back!.waits) this.#later.set(number, topics)
+          coming.waits = back!.waits
+          if (!back!.waits) this.#coming.delete(number)
           break
         }
         lane.watermark.lower(back!.first!)

@@ -11,6 +11,7 @@ import {
   type Worker,
 } from '../../src/index.ts'
 import { startServer } from '../support/replication.ts'
+import { untilDone } from '../support/until.ts'
 
 /**
  * A crash takes back what was committed and not yet written to disk. That is nothing that a user was told is done, but
@@ -53,16 +54,7 @@ const broker: Broker = {
   close: async () => {},
 }
 
-async function until(query: string): Promise<void> {
-  for (;;) {
-    const rows = await database.pool.query<{ done: boolean }>(query).then(
-      (result) => result.rows,
-      () => [],
-    )
-    if (rows[0]?.done === true) return
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const until = (query: string): Promise<void> => untilDone(database.pool, query)
 
 async function publish(durable: boolean): Promise<string[]> {
   return withTransaction(database, async (client) => {

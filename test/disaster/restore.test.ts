@@ -10,6 +10,7 @@ import { createOutbox } from '../../src/outbox/outbox.ts'
 import { createReceiver } from '../../src/receiver/receiver.ts'
 import { createRelay } from '../../src/relay/relay.ts'
 import { startServer } from '../support/replication.ts'
+import { untilDone } from '../support/until.ts'
 
 /**
  * A dump that was made while workers ran is restored into a younger cluster, which takes the place of the old one under the feet
@@ -46,16 +47,7 @@ async function restore(meanwhile: () => Promise<void>): Promise<void> {
   })
 }
 
-async function until(query: string): Promise<void> {
-  for (;;) {
-    const rows = await database.pool.query<{ done: boolean }>(query).then(
-      (result) => result.rows,
-      () => [],
-    )
-    if (rows[0]?.done === true) return
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const until = (query: string): Promise<void> => untilDone(database.pool, query)
 
 const count = 200
 const publish = (): Promise<string[]> =>

@@ -22,6 +22,7 @@ import { Database } from '../../src/database/database.ts'
 import { receive } from '../../src/database/inbox.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { recordEvents } from '../support/events.ts'
+import { until } from '../support/until.ts'
 
 let database: TestDatabase
 let own: Database
@@ -85,9 +86,6 @@ async function claim(onDead: 'park' | 'skip' = 'park'): Promise<ReturnType<typeo
   return events
 }
 
-const until = async (condition: () => boolean | Promise<boolean>): Promise<void> => {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 10))
-}
 const letters = async (): Promise<string[]> =>
   (
     await database.query<{ key: string; payload: number }>(

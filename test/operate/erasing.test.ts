@@ -18,6 +18,7 @@ import {
 import { Command } from '../support/command.ts'
 import { recordEvents } from '../support/events.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { until } from '../support/until.ts'
 
 /** Erasing while others are at the same rows, under the rights of an operator, and in whatever table is added. */
 
@@ -35,9 +36,6 @@ const put = (table: 'inbox' | 'outbox', key: string): Promise<unknown> =>
       : `insert into twinbox.outbox (lane, id, topic, key, payload) values (twinbox.lane_of($1), gen_random_uuid(), 't', $1, to_json($1))`,
     [key],
   )
-const until = async (condition: () => Promise<boolean>): Promise<void> => {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 10))
-}
 /** A try has found rows that are taken, and given up. */
 const untilTried = async (): Promise<void> => {
   const count = async (): Promise<number> => {

@@ -16,6 +16,7 @@ import {
 import { Command, type Output } from '../support/command.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { recordEvents } from '../support/events.ts'
+import { until } from '../support/until.ts'
 
 let database: TestDatabase
 let workers: Worker[] = []
@@ -29,9 +30,6 @@ afterEach(async () => {
 
 const canary = 'canary-4711'
 const by = { by: 'op', reason: 'asked for' }
-const until = async (condition: () => boolean | Promise<boolean>): Promise<void> => {
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 10))
-}
 
 /** The tables in which a text stands anywhere. */
 async function holding(text: string): Promise<string[]> {

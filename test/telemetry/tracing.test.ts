@@ -18,6 +18,7 @@ import { openTelemetry } from '../../src/observe/opentelemetry.ts'
 import { recordEvents } from '../support/events.ts'
 import { startSdk } from '../support/otlp.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { until } from '../support/until.ts'
 
 const exporter = new InMemorySpanExporter()
 const tracerProvider = startSdk('test', exporter)
@@ -40,10 +41,6 @@ const spansOf = (name: string): ReadableSpan[] =>
   exporter.getFinishedSpans().filter((span) => span.name.startsWith(`${name} `))
 
 /** Waits for something that happens outside of any event. */
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5))
-}
-
 async function start(handlers: Handlers<unknown>, broker?: Broker): Promise<ReturnType<typeof recordEvents>> {
   const seen = recordEvents()
   const own = postgres({ database: database.url })
