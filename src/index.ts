@@ -61,7 +61,7 @@ export type { BoxStatus, ConsumerStatus, Status, StatusOptions, UnhandledTopic }
 export type { MigrationFile } from './database/compatibility.ts'
 export type { MigrateOptions } from './database/migrate.ts'
 export type { Blocker, LockWait } from './database/lockwait.ts'
-export type { Message, NewMessage, OutgoingMessage } from './message/message.ts'
+export type { Message, MessageFields, NewMessage, OutgoingMessage } from './message/message.ts'
 export type { DiagnoseOptions } from './doctor/doctor.ts'
 export type { Finding } from './doctor/finding.ts'
 export type { Demand } from './doctor/server.ts'

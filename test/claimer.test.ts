@@ -16,6 +16,7 @@ import {
 } from '../src/index.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { inboxMessage } from './support/messages.ts'
 
 interface Tables {
   effects: { at: Generated<number>; n: number; key: string | null; attempt: number }
@@ -51,17 +52,13 @@ async function deliver(
   topic = 'order.placed',
   from = 0,
 ): Promise<string[]> {
-  const messages = keys.map((key, index) => ({
-    consumer,
-    id: randomUUID(),
-    topic,
-    key,
-    headers: '{"tenant":"t1"}',
-    payload: JSON.stringify({ n: from + index }),
-    body: null,
-    contentType: null,
-    publishedAt: new Date(),
-  }))
+  const messages = keys.map((key, index) =>
+    inboxMessage({
+      ...{ consumer, topic, key, headers: '{"tenant":"t1"}' },
+      payload: JSON.stringify({ n: from + index }),
+      publishedAt: new Date(),
+    }),
+  )
   await receive(inbox, messages)
   return messages.map(({ id }) => id)
 }

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
@@ -7,6 +6,7 @@ import { Watermark } from '../src/lanes/watermark.ts'
 import type { Lane } from '../src/lanes/lane.ts'
 import { Parking, type HeldKey } from '../src/lanes/parking.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { inboxMessage } from './support/messages.ts'
 
 let database: TestDatabase
 let own: Database
@@ -42,17 +42,9 @@ interface Held {
 
 /** A lane with five messages of one key, held by worker 1. */
 async function held(consumer: string): Promise<Held> {
-  const messages = Array.from({ length: 5 }, (_, n) => ({
-    consumer,
-    id: randomUUID(),
-    topic: 't',
-    key: 'k',
-    headers: null,
-    payload: String(n),
-    body: null,
-    contentType: null,
-    publishedAt: null,
-  }))
+  const messages = Array.from({ length: 5 }, (_, n) =>
+    inboxMessage({ consumer, key: 'k', payload: String(n) }),
+  )
   await receive(own, messages)
   await own.query(sql.create, { consumer, count: 64 })
   const taken = await own.keep(sql.take, {

@@ -21,6 +21,7 @@ import { openTelemetry } from '../src/observe/opentelemetry.ts'
 import { prometheus } from '../src/observe/prometheus.ts'
 import { recordEvents } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { outgoing } from './support/messages.ts'
 
 /**
  * Canaries where secrets and contents stand: in passwords, payloads, headers. Nothing that a program would log may show
@@ -134,15 +135,10 @@ test('no event, log line, metric, error or object shows a password, a payload or
         })(),
       )
     }
-    const message = {
-      id: '0190b2c0-0000-7000-8000-000000000000',
-      topic: 't',
-      key: null,
+    const message = outgoing('t', {
       headers: { authorization: 'canary-header' },
       content: '"canary-payload"',
-      contentType: 'application/json',
-      publishedAt: new Date(),
-    }
+    })
     for (const broker of away) {
       const [outcome] = await broker.send([message], { signal: AbortSignal.timeout(5000) })
       expect(outcome!.status).toBe('failed')

@@ -5,6 +5,7 @@ import { claimLost, completionSql } from '../src/database/sql/completion.ts'
 import { workerSql } from '../src/database/sql/worker.ts'
 import { Settler } from '../src/lanes/settler.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { inboxMessage } from './support/messages.ts'
 
 let tables: TestDatabase
 let database: Database
@@ -30,10 +31,7 @@ interface Row {
 
 /** Messages with and without a key, as they are held. */
 async function hold(): Promise<Row[]> {
-  const messages = ['k1', 'k2', null, null].map((key) => ({
-    ...{ consumer: 'c', id: crypto.randomUUID(), topic: 't', key, headers: null, payload: '1' },
-    ...{ body: null, contentType: null, publishedAt: null },
-  }))
+  const messages = ['k1', 'k2', null, null].map((key) => inboxMessage({ key }))
   await receive(database, messages)
   return tables.query<Row>(
     `select i.lane::int, i.seq::int, i.id::text, coalesce(l.fence, i.fence)::int as fence

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { postgres } from '../src/brokers/postgres/postgres.ts'
@@ -12,6 +11,7 @@ import { Sleep } from '../src/membership/sleep.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { until } from './support/until.ts'
+import { inboxMessage } from './support/messages.ts'
 
 /** Workers that find nothing to do are woken by whoever writes something for them, and nobody is woken in vain. */
 let database: TestDatabase
@@ -164,17 +164,7 @@ test('with a backlog, a claimer neither sleeps nor tells others that it has got 
   const count = 200
   await receive(
     inbox,
-    Array.from({ length: count }, () => ({
-      consumer: 'busy',
-      id: randomUUID(),
-      topic: 't',
-      key: null,
-      headers: null,
-      payload: '{}',
-      body: null,
-      contentType: null,
-      publishedAt: new Date(),
-    })),
+    Array.from({ length: count }, () => inboxMessage({ consumer: 'busy' })),
   )
   await inbox.close()
   // Longer than it takes to become drowsy, so that it is the backlog that keeps it awake.

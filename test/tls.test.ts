@@ -14,6 +14,7 @@ import { makeCertificate } from './support/certificates.ts'
 import { startTlsKafka } from './support/kafka.ts'
 import { startRabbitmq } from './support/servers/rabbitmq.ts'
 import { describeWith, isMissing } from './support/require.ts'
+import { outgoing } from './support/messages.ts'
 
 const refusals = [
   {
@@ -33,15 +34,7 @@ const refusals = [
   { name: 'a server without TLS', host: 'localhost', ca: 'ca', plainServer: true, says: /SSL|TLS/ },
 ] as const
 
-const message = {
-  id: '0190b2c0-0000-7000-8000-000000000000',
-  topic: 'tls',
-  key: null,
-  headers: null,
-  content: '1',
-  contentType: 'application/json',
-  publishedAt: new Date(),
-}
+const message = outgoing('tls')
 
 /** Real servers that speak TLS, with a certificate for `localhost` by an authority of the test's own. */
 const certificate = await makeCertificate()

@@ -6,6 +6,7 @@ import { pruneKinds, upkeepSql, type PruneKind } from '../src/database/sql/upkee
 import { startPruning } from '../src/upkeep/prune.ts'
 import { recordEvents } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { inboxMessage } from './support/messages.ts'
 
 let database: TestDatabase
 let own: Database
@@ -134,17 +135,11 @@ test('a claimer keeps what it is told to, and no longer', async () => {
   const id = (n: number): string => `0190c7e2-8a00-7000-8000-00000000000${n}`
   await receive(
     own,
-    ['tx', 'plain', 'many', 'many'].map((topic, n) => ({
-      consumer: 'kept',
-      id: id(n),
-      topic,
-      key: n === 0 ? 'k' : null,
-      headers: null,
-      payload: '{"secret":1}',
-      body: null,
-      contentType: null,
-      publishedAt: null,
-    })),
+    ['tx', 'plain', 'many', 'many'].map((topic, n) =>
+      inboxMessage({
+        ...{ consumer: 'kept', id: id(n), topic, key: n === 0 ? 'k' : null, payload: '{"secret":1}' },
+      }),
+    ),
   )
   while (events.of('handled').flatMap(({ ids }) => ids).length < 4)
     await new Promise((wake) => setTimeout(wake, 10))
@@ -183,19 +178,7 @@ test('a handler that fails leaves no history', async () => {
     },
   )
   await claimer.start()
-  await receive(own, [
-    {
-      consumer: 'failing',
-      id: '0190c7e2-8a00-7000-8000-000000000009',
-      topic: 't',
-      key: null,
-      headers: null,
-      payload: '1',
-      body: null,
-      contentType: null,
-      publishedAt: null,
-    },
-  ])
+  await receive(own, [inboxMessage({ consumer: 'failing' })])
   await events.next('message_failed')
   expect(await count('handled')).toBe(0)
 })

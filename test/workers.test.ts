@@ -23,6 +23,7 @@ import {
 import { recordEvents } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { until } from './support/until.ts'
+import { inboxMessage } from './support/messages.ts'
 
 let database: TestDatabase
 let inbox: Database
@@ -50,17 +51,14 @@ afterAll(async () => {
 async function deliver(count: number, from = 0): Promise<void> {
   await receive(
     inbox,
-    Array.from({ length: count }, (_, index) => ({
-      consumer,
-      id: randomUUID(),
-      topic: 't',
-      key: index % 2 === 0 ? `k${index % 10}` : null,
-      headers: null,
-      payload: JSON.stringify({ n: from + index }),
-      body: null,
-      contentType: null,
-      publishedAt: new Date(),
-    })),
+    Array.from({ length: count }, (_, index) =>
+      inboxMessage({
+        consumer,
+        key: index % 2 === 0 ? `k${index % 10}` : null,
+        payload: JSON.stringify({ n: from + index }),
+        publishedAt: new Date(),
+      }),
+    ),
   )
 }
 

@@ -6,10 +6,11 @@ import { toRecord } from '../../src/brokers/kafka/records.ts'
 import { rabbitmq } from '../../src/brokers/rabbitmq/rabbitmq.ts'
 import { checkOptions } from '../../src/brokers/rabbitmq/options.ts'
 import { toSending } from '../../src/brokers/rabbitmq/outgoing.ts'
-import { newMessageId, type OutgoingMessage } from '../../src/message/message.ts'
+import type { OutgoingMessage } from '../../src/message/message.ts'
 import type { Place, Stop, Task } from '../race/entrant.ts'
 import { portions, share } from '../race/messages.ts'
 import type { Tally } from '../race/tally.ts'
+import { outgoing as toSend } from '../../test/support/messages.ts'
 
 /** Brokers of their own, and their client libraries without ours. */
 
@@ -80,15 +81,7 @@ function* outgoing(task: Task, process: number): Generator<{ n: number; message:
   for (const portion of portions(task, task.batchSize, from, to)) {
     yield portion.map(({ n, key, payload }) => ({
       n,
-      message: {
-        id: newMessageId(),
-        topic: 'bench.message',
-        key,
-        headers: null,
-        content: JSON.stringify(payload),
-        contentType: 'application/json',
-        publishedAt: new Date(),
-      },
+      message: toSend('bench.message', { key, content: JSON.stringify(payload) }),
     }))
   }
 }

@@ -10,7 +10,6 @@ import { inboxLanes } from '../../src/database/layout.ts'
 import type { ReceiverOptions } from '../../src/receiver/options.ts'
 import { createReceiver } from '../../src/receiver/receiver.ts'
 import { createRelay } from '../../src/relay/relay.ts'
-import { newMessageId } from '../../src/message/message.ts'
 import { laneSql } from '../../src/database/sql/lane.ts'
 import type { Entrant, Place, Stop, Task } from '../race/entrant.ts'
 import { message, numberOf, portions, share, topic, type RaceMessage } from '../race/messages.ts'
@@ -27,6 +26,7 @@ import {
   publishingToo,
   retryError,
 } from './common.ts'
+import { inboxMessage } from '../../test/support/messages.ts'
 
 const outbox = createOutbox()
 
@@ -42,17 +42,9 @@ async function fillInbox(url: string, task: Task): Promise<void> {
   const { database } = openDatabase(url, { poolSize: 1 })
   await database.query(laneSql(database.schema).create, { consumer, count: inboxLanes })
   for (const portion of portions(task)) {
-    const rows = portion.map(({ key, payload }) => ({
-      consumer,
-      id: newMessageId(),
-      topic,
-      key,
-      headers: null,
-      payload: JSON.stringify(payload),
-      body: null,
-      contentType: null,
-      publishedAt: new Date(),
-    }))
+    const rows = portion.map(({ key, payload }) =>
+      inboxMessage({ consumer, topic, key, payload: JSON.stringify(payload), publishedAt: new Date() }),
+    )
     await receive(database, rows)
   }
   await database.close()

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from './broker.ts'
 import type { OutgoingMessage } from '../message/message.ts'
+import { carriedColumns, type CarriedFields } from '../message/row.ts'
 
 /**
  * A message on the wire is a CloudEvent 1.0 in binary mode: the payload is the body as it is, everything else is a
@@ -24,12 +25,12 @@ export function toWireHeaders(
     [`${prefix}id`]: message.id,
     [`${prefix}source`]: source,
     [`${prefix}type`]: message.topic,
-    [`${prefix}time`]: message.publishedAt.toISOString(),
   }
-  // https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/partitioning.md
-  if (message.key !== null) headers[`${prefix}partitionkey`] = message.key
-  // https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
-  if (message.expiresAt != null) headers[`${prefix}expirytime`] = message.expiresAt.toISOString()
+  for (const { field, attribute } of carriedColumns) {
+    const value = message[field] ?? null
+    if (value !== null)
+      headers[`${prefix}${attribute}`] = typeof value === 'string' ? value : value.toISOString()
+  }
   // https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md
   for (const name of traceAttributes) {
     const value = message.headers?.[name]
@@ -58,4 +59,14 @@ export function fromWireHeaders(
     }
   }
   return { attributes, headers: Object.fromEntries(headers) }
+}
+
+/** What attributes say of the columns of a message. A time that nobody can read is an invalid one. */
+export function fieldsOfAttributes(attributes: ReadonlyMap<string, string>): CarriedFields {
+  return Object.fromEntries(
+    carriedColumns.map(({ field, attribute, type }) => {
+      const value = attributes.get(attribute) ?? null
+      return [field, type === 'time' ? new Date(value ?? Number.NaN) : value]
+    }),
+  ) as unknown as CarriedFields
 }

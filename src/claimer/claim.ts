@@ -1,7 +1,8 @@
 import type pg from 'pg'
 import { Abort } from './abort.ts'
 import type { Moves } from '../base/state.ts'
-import { jsonContentType, type Message } from '../message/message.ts'
+import type { Message } from '../message/message.ts'
+import { toFields } from '../message/row.ts'
 import { parseHeaders, type Trace, type TracedMessage } from '../base/telemetry.ts'
 import type { ClaimedRow } from '../database/sql/inbox.ts'
 
@@ -113,13 +114,10 @@ export class Claim {
   get message(): Message {
     const row = this.#content
     return {
-      id: row.id,
-      topic: row.topic,
-      key: row.key,
+      ...toFields(row),
       headers: parseHeaders(row.headers) ?? {},
       payload:
         row.payload === null ? row.body && Buffer.from(row.body) : (JSON.parse(row.payload) as unknown),
-      contentType: row.content_type ?? jsonContentType,
       publishedAt: row.published_at && new Date(row.published_at),
       receivedAt: new Date(row.received_at),
       expiresAt: row.expires_at && new Date(row.expires_at),

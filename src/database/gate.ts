@@ -1,4 +1,5 @@
 import { jsonContentType, uuidPattern } from '../message/message.ts'
+import { textColumns } from '../message/row.ts'
 import { limits } from '../base/options.ts'
 import type { InboxMessage } from './inbox.ts'
 
@@ -6,46 +7,41 @@ import type { InboxMessage } from './inbox.ts'
  * The one gate to the inbox. Receivers and the Postgres broker make their messages here, so what is valid is decided once:
  * a value that passes here and that Postgres refuses would hold up all that is behind it.
  */
-export interface Offered {
-  readonly consumer: string
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
+export interface Offered extends Omit<InboxMessage, 'headers' | 'payload' | 'body'> {
   readonly headers: Readonly<Record<string, string>> | null
-  /** JSON text, or bytes. */
+  /** JSON text, or bytes. The content type is of bytes. */
   readonly content: string | Uint8Array
-  /** Of bytes. */
-  readonly contentType: string | null
-  readonly publishedAt: Date | null
-  readonly expiresAt: Date | null
 }
 
 /** The message for the inbox, or why it cannot be one. Does not throw, whatever the fields are. */
 export function admit(offered: Offered): InboxMessage | string {
-  const { id, topic, key, content, contentType, headers } = offered
+  const { content, headers, ...fields } = offered
+  const { id, key } = fields
   if (typeof id !== 'string' || !uuidPattern.test(id)) return 'It has no id.'
   if (typeof content !== 'string' && !(content instanceof Uint8Array))
     return 'Its content is neither text nor bytes.'
   // JSON has no such character, and texts are parted by it on their way into the database.
   if (typeof content === 'string' && content.includes('\x1e')) return 'Its content is no JSON.'
-  const type = typeof content === 'string' ? null : (contentType ?? 'application/octet-stream')
-  const fault =
-    faultOf('topic', topic, limits.receivedTopicBytes) ??
-    (key === null ? null : faultOf('key', key, limits.keyBytes)) ??
-    (type === null ? null : faultOf('content type', type, limits.receivedTypeBytes)) ??
-    (headers === null ? null : faultOfHeaders(headers))
-  if (fault !== null) return fault
-  return {
-    consumer: offered.consumer,
-    id,
-    topic,
-    key: key === '' ? null : key,
-    headers: headers === null || Object.keys(headers).length === 0 ? null : JSON.stringify(headers),
+  const contentType = typeof content === 'string' ? null : (fields.contentType ?? 'application/octet-stream')
+  const message = {
+    ...fields,
+    contentType,
     payload: typeof content === 'string' ? content : null,
     body: typeof content === 'string' ? null : toBuffer(content),
-    contentType: type,
-    publishedAt: storable(offered.publishedAt),
-    expiresAt: storable(offered.expiresAt),
+  }
+  for (const { field, what, receivedBytes } of textColumns) {
+    if (message[field] === null && field !== 'topic') continue
+    const fault = faultOf(what, message[field], receivedBytes)
+    if (fault !== null) return fault
+  }
+  const fault = headers === null ? null : faultOfHeaders(headers)
+  if (fault !== null) return fault
+  return {
+    ...message,
+    key: key === '' ? null : key,
+    headers: headers === null || Object.keys(headers).length === 0 ? null : JSON.stringify(headers),
+    publishedAt: storable(fields.publishedAt),
+    expiresAt: storable(fields.expiresAt),
   }
 }
 

@@ -1,24 +1,16 @@
 import { hash } from 'node:crypto'
 import { plain, type Redact } from '../base/redaction.ts'
 import { begin, carryOn, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
+import type { ColumnName, FieldsOf } from '../message/row.ts'
 import type { Database } from './database.ts'
 import { anyPartition } from './layout.ts'
+import { receivedColumns, valuesOf } from './sql/columns.ts'
 import { receiveSql } from './sql/receive.ts'
 import { pieces } from './sql/parameter.ts'
 
 /** A message as it goes into the inbox of one consumer. */
-export interface InboxMessage {
+export interface InboxMessage extends FieldsOf<ColumnName> {
   readonly consumer: string
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
-  readonly headers: string | null
-  readonly payload: string | null
-  readonly body: Buffer | null
-  readonly contentType: string | null
-  readonly publishedAt: Date | null
-  /** Null or left out if it never expires. */
-  readonly expiresAt?: Date | null
 }
 
 /** Why such a message is not taken. */
@@ -71,16 +63,10 @@ export async function deliver(
     const carried = messages.map(({ headers }, index) => carryOn(headers, trace?.carried[index]))
     const [result] = await database.query(receiveSql(database.schema).receive, {
       consumers: messages.map(({ consumer }) => consumer),
-      ids: messages.map(({ id }) => id),
-      topics: messages.map(({ topic }) => topic),
-      keys: messages.map(({ key }) => key),
+      ...valuesOf(receivedColumns, messages),
       headers: carried,
-      payloads: messages.map(({ payload }) => payload),
       ...pieces(messages.map(({ body }) => body)),
-      contentTypes: messages.map(({ contentType }) => contentType),
-      publishedAt: messages.map(({ publishedAt }) => publishedAt),
       firstPartition: anyPartition(),
-      expiresAt: messages.map(({ expiresAt }) => expiresAt ?? null),
       version,
       digests: messages.map(digestOf),
     })

@@ -42,14 +42,20 @@ export interface NewMessage {
   readonly expiresAt?: Date | undefined
 }
 
-/** A message ready for the outbox: checked, with its id, its payload as text or bytes. */
-export interface CheckedMessage {
+/** What every message has wherever it is told of: to a broker, to a handler, to an operator. */
+export interface MessageFields {
   readonly id: string
   readonly topic: string
   readonly key: string | null
+  readonly contentType: string
+}
+
+/** A message ready for the outbox: checked, with its id, its payload as text or bytes. */
+export interface CheckedMessage extends Omit<MessageFields, 'contentType'> {
   readonly headers: string | null
   /** JSON text or bytes. */
   readonly content: string | Uint8Array
+  /** Of bytes. */
   readonly contentType: string | null
   readonly dedupeKey: string | null
   readonly deliverAt: Date | null
@@ -58,28 +64,20 @@ export interface CheckedMessage {
 }
 
 /** A message as a relay hands it to a broker. */
-export interface OutgoingMessage {
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
+export interface OutgoingMessage extends MessageFields {
   readonly headers: Readonly<Record<string, string>> | null
   /** JSON text exactly as it was published, or bytes. */
   readonly content: string | Uint8Array
-  readonly contentType: string
   readonly publishedAt: Date
   /** Null or left out if it never expires. */
   readonly expiresAt?: Date | null
 }
 
 /** A message as a handler gets it. */
-export interface Message<Payload = unknown> {
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
+export interface Message<Payload = unknown> extends MessageFields {
   readonly headers: Readonly<Record<string, string>>
   /** The parsed JSON, or the bytes of everything else. */
   readonly payload: Payload
-  readonly contentType: string
   /**
    * When it was published, by the clock of the publishing database; if it was delayed, when it became due. Null if the
    * sender did not say.

@@ -1,15 +1,12 @@
 import type { DeadLetterRow } from '../database/sql/letter.ts'
-import type { AuditRow, FailedAttempt } from '../message/row.ts'
-import { jsonContentType } from '../message/message.ts'
+import { toFields, type AuditRow, type FailedAttempt } from '../message/row.ts'
+import type { MessageFields } from '../message/message.ts'
 
 /** A message that is not tried again until it is redriven. */
-export interface DeadLetter {
+export interface DeadLetter extends MessageFields {
   readonly number: number
-  readonly id: string
   /** Null for the outbox. */
   readonly consumer: string | null
-  readonly topic: string
-  readonly key: string | null
   readonly diedAt: Date
   readonly receivedAt: Date | null
   readonly publishedAt: Date | null
@@ -38,7 +35,6 @@ export interface Intervention {
 /** A dead letter as it is: with its headers, and if asked for its payload. */
 export interface DeadLetterContent {
   readonly headers: Readonly<Record<string, string>>
-  readonly contentType: string
   readonly bytes: number
   /** JSON text or bytes; only if asked for. */
   readonly payload?: string | Uint8Array
@@ -55,10 +51,8 @@ export interface DeadLetterDetails extends DeadLetter, DeadLetterContent {
 export function toDeadLetter(row: DeadLetterRow): DeadLetter {
   return {
     number: row.number,
-    id: row.id,
+    ...toFields(row),
     consumer: row.consumer === '' ? null : row.consumer,
-    topic: row.topic,
-    key: row.key,
     diedAt: row.died_at,
     receivedAt: row.received_at,
     publishedAt: row.published_at,
@@ -79,7 +73,6 @@ export function contentOf(row: DeadLetterRow): DeadLetterContent {
   const payload = row.payload ?? row.body ?? undefined
   return {
     headers: row.headers == null ? {} : (JSON.parse(row.headers) as Record<string, string>),
-    contentType: row.content_type ?? jsonContentType,
     bytes: row.bytes ?? (payload === undefined ? 0 : Buffer.byteLength(payload)),
     ...(payload === undefined ? {} : { payload }),
   }

@@ -4,12 +4,12 @@ import { auditSql } from '../database/sql/audit.ts'
 import { messageSql } from '../database/sql/message.ts'
 import { messageStates, type MessageState, type PlacedRow } from '../database/sql/placed.ts'
 import { OptionError } from '../base/errors.ts'
-import { jsonContentType } from '../message/message.ts'
+import type { MessageFields } from '../message/message.ts'
 import { readBoolean, refuseUnknown, whole } from '../base/options.ts'
 import { consumerColumn, isMessageId, textOrNull } from './filter.ts'
 import { toHistory, type Intervention } from './letter.ts'
 import { withTables } from './tables.ts'
-import type { FailedAttempt } from '../message/row.ts'
+import { toFields, type FailedAttempt } from '../message/row.ts'
 
 /** Which messages are meant: those for which all that is given holds. */
 export interface MessageFilter {
@@ -36,13 +36,10 @@ export interface ReadMessagesOptions {
 }
 
 /** A message where it is. In several inboxes, it is there once for each. */
-export interface PlacedMessage {
+export interface PlacedMessage extends MessageFields {
   readonly state: MessageState
   /** Null for the outbox. */
   readonly consumer: string | null
-  readonly id: string
-  readonly topic: string
-  readonly key: string | null
   /** When it came there; of what is parked or deferred, when it was received or published. */
   readonly since: Date | null
   /** When it goes on; null if it does not wait for a time. */
@@ -54,7 +51,6 @@ export interface PlacedMessage {
   readonly publishedAt: Date | null
   readonly receivedAt: Date | null
   readonly expiresAt: Date | null
-  readonly contentType: string
   readonly headers: Readonly<Record<string, string>>
   readonly errors: readonly FailedAttempt[]
   /** JSON text or bytes; only if asked for, and not of what was handled. */
@@ -153,9 +149,7 @@ export function toPlaced(row: PlacedRow): PlacedMessage {
   return {
     state: row.state,
     consumer: row.consumer === '' ? null : row.consumer,
-    id: row.id,
-    topic: row.topic,
-    key: row.key,
+    ...toFields(row),
     since: row.since,
     dueAt: row.due_at,
     attempt: row.attempt,
@@ -164,7 +158,6 @@ export function toPlaced(row: PlacedRow): PlacedMessage {
     publishedAt: row.published_at,
     receivedAt: row.received_at,
     expiresAt: row.expires_at,
-    contentType: row.content_type ?? jsonContentType,
     headers: row.headers === null ? {} : (JSON.parse(row.headers) as Record<string, string>),
     errors: row.errors ?? [],
     ...(payload === null ? {} : { payload }),

@@ -1,6 +1,7 @@
 import { outboxSql } from '../database/sql/outbox.ts'
 import { MessageError } from '../base/errors.ts'
 import { withCarried } from '../message/carried.ts'
+import { textColumns } from '../message/row.ts'
 import { checkCancellable, checkMessage } from '../message/check.ts'
 import type { CheckedMessage, NewMessage } from '../message/message.ts'
 import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from '../base/options.ts'
@@ -223,9 +224,9 @@ const toTraced = ({ id, topic, headers, content }: CheckedMessage): TracedMessag
 /** @throws MessageError */
 function refuseTooMuch(messages: readonly CheckedMessage[]): void {
   let size = 0
-  for (const { topic, key, headers, content, dedupeKey } of messages) {
-    const text = topic.length + (key?.length ?? 0) + (headers?.length ?? 0) + (dedupeKey?.length ?? 0)
-    size += content.length + text + 64
+  for (const message of messages) {
+    size += message.content.length + (message.headers?.length ?? 0) + (message.dedupeKey?.length ?? 0) + 64
+    for (const { field } of textColumns) size += message[field]?.length ?? 0
   }
   if (size > limits.publishBytes) {
     throw new MessageError(

@@ -1,9 +1,10 @@
 import type { DeliveredEvent, IncomingMessage } from '../brokers/broker.ts'
-import { fromWireHeaders } from '../brokers/cloudevent.ts'
+import { fieldsOfAttributes, fromWireHeaders } from '../brokers/cloudevent.ts'
 import { admit, cut, isDeeper, jsonText } from '../database/gate.ts'
 import type { InboxMessage } from '../database/inbox.ts'
 import { describeError } from '../base/errors.ts'
 import type { Redact } from '../base/redaction.ts'
+import { carriedColumns } from '../message/row.ts'
 import { isOutboxId, toMessageId, topicMatches } from '../message/message.ts'
 import { limits } from '../base/options.ts'
 import { placeOf } from './place.ts'
@@ -111,8 +112,8 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
   const json = jsonText(incoming.contentType, incoming.body)
   if (json !== null && isDeeper(json, limits.receivedDepth))
     return `Its JSON is nested deeper than ${limits.receivedDepth} levels, the limit.`
-  const timeOf = (name: string): Date => new Date(event?.attributes.get(name) ?? Number.NaN)
   return admit({
+    ...fieldsOfAttributes(event?.attributes ?? new Map<string, string>()),
     consumer: as.consumer,
     id: identity.id,
     topic,
@@ -120,8 +121,6 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
     headers: event === null ? incoming.headers : headersOf(event, own, topic),
     content: json ?? incoming.body,
     contentType: incoming.contentType,
-    publishedAt: timeOf('time'),
-    expiresAt: timeOf('expirytime'),
   })
 }
 
@@ -173,7 +172,10 @@ function identityOf(
 }
 
 /** Attributes that are columns of a message, or headers already. */
-const known = new Set(['specversion', 'time', 'partitionkey', 'expirytime', 'traceparent', 'tracestate'])
+const known = new Set([
+  ...['specversion', 'traceparent', 'tracestate'],
+  ...carriedColumns.map(({ attribute }) => attribute),
+])
 
 /**
  * The headers, and the attributes that nothing else of a message says, as `ce_type`: nothing at all for a message of our own

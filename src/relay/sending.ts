@@ -1,5 +1,6 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
-import { jsonContentType, type OutgoingMessage } from '../message/message.ts'
+import type { OutgoingMessage } from '../message/message.ts'
+import { toFields } from '../message/row.ts'
 import type { Redact } from '../base/redaction.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { HeadRow } from '../database/sql/reading.ts'
@@ -42,14 +43,11 @@ export async function sendAll(
   }
 }
 
-function toOutgoing(row: HeadRow): OutgoingMessage {
+export function toOutgoing(row: HeadRow): OutgoingMessage {
   return {
-    id: row.id,
-    topic: row.topic,
-    key: row.key,
+    ...toFields(row),
     headers: parseHeaders(row.headers),
     content: row.payload ?? row.body!,
-    contentType: row.content_type ?? jsonContentType,
     publishedAt: row.published_at,
     expiresAt: row.expires_at,
   }

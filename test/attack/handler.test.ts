@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { receive } from '../../src/database/inbox.ts'
 import type { ClaimerOptions, Handlers, Message } from '../../src/index.ts'
 import { consumer, database, deliverAll, events, inbox, startClaimer, useInbox } from '../support/inbox.ts'
+import { inboxMessage } from '../support/messages.ts'
 
 /**
  * Inbox → handler → tables: a handler that does to its message, its connection or its result what nobody foresaw, and senders
@@ -38,13 +39,15 @@ async function deliver(
     readonly headers?: object
   }[],
 ): Promise<string[]> {
-  const rows = messages.map(({ topic = 't', key = null, payload = 1, body = null, headers }) => ({
-    ...{ consumer, id: randomUUID(), topic, key, body, publishedAt: new Date(1_700_000_000_000) },
-    headers: headers === undefined ? null : JSON.stringify(headers),
-    payload: body === null ? JSON.stringify(payload) : null,
-    contentType: body === null ? null : 'application/octet-stream',
-    expiresAt: new Date(4_000_000_000_000),
-  }))
+  const rows = messages.map(({ topic = 't', key = null, payload = 1, body = null, headers }) =>
+    inboxMessage({
+      ...{ consumer, topic, key, body, publishedAt: new Date(1_700_000_000_000) },
+      headers: headers === undefined ? null : JSON.stringify(headers),
+      payload: body === null ? JSON.stringify(payload) : null,
+      contentType: body === null ? null : 'application/octet-stream',
+      expiresAt: new Date(4_000_000_000_000),
+    }),
+  )
   await receive(inbox, rows)
   return rows.map(({ id }) => id)
 }

@@ -1,7 +1,8 @@
 import type { Broker, IncomingMessage, OnBatch, SendOutcome } from '../../src/brokers/broker.ts'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
 import type { BrokerError } from '../../src/base/errors.ts'
-import { newMessageId, type OutgoingMessage } from '../../src/message/message.ts'
+
+export { outgoing } from '../support/messages.ts'
 
 /** Messages to send, and an eye on what arrives. */
 
@@ -16,19 +17,6 @@ export function subscribe(
 ): ReturnType<Broker['subscribe']> {
   const unique = `${consumer}-${topics[0]!.replaceAll(/[^A-Za-z0-9._-]/g, '_')}`
   return broker.subscribe({ consumer: unique, topics, batchSize, onTrouble }, onBatch)
-}
-
-export function outgoing(topic: string, fields: Partial<OutgoingMessage> = {}): OutgoingMessage {
-  return {
-    id: newMessageId(),
-    topic,
-    key: null,
-    headers: null,
-    content: '{"total":1}',
-    contentType: 'application/json',
-    publishedAt: new Date(),
-    ...fields,
-  }
 }
 
 export function idOf(message: IncomingMessage): string {

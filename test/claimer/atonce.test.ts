@@ -6,6 +6,7 @@ import { receive } from '../../src/database/inbox.ts'
 import type { Telemetry } from '../../src/index.ts'
 import { recordEvents } from '../support/events.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { inboxMessage } from '../support/messages.ts'
 
 /** Which path a message takes depends on its handler. Who watches, a failpoint or a tracer, sees what runs in production. */
 
@@ -72,12 +73,7 @@ test.each([
       isHit ? (point) => void seen.push(point) : undefined,
     )
     await claimer.start()
-    await receive(inbox, [
-      {
-        ...{ consumer, id: randomUUID(), topic: 't', key, headers: null, body: null, contentType: null },
-        ...{ payload: '1', publishedAt: new Date() },
-      },
-    ])
+    await receive(inbox, [inboxMessage({ consumer, key, publishedAt: new Date() })])
     await events.next('handled')
     await claimer.stop()
     const hit = (point: string): string[] => (isHit ? [`claimer.${point}`] : [])

@@ -11,6 +11,7 @@ import { createClaimer } from '../../src/index.ts'
 import { recordEvents } from '../support/events.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { asInProduction, tripping } from '../support/tripwire.ts'
+import { inboxMessage, messageRow } from '../support/messages.ts'
 
 /** The states of a claim: what may follow what, and what becomes of a move that is impossible. */
 
@@ -22,9 +23,8 @@ const newHand = (): InFlight =>
 
 let nextId = 0
 const row = (of: Partial<ClaimedRow>): ClaimedRow => ({
-  ...{ lane: 1, seq: 1, attempt: 0, fence: 1, crashes: 0, received_at: new Date(), id: String(nextId++) },
-  ...{ topic: 't', key: null, headers: null, payload: '1', body: null, content_type: null },
-  ...{ published_at: null, expires_at: null, expires_in_ms: null },
+  ...messageRow({ id: String(nextId++) }),
+  ...{ lane: 1, seq: 1, attempt: 0, fence: 1, crashes: 0, received_at: new Date(), expires_in_ms: null },
   ...of,
 })
 
@@ -175,12 +175,7 @@ describe('in production, an impossible move', () => {
   })
 
   const deliver = (consumer: string, key: string | null) =>
-    receive(inbox, [
-      {
-        ...{ consumer, id: randomUUID(), topic: 't', key, headers: null, body: null, contentType: null },
-        ...{ payload: '1', publishedAt: new Date() },
-      },
-    ])
+    receive(inbox, [inboxMessage({ consumer, key, publishedAt: new Date() })])
 
   test.each([
     { key: 'k', transaction: true },

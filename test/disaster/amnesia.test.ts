@@ -12,6 +12,7 @@ import {
 } from '../../src/index.ts'
 import { startServer } from '../support/replication.ts'
 import { untilDone } from '../support/until.ts'
+import { inboxMessage } from '../support/messages.ts'
 
 /**
  * A crash takes back what was committed and not yet written to disk. That is nothing that a user was told is done, but
@@ -121,17 +122,9 @@ test('a claimer finds what it had completed, and is to complete again', async ()
       { t: { transaction: false, handle: ({ id }) => handled.push(id) } },
     ),
   )
-  const messages = Array.from({ length: count }, (_, n) => ({
-    consumer: 'c',
-    id: crypto.randomUUID(),
-    topic: 't',
-    key: n % 2 === 0 ? `k${n}` : null,
-    headers: null,
-    payload: String(n),
-    body: null,
-    contentType: null,
-    publishedAt: null,
-  }))
+  const messages = Array.from({ length: count }, (_, n) =>
+    inboxMessage({ key: n % 2 === 0 ? `k${n}` : null, payload: String(n) }),
+  )
   await receive(database, messages)
   await worked('inbox', 'c')
   await crash()

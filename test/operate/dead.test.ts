@@ -23,6 +23,7 @@ import { receive } from '../../src/database/inbox.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { recordEvents } from '../support/events.ts'
 import { until } from '../support/until.ts'
+import { inboxMessage } from '../support/messages.ts'
 
 let database: TestDatabase
 let own: Database
@@ -55,18 +56,14 @@ const name = ({ key, payload }: Pick<Message, 'key' | 'payload'>): string => `${
 async function inbox(...names: string[]): Promise<void> {
   await receive(
     own,
-    names.map((each) => ({
-      consumer,
-      id: randomUUID(),
-      topic: each.startsWith('-') ? 'free' : 'keyed',
-      key: each.startsWith('-') ? null : each[0]!,
-      headers: null,
-      payload: each.slice(1),
-      body: null,
-      contentType: null,
-      publishedAt: null,
-      expiresAt: null,
-    })),
+    names.map((each) =>
+      inboxMessage({
+        consumer,
+        topic: each.startsWith('-') ? 'free' : 'keyed',
+        key: each.startsWith('-') ? null : each[0]!,
+        payload: each.slice(1),
+      }),
+    ),
   )
 }
 

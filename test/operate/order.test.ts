@@ -14,6 +14,7 @@ import {
 import { Database } from '../../src/database/database.ts'
 import { receive } from '../../src/database/inbox.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { inboxMessage } from '../support/messages.ts'
 
 /**
  * Whatever an operator does, and however it falls together with what two claimers do at that moment: each message is
@@ -119,17 +120,7 @@ async function run(steps: readonly Step[]): Promise<void> {
         each.fails.forEach((count, n) => fails.set(`${each.key}${first + n}`, count === 2 ? 1 : 0))
         await receive(
           own,
-          each.fails.map((_, n) => ({
-            consumer,
-            id: randomUUID(),
-            topic: 't',
-            key: each.key,
-            headers: null,
-            payload: String(first + n),
-            body: null,
-            contentType: null,
-            publishedAt: null,
-          })),
+          each.fails.map((_, n) => inboxMessage({ consumer, key: each.key, payload: String(first + n) })),
         )
         return
       }

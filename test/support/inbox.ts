@@ -5,6 +5,7 @@ import { receive } from '../../src/database/inbox.ts'
 import { createClaimer, type ClaimerOptions, type Handlers, type Worker } from '../../src/index.ts'
 import { recordEvents, type Recorder } from './events.ts'
 import { createTestDatabase, type TestDatabase } from './postgres.ts'
+import { inboxMessage } from './messages.ts'
 
 export let database: TestDatabase
 export let inbox: Database
@@ -41,17 +42,9 @@ export interface Delivery {
 
 /** Messages for the consumer, with `n` as payload. Returns their ids. */
 export async function deliverAll(deliveries: readonly Delivery[], into = inbox): Promise<string[]> {
-  const messages = deliveries.map(({ topic = 'order.placed', key, n }) => ({
-    consumer,
-    id: randomUUID(),
-    topic,
-    key,
-    headers: null,
-    payload: JSON.stringify({ n }),
-    body: null,
-    contentType: null,
-    publishedAt: new Date(),
-  }))
+  const messages = deliveries.map(({ topic = 'order.placed', key, n }) =>
+    inboxMessage({ consumer, topic, key, payload: JSON.stringify({ n }), publishedAt: new Date() }),
+  )
   await receive(into, messages)
   return messages.map(({ id }) => id)
 }

@@ -19,6 +19,7 @@ import { recordEvents } from '../support/events.ts'
 import { startSdk } from '../support/otlp.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { until } from '../support/until.ts'
+import { outgoing } from '../support/messages.ts'
 
 const exporter = new InMemorySpanExporter()
 const tracerProvider = startSdk('test', exporter)
@@ -205,14 +206,7 @@ describe('telemetry that is broken', () => {
 })
 
 describe('on the wire', () => {
-  const message = {
-    id: '0190b2c0-0000-7000-8000-000000000000',
-    topic: 't',
-    key: null,
-    content: '1',
-    contentType: 'application/json',
-    publishedAt: new Date(0),
-  }
+  const message = outgoing('t')
   const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
 
   test('the context is a header and an attribute of the CloudEvent', () => {

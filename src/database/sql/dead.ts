@@ -1,3 +1,4 @@
+import { narrowColumns, wideColumns } from '../../message/row.ts'
 import type { DeadLetterRow, DeadListRow, DeadStepRow } from './letter.ts'
 import {
   bigint,
@@ -66,8 +67,7 @@ export const deadSql = perSchema('dead', (s) => {
     and ($youngerThanMs is null or d.died_at >= clock_timestamp() - $youngerThanMs * interval '1 millisecond')
     and (($numbers is null and $ids is null)
       or d.number = any ($numbers) or d.id = any ($ids))`
-  const shown =
-    'number, died_at, seq, attempt, consumer, reason, id, topic, key, received_at, published_at, expires_at'
+  const shown = `number, died_at, seq, attempt, consumer, reason, received_at, ${narrowColumns}`
   // Narrow scopes have an index of their own, in which only what is not fixed is compared.
   const orders: Record<DeadScope, string> = {
     all: 'd.consumer, d.seq, d.number',
@@ -203,13 +203,13 @@ export const deadSql = perSchema('dead', (s) => {
     /** Those of a step, whole. */
     letters: planned(
       { numbers: bigints },
-      `select ${readable('d', shown)}, d.headers, d.payload, d.body, d.content_type, d.errors
+      `select ${readable('d', `${shown}, ${wideColumns}`)}, d.errors
       from ${s}.dead_letter as d where d.number = any ($numbers) order by d.consumer, d.seq, d.number`,
     ).gives<DeadLetterRow>(),
 
     show: planned(
       { number: optional(bigint), id: optional(uuid), payload: boolean },
-      `select ${readable('d', shown)}, d.headers, d.errors, d.content_type,
+      `select ${readable('d', shown)}, d.headers, d.errors,
         coalesce(octet_length(d.payload::text), octet_length(d.body)) as bytes,
         case when $payload then d.payload end as payload, case when $payload then d.body end as body,
         exists (

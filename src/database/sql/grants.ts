@@ -1,3 +1,5 @@
+import { publishedColumns } from './columns.ts'
+
 /**
  * Least privilege: what each kind of process needs of the tables, and nothing else. `doctor` compares the catalog with
  * this, and `test/roles.test.ts` runs real workers under it.
@@ -72,7 +74,7 @@ const waiting = [
 ]
 
 /** What a publisher may say of a message. */
-const published = ['id', 'topic', 'key', 'headers', 'payload', 'body', 'content_type', 'expires_at']
+const published = [...publishedColumns, 'expires_at']
 
 /** What nobody but the workers of its consumer has to see. */
 export const hiddenFromReaders = ['payload', 'body', 'headers', 'dedupe_key'] as const

@@ -1,10 +1,10 @@
-import type { FailedAttempt, MessageRow } from '../../message/row.ts'
+import type { ColumnOf, FailedAttempt, MessageRow } from '../../message/row.ts'
 
 /** A row of `dead_letter`; what a statement does not read is left out. */
 export interface DeadLetterRow
   extends
-    Omit<MessageRow, 'headers' | 'payload' | 'body' | 'content_type'>,
-    Partial<Pick<MessageRow, 'headers' | 'payload' | 'body' | 'content_type'>> {
+    Omit<MessageRow, ColumnOf<'json' | 'bytes'>>,
+    Partial<Pick<MessageRow, ColumnOf<'json' | 'bytes'>>> {
   readonly number: number
   readonly died_at: Date
   readonly seq: number

@@ -1,4 +1,6 @@
+import { fieldOf, narrowColumns, wideColumns, type ColumnType } from '../../message/row.ts'
 import { layout } from '../layout.ts'
+import { arrayOf, listed, publishedColumns, publishedOne, publishedSeveral } from './columns.ts'
 import { orderingLock, orderingLocks } from './ordering.ts'
 import { serverIdentity } from './server.ts'
 import { waking } from './sleep.ts'
@@ -8,15 +10,10 @@ import {
   bigint,
   bigints,
   boolean,
-  bytea,
-  bytesOrEmpty,
   float8,
   int,
   ints,
-  json,
-  jsons,
   like,
-  plainTexts,
   numberLists,
   optional,
   smallint,
@@ -26,31 +23,13 @@ import {
   uuid,
   uuids,
 } from './parameter.ts'
-import { op, parted } from './qualified.ts'
+import { op } from './qualified.ts'
 import { bounded, columns, fits, onlyIf, perSchema, prepared, readable } from './statement.ts'
 
-// All texts, but the bytes of a body: data libraries have ideas of their own of JSON, arrays and dates, and would store
-// something else.
-const one = {
-  id: asText(uuid),
-  topic: text,
-  key: optional(text),
-  headers: asText(optional(json)),
-  payload: asText(optional(json)),
-  body: like(optional(bytea), 'null'),
-  contentType: optional(text),
-  lane: asText(smallint),
-  locks: asText(boolean),
-}
+const one = { ...publishedOne, lane: asText(smallint), locks: asText(boolean) }
 const several = {
-  ids: asText(uuids),
-  topics: asText(plainTexts),
-  keys: asText(textsOrEmpty),
-  headers: jsons,
-  payloads: jsons,
-  bodies: asText(bytesOrEmpty),
-  contentTypes: asText(textsOrEmpty),
-  dedupeKeys: asText(textsOrEmpty),
+  ...publishedSeveral,
+  dedupeKey: asText(textsOrEmpty),
   /** Where those without a key begin. */
   firstLane: asText(int),
   locks: asText(boolean),
@@ -64,10 +43,19 @@ export interface Known {
   readonly id: unknown
 }
 
+const published = publishedColumns.join(', ')
 /** A text that has been given: the empty one stands for null. */
 const given = (column: string, type?: 'json' | 'timestamptz' | 'float8'): string =>
   `case when ${column} ${op('<>')} '' then ${column}${type === undefined ? '' : `::pg_catalog.${type}`} end`
 
+/** A column of what was given as lists, as it is stored. */
+const taken = (name: string, type: ColumnType): string => {
+  if (type === 'text') return `${given(`m.${name}`)} as ${name}`
+  if (type === 'json') return `${given(`m.${name}`, 'json')} as ${name}`
+  // Empty bytes are given for none as well.
+  if (type === 'bytes') return `case when coalesce(m.payload, '') ${op('=')} '' then m.${name} end as ${name}`
+  return `m.${name}`
+}
 /**
  * The outbox: published by the caller's transaction, read by the holder of the lane, deleted once the broker has
  * confirmed. Deferred and parked messages of the outbox stand in `waiting.ts`.
@@ -78,25 +66,23 @@ export const outboxSql = perSchema('outbox', (s) => {
   // same reason: a seq drawn before the lock was granted would be out of order.
   //
   // Of these statements each name is one of pg_catalog or of ours on any search_path, see qualified.ts: the caller's counts here.
-  const locks = `case when $locks then ${orderingLocks(s, 'pg_catalog.unnest($keys)')} end`
+  const locks = `case when $locks then ${orderingLocks(s, 'pg_catalog.unnest($key)')} end`
   const newMessages = (arrays = '', names = '', values = '', locking = locks): string => `
-    select m.id, m.topic, ${given('m.key')} as key, ${given('m.headers', 'json')} as headers,
-      ${given('m.payload', 'json')} as payload, case when coalesce(m.payload, '') ${op('=')} '' then m.body end as body,
-      ${given('m.content_type')} as content_type, ${given('m.dedupe_key')} as dedupe_key${values}, m.nr
+    select ${listed(publishedColumns, taken)}, ${given('m.dedupe_key')} as dedupe_key${values}, m.nr
     from (
       select pg_catalog.pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
       offset 0
     ) as x
     cross join unnest(
-      $ids, $topics, $keys, ${parted('$headers')}, ${parted('$payloads')}, $bodies, $contentTypes, $dedupeKeys${arrays}
-    ) with ordinality as m(id, topic, key, headers, payload, body, content_type, dedupe_key${names}, nr)
+      ${listed(publishedColumns, arrayOf)}, $dedupeKey${arrays}
+    ) with ordinality as m(${published}, dedupe_key${names}, nr)
     where x.xid is not null`
 
   // Messages without a key fill one lane after the other, see `layout.inARow`.
   const insert = (more = ''): string => `
-    insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type${more.replaceAll('m.', '')})
+    insert into ${s}.outbox (lane, ${published}${more.replaceAll('m.', '')})
     select coalesce(${s}.lane_of(m.key), (($firstLane ${op('+')} (m.nr ${op('/')} ${layout.inARow})) ${op('%')} ${layout.lanes}::bigint)::smallint),
-      m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type${more}`
+      ${columns('m', published)}${more}`
 
   // By a function, since a publisher may not read or change the keys of others.
   const deduped = (messages: string, written: string): string => `with m as materialized (${messages}),
@@ -117,8 +103,8 @@ export const outboxSql = perSchema('outbox', (s) => {
   const fresh = `m left join known on ${sameKey} where (m.dedupe_key is null or known.id ${op('=')} m.id)`
 
   const inserting = (locking: string): string => `
-    insert into ${s}.outbox (lane, id, topic, key, headers, payload, body, content_type)
-    select coalesce(${s}.lane_of($key), $lane), $id, $topic, $key, $headers, $payload, $body, $contentType
+    insert into ${s}.outbox (lane, ${published})
+    select coalesce(${s}.lane_of($key), $lane), ${listed(publishedColumns, (name) => `$${fieldOf(name)}`)}
     from (
       select pg_catalog.pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
       offset 0
@@ -142,14 +128,14 @@ export const outboxSql = perSchema('outbox', (s) => {
     // With a time at which to send it or to give it up. What is due already goes the usual way. Whether it is, is asked
     // once: asked twice, what comes due in between would go both ways, or neither.
     publishTimed: prepared(
-      { ...deduping, deliverAt: times, delaysMs: like(times, "'{1000}'"), expiresAt: times },
+      { ...deduping, deliverAt: times, delayMs: like(times, "'{1000}'"), expiresAt: times },
       deduped(
         `select m.*, (m.due_at ${op('<=')} pg_catalog.clock_timestamp()) is not false as ready
         from (
           select m.*, coalesce(m.deliver_at,
             pg_catalog.clock_timestamp() ${op('+')} (m.delay_ms ${op('*')} interval '1 millisecond')) as due_at
           from (${newMessages(
-            ', $deliverAt, $delaysMs, $expiresAt',
+            ', $deliverAt, $delayMs, $expiresAt',
             ', deliver_at, delay_ms, expires_at',
             `, ${given('m.deliver_at', 'timestamptz')} as deliver_at, ${given('m.delay_ms', 'float8')} as delay_ms,
               ${given('m.expires_at', 'timestamptz')} as expires_at`,
@@ -160,9 +146,8 @@ export const outboxSql = perSchema('outbox', (s) => {
         ),
         later as (
           insert into ${s}.deferred (
-            due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at)
-          select m.due_at, m.due_at, m.dedupe_key, m.id, m.topic, m.key, m.headers, m.payload, m.body,
-            m.content_type, m.expires_at
+            due_at, published_at, dedupe_key, ${published}, expires_at)
+          select m.due_at, m.due_at, m.dedupe_key, ${columns('m', published)}, m.expires_at
           from ${fresh} and not m.ready order by m.nr
         )`,
       ),
@@ -230,9 +215,8 @@ export const outboxSql = perSchema('outbox', (s) => {
         offset 0
       ) as at
       left join (
-        select f.lane, f.seq, f.attempt, f.expired, f.id, f.topic, f.key, f.content_type,
-          ${readable('f', 'published_at, expires_at')}, not ${fits('f')} as beyond,
-          ${onlyIf(fits('f'), 'f', 'headers, payload, body')}
+        select f.lane, f.seq, f.attempt, f.expired, ${readable('f', narrowColumns)}, not ${fits('f')} as beyond,
+          ${onlyIf(fits('f'), 'f', wideColumns)}
         from found as f
       ) as m on true`,
     ).gives<OrNot<HeadRow, LaneRead>>(),

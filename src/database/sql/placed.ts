@@ -1,5 +1,6 @@
-import type { FailedAttempt, MessageRow } from '../../message/row.ts'
+import { columnNames, type ColumnName, type FailedAttempt, type MessageRow } from '../../message/row.ts'
 import { layout } from '../layout.ts'
+import { listed, types } from './columns.ts'
 import { columns, messageColumns, readable } from './statement.ts'
 
 /** Where a message can be, by the table that holds it then. */
@@ -34,8 +35,7 @@ export interface PlacedRow extends MessageRow {
 export const shown = (alias: string, state: MessageState): string =>
   `'${state}' as state, ${readable(
     alias,
-    `consumer, id, topic, key, since, due_at, attempt, holder, reason, published_at, received_at, expires_at,
-    content_type, headers, errors, payload, body`,
+    `consumer, since, due_at, attempt, holder, reason, received_at, errors, ${messageColumns}`,
   )}`
 
 const nobody = `null::timestamptz as due_at, null::int as holder, null::text as reason`
@@ -64,11 +64,15 @@ export const placed = (s: string): Readonly<Record<MessageState, string>> => ({
     null::timestamptz as due_at, m.worker as holder, null::text as reason`,
 })
 
+/** What `handled` keeps of a message. */
+const handled = new Set<ColumnName>(['id', 'topic', 'key', 'published_at'])
+
 /** What its message is; the payload only if `condition` holds. */
 export function contentOf(state: MessageState, condition: string | null): string {
   if (state === 'handled')
-    return `m.id, m.topic, m.key, null::json as headers, null::text as content_type, m.published_at,
-      null::timestamptz as expires_at, null::json as payload, null::bytea as body`
+    return listed(columnNames, (name, type) =>
+      handled.has(name) ? `m.${name}` : `null::${types[type]} as ${name}`,
+    )
   if (condition === null) return columns('m')
   return (
     columns('m', messageColumns.replace(', payload, body', '')) +

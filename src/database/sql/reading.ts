@@ -1,4 +1,4 @@
-import type { MessageRow } from '../../message/row.ts'
+import { narrowColumns, wideColumns, type MessageRow } from '../../message/row.ts'
 import type { ClaimedRow } from './inbox.ts'
 import { bigint, bigints, boolean, int, ints, numberLists, smallints, text, textLists } from './parameter.ts'
 import {
@@ -105,9 +105,9 @@ export const readingSql = perSchema('reading', (s) => {
         offset 0
       ) as at
       left join (
-        select r.lane, r.seq, r.attempt, r.fence, r.crashes, r.id, r.topic, r.key, r.content_type, r.expires_in_ms,
-          ${readable('r', 'received_at, published_at, expires_at')}, not ${fits('r')} as beyond,
-          ${onlyIf(fits('r'), 'r', 'headers, payload, body')}
+        select r.lane, r.seq, r.attempt, r.fence, r.crashes, r.expires_in_ms,
+          ${readable('r', `received_at, ${narrowColumns}`)}, not ${fits('r')} as beyond,
+          ${onlyIf(fits('r'), 'r', wideColumns)}
         -- As an array: joined, all that was found would be gone through once for each lane.
         from found as r where r.lane = any (array(select held.lane from held)) and ${allowed('r', '$alone')}
       ) as m on true`

@@ -1,21 +1,16 @@
+import { columnNames, type ColumnType } from '../../message/row.ts'
 import { layout } from '../layout.ts'
+import { arrayOf, listed, receivedColumns, receivedSeveral } from './columns.ts'
 import { waking } from './sleep.ts'
-import {
-  bytea,
-  int,
-  ints,
-  jsons,
-  plainTexts,
-  optional,
-  sparse,
-  text,
-  texts,
-  timestamptzs,
-  uuids,
-} from './parameter.ts'
-import { parted } from './qualified.ts'
-import { perSchema, piece, prepared } from './statement.ts'
+import { bytea, int, ints, plainTexts, optional, sparse, text, uuids } from './parameter.ts'
+import { columns, messageColumns, perSchema, piece, prepared } from './statement.ts'
 import { subscribed } from './subscription.ts'
+
+/** A column of what was given as lists, as it is stored. */
+const taken = (name: string, type: ColumnType): string => {
+  if (type === 'json') return `nullif(m.${name}, '')::json as ${name}`
+  return type === 'bytes' ? `${piece('$bytes', 'm')} as ${name}` : `m.${name}`
+}
 
 /** How messages come into the inbox. */
 export const receiveSql = perSchema('receive', (s) => ({
@@ -25,32 +20,23 @@ export const receiveSql = perSchema('receive', (s) => ({
   receive: prepared(
     {
       consumers: plainTexts,
-      ids: uuids,
-      topics: texts,
-      keys: sparse(texts),
-      headers: jsons,
-      payloads: jsons,
+      ...receivedSeveral,
       bytes: optional(bytea),
-      contentTypes: sparse(texts),
-      publishedAt: sparse(timestamptzs),
       firstPartition: int,
-      expiresAt: sparse(timestamptzs),
       version: optional(text),
       starts: sparse(ints),
       sizes: sparse(ints),
       digests: uuids,
     },
     `with m as materialized (
-      select m.consumer, m.id, m.topic, m.key, nullif(m.headers, '')::json as headers,
-        nullif(m.payload, '')::json as payload, ${piece('$bytes', 'm')} as body, m.content_type, m.published_at, m.expires_at, m.digest, m.nr
+      select m.consumer, ${listed(columnNames, taken)}, m.digest, m.nr
       from (
         select pg_current_xact_id() as xid, $version is null or $version = ${subscribed(s)} as routed offset 0
       ) as x
       cross join unnest(
-        $consumers, $ids, $topics, $keys, ${parted('$headers')}, ${parted('$payloads')}, $starts, $sizes,
-        $contentTypes, $publishedAt, $expiresAt, $digests
+        $consumers, ${listed(receivedColumns, arrayOf)}, $starts, $sizes, $digests
       ) with ordinality
-        as m(consumer, id, topic, key, headers, payload, start, size, content_type, published_at, expires_at, digest, nr)
+        as m(consumer, ${receivedColumns.join(', ')}, start, size, digest, nr)
       where x.xid is not null and x.routed
     ),
     fresh as (
@@ -61,9 +47,9 @@ export const receiveSql = perSchema('receive', (s) => ({
     ),
     inserted as (
       insert into ${s}.inbox (
-        consumer, lane, id, topic, key, headers, payload, body, content_type, published_at, expires_at)
+        consumer, lane, ${messageColumns})
       select m.consumer, coalesce(${s}.lane_of(m.key), (${layout.lanes} + ($firstPartition + m.nr / ${layout.inARow}) % ${layout.partitions})::smallint),
-        m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type, m.published_at, m.expires_at
+        ${columns('m')}
       from m join fresh using (consumer, id)
       order by m.nr
     )

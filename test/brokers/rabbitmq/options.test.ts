@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { classify, rabbitmq } from '../../../src/brokers/rabbitmq/rabbitmq.ts'
 import { loadAmqplib } from '../../../src/brokers/rabbitmq/connection.ts'
 import { OptionError, type BrokerErrorKind } from '../../../src/base/errors.ts'
+import { outgoing } from '../../support/messages.ts'
 
 const url = 'amqp://user:s3cret@127.0.0.1:1'
 
@@ -40,15 +41,7 @@ describe('The options of rabbitmq()', () => {
 
   it('keeps the password out of the broker and of its errors', async () => {
     const broker = rabbitmq({ url })
-    const message = {
-      id: 'a',
-      topic: 'a',
-      key: null,
-      headers: null,
-      content: '',
-      contentType: 'text/plain',
-      publishedAt: new Date(),
-    }
+    const message = outgoing('a')
     const outcomes = await broker.send([message], { signal: new AbortController().signal })
     await broker.close()
     expect(outcomes).toMatchObject([{ status: 'failed', error: { kind: 'reconnect' } }])
