@@ -16,7 +16,8 @@ import {
 } from '../src/index.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
-import { inboxMessage } from './support/messages.ts'
+import { toFields } from '../src/message/row.ts'
+import { inboxMessage, messageRow } from './support/messages.ts'
 
 interface Tables {
   effects: { at: Generated<number>; n: number; key: string | null; attempt: number }
@@ -112,7 +113,9 @@ test('a handler has the message and its transaction, as Kysely and as pg', async
     },
   })
   await events.next('handled')
+  // Of a column that is added, null.
   expect(seen).toEqual({
+    ...toFields(messageRow()),
     id,
     topic: 'order.placed',
     key: 'k',
