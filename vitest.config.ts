@@ -24,7 +24,7 @@ const tags = {
   'servers:kafka': [
     'test/brokers/kafka.test.ts',
     'test/brokers/kafka/*.test.ts',
-    'test/{tls,attack/{identity,rotation,topics}}.test.ts',
+    'test/{tls,attack/{identity,kafka,rotation,topics}}.test.ts',
   ],
   /** Half a dozen processes each, which are killed: two files at a time would want more connections than a server has. */
   processes: [

@@ -3,7 +3,7 @@ import type { ClaimerContext } from './context.ts'
 /** Where reads have left something behind for so long, others may wait behind it. */
 const patienceMs = 500
 /** A look in vain takes at most this part of the time, unless it is so slow that nobody would be found; one that pays, more. */
-const vainShare = 0.03
+const vainShare = 0.01
 const paidShare = 0.2
 const lookMsMin = 200
 const lookMsMax = 10_000
