@@ -143,31 +143,167 @@ create table twinbox.dedupe (
 -- index entry for what is read once a minute.
 create index dedupe_expires_at on twinbox.dedupe using brin (expires_at) with (autosummarize = on);
 
--- Takes dedupe keys for messages that are about to be published, and returns whose each key is: another message's, if that was
--- published inside its window. Of two transactions with one key, the second waits for the first to end: the unique index decides.
+-- Refuses to write for others while the tables have policies of row-level security, which ask an owner nothing: what such a policy
+-- keeps a publisher from would go in with a dedupe key. One that lets everything through is none.
+create function twinbox.refuse_policies() returns void
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pg_class as c
+    where c.oid in ('twinbox.outbox'::regclass, 'twinbox.deferred'::regclass) and c.relrowsecurity and (
+      select bool_and(coalesce(pg_get_expr(p.polwithcheck, c.oid), pg_get_expr(p.polqual, c.oid)) = 'true')
+      from pg_policy as p where p.polrelid = c.oid and p.polcmd in ('*', 'a')
+    ) is not true
+  ) then
+    raise exception 'twinbox.publish: no policy of row-level security is asked for a message with a dedupe key or a time'
+      using errcode = '42501', hint = 'It is written with the rights of the owner of the tables. Let all publishers through, '
+        'or publish without dedupe keys and times.';
+  end if;
+end
+$$;
+
+revoke all on function twinbox.refuse_policies from public;
+
+-- Publishes one message that has a dedupe key, a time or both, and returns its id; or that of another one, which was published
+-- under its key inside its window: then nothing is written. Of two transactions with one key, the second waits for the first to
+-- end: the unique index decides. The caller has assigned the transaction's id, and woken the relays.
 --
 -- With its owner's rights: a publisher may neither read the keys of others, which are often numbers of orders, nor change how
--- long they last.
-create function twinbox.take_dedupe_keys(topics text[], dedupe_keys text[], ids uuid[], dedupe_window interval)
-  returns table (topic text, dedupe_key text, id uuid)
+-- long they last. And whoever takes a key publishes under it: a key alone would make another publisher's message vanish as a
+-- duplicate of nothing. What is written is what a publisher may write, and the tables check it.
+create function twinbox.publish_one(
+  id uuid,
+  topic text,
+  key text,
+  headers json,
+  payload json,
+  body bytea,
+  content_type text,
+  lane smallint,
+  dedupe_key text,
+  dedupe_window interval,
+  due_at timestamptz,
+  expires_at timestamptz
+) returns uuid
+  language plpgsql volatile security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  taken_by uuid;
+begin
+  if (select relrowsecurity from pg_class where oid = 'twinbox.outbox'::regclass)
+    or (select relrowsecurity from pg_class where oid = 'twinbox.deferred'::regclass) then
+    perform twinbox.refuse_policies();
+  end if;
+  if publish_one.dedupe_key is not null then
+    insert into twinbox.dedupe as known (topic, dedupe_key, id, expires_at)
+    values (publish_one.topic, publish_one.dedupe_key, publish_one.id, clock_timestamp() + dedupe_window)
+    on conflict (topic, dedupe_key) do update set
+      id = case when known.expires_at <= clock_timestamp() then excluded.id else known.id end,
+      expires_at = case when known.expires_at <= clock_timestamp() then excluded.expires_at else known.expires_at end
+    returning known.id into taken_by;
+    if taken_by <> publish_one.id then
+      return taken_by;
+    end if;
+  end if;
+  if due_at > clock_timestamp() then
+    insert into twinbox.deferred (
+      due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at
+    )
+    values (
+      publish_one.due_at, publish_one.due_at, publish_one.dedupe_key, publish_one.id, publish_one.topic, publish_one.key,
+      publish_one.headers, publish_one.payload, publish_one.body, publish_one.content_type, publish_one.expires_at
+    );
+  else
+    insert into twinbox.outbox (lane, id, topic, key, headers, payload, body, content_type, expires_at)
+    values (
+      coalesce(twinbox.lane_of(publish_one.key), publish_one.lane), publish_one.id, publish_one.topic, publish_one.key,
+      publish_one.headers, publish_one.payload, publish_one.body, publish_one.content_type, publish_one.expires_at
+    );
+  end if;
+  return publish_one.id;
+end
+$$;
+
+revoke all on function twinbox.publish_one from public;
+
+-- The same for many, in one statement. Returns those of other messages' keys: the number of the message among these, from 1 on, and
+-- the id of the other one. An empty text is a null.
+create function twinbox.publish_many(
+  ids uuid[],
+  topics text[],
+  keys text[],
+  headers json[],
+  payloads json[],
+  bodies bytea[],
+  content_types text[],
+  first_lane integer,
+  dedupe_keys text[],
+  dedupe_window interval,
+  deliver_at timestamptz[],
+  delays_ms float8[],
+  expires_at timestamptz[]
+) returns table (nr integer, id uuid)
   language plpgsql volatile security definer rows 10
   set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+  -- Asked twice, what comes due in between would go both ways, or neither.
+  at timestamptz := clock_timestamp();
 begin
+  if (select relrowsecurity from pg_class where oid = 'twinbox.outbox'::regclass)
+    or (select relrowsecurity from pg_class where oid = 'twinbox.deferred'::regclass) then
+    perform twinbox.refuse_policies();
+  end if;
   return query
-    insert into twinbox.dedupe as known (topic, dedupe_key, id, expires_at)
-    select m.topic, m.dedupe_key, m.id, clock_timestamp() + dedupe_window
-    from unnest(topics, dedupe_keys, ids) as m(topic, dedupe_key, id)
-    order by m.topic, m.dedupe_key
-    on conflict (topic, dedupe_key) do update set
-      id = case when known.expires_at <= clock_timestamp() then excluded.id else known.id end,
-      expires_at = case when known.expires_at <= clock_timestamp() then excluded.expires_at else known.expires_at end
-    returning known.topic, known.dedupe_key, known.id;
+    with m as materialized (
+      select m.nr, m.id, m.topic collate "C" as topic, nullif(m.key, '') as key, m.headers, m.payload,
+        case when m.payload is null then m.body end as body, nullif(m.content_type, '') as content_type,
+        nullif(m.dedupe_key, '') collate "C" as dedupe_key, m.expires_at,
+        coalesce(m.deliver_at, at + m.delay_ms * interval '1 millisecond') as due_at
+      from unnest(
+        ids, topics, keys, headers, payloads, bodies, content_types, dedupe_keys, deliver_at, delays_ms, expires_at
+      ) with ordinality as m(
+        id, topic, key, headers, payload, body, content_type, dedupe_key, deliver_at, delay_ms, expires_at, nr)
+    ),
+    known as materialized (
+      insert into twinbox.dedupe as known (topic, dedupe_key, id, expires_at)
+      select m.topic, m.dedupe_key, m.id, clock_timestamp() + dedupe_window
+      from m where m.dedupe_key is not null
+      order by m.topic, m.dedupe_key
+      on conflict (topic, dedupe_key) do update set
+        id = case when known.expires_at <= clock_timestamp() then excluded.id else known.id end,
+        expires_at = case when known.expires_at <= clock_timestamp() then excluded.expires_at else known.expires_at end
+      returning known.topic, known.dedupe_key, known.id
+    ),
+    told as materialized (
+      select m.*, known.id as known_as from m left join known using (topic, dedupe_key)
+    ),
+    ready as (
+      insert into twinbox.outbox (lane, id, topic, key, headers, payload, body, content_type, expires_at)
+      select coalesce(twinbox.lane_of(m.key), ((first_lane + m.nr / 64) % 64)::smallint),
+        m.id, m.topic, m.key, m.headers, m.payload, m.body, m.content_type, m.expires_at
+      from told as m where (m.known_as <> m.id) is not true and (m.due_at > at) is not true
+      order by m.nr
+    ),
+    later as (
+      insert into twinbox.deferred (
+        due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at
+      )
+      select m.due_at, m.due_at, m.dedupe_key, m.id, m.topic, m.key, m.headers, m.payload, m.body,
+        m.content_type, m.expires_at
+      from told as m where (m.known_as <> m.id) is not true and m.due_at > at
+      order by m.nr
+    )
+    select m.nr::int, m.known_as from told as m where m.known_as <> m.id;
 end
 $$;
 
-revoke all on function twinbox.take_dedupe_keys from public;
+revoke all on function twinbox.publish_many from public;
 
 -- A UUID version 7 (RFC 9562), for publishers in SQL. Postgres has its own from 18 on.
 create function twinbox.new_id() returns uuid
@@ -213,6 +349,7 @@ declare
   new_id uuid := new_id();
   due_at timestamptz := coalesce(publish.deliver_at, clock_timestamp() + publish.delay);
   latest timestamptz := clock_timestamp() + interval '3650 days';
+  any_lane smallint := floor(random() * 64::float8)::smallint;
 begin
   if topic is null or topic !~ '^[A-Za-z0-9._-]{1,249}$' or topic in ('.', '..') then
     raise exception 'twinbox.publish: topic must be 1 to 249 characters of A-Z a-z 0-9 . _ -' using errcode = '22023';
@@ -269,36 +406,26 @@ begin
   where case when pg_try_advisory_xact_lock_shared('migration'::regclass::oid::int, hashtext('')) then false
     else pg_notification_queue_usage() < 0.5::float8 end;
 
-  id := new_id;
-  duplicate := false;
-  if publish.dedupe_key is not null then
-    select known.id into publish.id
-    from take_dedupe_keys(array[publish.topic], array[publish.dedupe_key], array[new_id], dedupe_window) as known;
-    duplicate := publish.id <> new_id;
-  end if;
   if publish.body is not null then
     content_type := coalesce(publish.content_type, 'application/octet-stream');
   else
     content_type := null;
   end if;
-  if duplicate then
-    return;
-  elsif due_at > clock_timestamp() then
-    insert into deferred (
-      due_at, published_at, dedupe_key, id, topic, key, headers, payload, body, content_type, expires_at
-    )
-    values (
-      due_at, due_at, publish.dedupe_key, new_id, publish.topic, publish.key, publish.headers, publish.payload,
-      publish.body, publish.content_type, publish.expires_at
-    );
-  else
+  if publish.dedupe_key is null and due_at is null then
+    id := new_id;
     insert into outbox (lane, id, topic, key, headers, payload, body, content_type, expires_at)
     values (
-      coalesce(lane_of(publish.key), floor(random() * 64::float8)::smallint),
+      coalesce(lane_of(publish.key), any_lane),
       new_id, publish.topic, publish.key, publish.headers, publish.payload, publish.body, publish.content_type,
       publish.expires_at
     );
+  else
+    id := publish_one(
+      new_id, publish.topic, publish.key, publish.headers, publish.payload, publish.body, publish.content_type,
+      any_lane, publish.dedupe_key, dedupe_window, due_at, publish.expires_at
+    );
   end if;
+  duplicate := publish.id <> new_id;
 end
 $$;
 

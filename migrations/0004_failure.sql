@@ -61,20 +61,24 @@ create function twinbox.cancel(id uuid default null, topic text default null, de
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  gone record;
+  cancelled boolean;
 begin
   if (id is null) = (topic is null) or (topic is null) <> (dedupe_key is null) then
     raise exception 'twinbox.cancel: give either id, or topic and dedupe_key' using errcode = '22023';
   end if;
-  delete from twinbox.deferred as d
-  where d.consumer = '' and d.attempt = 0 and d.id = coalesce(cancel.id, (
-    select k.id from twinbox.dedupe as k where k.topic = cancel.topic and k.dedupe_key = cancel.dedupe_key))
-  returning d.topic, d.dedupe_key, d.id into gone;
-  if not found then
-    return false;
-  end if;
-  delete from twinbox.dedupe as k where k.topic = gone.topic and k.dedupe_key = gone.dedupe_key and k.id = gone.id;
-  return true;
+  -- Several, if somebody has published under the id of another one: an id is a publisher's to say.
+  with gone as (
+    delete from twinbox.deferred as d
+    where d.consumer = '' and d.attempt = 0 and d.id = coalesce(cancel.id, (
+      select k.id from twinbox.dedupe as k where k.topic = cancel.topic and k.dedupe_key = cancel.dedupe_key))
+    returning d.topic, d.dedupe_key, d.id
+  ),
+  freed as (
+    delete from twinbox.dedupe as k using gone as g
+    where k.topic = g.topic and k.dedupe_key = g.dedupe_key and k.id = g.id
+  )
+  select exists (select from gone) into cancelled;
+  return cancelled;
 end
 $$;
 

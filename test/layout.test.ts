@@ -49,6 +49,10 @@ test('publish() spreads messages without a key over the lanes, and over all of t
   expect(rows.map(({ lane }) => lane)).toEqual(lanes)
 })
 
+test('publish_many() fills one lane after the other, and all of them', async () => {
+  expect(numbersOf(await bodyOf('publish_many'), /[/%] (\d+)/g)).toEqual([layout.inARow, layout.lanes])
+})
+
 test('complete() asks for the fence of the lane in lanes, and of the row in partitions', async () => {
   const borders = numbersOf(await bodyOf('complete'), /lanes?(?:\[1\])? < (\d+)/g)
   expect(borders).toEqual([layout.lanes, layout.lanes])
@@ -75,6 +79,7 @@ test('no other function has a number of the layout', async () => {
     'lane_of',
     'mend_sequences',
     'publish',
+    'publish_many',
     'sound_headers',
   ])
 })

@@ -272,9 +272,9 @@ describe('where a message can be published', () => {
     expect(rows.map(({ name, types }) => [name, types])).toEqual([
       ['twinbox.outbox.cancel', 'text'],
       ['twinbox.outbox.publish', 'text'],
-      ['twinbox.outbox.publishDeduped', 'text'],
       ['twinbox.outbox.publishOne', 'bytea,text'],
       ['twinbox.outbox.publishOneOrdered', 'bytea,text'],
+      ['twinbox.outbox.publishOneTimed', 'bytea,text'],
       ['twinbox.outbox.publishOrdered', 'text'],
       ['twinbox.outbox.publishTimed', 'text'],
     ])

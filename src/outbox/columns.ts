@@ -20,21 +20,28 @@ export const columnsOf = (
   locks: boolean,
 ): ValuesOf<Statements['publish']['takes']> => ({
   ...valuesOf(publishedColumns, messages.map(stored)),
-  dedupeKey: messages.map(({ dedupeKey }) => dedupeKey),
   firstLane: anyLane(),
   locks,
 })
 
-type Times = Record<'deliverAt' | 'delayMs' | 'expiresAt', readonly (string | null)[]>
-
-/** The times of messages that have some. */
-export const timesOf = (messages: readonly CheckedMessage[]): Times => ({
-  // What is past is sent at once, however long it is past: Postgres and JavaScript write years before 1 differently.
-  deliverAt: messages.map(({ deliverAt }) => deliverAt && iso(Math.max(deliverAt.getTime(), 0))),
+/** And several of which some have a dedupe key or a time. */
+export const timedColumnsOf = (
+  messages: readonly CheckedMessage[],
+  locks: boolean,
+  windowMs: number,
+): ValuesOf<Statements['publishTimed']['takes']> => ({
+  ...columnsOf(messages, locks),
+  dedupeKey: messages.map(({ dedupeKey }) => dedupeKey),
+  windowMs,
+  deliverAt: messages.map(dueOf),
   delayMs: messages.map(({ delayMs }) => (delayMs === null ? null : String(delayMs))),
-  expiresAt: messages.map(({ expiresAt }) => expiresAt && iso(expiresAt.getTime())),
+  expiresAt: messages.map(endOf),
 })
 
+// What is past is sent at once, however long it is past: Postgres and JavaScript write years before 1 differently.
+const dueOf = ({ deliverAt }: CheckedMessage): string | null =>
+  deliverAt && iso(Math.max(deliverAt.getTime(), 0))
+const endOf = ({ expiresAt }: CheckedMessage): string | null => expiresAt && iso(expiresAt.getTime())
 const iso = (time: number): string => new Date(time).toISOString()
 
 /** What a statement that publishes one is given. */
@@ -42,6 +49,20 @@ export const fieldsOf = (
   message: CheckedMessage,
   locks: boolean,
 ): ValuesOf<Statements['publishOne']['takes']> => ({ ...stored(message), lane: anyLane(), locks })
+
+/** And one that has a dedupe key or a time. */
+export const timedFieldsOf = (
+  message: CheckedMessage,
+  locks: boolean,
+  windowMs: number,
+): ValuesOf<Statements['publishOneTimed']['takes']> => ({
+  ...fieldsOf(message, locks),
+  dedupeKey: message.dedupeKey,
+  windowMs,
+  deliverAt: dueOf(message),
+  delayMs: message.delayMs,
+  expiresAt: endOf(message),
+})
 
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)

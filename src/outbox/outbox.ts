@@ -6,7 +6,7 @@ import { checkCancellable, checkMessage } from '../message/check.ts'
 import type { CheckedMessage, NewMessage } from '../message/message.ts'
 import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from '../base/options.ts'
 import { hintPublished } from '../base/hints.ts'
-import { columnsOf, fieldsOf, timesOf } from './columns.ts'
+import { columnsOf, fieldsOf, timedColumnsOf, timedFieldsOf } from './columns.ts'
 import { executor, type TransactionInput } from './transaction.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 
@@ -164,10 +164,10 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
       (message) => (message.deliverAt ?? message.delayMs ?? message.expiresAt) !== null,
     )
     if (timed || first.size > 0) {
-      const values = { ...columnsOf(fresh, orderingLock), windowMs: dedupeWindowMs }
-      const rows = timed
-        ? await run(sql.publishTimed, { ...values, ...timesOf(fresh) })
-        : await run(sql.publishDeduped, values)
+      const rows =
+        fresh.length === 1
+          ? await run(sql.publishOneTimed, timedFieldsOf(fresh[0]!, orderingLock, dedupeWindowMs))
+          : await run(sql.publishTimed, timedColumnsOf(fresh, orderingLock, dedupeWindowMs))
       // As whatever the driver in between makes of a number.
       for (const { index, id } of rows) known.set(fresh[Number(index)]!.id, String(id))
     } else if (fresh.length === 1) {

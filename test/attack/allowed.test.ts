@@ -66,8 +66,10 @@ const functions: Readonly<Record<string, readonly RoleName[]>> = {
   plain_headers: ['publisher', 'relay', 'claimer', 'operator'],
   prune_audit: ['operator'],
   publish: ['publisher'],
+  publish_many: ['publisher'],
+  publish_one: ['publisher'],
+  refuse_policies: [],
   sound_headers: ['publisher', 'relay', 'claimer', 'operator'],
-  take_dedupe_keys: ['publisher'],
 }
 
 /** n nextval, s select, u setval. Numbers of rows that are inserted want no right. */

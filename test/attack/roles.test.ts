@@ -1,6 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { openDatabase } from '../../src/database/database.ts'
 import { sqlstate } from '../../src/database/sqlstate.ts'
 import { roleNames, type RoleName } from '../../src/database/sql/grants.ts'
@@ -181,12 +181,38 @@ describe('a publisher that inserts without publish()', () => {
   })
 })
 
+/** The function behind `publish`, called by hand. */
+const publishOne = (more: Readonly<Record<string, string>> = {}): string => {
+  const given: Readonly<Record<string, string>> = {
+    ...{ id: 'gen_random_uuid()', topic: `'t'`, key: 'null', headers: 'null', payload: `'1'`, body: 'null' },
+    ...{ content_type: 'null', lane: `'0'`, dedupe_key: `'mine'`, dedupe_window: `'1 day'` },
+    ...{ due_at: 'null', expires_at: 'null', ...more },
+  }
+  return `select twinbox.publish_one(${Object.entries(given)
+    .map(([name, value]) => `${name} => ${value}`)
+    .join(', ')}) as id`
+}
+/** The same for several. */
+const publishMany = (keys: readonly string[], more: Readonly<Record<string, string>> = {}): string => {
+  const list = (value: string, type: string): string =>
+    `array[${keys.map(() => value).join(', ')}]::${type}[]`
+  const given: Readonly<Record<string, string>> = {
+    ...{ ids: list('gen_random_uuid()', 'uuid'), topics: list(`'t'`, 'text'), keys: 'null', headers: 'null' },
+    ...{ payloads: list(`'1'`, 'json'), bodies: 'null', content_types: 'null', first_lane: '0' },
+    ...{ dedupe_keys: `array[${keys.map(quote).join(', ')}]`, dedupe_window: `'1 day'`, deliver_at: 'null' },
+    ...{ delays_ms: 'null', expires_at: 'null', ...more },
+  }
+  return `select * from twinbox.publish_many(${Object.entries(given)
+    .map(([name, value]) => `${name} => ${value}`)
+    .join(', ')})`
+}
+
 test('a publisher learns of one dedupe key whether it is taken, and makes none last longer', async () => {
   const id = randomUUID()
   await database.query(`insert into twinbox.dedupe (topic, dedupe_key, id, expires_at)
     values ('t', 'theirs', '${id}', now() + interval '1 hour')`)
   const take = (key: string, time: string): string =>
-    `select k.id from twinbox.take_dedupe_keys('{t}', array['${key}'], array[gen_random_uuid()], ${time}) as k`
+    publishOne({ dedupe_key: quote(key), dedupe_window: time })
   const { rows } = await clients.publisher.query<{ id: string }>(take('theirs', `'3650 days'`))
   expect(rows).toEqual([{ id }])
   const left = `select expires_at < now() + interval '2 hours' as same from twinbox.dedupe where id = '${id}'`
@@ -196,7 +222,109 @@ test('a publisher learns of one dedupe key whether it is taken, and makes none l
   expect(await outcome('publisher', take('x'.repeat(513), `'1 day'`))).toBe(unsound)
   for (const role of roleNames.filter((name) => name !== 'publisher')) {
     expect([role, await outcome(role, take('mine', `'1 day'`))]).toEqual([role, denied])
+    expect([role, await outcome(role, publishMany(['mine']))]).toEqual([role, denied])
   }
+})
+
+describe('a publisher takes a dedupe key', () => {
+  const left = (): Promise<unknown[]> =>
+    database.query(`select 'key' as kind, dedupe_key as what from twinbox.dedupe where topic = 't'
+      union all select 'message', key from twinbox.outbox where topic = 't'
+      union all select 'later', key from twinbox.deferred where topic = 't' order by 1, 2`)
+  beforeEach(async () => {
+    await database.query('truncate twinbox.dedupe, twinbox.outbox, twinbox.deferred')
+  })
+
+  test('only together with a message that is sent: whoever has the key for it next is told of that one', async () => {
+    const [{ rows: one }, { rows: many }] = [
+      await clients.publisher.query<{ id: string }>(publishOne({ key: `'one'` })),
+      await clients.publisher.query(publishMany(['a', 'b', 'mine'], { keys: `'{a,b,mine}'` })),
+    ]
+    expect(many).toEqual([{ nr: 3, id: one[0]!.id }])
+    expect(await left()).toEqual([
+      ...['a', 'b', 'mine'].map((what) => ({ kind: 'key', what })),
+      ...['a', 'b', 'one'].map((what) => ({ kind: 'message', what })),
+    ])
+    expect(await database.query(`select from twinbox.outbox where id = '${one[0]!.id}'`)).toHaveLength(1)
+  })
+
+  test('and leaves it where the message is refused, by itself or by what comes after', async () => {
+    const [infinite, headers] = [`'infinity'`, `'{"ce_id":"x"}'`]
+    expect(await outcome('publisher', publishOne({ payload: 'null' }))).toBe('23502')
+    for (const more of [
+      { body: `'\\x00'` },
+      { headers },
+      { topic: quote('a b') },
+      { key: quote('k'.repeat(256)) },
+      { content_type: quote('x'.repeat(101)) },
+      { lane: `'64'` },
+      { expires_at: infinite },
+      { due_at: infinite },
+      { due_at: `now() + interval '9999 years'` },
+      { due_at: `now() + interval '1 day'`, expires_at: `'1970-01-01'` },
+    ]) {
+      expect([more, await outcome('publisher', publishOne(more))]).toEqual([more, unsound])
+      const refused = clients.publisher.query(publishOne(more))
+      await expect(refused).rejects.toMatchObject({ code: unsound })
+    }
+    for (const [more, state] of [
+      [{ payloads: 'null' }, '23502'],
+      [{ headers: `array[${headers}]::json[]` }, unsound],
+      [{ topics: `'{a b}'` }, unsound],
+      [{ expires_at: `array[${infinite}]::timestamptz[]` }, unsound],
+      [{ deliver_at: `array[${infinite}]::timestamptz[]` }, unsound],
+      [{ ids: 'null' }, '23502'],
+      [{ ids: `'{}'`, topics: 'null', payloads: 'null' }, '23502'],
+    ] as const) {
+      const refused = clients.publisher.query(publishMany(['x'], more))
+      await expect(refused).rejects.toMatchObject({ code: state })
+    }
+    expect(await left()).toEqual([])
+  })
+
+  test('and says neither place, attempts nor the time of what it publishes', async () => {
+    const { rows } = await database
+      .query<{ names: string[] }>(
+        `select array_agg(distinct a order by a) as names from pg_proc, unnest(proargnames) as a
+      where pronamespace = 'twinbox'::regnamespace and proname in ('publish_one', 'publish_many')`,
+      )
+      .then((found) => ({ rows: found }))
+    expect(
+      rows[0]!.names.filter((name) => /seq|attempt|published|error|consumer|avoid|size/.test(name)),
+    ).toEqual([])
+    await clients.publisher.query(publishOne({ due_at: `now() + interval '1 hour'` }))
+    await clients.publisher.query(publishMany(['d'], { delays_ms: `'{1000}'` }))
+    expect(
+      await database.query(
+        `select distinct consumer, attempt, errors, published_at = due_at as same from twinbox.deferred`,
+      ),
+    ).toEqual([{ consumer: '', attempt: 0, errors: null, same: true }])
+  })
+
+  test('and evades no policy of row-level security that keeps it from a message', async () => {
+    const tables = ['outbox', 'deferred']
+    const attempts = async (): Promise<string[]> => [
+      await outcome('publisher', publishOne()),
+      await outcome('publisher', publishMany(['x'])),
+      await outcome('publisher', `select twinbox.publish('t', '1', dedupe_key => 'x')`),
+    ]
+    try {
+      for (const table of tables) {
+        await database.query(`alter table twinbox.${table} enable row level security`)
+        expect(await attempts()).toEqual([denied, denied, denied])
+        await database.query(`create policy p on twinbox.${table} for insert with check (topic like 'u%')`)
+        expect(await attempts()).toEqual([denied, denied, denied])
+        await database.query(`drop policy p on twinbox.${table}`)
+        await database.query(`create policy p on twinbox.${table} using (true) with check (true)`)
+        expect(await attempts()).toEqual(['ok', 'ok', 'ok'])
+      }
+    } finally {
+      for (const table of tables) {
+        await database.query(`drop policy if exists p on twinbox.${table}`)
+        await database.query(`alter table twinbox.${table} disable row level security`)
+      }
+    }
+  })
 })
 
 test('an operator neither changes nor empties the audit, and says not who was logged in', async () => {
@@ -279,6 +407,15 @@ describe('a canceller', () => {
     expect(await database.query(`select topic from twinbox.dedupe where dedupe_key = 'later'`)).toEqual([
       { topic: 'u' },
     ])
+    expect(await database.query('select from twinbox.deferred')).toEqual([])
+  })
+
+  test('takes back all that was published under the id, also by somebody who has taken the id of another one', async () => {
+    const id = randomUUID()
+    await database.query(`insert into twinbox.deferred (due_at, id, topic, payload) values
+      (now() + interval '1 hour', '${id}', 't', '1'), (now() + interval '2 hours', '${id}', 't', '2')`)
+    const { rows } = await clients.canceller.query(`select twinbox.cancel('${id}') as cancelled`)
+    expect(rows).toEqual([{ cancelled: true }])
     expect(await database.query('select from twinbox.deferred')).toEqual([])
   })
 

@@ -266,7 +266,7 @@ describe('a publisher with psql', () => {
     const dedupeKey = `order ${consumer}`
     await publish([1], () => ({ delayMs: 60_000, dedupeKey }))
     const { rows } = await psql.query<{ id: string }>(
-      `select k.id from twinbox.take_dedupe_keys(array[$1], array[$2], array[gen_random_uuid()], '1 day') as k`,
+      `select id from twinbox.publish($1, '0', dedupe_key => $2)`,
       [`${consumer}.t`, dedupeKey],
     )
     await psql.query(`insert into twinbox.outbox (lane, id, topic, payload) values (0, $1, $2, '666')`, [

@@ -71,8 +71,8 @@ const publisher: Cell[] = [
   cell('publisher', 'after outbox.publishOne', { given: 'published', attempt: null }),
   cell('publisher', 'before commit outbox.publishOne', { given: 'published', attempt: null }),
   cell('publisher', 'after commit outbox.publishOne', { given: 'published' }),
-  cell('publisher', 'before commit outbox.publishDeduped', { given: 'deduped' }),
-  cell('publisher', 'after commit outbox.publishDeduped', { given: 'deduped' }),
+  cell('publisher', 'before commit outbox.publishOneTimed', { given: 'deduped' }),
+  cell('publisher', 'after commit outbox.publishOneTimed', { given: 'deduped' }),
   cell('publisher', 'before commit outbox.publishTimed', { given: 'timed', attempt: null }),
   cell('publisher', 'after commit outbox.publishTimed', { given: 'timed' }),
 ]

@@ -149,7 +149,15 @@ export const numbers: Partial<Record<RoleName, string>> = {
   claimer: 'inbox_seq_seq',
 }
 export const functions: Partial<Record<RoleName, readonly string[]>> = {
-  publisher: ['publish', 'take_dedupe_keys', 'new_id', 'lane_of', 'plain_headers', 'sound_headers'],
+  publisher: [
+    'publish',
+    'publish_one',
+    'publish_many',
+    'new_id',
+    'lane_of',
+    'plain_headers',
+    'sound_headers',
+  ],
   relay: ['lane_of', 'plain_headers', 'sound_headers', 'incarnation', 'mend_sequences'],
   receiver: ['lane_of', 'incarnation', 'mend_sequences'],
   claimer: ['lane_of', 'plain_headers', 'sound_headers', 'complete', 'incarnation', 'mend_sequences'],

@@ -1,4 +1,4 @@
-import { fieldOf, narrowColumns, wideColumns, type ColumnType } from '../../message/row.ts'
+import { fieldOf, narrowColumns, wideColumns, type ColumnName, type ColumnType } from '../../message/row.ts'
 import { layout } from '../layout.ts'
 import { arrayOf, listed, publishedColumns, publishedOne, publishedSeveral } from './columns.ts'
 import { orderingLock, orderingLocks } from './ordering.ts'
@@ -13,6 +13,7 @@ import {
   float8,
   int,
   ints,
+  jsons,
   like,
   numberLists,
   optional,
@@ -22,20 +23,42 @@ import {
   textsOrEmpty,
   uuid,
   uuids,
+  type Parameter,
 } from './parameter.ts'
-import { op } from './qualified.ts'
+import { op, parted } from './qualified.ts'
 import { bounded, columns, fits, onlyIf, perSchema, prepared, readable } from './statement.ts'
 
 const one = { ...publishedOne, lane: asText(smallint), locks: asText(boolean) }
 const several = {
   ...publishedSeveral,
-  dedupeKey: asText(textsOrEmpty),
   /** Where those without a key begin. */
   firstLane: asText(int),
   locks: asText(boolean),
 }
-const deduping = { ...several, windowMs: asText(float8) }
-const times = like(asText(textsOrEmpty), "'{2036-01-01Z}'")
+const oneTime: Parameter<string | null> = {
+  type: 'text::timestamptz',
+  encode: (time) => time,
+  example: "'2036-01-01Z'",
+}
+/** With a dedupe key, a time at which to send it or to give it up, or any of these. */
+const oneTimed = {
+  ...one,
+  dedupeKey: optional(text),
+  windowMs: asText(float8),
+  deliverAt: oneTime,
+  delayMs: asText(optional(float8)),
+  expiresAt: oneTime,
+}
+/** Times and numbers, in one text as JSON texts are. */
+const times = like(jsons, "'2036-01-01Z'")
+const severalTimed = {
+  ...several,
+  dedupeKey: asText(textsOrEmpty),
+  windowMs: asText(float8),
+  deliverAt: times,
+  delayMs: like(times, "'1000'"),
+  expiresAt: times,
+}
 
 /** A message that is not published, since another one of its dedupe key was: as whatever driver is in between makes of it. */
 export interface Known {
@@ -44,8 +67,9 @@ export interface Known {
 }
 
 const published = publishedColumns.join(', ')
+const fields = listed(publishedColumns, (name) => `$${fieldOf(name)}`)
 /** A text that has been given: the empty one stands for null. */
-const given = (column: string, type?: 'json' | 'timestamptz' | 'float8'): string =>
+const given = (column: string, type?: 'json'): string =>
   `case when ${column} ${op('<>')} '' then ${column}${type === undefined ? '' : `::pg_catalog.${type}`} end`
 
 /** A column of what was given as lists, as it is stored. */
@@ -56,6 +80,13 @@ const taken = (name: string, type: ColumnType): string => {
   if (type === 'bytes') return `case when coalesce(m.payload, '') ${op('=')} '' then m.${name} end as ${name}`
   return `m.${name}`
 }
+/** A list of JSON texts, times or numbers, as a function takes it. */
+const listOf = (parameter: string, type: 'json' | 'timestamptz' | 'float8'): string =>
+  `${parted(parameter, 'null')}::pg_catalog.${type}[]`
+/** A column of what was given as lists, as a function takes it. */
+const handed = (name: ColumnName, type: ColumnType): string =>
+  type === 'json' ? listOf(`$${fieldOf(name)}`, 'json') : `$${fieldOf(name)}`
+
 /**
  * The outbox: published by the caller's transaction, read by the holder of the lane, deleted once the broker has
  * confirmed. Deferred and parked messages of the outbox stand in `waiting.ts`.
@@ -67,90 +98,61 @@ export const outboxSql = perSchema('outbox', (s) => {
   //
   // Of these statements each name is one of pg_catalog or of ours on any search_path, see qualified.ts: the caller's counts here.
   const locks = `case when $locks then ${orderingLocks(s, 'pg_catalog.unnest($key)')} end`
-  const newMessages = (arrays = '', names = '', values = '', locking = locks): string => `
-    select ${listed(publishedColumns, taken)}, ${given('m.dedupe_key')} as dedupe_key${values}, m.nr
-    from (
-      select pg_catalog.pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
-      offset 0
-    ) as x
-    cross join unnest(
-      ${listed(publishedColumns, arrayOf)}, $dedupeKey${arrays}
-    ) with ordinality as m(${published}, dedupe_key${names}, nr)
+  const newMessages = (locking = locks): string => `
+    select ${listed(publishedColumns, taken)}, m.nr
+    from ${begun(locking)}
+    cross join unnest(${listed(publishedColumns, arrayOf)}) with ordinality as m(${published}, nr)
     where x.xid is not null`
 
   // Messages without a key fill one lane after the other, see `layout.inARow`.
-  const insert = (more = ''): string => `
-    insert into ${s}.outbox (lane, ${published}${more.replaceAll('m.', '')})
+  const insert = (messages: string): string => `
+    insert into ${s}.outbox (lane, ${published})
     select coalesce(${s}.lane_of(m.key), (($firstLane ${op('+')} (m.nr ${op('/')} ${layout.inARow})) ${op('%')} ${layout.lanes}::bigint)::smallint),
-      ${columns('m', published)}${more}`
+      ${columns('m', published)}
+    from (${messages}) as m order by m.nr`
 
-  // By a function, since a publisher may not read or change the keys of others.
-  const deduped = (messages: string, written: string): string => `with m as materialized (${messages}),
-      known as materialized (
-        select k.topic, k.dedupe_key, k.id
-        from (
-          select pg_catalog.array_agg(m.topic) as topics, pg_catalog.array_agg(m.dedupe_key) as keys,
-            pg_catalog.array_agg(m.id) as ids
-          from m where m.dedupe_key is not null
-        ) as a
-        cross join lateral
-          ${s}.take_dedupe_keys(a.topics, a.keys, a.ids, $windowMs ${op('*')} interval '1 millisecond') as k
-      ),
-      ${written}
-      select m.nr::int ${op('-')} 1 as index, known.id::pg_catalog.text as id
-      from m join known on ${sameKey} where known.id ${op('<>')} m.id`
-  const sameKey = `known.topic ${op('=')} m.topic and known.dedupe_key ${op('=')} m.dedupe_key`
-  const fresh = `m left join known on ${sameKey} where (m.dedupe_key is null or known.id ${op('=')} m.id)`
+  /** Of the caller's transaction: its id, locks, and relays that are woken. */
+  const begun = (locking: string): string => `(
+      select pg_catalog.pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
+      offset 0
+    ) as x`
+  const window = `case when x.xid is not null then $windowMs ${op('*')} interval '1 millisecond' end`
 
   const inserting = (locking: string): string => `
     insert into ${s}.outbox (lane, ${published})
-    select coalesce(${s}.lane_of($key), $lane), ${listed(publishedColumns, (name) => `$${fieldOf(name)}`)}
-    from (
-      select pg_catalog.pg_current_xact_id() as xid, ${locking} as locks, ${waking(s, "''")} as woken
-      offset 0
-    ) as x
+    select coalesce(${s}.lane_of($key), $lane), ${fields}
+    from ${begun(locking)}
     where x.xid is not null`
 
   // Locks that nobody asked for would still be part of the plan: they are of statements of their own where it counts.
   return {
-    publish: prepared(several, `${insert()} from (${newMessages('', '', '', '$locks')}) as m order by m.nr`),
-    publishOrdered: prepared(several, `${insert()} from (${newMessages()}) as m order by m.nr`),
+    publish: prepared(several, insert(newMessages('$locks'))),
+    publishOrdered: prepared(several, insert(newMessages())),
 
     // One message alone, which most calls are: the same without arrays, for two thirds of the server's time.
     publishOne: prepared(one, inserting('$locks')),
     publishOneOrdered: prepared(one, inserting(`case when $locks then ${orderingLock(s, '$key')} end`)),
 
-    publishDeduped: prepared(
-      deduping,
-      deduped(newMessages(), `inserted as (${insert()} from ${fresh} order by m.nr)`),
+    // With a dedupe key, a time at which to send it or one at which to give it up. By functions, since a publisher may neither read
+    // or change the keys of others, nor take one without publishing under it.
+    publishOneTimed: prepared(
+      oneTimed,
+      `select 0 as index, p.id::pg_catalog.text as id
+      from ${begun(`case when $locks then ${orderingLock(s, '$key')} end`)}
+      cross join lateral ${s}.publish_one(
+        ${fields}, $lane, $dedupeKey, ${window},
+        coalesce($deliverAt, pg_catalog.clock_timestamp() ${op('+')} ($delayMs ${op('*')} interval '1 millisecond')), $expiresAt
+      ) as p(id)
+      where p.id ${op('<>')} $id`,
     ).gives<Known>(),
-
-    // With a time at which to send it or to give it up. What is due already goes the usual way. Whether it is, is asked
-    // once: asked twice, what comes due in between would go both ways, or neither.
     publishTimed: prepared(
-      { ...deduping, deliverAt: times, delayMs: like(times, "'{1000}'"), expiresAt: times },
-      deduped(
-        `select m.*, (m.due_at ${op('<=')} pg_catalog.clock_timestamp()) is not false as ready
-        from (
-          select m.*, coalesce(m.deliver_at,
-            pg_catalog.clock_timestamp() ${op('+')} (m.delay_ms ${op('*')} interval '1 millisecond')) as due_at
-          from (${newMessages(
-            ', $deliverAt, $delayMs, $expiresAt',
-            ', deliver_at, delay_ms, expires_at',
-            `, ${given('m.deliver_at', 'timestamptz')} as deliver_at, ${given('m.delay_ms', 'float8')} as delay_ms,
-              ${given('m.expires_at', 'timestamptz')} as expires_at`,
-          )}) as m
-        ) as m`,
-        `ready as (
-          ${insert(', m.expires_at')} from ${fresh} and m.ready order by m.nr
-        ),
-        later as (
-          insert into ${s}.deferred (
-            due_at, published_at, dedupe_key, ${published}, expires_at)
-          select m.due_at, m.due_at, m.dedupe_key, ${columns('m', published)}, m.expires_at
-          from ${fresh} and not m.ready order by m.nr
-        )`,
-      ),
+      severalTimed,
+      `select p.nr ${op('-')} 1 as index, p.id::pg_catalog.text as id
+      from ${begun(locks)}
+      cross join lateral ${s}.publish_many(
+        ${listed(publishedColumns, handed)}, $firstLane, $dedupeKey, ${window}, ${listOf('$deliverAt', 'timestamptz')},
+        ${listOf('$delayMs', 'float8')}, ${listOf('$expiresAt', 'timestamptz')}
+      ) as p`,
     ).gives<Known>(),
 
     // By a function, since whoever cancels may read neither dedupe keys nor what others have deferred.

@@ -22,6 +22,6 @@ export const castTo = (types: string): string =>
 export const lockSpace = (s: string, table: string): string =>
   `'${s}.${table}'::pg_catalog.regclass::pg_catalog.oid::int`
 
-/** What `joined` has made, as an array; what was null is the empty text. */
-export const parted = (parameter: string): string =>
-  `pg_catalog.string_to_array(${parameter}, E'\\x1e'::pg_catalog.text)`
+/** What `joined` has made, as an array; what was null is the empty text, or null again. */
+export const parted = (parameter: string, empty: 'empty' | 'null' = 'empty'): string =>
+  `pg_catalog.string_to_array(${parameter}, E'\\x1e'::pg_catalog.text${empty === 'null' ? `, ''::pg_catalog.text` : ''})`
