@@ -125,6 +125,23 @@ create table twinbox.parked_message (
   primary key (consumer, lane, key, seq, id)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
+-- How many messages wait in the outbox, delayed and parked ones included, counted up to `most`.
+--
+-- With its owner's rights: a publisher may not read what waits, but be told when it is too much.
+create function twinbox.pending(most integer) returns integer
+  language sql stable security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select count(*)::int from (
+    select from twinbox.outbox
+    union all select from twinbox.deferred where consumer = ''
+    union all select from twinbox.parked_message where consumer = ''
+    limit most
+  ) as m
+$$;
+
+revoke all on function twinbox.pending from public;
+
 -- A message that is not tried again until it is redriven.
 create table twinbox.dead_letter (
   number bigint primary key generated always as identity,

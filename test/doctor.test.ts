@@ -148,6 +148,22 @@ describe('doctor', () => {
     }
   })
 
+  test('sees a backlog that is old, in the outbox and in an inbox, and of what it is', async () => {
+    const rows = (ago: string): string => `
+      insert into twinbox.outbox (lane, id, topic, payload, published_at)
+        select n, gen_random_uuid(), 'order.placed', '1', now() - interval '${ago}' from generate_series(0, 4) as n;
+      insert into twinbox.inbox (consumer, lane, id, topic, key, payload, received_at)
+        select 'billing', 3, gen_random_uuid(), 'order.' || n, 'k', '1', now() - interval '${ago}' from generate_series(1, 3) as n`
+    const waiting = (findings: readonly Finding[]): string[] =>
+      findings.filter(({ check, level }) => check === 'work' && level === 'note').map(({ found }) => found)
+    const empty = 'delete from twinbox.outbox; delete from twinbox.inbox'
+    expect(waiting(await broken(rows('9 minutes'), empty))).toEqual([])
+    expect(waiting(await broken(rows('11 minutes'), empty))).toEqual([
+      expect.stringMatching(/^5 messages wait in the outbox, the oldest for 11 .*order.placed 5\.$/),
+      expect.stringMatching(/^3 messages wait in the inbox of "billing".*order.1 1, order.2 1, order.3 1\.$/),
+    ])
+  })
+
   test('names who holds dead rows, and how to end it', async () => {
     const client = new pg.Client({ connectionString: database.url, application_name: 'reporting' })
     await client.connect()

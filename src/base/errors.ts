@@ -51,6 +51,7 @@ export type MessageErrorCode =
   | 'PAYLOAD_TOO_DEEP'
   | 'PAYLOAD_TOO_LARGE'
   | 'PAYLOAD_SERIALIZE'
+  | 'OUTBOX_FULL'
   | 'UNKNOWN_OPTION'
 
 /**

@@ -71,6 +71,7 @@ export const numberOptions = {
     3650 * day,
     'shorter than a second no retry would find its first publish',
   ),
+  maxPending: number(0, 0, 10_000_000, '0 is no limit, and a higher one takes too long to count'),
   leaseMs: number(
     15_000,
     1000,

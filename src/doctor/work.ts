@@ -1,5 +1,6 @@
 import type { Database } from '../database/database.ts'
 import { doctorSql } from '../database/sql/doctor.ts'
+import { statusSql } from '../database/sql/status.ts'
 import { topicMatches } from '../message/message.ts'
 import { ms } from '../observe/logging.ts'
 import { readPaused, tellPaused } from '../status/paused.ts'
@@ -50,11 +51,42 @@ export async function examineWork(database: Database): Promise<readonly Finding[
     },
   )
   findings.push(
+    ...(await examineBacklog(database)),
     ...(await examineTopics(database)),
     ...(await examineCircuits(database)),
     ...(await examineHandlers(database)),
   )
   return orFine(findings, 'work', 'Whatever waits has somebody to work on it.')
+}
+
+const backlogMs = 10 * 60_000
+/** Counting ends there. */
+const backlogMax = 1_000_000
+
+/** Boxes with what waits too long: more comes than goes, or it does not go at all. */
+async function examineBacklog(database: Database): Promise<readonly Finding[]> {
+  const sql = statusSql(database.schema)
+  const lags = [...(await database.query(sql.outboxLag)), ...(await database.query(sql.inboxLag))].filter(
+    ({ lag_ms: lagMs }) => lagMs > backlogMs,
+  )
+  if (lags.length === 0) return []
+  const values = { most: backlogMax, topics: 3 }
+  const depths = [
+    ...(await database.query(sql.outboxDepth, values)),
+    ...(await database.query(sql.inboxDepth, values)),
+  ]
+  return lags.map(({ consumer, lag_ms: lagMs }) => {
+    const topics = depths.filter((row) => row.consumer === consumer)
+    const most = topics.map(({ topic, count }) => `${topic} ${count}`).join(', ')
+    const box = consumer === '' ? 'the outbox' : `the inbox of "${consumer}"`
+    return note(
+      'work',
+      `${topics[0]?.total ?? 0} messages wait in ${box}, the oldest for ${ms(lagMs)}. Most are of: ${most}.`,
+      consumer === ''
+        ? 'See "Depth grows" in the runbook; maxPending of createOutbox bounds what may wait.'
+        : 'See "Depth grows" in the runbook: more claimers, more concurrency, or whoever publishes so much.',
+    )
+  })
 }
 
 /** So many are told of one by one. */

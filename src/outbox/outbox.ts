@@ -8,6 +8,7 @@ import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from '..
 import { hintPublished } from '../base/hints.ts'
 import { columnsOf, fieldsOf, timedColumnsOf, timedFieldsOf } from './columns.ts'
 import { executor, type TransactionInput } from './transaction.ts'
+import { DepthLimit } from './depth.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 
 export interface OutboxOptions {
@@ -17,6 +18,11 @@ export interface OutboxOptions {
   readonly maxPayloadBytes?: number | undefined
   /** How long a dedupe key is known. In milliseconds. @default 604_800_000 (7 days) */
   readonly dedupeWindowMs?: number | undefined
+  /**
+   * Refuse to publish (`OUTBOX_FULL`) while so many messages wait in the outbox, delayed and parked ones included. They are
+   * counted once a second, so what is published within it may go beyond. @default 0 (no limit)
+   */
+  readonly maxPending?: number | undefined
   /**
    * Whether `publish` is a named prepared statement on `pg` clients, which saves the server its parsing. A pooler in
    * transaction mode keeps no statements before PgBouncer 1.21.
@@ -108,10 +114,16 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
     'schema',
     'maxPayloadBytes',
     'dedupeWindowMs',
+    'maxPending',
     'preparedStatements',
     'telemetry',
   ])
-  const { maxPayloadBytes, dedupeWindowMs } = readNumbers(options, ['maxPayloadBytes', 'dedupeWindowMs'])
+  const { maxPayloadBytes, dedupeWindowMs, maxPending } = readNumbers(options, [
+    'maxPayloadBytes',
+    'dedupeWindowMs',
+    'maxPending',
+  ])
+  const room = maxPending === 0 ? null : new DepthLimit(maxPending)
   const schema = checkSchema(options.schema ?? 'twinbox')
   const sql = outboxSql(schema)
   const { preparedStatements } = options
@@ -159,6 +171,7 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
       fresh.push(message)
     }
     if (fresh.length === 0) return []
+    await room?.take(fresh.length, async (most) => Number((await run(sql.pending, { most }))[0]?.count))
     const known = new Map<string, string>()
     const timed = fresh.some(
       (message) => (message.deliverAt ?? message.delayMs ?? message.expiresAt) !== null,

@@ -63,6 +63,7 @@ const functions: Readonly<Record<string, readonly RoleName[]>> = {
   mend_sequences: ['relay', 'receiver', 'claimer'],
   new_id: ['publisher'],
   own_kind: [],
+  pending: ['publisher'],
   plain_headers: ['publisher', 'relay', 'claimer', 'operator'],
   prune_audit: ['operator'],
   publish: ['publisher'],

@@ -153,6 +153,7 @@ export const functions: Partial<Record<RoleName, readonly string[]>> = {
     'publish',
     'publish_one',
     'publish_many',
+    'pending',
     'new_id',
     'lane_of',
     'plain_headers',

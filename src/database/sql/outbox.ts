@@ -155,6 +155,11 @@ export const outboxSql = perSchema('outbox', (s) => {
       ) as p`,
     ).gives<Known>(),
 
+    // By a function, since a publisher may not read what waits.
+    pending: prepared({ most: asText(int) }, `select ${s}.pending($most) as count`).gives<{
+      readonly count: unknown
+    }>(),
+
     // By a function, since whoever cancels may read neither dedupe keys nor what others have deferred.
     cancel: prepared(
       {
