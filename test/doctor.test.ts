@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { createOutbox, diagnose, migrate, type DiagnoseOptions, type Finding } from '../src/index.ts'
+import { relayTasks } from '../src/upkeep/prune.ts'
+import { createOutbox, diagnose, migrate, prune, type DiagnoseOptions, type Finding } from '../src/index.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 let database: TestDatabase
@@ -162,6 +163,46 @@ describe('doctor', () => {
       expect.stringMatching(/^5 messages wait in the outbox, the oldest for 11 .*order.placed 5\.$/),
       expect.stringMatching(/^3 messages wait in the inbox of "billing".*order.1 1, order.2 1, order.3 1\.$/),
     ])
+  })
+
+  test('tells of dead letters that nobody looks at; they stay until somebody says so, who is written down', async () => {
+    await database.query(`insert into twinbox.dead_letter (consumer, id, topic, key, payload, attempt, reason, died_at)
+      select case when n > 3 then 'billing' else '' end, gen_random_uuid(), 't', 'k' || n, '1', 1, 'no', now() - n * interval '40 days'
+      from generate_series(1, 5) as n`)
+    const left = async (): Promise<number> => (await database.query('select from twinbox.dead_letter')).length
+    const forgotten = async (): Promise<Finding[]> =>
+      (await diagnose(database.url)).filter(({ check }) => check === 'retention')
+    try {
+      expect(await forgotten()).toEqual([
+        expect.objectContaining({
+          level: 'note',
+          found: expect.stringMatching(/^2 dead letters of "billing" are older than 90 days/) as string,
+          advice: expect.stringContaining(
+            'twinbox prune dead --consumer billing --older-than 90d --dry-run',
+          ) as string,
+        }),
+        expect.objectContaining({
+          found: expect.stringMatching(/^1 dead letters of the outbox .*oldest/) as string,
+          advice: expect.stringContaining('--outbox') as string,
+        }),
+      ])
+      // What workers prune by themselves has no dead letter in it.
+      expect(relayTasks.map(({ kind }) => kind)).not.toContain('dead')
+      const old = { consumer: 'billing', olderThanMs: 90 * 24 * 3_600_000, by: 'ann', reason: 'seen' }
+      expect(await prune(database.url, 'dead', { ...old, dryRun: true })).toBe(2)
+      expect(await left()).toBe(5)
+      expect(await prune(database.url, 'dead', old)).toBe(2)
+      expect(await left()).toBe(3)
+      expect(
+        await database.query(`select key, who, why from twinbox.audit where action = 'prune' order by key`),
+      ).toEqual([
+        { key: 'k4', who: 'ann', why: 'seen' },
+        { key: 'k5', who: 'ann', why: 'seen' },
+      ])
+      expect((await forgotten()).map(({ found }) => found)).toEqual([expect.stringContaining('the outbox')])
+    } finally {
+      await database.query('truncate twinbox.dead_letter, twinbox.audit')
+    }
   })
 
   test('names who holds dead rows, and how to end it', async () => {

@@ -53,6 +53,7 @@ export async function examineWork(database: Database): Promise<readonly Finding[
   findings.push(
     ...(await examineBacklog(database)),
     ...(await examineTopics(database)),
+    ...(await examineDead(database)),
     ...(await examineCircuits(database)),
     ...(await examineHandlers(database)),
   )
@@ -134,6 +135,23 @@ async function examineHandlers(database: Database): Promise<readonly Finding[]> 
       'Set handleTimeoutMs, longer than the handler may take; until then, start that process again.',
     ),
   )
+}
+
+/** Longer than any repair takes. */
+const forgottenMs = 90 * 24 * 3_600_000
+
+/** Dead letters that nobody looks at. They are not deleted unless somebody says so: each is a message that was not handled. */
+async function examineDead(database: Database): Promise<readonly Finding[]> {
+  const rows = await database.query(doctorSql(database.schema).forgotten, { olderThanMs: forgottenMs })
+  return rows.map(({ consumer, count, oldest_ms: oldestMs }) => {
+    const [whose, flag] =
+      consumer === '' ? ['the outbox', '--outbox'] : [`"${consumer}"`, `--consumer ${consumer}`]
+    return note(
+      'retention',
+      `${count} dead letters of ${whose} are older than 90 days, the oldest ${ms(oldestMs)}: they are kept until somebody deletes them.`,
+      `See them: twinbox dead list ${flag} --older-than 90d. Redrive or skip them; or count what would go: twinbox prune dead ${flag} --older-than 90d --dry-run. keepDeadMs of claimers and relays deletes them by itself.`,
+    )
+  })
 }
 
 const bloatRows = 100_000

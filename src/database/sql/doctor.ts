@@ -1,5 +1,5 @@
 import { layout } from '../layout.ts'
-import { text } from './parameter.ts'
+import { float8, text } from './parameter.ts'
 import { everyConsumer, everyLane, perSchema, planned } from './statement.ts'
 
 export interface ConsumerRow {
@@ -42,6 +42,12 @@ export interface StuckRow {
   readonly pid: number
   readonly topic: string
   readonly for_ms: number
+}
+
+export interface ForgottenRow {
+  readonly consumer: string
+  readonly count: number
+  readonly oldest_ms: number
 }
 
 export interface CatalogItem {
@@ -121,6 +127,17 @@ export const doctorSql = perSchema('doctor', (s) => {
         from pg_class as c where c.relnamespace = to_regnamespace(quote_ident($schema)) and c.relkind = 'r'
       order by 1, 2`,
     ).gives<CatalogItem>(),
+
+    // Dead letters that have been there for so long that nobody seems to look at them, counted up to a million.
+    forgotten: planned(
+      { olderThanMs: float8 },
+      `select consumer, count(*)::int as count, extract(epoch from clock_timestamp() - min(died_at))::float8 * 1000 as oldest_ms
+      from (
+        select consumer, died_at from ${s}.dead_letter
+        where died_at < statement_timestamp() - $olderThanMs * interval '1 millisecond' limit 1000000
+      ) as d
+      group by consumer order by count(*) desc, consumer`,
+    ).gives<ForgottenRow>(),
 
     // Handlers that do not end, as their claimers say.
     stuck: planned(
