@@ -86,10 +86,8 @@ test('nothing of src evaluates, starts or fetches anything', () => {
       .map((pattern) => `${file}: ${pattern}`)
   })
   // The endpoint listens, and asks nobody. A configuration is imported, from where the user has it.
-  expect(faults.map((fault) => fault.split(':')[0]).toSorted()).toEqual([
-    'cli/endpoint.ts',
-    'cli/settings.ts',
-    'cli/sockets.ts',
-  ])
+  expect(new Set(faults.map((fault) => fault.split(':')[0]))).toEqual(
+    new Set(['cli/endpoint.ts', 'cli/settings.ts', 'cli/sockets.ts']),
+  )
   expect(readFileSync(join(root, 'src/cli/endpoint.ts'), 'utf8')).not.toMatch(/\b(request|get)\(/)
 })
