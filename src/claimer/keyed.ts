@@ -8,7 +8,7 @@ import { LaneReader, type Reading } from '../lanes/reader.ts'
 import { askingOf } from './asking.ts'
 import { roomOf, type ClaimerContext, type Room } from './context.ts'
 import { Claim } from './claim.ts'
-import { Flood, span } from './flood.ts'
+import { Flood } from './flood.ts'
 import { HotKeys } from './hot.ts'
 import type { Unhandled } from './unhandled.ts'
 
@@ -135,17 +135,18 @@ export class KeyedClaims {
     )
     await this.#flood.look(
       behind.map(({ lane }) => lane),
-      (without, due) =>
+      (without, due, span) =>
         this.#readOthers(
           behind.filter(({ lane }) => due.has(lane)),
           without,
+          span,
         ),
     )
     return pauseMs
   }
 
   /** Reads what stands behind a flood. Before it there is the flood, so nothing is known of where reads may start. */
-  async #readOthers(behind: readonly Lane[], without: readonly string[]): Promise<boolean> {
+  async #readOthers(behind: readonly Lane[], without: readonly string[], span: number): Promise<boolean> {
     const room = roomOf(this.#context, true)
     if (room === null) return false
     const reading = await this.#othersReader.read(behind, room.rows, (asked, mark) =>

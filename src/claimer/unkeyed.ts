@@ -4,7 +4,7 @@ import { Polling } from '../membership/polling.ts'
 import { sureShare } from '../membership/watchdog.ts'
 import { roomOf, type ClaimerContext, type Room } from './context.ts'
 import { Claim } from './claim.ts'
-import { Flood, span } from './flood.ts'
+import { Flood } from './flood.ts'
 import { Partitions } from './partitions.ts'
 import { lapsed, RowLeases } from './row-leases.ts'
 import type { Unhandled } from './unhandled.ts'
@@ -73,7 +73,7 @@ export class UnkeyedClaims {
       const pauseMs = await this.#claim()
       // Any partition may have more, as soon as one has.
       const behind = this.#more || roomOf(this.#context) === null ? [partitionLanes[0]!] : []
-      await this.#flood.look(behind, (without) => this.#claimOthers(without))
+      await this.#flood.look(behind, (without, _due, span) => this.#claimOthers(without, span))
       return pauseMs
     })
   }
@@ -118,7 +118,7 @@ export class UnkeyedClaims {
   }
 
   /** Claims what stands behind a flood. Before it there is the flood, so nothing has been passed. */
-  async #claimOthers(without: readonly string[]): Promise<boolean> {
+  async #claimOthers(without: readonly string[], span: number): Promise<boolean> {
     const { database, settings, membership, failpoint, dispatch } = this.#context
     const { id: workerId } = membership
     const room = roomOf(this.#context, true)
