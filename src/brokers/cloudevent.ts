@@ -63,10 +63,10 @@ export function fromWireHeaders(
 
 /** What attributes say of the columns of a message. A time that nobody can read is an invalid one. */
 export function fieldsOfAttributes(attributes: ReadonlyMap<string, string>): CarriedFields {
-  return Object.fromEntries(
-    carriedColumns.map(({ field, attribute, type }) => {
-      const value = attributes.get(attribute) ?? null
-      return [field, type === 'time' ? new Date(value ?? Number.NaN) : value]
-    }),
-  ) as unknown as CarriedFields
+  const fields: Record<string, string | Date | null> = {}
+  for (const { field, attribute, type } of carriedColumns) {
+    const value = attributes.get(attribute) ?? null
+    fields[field] = type === 'time' ? new Date(value ?? Number.NaN) : value
+  }
+  return fields as unknown as CarriedFields
 }

@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { Abort } from './abort.ts'
 import type { Moves } from '../base/state.ts'
 import type { Message } from '../message/message.ts'
-import { toFields } from '../message/row.ts'
+import { withFields } from '../message/row.ts'
 import { parseHeaders, type Trace, type TracedMessage } from '../base/telemetry.ts'
 import type { ClaimedRow } from '../database/sql/inbox.ts'
 
@@ -113,14 +113,13 @@ export class Claim {
    */
   get message(): Message {
     const row = this.#content
-    return {
-      ...toFields(row),
+    return withFields(row, {
       headers: parseHeaders(row.headers) ?? {},
       payload:
         row.payload === null ? row.body && Buffer.from(row.body) : (JSON.parse(row.payload) as unknown),
       publishedAt: row.published_at && new Date(row.published_at),
       receivedAt: new Date(row.received_at),
       expiresAt: row.expires_at && new Date(row.expires_at),
-    }
+    })
   }
 }

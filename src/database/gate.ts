@@ -1,5 +1,5 @@
 import { jsonContentType, uuidPattern } from '../message/message.ts'
-import { textColumns } from '../message/row.ts'
+import { columnNames, fieldOf, textColumns } from '../message/row.ts'
 import { limits } from '../base/options.ts'
 import type { InboxMessage } from './inbox.ts'
 
@@ -15,20 +15,19 @@ export interface Offered extends Omit<InboxMessage, 'headers' | 'payload' | 'bod
 
 /** The message for the inbox, or why it cannot be one. Does not throw, whatever the fields are. */
 export function admit(offered: Offered): InboxMessage | string {
-  const { content, headers, ...fields } = offered
-  const { id, key } = fields
+  const { id, key, content, headers } = offered
   if (typeof id !== 'string' || !uuidPattern.test(id)) return 'It has no id.'
   if (typeof content !== 'string' && !(content instanceof Uint8Array))
     return 'Its content is neither text nor bytes.'
   // JSON has no such character, and texts are parted by it on their way into the database.
   if (typeof content === 'string' && content.includes('\x1e')) return 'Its content is no JSON.'
-  const contentType = typeof content === 'string' ? null : (fields.contentType ?? 'application/octet-stream')
-  const message = {
-    ...fields,
-    contentType,
-    payload: typeof content === 'string' ? content : null,
-    body: typeof content === 'string' ? null : toBuffer(content),
-  }
+  // Field by field, see `withFields`.
+  const message = { consumer: offered.consumer } as Writable<InboxMessage>
+  for (const field of fieldNames) message[field] = offered[field as keyof Offered] as never
+  const isText = typeof content === 'string'
+  message.contentType = isText ? null : (message.contentType ?? 'application/octet-stream')
+  message.payload = isText ? content : null
+  message.body = isText ? null : toBuffer(content)
   for (const { field, what, receivedBytes } of textColumns) {
     if (message[field] === null && field !== 'topic') continue
     const fault = faultOf(what, message[field], receivedBytes)
@@ -36,14 +35,15 @@ export function admit(offered: Offered): InboxMessage | string {
   }
   const fault = headers === null ? null : faultOfHeaders(headers)
   if (fault !== null) return fault
-  return {
-    ...message,
-    key: key === '' ? null : key,
-    headers: headers === null || Object.keys(headers).length === 0 ? null : JSON.stringify(headers),
-    publishedAt: storable(fields.publishedAt),
-    expiresAt: storable(fields.expiresAt),
-  }
+  message.key = key === '' ? null : key
+  message.headers = headers === null || Object.keys(headers).length === 0 ? null : JSON.stringify(headers)
+  message.publishedAt = storable(message.publishedAt)
+  message.expiresAt = storable(message.expiresAt)
+  return message
 }
+
+type Writable<Fields> = { -readonly [field in keyof Fields]: Fields[field] }
+const fieldNames = columnNames.map(fieldOf)
 
 function faultOf(what: string, text: unknown, maxBytes: number): string | null {
   if (typeof text !== 'string') return `Its ${what} is no text.`

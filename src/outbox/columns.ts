@@ -3,15 +3,21 @@ import { publishedColumns, valuesOf } from '../database/sql/columns.ts'
 import type { outboxSql } from '../database/sql/outbox.ts'
 import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { CheckedMessage } from '../message/message.ts'
+import { fieldOf, type FieldsOf } from '../message/row.ts'
 
-/** A message as the columns have it. */
-const stored = <Message extends CheckedMessage>(
-  message: Message,
-): Message & { payload: string | null; body: Buffer | null } =>
-  typeof message.content === 'string'
-    ? { ...message, payload: message.content, body: null }
-    : { ...message, payload: null, body: asBuffer(message.content) }
+/** A message as the columns have it, in the object that is given, see `withFields`. */
+function stored<Values extends object>(message: CheckedMessage, values: Values): Values & Published {
+  const { content } = message
+  const isText = typeof content === 'string'
+  const given = { payload: isText ? content : null, body: isText ? null : asBuffer(content) }
+  const target = values as Record<string, unknown>
+  for (const field of publishedFields)
+    target[field] = field === 'payload' || field === 'body' ? given[field] : message[field]
+  return values as Values & Published
+}
 
+type Published = FieldsOf<(typeof publishedColumns)[number]>
+const publishedFields = publishedColumns.map(fieldOf)
 type Statements = ReturnType<typeof outboxSql>
 
 /** What a statement that publishes several is given. */
@@ -19,7 +25,10 @@ export const columnsOf = (
   messages: readonly CheckedMessage[],
   locks: boolean,
 ): ValuesOf<Statements['publish']['takes']> => ({
-  ...valuesOf(publishedColumns, messages.map(stored)),
+  ...valuesOf(
+    publishedColumns,
+    messages.map((message) => stored(message, {})),
+  ),
   firstLane: anyLane(),
   locks,
 })
@@ -48,7 +57,7 @@ const iso = (time: number): string => new Date(time).toISOString()
 export const fieldsOf = (
   message: CheckedMessage,
   locks: boolean,
-): ValuesOf<Statements['publishOne']['takes']> => ({ ...stored(message), lane: anyLane(), locks })
+): ValuesOf<Statements['publishOne']['takes']> => stored(message, { lane: anyLane(), locks })
 
 /** And one that has a dedupe key or a time. */
 export const timedFieldsOf = (

@@ -18,10 +18,7 @@ export interface OutboxOptions {
   readonly maxPayloadBytes?: number | undefined
   /** How long a dedupe key is known. In milliseconds. @default 604_800_000 (7 days) */
   readonly dedupeWindowMs?: number | undefined
-  /**
-   * Refuse to publish (`OUTBOX_FULL`) while so many messages wait in the outbox, delayed and parked ones included. They are
-   * counted once a second, so what is published within it may go beyond. @default 0 (no limit)
-   */
+  /** Refuse (`OUTBOX_FULL`) while so many wait, delayed and parked ones included. Counted once a second. @default 0 (no limit) */
   readonly maxPending?: number | undefined
   /**
    * Whether `publish` is a named prepared statement on `pg` clients, which saves the server its parsing. A pooler in

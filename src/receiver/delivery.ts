@@ -112,8 +112,9 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
   const json = jsonText(incoming.contentType, incoming.body)
   if (json !== null && isDeeper(json, limits.receivedDepth))
     return `Its JSON is nested deeper than ${limits.receivedDepth} levels, the limit.`
-  return admit({
-    ...fieldsOfAttributes(event?.attributes ?? new Map<string, string>()),
+  const carried = fieldsOfAttributes(event?.attributes ?? new Map<string, string>())
+  // Assigned, not spread, see `withFields`.
+  const offered = Object.assign(carried, {
     consumer: as.consumer,
     id: identity.id,
     topic,
@@ -122,6 +123,7 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
     content: json ?? incoming.body,
     contentType: incoming.contentType,
   })
+  return admit(offered)
 }
 
 /**

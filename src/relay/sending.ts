@@ -1,6 +1,6 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
 import type { OutgoingMessage } from '../message/message.ts'
-import { toFields } from '../message/row.ts'
+import { withFields } from '../message/row.ts'
 import type { Redact } from '../base/redaction.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { HeadRow } from '../database/sql/reading.ts'
@@ -44,13 +44,12 @@ export async function sendAll(
 }
 
 export function toOutgoing(row: HeadRow): OutgoingMessage {
-  return {
-    ...toFields(row),
+  return withFields(row, {
     headers: parseHeaders(row.headers),
     content: row.payload ?? row.body!,
     publishedAt: row.published_at,
     expiresAt: row.expires_at,
-  }
+  })
 }
 
 const toTraced = ({ id, topic, headers, content }: OutgoingMessage): TracedMessage => ({
