@@ -81,7 +81,6 @@ describe('the glossary', () => {
       // Of one file or two, where their prologues say what they are.
       ...[
         'Failures',
-        'Flood',
         'HotKeys',
         'Intake',
         'Marks',
@@ -91,7 +90,6 @@ describe('the glossary', () => {
         'Stuck',
         'Watch',
         'Loops',
-        'Turns',
         'Registration',
         'Succession',
       ],

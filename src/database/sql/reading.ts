@@ -1,17 +1,6 @@
 import { narrowColumns, wideColumns, type MessageRow } from '../../message/row.ts'
 import type { ClaimedRow } from './inbox.ts'
-import {
-  bigint,
-  bigints,
-  boolean,
-  int,
-  ints,
-  numberLists,
-  smallints,
-  text,
-  textLists,
-  texts,
-} from './parameter.ts'
+import { bigint, bigints, boolean, int, ints, numberLists, smallints, text, textLists } from './parameter.ts'
 import {
   bounded,
   columns,
@@ -185,32 +174,6 @@ export const readingSql = perSchema('reading', (s) => {
             ))::text from unnest($lanes, $bounds) as l(lane, bound)
           ) as ends`,
         },
-      ),
-    ).gives<OrNot<KeyedRow, KeyedRead>>(),
-
-    // A read behind a flood: what topics other than `$without` have in the next `$span` seqs. Of each key only the first
-    // that is not in flight, and only if it is none of the flood's: nothing goes before what stands before it in its key.
-    readOthers: prepared(
-      { ...asked, without: texts, span: bigint },
-      read(
-        `select ${head} from ${s}.inbox as i
-          where i.consumer = $consumer and i.lane = l.lane and i.topic <> all ($without) and i.seq = any (array(
-            with other as materialized (
-              select i.seq, i.key from ${s}.inbox as i
-              where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound and i.seq <= l.bound + $span
-                and i.topic <> all ($without) and i.seq <> all (l.held)
-              order by i.seq limit 500
-            )
-            select min(i.seq) from ${s}.inbox as i
-            where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound
-              and i.seq <= (select max(other.seq) from other)
-              and i.key = any (array(select other.key from other)) and i.seq <> all (l.held)
-            group by i.key
-          ))
-          order by i.seq
-          limit l.budget`,
-        'h.reach',
-        'h.past || h.seqs',
       ),
     ).gives<OrNot<KeyedRow, KeyedRead>>(),
 
