@@ -88,7 +88,8 @@ test('whatever happens in whatever order: no impossible move, and it holds the l
         vi.useRealTimers()
       }
     }),
-    { numRuns: 500 },
+    // With 500, one state was not reached in 3 of 100 runs.
+    { numRuns: 3000 },
   )
   expect([...reached].toSorted()).toEqual(Object.keys(sleepMoves).toSorted())
 })
