@@ -73,8 +73,8 @@ const publisher: Cell[] = [
   cell('publisher', 'after commit outbox.publishOne', { given: 'published' }),
   cell('publisher', 'before commit outbox.publishOneTimed', { given: 'deduped' }),
   cell('publisher', 'after commit outbox.publishOneTimed', { given: 'deduped' }),
-  cell('publisher', 'before commit outbox.publishTimed', { given: 'timed', attempt: null }),
-  cell('publisher', 'after commit outbox.publishTimed', { given: 'timed' }),
+  cell('publisher', 'before commit outbox.publishOneTimed', { given: 'timed', attempt: null }),
+  cell('publisher', 'after commit outbox.publishOneTimed', { given: 'timed' }),
 ]
 
 const relay: Cell[] = [
