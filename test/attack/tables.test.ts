@@ -169,12 +169,12 @@ test('rows of the outbox that change while they are sent: what the broker has is
   const broker: Broker = {
     name: 'told',
     async send(batch) {
-      const act = touch
-      touch = null
+      const ours = batch.filter(({ topic }) => topic === `${consumer}.t`)
+      // A batch of what other tests have left comes first, perhaps: changed then, the row is read as it has become.
+      const act = ours.length > 0 ? touch : null
+      if (ours.length > 0) touch = null
       await act?.()
-      sent.push(
-        ...batch.filter(({ topic }) => topic === `${consumer}.t`).map(({ content }) => Number(content)),
-      )
+      sent.push(...ours.map(({ content }) => Number(content)))
       return batch.map(() => ({ status: 'sent' as const }))
     },
     subscribe: async () => ({ stop: async () => {} }),
