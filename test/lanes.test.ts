@@ -50,6 +50,7 @@ describe('lanes are locked in their order', () => {
         ...{ consumer, lanes, fences, bounds: [0, 0, 0], budgets: [9, 9, 9], reaches: [0, 0, 0] },
         ...{ held: [[], [], []], mark: false, room: 9, alone: true, bytes: 8e6, limit: 100 },
         past: [null, null, null],
+        server: '',
       }),
   }
   test.each(Object.keys(statements))('%s', async (name) => {

@@ -108,6 +108,7 @@ function statements(
       bytes: 8e6,
       limit: 1000,
       past: each(null, 64),
+      server,
     },
   }
   const watermarks = { watermarks: each(0, 64), lowered: each(0, 64), servers: each('s', 64) }
@@ -139,9 +140,9 @@ function statements(
         },
       )
     }),
-    of('claim', inbox.claim, { ...claiming, gone: [], dealt: [], avoider: -1, onlyHeld: false }),
+    of('claim', inbox.claim, { ...claiming, server, gone: [], dealt: [], avoider: -1, onlyHeld: false }),
     of('claim of abandoned that were dealt out', inbox.claim, {
-      ...{ ...claiming, gone: [7], dealt: each(5 * 256, 64), avoider: 1, onlyHeld: true },
+      ...{ ...claiming, server, gone: [7], dealt: each(5 * 256, 64), avoider: 1, onlyHeld: true },
     }),
     of('read lanes', reading.read, { ...reads, held: inLane(first) }),
     of('read lanes past a key', reading.readPast, {

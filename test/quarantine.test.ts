@@ -5,14 +5,17 @@ import { Database } from '../src/database/database.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'
 import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
+import { workerSql } from '../src/database/sql/worker.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /** What a dead claimer had in flight may be why it died: claims take of it only so much at a time, and nothing behind it. */
 let database: TestDatabase
 let own: Database
+let server: string
 beforeAll(async () => {
   database = await createTestDatabase()
   own = new Database(database.url)
+  server = (await own.query(workerSql(own.schema).look))[0]!.server
 })
 afterAll(async () => {
   await own.close()
@@ -69,6 +72,7 @@ test('a claim of rows takes the quarantined messages that there is room for, and
       const rows = await own.keep(inboxSql(own.schema).claim, {
         ...{ consumer, partitions: [partition], bounds: [0], limit: 100, worker, leaseMs: 1000, gone: [] },
         ...{ room, alone: noneInFlight, dealt: [], avoider: -1, avoidMs: 0, onlyHeld: false, bytes: 8e6 },
+        server,
       })
       const taken = new Set(rows.map(({ seq }) => seq))
       expect(seqs.map((seq) => taken.has(seq))).toEqual(expected(given))
@@ -90,6 +94,7 @@ test('so does a read of lanes, which says whether it has left something', async 
       const rows = await own.keep(readingSql(own.schema).read, {
         ...{ consumer, lanes: [0], fences: [lane!.fence], bounds: [0], budgets: [100], reaches: [0] },
         ...{ held: [[]], mark: false, room, alone: noneInFlight, bytes: 8e6, limit: 1000, past: [null] },
+        server,
       })
       const taken = new Set(rows.map((row) => (row.lane === null ? null : row.seq)))
       const takes = expected(given)

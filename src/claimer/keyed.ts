@@ -184,9 +184,10 @@ export class KeyedClaims {
 
   /** What every read of lanes is given. */
   #asking(asked: readonly Asked[], mark: boolean, room: Room) {
-    const { consumer, inFlight, quarantine } = this.#context
+    const { consumer, inFlight, quarantine, membership } = this.#context
     return {
       consumer,
+      server: membership.server,
       lanes: asked.map(({ lane }) => lane.lane),
       fences: asked.map(({ lane }) => lane.fence),
       bounds: asked.map(({ bound }) => bound),

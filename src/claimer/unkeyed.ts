@@ -106,6 +106,7 @@ export class UnkeyedClaims {
         avoidMs: settings.failoverGraceMs,
         onlyHeld: adopts,
         bytes: room.bytes,
+        server: membership.server,
       })
     const rows = adopted ?? (await claiming())
     await failpoint('claimer.after_claim')

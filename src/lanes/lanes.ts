@@ -69,6 +69,11 @@ export class Lanes {
     return this.#options.membership.id
   }
 
+  /** On which the lanes are held. */
+  get server(): string {
+    return this.#options.membership.server
+  }
+
   /** The holder of a lane as it is now, or undefined if this fence is no longer ours. */
   holds(lane: number, fence: number): boolean {
     return this.held.get(lane)?.fence === fence

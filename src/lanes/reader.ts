@@ -53,8 +53,8 @@ export interface LaneReaderParts<At> {
  * Reads lanes, for relay and claimer alike. It alone decides how much of a lane is read, where a read starts, whether what
  * it has brought is out of date, and what of it has to wait behind a parked key.
  *
- * A read is out of date when rows have come back below it since it set out, when a straggler has ended below its bound, and
- * when the lane is no longer held under its fence: what it has brought of a key must not go before what it has not seen.
+ * A read is out of date when rows have come back below it since it set out, when a straggler has ended below its bound, when
+ * it has found another server, and when the lane is no longer held under its fence: what it has brought of a key must not go before what it has not seen.
  */
 export class LaneReader<Row extends ReadRow, At extends LaneRead> {
   readonly #parts: LaneReaderParts<At>
@@ -130,6 +130,7 @@ export class LaneReader<Row extends ReadRow, At extends LaneRead> {
       const own = rowsOf.get(lane.lane) ?? []
       const isCut = this.#adapt(lane.lane, own.length, budgets[index]!, found.length)
       const isOld =
+        !at.here ||
         watermark.mustReread(snapshot) ||
         watermark.lowered !== view.lowered ||
         lane.watermark.lowered !== view.laneLowered

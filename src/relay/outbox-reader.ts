@@ -10,16 +10,17 @@ import { topicMatches } from '../message/message.ts'
 import { limits } from '../base/options.ts'
 import type { LaneRead } from '../database/sql/reading.ts'
 
-/** A message that the broker has taken, and the fence and the server of its lane when it was read. */
-export type Confirmed = Pick<HeadRow, 'lane' | 'seq' | 'id'> & Pick<Lane, 'fence' | 'server'>
+/** A message that the broker has taken, the fence of its lane when it was read, and on which server that was. */
+export type Confirmed = Pick<HeadRow, 'lane' | 'seq' | 'id'> &
+  Pick<Lane, 'fence'> & { readonly server: string }
 
 /** What one read has brought. */
 export interface OutboxBatch {
   readonly batch: readonly HeadRow[]
   /** The lanes that were read, under these fences. */
   readonly fences: ReadonlyMap<number, number>
-  /** And on which server. */
-  readonly servers: ReadonlyMap<number, string>
+  /** And on this server. */
+  readonly server: string
   /** Whether something of it was thrown away, and has to be read again. */
   readonly outdated: boolean
   /** Moves what was read of parked keys to where the others of their key wait. */
@@ -60,16 +61,14 @@ export class OutboxReader {
 
   /** Deletes what was confirmed, and reads on in the same round trip. */
   async read(lanes: readonly Lane[], all: readonly Confirmed[]): Promise<OutboxBatch> {
-    const { database } = this.#parts
-    const sentOn = all.at(-1)?.server ?? ''
-    const confirmed = all.filter(({ server }) => server === sentOn)
+    const { database, lanes: held } = this.#parts
+    const { server } = held
+    const confirmed = all.filter((each) => each.server === server)
     const confirmedOf = byLane(confirmed)
     // Of a lane that was lost and taken again nothing is deleted that was sent under the fence of before: passed over, it would
     // stand below the watermark for good.
-    const left = (held: Lane): number[] =>
-      held.server !== sentOn
-        ? []
-        : (confirmedOf.get(held.lane) ?? []).filter(({ fence }) => fence === held.fence).map(({ seq }) => seq)
+    const left = (lane: Lane): number[] =>
+      (confirmedOf.get(lane.lane) ?? []).filter(({ fence }) => fence === lane.fence).map(({ seq }) => seq)
     const confirmedLanes = [...new Map(confirmed.map(({ lane, fence }) => [lane, fence]))]
     const reading = await this.#reader.read(lanes, Infinity, (asked, mark) =>
       database.keep(this.#sql.step, {
@@ -83,7 +82,7 @@ export class OutboxReader {
         confirmed: asked.map(({ lane }) => left(lane)),
         heldLanes: confirmedLanes.map(([lane]) => lane),
         heldFences: confirmedLanes.map(([, fence]) => fence),
-        server: sentOn,
+        server,
         bytes: bytesMax,
       }),
     )
@@ -107,12 +106,11 @@ export class OutboxReader {
       }
     }
     const fences = new Map(lanes.map(({ lane, fence }) => [lane, fence]))
-    const servers = new Map(lanes.map(({ lane, server }) => [lane, server]))
     const advance = (unsettled: ReadonlySet<number>): void => {
       const first = Math.min(...unsettled)
       reading.advance(({ lane }) => Math.min(cut.get(lane) ?? Infinity, first - 1))
     }
-    return { batch, fences, servers, outdated: reading.outdated, follow: () => reading.follow(), advance }
+    return { batch, fences, server, outdated: reading.outdated, follow: () => reading.follow(), advance }
   }
 
   #isStrict(topic: string): boolean {

@@ -182,7 +182,7 @@ export class Pipeline {
       this.#confirmed.push({
         ...{ lane, seq, id },
         fence: heads.fences.get(lane)!,
-        server: heads.servers.get(lane)!,
+        server: heads.server,
       })
       unsettled.delete(row.seq)
       sent.push(row.id)

@@ -1,4 +1,4 @@
-import { begin, commit, serverIdentity } from './server.ts'
+import { begin, commit, isHere } from './server.ts'
 import { arrayText, bigints, int, ints, smallints, text, uuids } from './parameter.ts'
 import { fencedClaim, perSchema, prepared, quoted, type Place } from './statement.ts'
 
@@ -18,7 +18,7 @@ export interface Completed {
 export const completionSql = perSchema('completion', (s) => {
   // What was handled beside the database counts on the server on which it was claimed (`$server`) and on no other: one that was
   // restored from a dump has the claim as well, and not what its handler has written.
-  const fenced = `${fencedClaim(s)} and $server = (select ${serverIdentity(s)})`
+  const fenced = `${fencedClaim(s)} and ${isHere(s)}`
   return {
     complete: prepared(
       { consumer: text, lanes: smallints, seqs: bigints, fences: bigints, ids: uuids, server: text },

@@ -14,6 +14,7 @@ import {
   type Place,
 } from './statement.ts'
 import { op } from './qualified.ts'
+import { isHere } from './server.ts'
 import { allowed, crashes, over, times } from './quarantine.ts'
 
 /** A row of the inbox as a claim brings it. */
@@ -57,6 +58,7 @@ export const inboxSql = perSchema('inbox', (s) => {
     // `$gone`: workers known to be dead. `$dealt`: the parts of dead workers' rows that were dealt to this one. `$room`,
     // `$alone`: room for quarantined messages, and whether none is in flight. `$avoider` leaves what it failed with to
     // somebody else, for `$avoidMs`. `$onlyHeld`: take only what others have held, which stands first in its partition.
+    // `$server`: as for reads, see reading.ts.
     // A claim does not wait for the disk, so a crash of the server may take it back, and who claims next counts from
     // the same number. The fence therefore ends in the worker's id, which is never given out twice.
     claim: prepared(
@@ -75,6 +77,7 @@ export const inboxSql = perSchema('inbox', (s) => {
         avoidMs: float8,
         onlyHeld: boolean,
         bytes: bigint,
+        server: text,
       },
       `with locked as materialized (
         select i.*
@@ -91,7 +94,7 @@ export const inboxSql = perSchema('inbox', (s) => {
           limit $limit
           for no key update skip locked
         ) as i
-        where i.holder is not null or not $onlyHeld
+        where (i.holder is not null or not $onlyHeld) and ${isHere(s)}
         limit $limit
       ),
       ${over('locked', '$room')},

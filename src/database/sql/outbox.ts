@@ -2,7 +2,7 @@ import { fieldOf, narrowColumns, wideColumns, type ColumnName, type ColumnType }
 import { layout } from '../layout.ts'
 import { arrayOf, listed, publishedColumns, publishedOne, publishedSeveral } from './columns.ts'
 import { orderingLock, orderingLocks } from './ordering.ts'
-import { serverIdentity } from './server.ts'
+import { isHere } from './server.ts'
 import { waking } from './sleep.ts'
 import type { HeadRow, LaneRead, OrNot } from './reading.ts'
 import {
@@ -176,8 +176,8 @@ export const outboxSql = perSchema('outbox', (s) => {
     // assign an xid. `$confirmed` is what was confirmed of each of these lanes: only constants are looked up in a hash
     // table, so each row is compared with those of its lane and not with all. `$heldLanes` and `$heldFences` are the lanes
     // of what was confirmed, and the fences under which it was read: of a lane that somebody else has by now, nothing is
-    // deleted; nor on another server than that on which it was read (`$server`): one that was restored from a dump has the
-    // message as well, and what the broker has taken may have gone with the one before. What is beyond `$bytes` comes without its content: it is there, and read the next time.
+    // deleted. On another server than that on which the relay is registered (`$server`) nothing is deleted, nor read: one that was
+    // restored from a dump has the message as well, and what the broker has taken may have gone with the one before. What is beyond `$bytes` comes without its content: it is there, and read the next time.
     step: prepared(
       {
         goneLanes: smallints,
@@ -193,17 +193,19 @@ export const outboxSql = perSchema('outbox', (s) => {
         server: text,
         bytes: bigint,
       },
-      `with gone as (
+      `with there as materialized (select ${isHere(s)} as here),
+      gone as (
         delete from ${s}.outbox as o using unnest($goneLanes, $goneSeqs, $goneIds) as a(lane, seq, id)
         where o.lane = a.lane and o.seq = a.seq and o.id = a.id and a.lane = any (array(
           select l.lane from ${s}.lane as l join unnest($heldLanes, $heldFences) as n(lane, fence) using (lane, fence)
-          where l.consumer = '' and $server = (select ${serverIdentity(s)})))
+          where l.consumer = '' and (select here from there)))
       ),
       found as materialized (
         select head.*
         from (
           select l.lane, l.bound, l.budget, l.confirmed::bigint[] as confirmed
           from unnest($lanes, $bounds, $budgets, $confirmed) as l(lane, bound, budget, confirmed)
+          where (select here from there)
           offset 0
         ) as l
         cross join lateral (
@@ -215,9 +217,9 @@ export const outboxSql = perSchema('outbox', (s) => {
         ) as head
       ),
       ${bounded('found', '$bytes', '2147483647')}
-      select at.snapshot, at.xid, m.*
+      select at.*, m.*
       from (
-        select pg_current_snapshot()::text as snapshot,
+        select (select here from there) as here, pg_current_snapshot()::text as snapshot,
           case when $mark then pg_current_xact_id() end as xid
         offset 0
       ) as at

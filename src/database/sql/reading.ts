@@ -14,9 +14,12 @@ import {
   type Place,
 } from './statement.ts'
 import { allowed, crashes, over, times } from './quarantine.ts'
+import { isHere } from './server.ts'
 
 /** What a read says beside its rows. */
 export interface LaneRead {
+  /** Whether it has found the server that the worker means. On another one it reads nothing. */
+  readonly here: boolean
   readonly snapshot: string
   /** Assigned after that snapshot, if it was asked for. */
   readonly xid: number | null
@@ -55,6 +58,8 @@ export const readingSql = perSchema('reading', (s) => {
   // Writes down what is in flight of a lane before anything of it is handled, so that a successor knows what has been
   // attempted: all up to `reach`, and beyond it what was read past a hot key. A holder that has lost a lane reads nothing
   // from it.
+  // `$server`: where the worker is registered. A restart, a failover or a restore takes all leases from the worker, which knows
+  // that only at its next heartbeat: what it read until then, it would handle for nothing.
   // `$held`: what is in flight of each lane, and `$past` what of that is beyond the reach. `$mark`: whether to assign
   // an xid. `$room`, `$alone`: room for quarantined messages, and whether none is in flight. What is beyond `$bytes`
   // and `$limit` comes without its content: it is there, and read the next time.
@@ -63,13 +68,15 @@ export const readingSql = perSchema('reading', (s) => {
     reach: string,
     past: string,
     more = { column: '', parameter: '', name: '', told: '' },
-  ): string => `with found as materialized (
+  ): string => `with there as materialized (select ${isHere(s)} as here),
+      found as materialized (
         -- What is looked at more than once stands first, before what is wide.
         select l.fence, l.reach, l.past, head.*
         from (
           select l.lane, l.fence, l.bound, l.budget, l.reach, l.held::bigint[] as held, l.past::bigint[] as past${more.column}
           from unnest($lanes, $fences, $bounds, $budgets, $reaches, $held, $past${more.parameter})
             as l(lane, fence, bound, budget, reach, held, past${more.name})
+          where (select here from there)
           offset 0
         ) as l
         cross join lateral (
@@ -99,7 +106,7 @@ export const readingSql = perSchema('reading', (s) => {
       )
       select at.*, m.*
       from (
-        select pg_current_snapshot()::text as snapshot,
+        select (select here from there) as here, pg_current_snapshot()::text as snapshot,
           case when $mark then pg_current_xact_id() end as xid,
           exists (select from found as r where not ${allowed('r', '$alone')}) as left_out${more.told}
         offset 0
@@ -127,6 +134,7 @@ export const readingSql = perSchema('reading', (s) => {
     bytes: bigint,
     limit: int,
     past: numberLists,
+    server: text,
   }
 
   return {

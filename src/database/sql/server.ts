@@ -20,6 +20,8 @@ export const releaseSavepoint = 'release savepoint twinbox'
 export const serverIdentity = (s: string): string =>
   `(extract(epoch from pg_postmaster_start_time())::text || ' ' || '${s}.inbox'::regclass::oid::text || ' ' ||
     coalesce(${s}.incarnation()::text, ''))`
+/** Whether this is the server that a worker means: what was held, claimed or read on another one (`$server`) counts for nothing here. */
+export const isHere = (s: string): string => `$server = (select ${serverIdentity(s)})`
 /**
  * Which transaction this is: its id, the server's start and its own. An id alone is not enough to ask for its outcome
  * later: what a crash or a failover has swept away unwritten, its id included, is given out again.
