@@ -102,6 +102,9 @@ export function handlers(parts: {
     },
     [plain]: {
       transaction: false,
+      // Longer than the service is away, all attempts together: while little comes in, too few messages fail to open its circuit.
+      backoffMsMin: 500,
+      backoffMsMax: 10_000,
       handle: async (message, { attempt, fence, signal }) => {
         const worker = begin([message], attempt, fence)
         await call(signal)

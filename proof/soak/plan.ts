@@ -51,10 +51,7 @@ export interface Plan {
   readonly faults: readonly Fault[]
 }
 
-/**
- * How often each kind comes, in proportion. A third of all are deaths. A restore comes only where a schedule asks for it: no whole
- * run with some of them has been seen to the end yet.
- */
+/** How often each kind comes, in proportion. A third of all are deaths. */
 const weights: Record<Kind, number> = {
   kill: 32,
   massacre: 2,
@@ -80,7 +77,7 @@ const weights: Record<Kind, number> = {
   setBack: 3,
   truncate: 2,
   away: 4,
-  restore: 0,
+  restore: 3,
 }
 
 /** For how long, in milliseconds: shorter and longer than what a worker's silence is borne for. */
