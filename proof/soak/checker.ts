@@ -72,24 +72,31 @@ async function load(database: Database, client: pg.PoolClient, folder: string): 
   const sql = soakSql(database.schema)
   let attempts: [string[], string[], string[], string[], string[]] = [[], [], [], [], []]
   let reported: [ids: string[], ats: string[]] = [[], []]
+  let away: [processes: string[], ids: string[], attempts: string[], ats: string[]] = [[], [], [], []]
   const flush = async (): Promise<void> => {
     if (attempts[0].length > 0) await client.query(sql.attempts.text, attempts)
     if (reported[0].length > 0) await client.query(sql.reported.text, reported)
+    if (away[0].length > 0) await client.query(sql.away.text, away)
     attempts = [[], [], [], [], []]
     reported = [[], []]
+    away = [[], [], [], []]
   }
   // Those whose end is in no history died before it: their commit is open.
   const open = new Map<string, readonly [count: string, begun: string]>()
   const outcomes = ['ok', 'fail', 'info']
-  const wanted = ['publish', 'commit', 'handled', 'sequence_mended', 'restore', ...outcomes]
+  const wanted = ['publish', 'commit', 'handled', 'away', 'sequence_mended', 'restore', ...outcomes]
   const restores: { from: number; to: number }[] = []
   const mended: { at: number; box: string; to: number }[] = []
-  for await (const { fields } of readHistories(folder, (line) => wanted.includes(line.split('\t', 2)[1]!))) {
+  for await (const { by, fields } of readHistories(folder, (line) =>
+    wanted.includes(line.split('\t', 2)[1]!),
+  )) {
     const [at, word, first, second, third] = fields as [string, string, string, string, string]
     if (word === 'publish') open.set(first, ['0', third])
     else if (word === 'commit') open.set(first, [second, open.get(first)?.[1] ?? at])
     else if (word === 'sequence_mended') mended.push({ at: Number(at), box: first, to: Number(third) })
     else if (word === 'restore') restores.push({ from: Number(first), to: Number(second) })
+    else if (word === 'away')
+      for (const [index, value] of [by, first, second, at].entries()) away[index]!.push(value)
     else if (word === 'handled') {
       for (const id of second.split(',')) {
         reported[0].push(id)
@@ -99,7 +106,7 @@ async function load(database: Database, client: pg.PoolClient, folder: string): 
       open.delete(first)
       for (const [index, value] of [first, word, second, third, at].entries()) attempts[index]!.push(value)
     }
-    if (reported[0].length >= chunk || attempts[0].length >= chunk) await flush()
+    if ([reported, attempts, away].some(([column]) => column.length >= chunk)) await flush()
   }
   for (const [tx, [count, begun]] of open) {
     for (const [index, value] of [tx, 'info', count, begun, begun].entries()) attempts[index]!.push(value)

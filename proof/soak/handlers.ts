@@ -56,11 +56,12 @@ export function handlers(parts: {
     }
   }
 
-  const call = async (signal: AbortSignal): Promise<void> => {
+  const call = async (id: string, attempt: number, signal: AbortSignal): Promise<void> => {
     try {
       const { status } = await fetch(serviceUrl, { signal })
       if (status !== 204) throw new Error(`HTTP status ${status}`)
     } catch (error) {
+      history.note('away', id, attempt)
       throw new Error(awayText, { cause: error })
     }
   }
@@ -102,12 +103,9 @@ export function handlers(parts: {
     },
     [plain]: {
       transaction: false,
-      // Longer than the service is away, all attempts together: while little comes in, too few messages fail to open its circuit.
-      backoffMsMin: 500,
-      backoffMsMax: 10_000,
       handle: async (message, { attempt, fence, signal }) => {
         const worker = begin([message], attempt, fence)
-        await call(signal)
+        await call(message.id, attempt, signal)
         await misbehave(message.payload as Body, attempt, signal)
         await database.query(effect, values([message], attempt, fence, worker))
       },

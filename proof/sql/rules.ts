@@ -2,8 +2,9 @@ import { layout } from '../../src/database/layout.ts'
 import { refusalText } from '../stage/moody.ts'
 import { placesOf } from './places.ts'
 
-/** What a handler says of a service that is away. No message may die of it. */
+/** What a handler says of a service that is away. No message may die of it once the first attempts of so many have failed alike. */
 export const awayText = 'The service is away'
+const awayMax = 5
 
 /** What must not be. Each query brings the messages that break one rule, with what there is to say about it. */
 export function checks(s: string): Readonly<Record<CheckName, string>> {
@@ -113,7 +114,12 @@ export function checks(s: string): Readonly<Record<CheckName, string>> {
     attempts: `
         select id, attempt || ' attempts' as why from ${s}.soak_effect where attempt > $1::int
         union all
-        select id, 'died of the service being away: ' || reason from ${s}.dead_letter where reason like '%${awayText}%'
+        -- While next to nothing comes in, nobody can tell a service that is away from a bad message.
+        select d.id, 'died of the service being away: ' || d.reason from ${s}.dead_letter as d
+        join (select id, process, min(at) as first, max(at) as last from ${s}.soak_away group by id, process) as own using (id)
+        where d.reason like '%${awayText}%' and (
+          select count(distinct a.id) from ${s}.soak_away as a
+          where a.process = own.process and a.attempt = 1 and a.at between own.first and own.last - 1000000) >= ${awayMax}
         union all
         select id, count(*) || ' calls' from ${s}.soak_effect where plain group by id having count(*) > $1::int`,
 

@@ -101,6 +101,7 @@ export const soakSql = perSchema('soak', (s) => ({
     -- From the histories, when all is over.
     create unlogged table ${s}.soak_attempt (tx bigint, outcome text, count integer, begun bigint, ended bigint);
     create unlogged table ${s}.soak_reported (id uuid, at bigint);
+    create unlogged table ${s}.soak_away (process text, id uuid, attempt integer, at bigint);
 
     create function ${s}.soak_gone() returns trigger language plpgsql as $$
     begin
@@ -261,6 +262,10 @@ export const soakSql = perSchema('soak', (s) => ({
   reported: prepared(
     { ids: uuids, ats: bigints },
     `insert into ${s}.soak_reported select * from unnest($ids, $ats)`,
+  ),
+  away: prepared(
+    { processes: texts, ids: uuids, attempts: ints, ats: bigints },
+    `insert into ${s}.soak_away select * from unnest($processes, $ids, $attempts, $ats)`,
   ),
 
   // A restore takes back what was committed from a time to another one (`$from`, `$to`) of the monotonic clock. It may be there, if

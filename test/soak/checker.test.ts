@@ -33,7 +33,7 @@ afterAll(async () => {
 })
 
 const undo = `
-  drop table twinbox.soak_ledger, twinbox.soak_duplicate, twinbox.soak_effect, twinbox.soak_audit, twinbox.soak_fault, twinbox.soak_attempt,
+  drop table twinbox.soak_away, twinbox.soak_ledger, twinbox.soak_duplicate, twinbox.soak_effect, twinbox.soak_audit, twinbox.soak_fault, twinbox.soak_attempt,
     twinbox.soak_reported, twinbox.soak_place, twinbox.soak_back;
   drop function twinbox.soak_gone, twinbox.soak_taken, twinbox.soak_lane, twinbox.soak_placed cascade;
   truncate twinbox.seen, twinbox.dead_letter;
@@ -71,6 +71,8 @@ async function publish(n: number, told: Told = {}): Promise<void> {
   histories.push(`${begun}\tpublish\t${tx}\t1\t${begun}`, `${begun + 1}\tcommit\t${tx}\t1`)
   if (outcome !== 'none') histories.push(`${ended}\t${outcome}\t${tx}\t1\t${begun}`)
 }
+
+const awayAt = (n: number, at: number, attempt = 1): string => `${at}\taway\t${id(n)}\t${attempt}`
 
 interface Done {
   readonly key?: string | null
@@ -197,6 +199,21 @@ describe('the checker', () => {
     expect(await broken()).toEqual({})
   })
 
+  /** It did, while these failed in the same process at their first attempt. */
+  const dieOfService = async (others: readonly number[]): Promise<void> => {
+    await publish(2)
+    await tables.query(
+      `insert into twinbox.dead_letter (id, consumer, topic, attempt, reason, body) values ($1, 'soak', 't', 6, 'Error: ${awayText}', '')`,
+      [id(2)],
+    )
+    histories.push(...others.map((n) => awayAt(n, n * 1e6)), awayAt(2, 2e6, 3), awayAt(2, 20e6, 6))
+  }
+
+  test('finds nothing where a message died of a service that was away while too few failed to tell', async () => {
+    await dieOfService([3, 4, 5, 6])
+    expect(await broken()).toEqual({})
+  })
+
   /** Made by the nemesis: what was committed from then to then went with the server that was there. */
   const restore = (from: number, to: number): unknown => histories.push(`${to + 5}\trestore\t${from}\t${to}`)
   const commit = (tx: number, begun: number, ended: number): unknown =>
@@ -270,16 +287,7 @@ describe('the checker', () => {
           [id(1)],
         ),
     ],
-    'a message that died of a service that was away': [
-      { attempts: 1 },
-      async () => {
-        await publish(2)
-        await tables.query(
-          `insert into twinbox.dead_letter (id, consumer, topic, attempt, reason, body) values ($1, 'soak', 't', 6, 'Error: ${awayText}', '')`,
-          [id(2)],
-        )
-      },
-    ],
+    'a message that died of a service that was away': [{ attempts: 1 }, () => dieOfService([3, 4, 5, 6, 7])],
     'an order that was turned round between transactions': [
       { orderViolations: 1 },
       async () => {
