@@ -29,6 +29,8 @@ const probeMsMax = 60_000
 /** Of what pauses, so many messages at most wait in flight; what is too many waits elsewhere, for so long at least. */
 const heldMax = 5000
 const elsewhereMs = 30_000
+/** A few at most are quarantined, and each has the rest of its key wait as well: they look soon whether the pause has ended. */
+const quarantinedMs = 2000
 /** A topic is told by whoever publishes, and so may be their number. */
 const pilesMax = 1000
 
@@ -80,9 +82,10 @@ export class Circuits {
     claim.tries = false
     // As long as a quarantined message is in flight, others wait for it.
     if (claim.quarantined || this.waiting().total >= heldMax) {
+      const forMs = claim.quarantined ? quarantinedMs : elsewhereMs
       const report = (error: unknown): void =>
         this.#parts.emit({ type: 'trouble', error, doing: 'putting off' })
-      this.#parts.putOff(claim, elsewhereMs).catch(report)
+      this.#parts.putOff(claim, forMs).catch(report)
       return
     }
     this.#parts.inFlight.pause(claim)

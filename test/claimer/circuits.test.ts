@@ -228,3 +228,29 @@ test('a handler that does not end is told of, by an event and by the doctor', as
   await events.next('handled')
   await expect.poll(find).toEqual([])
 })
+
+test('what may have crashed a claimer waits elsewhere, and looks soon whether its topic goes on', async () => {
+  const service = (provider = await startProvider())
+  await deliver(['a', 'b', 'c', 'd', 'e', 'f'])
+  await start(() => fetch(service.url))
+  await events.next('circuit_opened')
+  await database.query(
+    `insert into twinbox.inbox (consumer, lane, id, topic, key, payload, attempt)
+    select $1, twinbox.lane_of('q'), gen_random_uuid(), 'order.placed', 'q', '{}', 1`,
+    [consumer],
+  )
+  // In milliseconds. Others of its key wait as long.
+  const waits = async (): Promise<number> =>
+    (
+      await database.query<{ ms: number }>(
+        `select coalesce(max(extract(epoch from until - since)), 0)::float8 * 1000 as ms
+        from twinbox.parked where consumer = $1 and key = 'q'`,
+        [consumer],
+      )
+    )[0]!.ms
+  await expect.poll(waits, { timeout: 20_000 }).toBeGreaterThan(0)
+  expect(await waits()).toBeLessThan(5000)
+  service.down = false
+  await passTime(600_000)
+  await expect.poll(left, { timeout: 20_000 }).toEqual({ inbox: 0, deferred: 0, parked: 0, dead: 0 })
+})
