@@ -6,7 +6,7 @@ type Parts = Pick<ClaimerContext, 'database' | 'consumer' | 'settings' | 'lanes'
 
 /** The worker that the history of what was handled names; null if none is kept. */
 export const historian = ({ settings, lanes }: Pick<Parts, 'settings' | 'lanes'>): number | null =>
-  settings.keepHandledMs > 0 ? lanes.workerId : null
+  settings.keepHandledMs > 0 ? lanes.membership.id : null
 
 /** The completion of claims as the end of their handler's transaction, all of them or none, which may begin the next one. */
 export function completionAndCommit(parts: Parts, claims: readonly Claim[], goOn: boolean): string {

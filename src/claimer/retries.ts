@@ -87,7 +87,7 @@ export class Retries {
       ...{ of: claim, record, retryInMs, attempt: claim.attempt },
     }))
     return this.#writeAll(failures, () =>
-      this.#settler.defer(failed, avoidLastHolder ? lanes.workerId : null),
+      this.#settler.defer(failed, avoidLastHolder ? lanes.membership.id : null),
     )
   }
 

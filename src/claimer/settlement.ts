@@ -92,7 +92,7 @@ export class Settlement {
     const { inFlight, lanes, emit, reread } = this.#parts
     const told = this.#parts.told(error, claim)
     const reason = describeError(told)
-    const record = errorRecord(told, claim.attempt, lanes.workerId)
+    const record = errorRecord(told, claim.attempt, lanes.membership.id)
     const retryInMs = verdictOn(claim.attempt, options, askedBy(error))
     inFlight.settle([claim])
     const stays = retryInMs !== null && this.#retries.stays(claim, retryInMs)

@@ -3,6 +3,7 @@ import { startLoop, type Loop, type LoopOptions } from '../base/loop.ts'
 import { asColumns, drain, toLane, type Lane, type LeftLane, type Taken } from './lane.ts'
 import type { LanesOptions } from './options.ts'
 import { findBelow, followLowered, lanesMaker, lowerWatermarks, startLookingBelow } from './repair.ts'
+import type { Membership } from '../membership/membership.ts'
 import { sureShare } from '../membership/watchdog.ts'
 
 const lookMs = 100
@@ -26,6 +27,7 @@ const writeMs = 1000
  */
 export class Lanes {
   readonly held = new Map<number, Lane>()
+  readonly membership: Membership
   readonly #options: LanesOptions
   readonly #sql: ReturnType<typeof laneSql>
   readonly #made: ReturnType<typeof lanesMaker>
@@ -39,6 +41,7 @@ export class Lanes {
 
   constructor(options: LanesOptions) {
     this.#options = options
+    this.membership = options.membership
     this.#sql = laneSql(options.database.schema)
     this.#made = lanesMaker(options)
   }
@@ -63,15 +66,6 @@ export class Lanes {
   /** By the monotonic clock, until when the leases are sure to run. */
   get sureUntil(): number {
     return this.held.size === 0 ? Infinity : this.#renewedAt + sureShare * this.#options.leaseMs
-  }
-
-  get workerId(): number | null {
-    return this.#options.membership.id
-  }
-
-  /** On which the lanes are held. */
-  get server(): string {
-    return this.#options.membership.server
   }
 
   /** The holder of a lane as it is now, or undefined if this fence is no longer ours. */

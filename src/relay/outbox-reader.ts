@@ -61,8 +61,8 @@ export class OutboxReader {
 
   /** Deletes what was confirmed, and reads on in the same round trip. */
   async read(lanes: readonly Lane[], all: readonly Confirmed[]): Promise<OutboxBatch> {
-    const { database, lanes: held } = this.#parts
-    const { server } = held
+    const { database } = this.#parts
+    const { server } = this.#parts.lanes.membership
     const confirmed = all.filter((each) => each.server === server)
     const confirmedOf = byLane(confirmed)
     // Of a lane that was lost and taken again nothing is deleted that was sent under the fence of before: passed over, it would

@@ -9,7 +9,7 @@ export interface SendingParts {
   readonly broker: Broker
   readonly telemetry: Telemetry | undefined
   readonly redact: Redact
-  readonly lanesOf: { readonly workerId: number | null }
+  readonly lanesOf: { readonly membership: { readonly id: number | null } }
 }
 
 /** Hands a batch to the broker, as one operation of each message's trace if anybody wants one. */
@@ -19,7 +19,7 @@ export async function sendAll(
   signal: AbortSignal,
 ): Promise<readonly SendOutcome[]> {
   const messages = batch.map(toOutgoing)
-  const operation = { name: 'send', system: broker.name, workerId: lanesOf.workerId } as const
+  const operation = { name: 'send', system: broker.name, workerId: lanesOf.membership.id } as const
   const trace = begin(telemetry, operation, () => messages.map(toTraced))
   if (trace === null) return broker.send(messages, { signal })
   const carrying = messages.map((message, index) => ({

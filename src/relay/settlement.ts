@@ -107,7 +107,7 @@ export class Settlement {
       error: told,
       attempt,
       reason: same?.reason ?? describeError(told),
-      record: same?.attempt === attempt ? same.record : errorRecord(told, attempt, lanesOf.workerId),
+      record: same?.attempt === attempt ? same.record : errorRecord(told, attempt, lanesOf.membership.id),
       retryInMs: verdictOn(attempt, settings, error.kind === 'poison' ? 'dead' : null),
     }
   }
