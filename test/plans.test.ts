@@ -144,9 +144,24 @@ function statements(
     of('claim of abandoned that were dealt out', inbox.claim, {
       ...{ ...claiming, server, gone: [7], dealt: each(5 * 256, 64), avoider: 1, onlyHeld: true },
     }),
+    of('claim behind a flood', inbox.claimOthers, {
+      ...{
+        ...claiming,
+        server,
+        gone: [],
+        dealt: [],
+        avoider: -1,
+        onlyHeld: false,
+        without: ['t'],
+        span: 1000,
+      },
+    }),
     of('read lanes', reading.read, { ...reads, held: inLane(first) }),
     of('read lanes past a key', reading.readPast, {
       ...{ ...reads, held: each([], 64), without: each(['k'], 64), look: 10 },
+    }),
+    of('read lanes behind a flood', reading.readOthers, {
+      ...{ ...reads, held: each([], 64), without: ['t'], span: 1000 },
     }),
     of('complete rows', completion.complete, { ...claims(partition), server }),
     of('complete in lanes', completion.complete, { ...claims(inLanes), server }),

@@ -81,6 +81,7 @@ describe('the glossary', () => {
       // Of one file or two, where their prologues say what they are.
       ...[
         'Failures',
+        'Flood',
         'HotKeys',
         'Intake',
         'Marks',
@@ -90,6 +91,7 @@ describe('the glossary', () => {
         'Stuck',
         'Watch',
         'Loops',
+        'Turns',
         'Registration',
         'Succession',
       ],

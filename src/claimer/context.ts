@@ -49,9 +49,10 @@ export interface Room {
   readonly rows: number
 }
 
-/** Null if enough is in flight. */
-export function roomOf({ inFlight, settings, circuits }: ClaimerContext): Room | null {
-  const rows = settings.batchSize * 2 - (inFlight.size - circuits.waiting().total)
-  const bytes = Math.min(inFlightBytesMax - inFlight.bytes, limits.batchBytes)
+/** Null if enough is in flight. Behind a flood there is a quarter more, for other topics. */
+export function roomOf({ inFlight, settings, circuits }: ClaimerContext, behindFlood = false): Room | null {
+  const share = behindFlood ? 1.25 : 1
+  const rows = Math.ceil(settings.batchSize * 2 * share) - (inFlight.size - circuits.waiting().total)
+  const bytes = Math.min(inFlightBytesMax * share - inFlight.bytes, limits.batchBytes)
   return rows <= 0 || bytes <= 0 ? null : { rows, bytes }
 }

@@ -2,6 +2,7 @@ import { defectOf } from '../base/state.ts'
 import type { TwinboxError } from '../base/errors.ts'
 import { claimMoves, queueOf, type Claim, type ClaimState } from './claim.ts'
 import type { Quarantine } from './quarantine.ts'
+import { Turns } from './turns.ts'
 
 /** The messages of one key, in order. The first may be handled if it is waiting, and nothing behind it before it is gone. */
 interface KeyQueue {
@@ -12,15 +13,16 @@ interface KeyQueue {
 
 /**
  * What a claimer has in flight: claimed and not settled. It alone changes the state of a claim, see `ClaimState`, and
- * so knows which message may be handled next: any without a key, and the first of each key, if it is waiting.
+ * so knows which message may be handled next: any without a key, and the first of each key, if it is waiting. Topics take
+ * turns: one with 1,000 messages in flight keeps another one waiting for one handler, and not for all of its own.
  */
 export class InFlight {
   size = 0
   bytes = 0
   readonly #quarantine: Quarantine
-  readonly #free: Claim[] = []
+  readonly #free = new Turns<Claim>()
   readonly #keys = new Map<string, KeyQueue>()
-  readonly #ready: KeyQueue[] = []
+  readonly #ready = new Turns<KeyQueue>()
   readonly #lanes = new Map<number, Map<number, Claim>>()
   /** How many were read past a hot key, by lane. */
   readonly #past = new Map<number, number>()
@@ -35,7 +37,7 @@ export class InFlight {
 
   /** How many without a key wait to be handled. */
   get waitingRows(): number {
-    return this.#free.length
+    return this.#free.size
   }
 
   countOf(lane: number): number {
@@ -81,8 +83,8 @@ export class InFlight {
     if (claim.past) this.#past.set(claim.lane, (this.#past.get(claim.lane) ?? 0) + 1)
     if (!claim.keyed) {
       // The next quarantined messages are claimed only when these are settled.
-      if (claim.quarantined) this.#free.unshift(claim)
-      else this.#free.push(claim)
+      if (claim.quarantined) this.#free.unshift(claim.topic, claim)
+      else this.#free.push(claim.topic, claim)
       return
     }
     const id = queueOf(claim)
@@ -104,7 +106,7 @@ export class InFlight {
 
   /** Whether there is likely to be another one to handle as soon as these are done. */
   hasNext(running: readonly Claim[]): boolean {
-    if (this.#free.length > 0 || this.#ready.length > 0) return true
+    if (this.#free.size > 0 || this.#ready.size > 0) return true
     return running.some((claim) => {
       const last = claim.keyed ? this.#keys.get(queueOf(claim))?.claims.at(-1) : undefined
       return last !== undefined && !running.includes(last)
@@ -126,22 +128,13 @@ export class InFlight {
     }
     if (first.keyed) {
       take(this.#keys.get(queueOf(first))!, 1)
-      for (const queue of this.#ready) {
+      for (const queue of this.#ready.of(first.topic)) {
         if (more.length >= limit) break
         take(queue, 0)
       }
       return more
     }
-    for (let index = 0; index < this.#free.length && more.length < limit;) {
-      const claim = this.#free[index]!
-      if (!joins(claim)) {
-        index++
-        continue
-      }
-      this.#free.splice(index, 1)
-      if (this.#move(claim, 'handling')) more.push(claim)
-    }
-    return more
+    return this.#free.take(first.topic, limit, mayJoin).filter((claim) => this.#move(claim, 'handling'))
   }
 
   /** What becomes of them is about to be written down. */
@@ -163,7 +156,7 @@ export class InFlight {
   proceed(claim: Claim): void {
     if (!this.#move(claim, 'waiting')) return
     if (claim.keyed) this.#makeReady(this.#keys.get(queueOf(claim))!)
-    else this.#free.push(claim)
+    else this.#free.push(claim.topic, claim)
   }
 
   /** Whether none of its key is before it. */
@@ -181,7 +174,7 @@ export class InFlight {
     if (claim.quarantined) this.#quarantine.remove()
     if (claim.past) this.#past.set(claim.lane, this.#past.get(claim.lane)! - 1)
     if (!claim.keyed) {
-      if (before === 'waiting') this.#free.splice(this.#free.indexOf(claim), 1)
+      if (before === 'waiting') this.#free.remove(claim.topic, claim)
       return
     }
     const id = queueOf(claim)
@@ -201,6 +194,13 @@ export class InFlight {
   /** All that is in flight of a key, in order. */
   ofKey(claim: Claim): readonly Claim[] {
     return [...(this.#keys.get(queueOf(claim))?.claims ?? [])]
+  }
+
+  /** How many of each topic. */
+  topics(): ReadonlyMap<string, number> {
+    const counts = new Map<string, number>()
+    for (const { topic } of this.all()) counts.set(topic, (counts.get(topic) ?? 0) + 1)
+    return counts
   }
 
   countOfKey(claim: Claim): number {
@@ -229,7 +229,7 @@ export class InFlight {
   #makeReady(queue: KeyQueue): void {
     if (queue.queued || queue.claims[0]!.state !== 'waiting') return
     queue.queued = true
-    this.#ready.push(queue)
+    this.#ready.push(queue.claims[0]!.topic, queue)
   }
 
   #nextRow(): Claim | null {

@@ -1,12 +1,15 @@
+import { inboxSql } from '../database/sql/inbox.ts'
 import { readingSql, type KeyedRead, type KeyedRow, type OrNot } from '../database/sql/reading.ts'
 import type { Parameters } from '../database/sql/parameter.ts'
 import { isKeyed } from '../database/layout.ts'
 import type { Given, Statement } from '../database/sql/statement.ts'
 import { Polling } from '../membership/polling.ts'
 import type { Lane } from '../lanes/lane.ts'
-import { LaneReader, type Asked, type Reading } from '../lanes/reader.ts'
+import { LaneReader, type Reading } from '../lanes/reader.ts'
+import { askingOf } from './asking.ts'
 import { roomOf, type ClaimerContext, type Room } from './context.ts'
 import { Claim } from './claim.ts'
+import { Flood } from './flood.ts'
 import { HotKeys } from './hot.ts'
 import type { Unhandled } from './unhandled.ts'
 
@@ -36,6 +39,8 @@ export class KeyedClaims {
   readonly #reader: LaneReader<KeyedRow, KeyedRead>
   readonly #hot: HotKeys
   readonly #pastReader: LaneReader<KeyedRow, KeyedRead>
+  readonly #flood: Flood
+  readonly #othersReader: LaneReader<KeyedRow, KeyedRead>
   /** Whether something was left that there was no room for. */
   #left = false
   readonly #polling: Polling
@@ -53,6 +58,8 @@ export class KeyedClaims {
     this.#hot = new HotKeys(inFlight, (claim) => context.circuits.pauses(claim))
     const max = Math.max(budgetMin, Math.ceil(settings.batchSize / lanesMin))
     this.#reader = new LaneReader({ ...context, budget: { min: budgetMin, max } })
+    this.#flood = new Flood(context)
+    this.#othersReader = new LaneReader({ ...context, budget: { min: budgetMin, max: budgetMin } })
     this.#pastReader = new LaneReader({
       ...context,
       // At least as many as stay in flight: a read that finds nothing among what is of hot keys makes the budget no
@@ -75,6 +82,7 @@ export class KeyedClaims {
   forget(): void {
     this.#reader.forget()
     this.#pastReader.forget()
+    this.#othersReader.forget()
   }
 
   /** Lanes are ours now. What their last holder had in flight when it died has been attempted once more. */
@@ -82,7 +90,7 @@ export class KeyedClaims {
     const { database, consumer, parking } = this.#context
     const abandoned = lanes.filter((lane) => lane.abandoned)
     if (abandoned.length > 0) {
-      await database.keep(this.#sql.charge, {
+      await database.keep(inboxSql(database.schema).charge, {
         consumer,
         lanes: abandoned.map(({ lane }) => lane),
         fences: abandoned.map(({ fence }) => fence),
@@ -118,14 +126,41 @@ export class KeyedClaims {
     const low = able.filter(({ lane }) => this.#isLow(lane))
     const room = roomOf(this.#context)
     this.#left = low.length > 0 && room === null
-    if (room === null) return settings.pollMsMax
-    const pauseMs = low.length === 0 ? settings.pollMsMax : await this.#readInOrder(low, room)
-    return Math.min(pauseMs, await this.#readPast(able.filter((lane) => !low.includes(lane))))
+    let pauseMs = settings.pollMsMax
+    if (room !== null) {
+      if (low.length > 0) pauseMs = await this.#readInOrder(low, room)
+      pauseMs = Math.min(pauseMs, await this.#readPast(able.filter((lane) => !low.includes(lane))))
+    }
+    const behind = able.filter(
+      ({ lane }) => room === null || this.#reader.hasMore(lane) || !this.#isLow(lane),
+    )
+    await this.#flood.look(
+      behind.map(({ lane }) => lane),
+      (without, due, span) =>
+        this.#readOthers(
+          behind.filter(({ lane }) => due.has(lane)),
+          without,
+          span,
+        ),
+    )
+    return pauseMs
+  }
+
+  /** Reads what stands behind a flood. Before it there is the flood, so nothing is known of where reads may start. */
+  async #readOthers(behind: readonly Lane[], without: readonly string[], span: number): Promise<boolean> {
+    const room = roomOf(this.#context, true)
+    if (room === null) return false
+    const reading = await this.#othersReader.read(behind, room.rows, (asked, mark) =>
+      this.#keep(this.#sql.readOthers, { ...askingOf(this.#context, asked, mark, room), without, span }),
+    )
+    this.#takeInFlight(reading.rows, true)
+    await reading.follow()
+    return reading.found
   }
 
   async #readInOrder(low: readonly Lane[], room: Room): Promise<number> {
     const reading = await this.#reader.read(low, room.rows, (asked, mark) =>
-      this.#keep(this.#sql.read, this.#asking(asked, mark, room)),
+      this.#keep(this.#sql.read, askingOf(this.#context, asked, mark, room)),
     )
     this.#left = reading.beyond
     this.#takeInFlight(reading.rows, false)
@@ -152,7 +187,7 @@ export class KeyedClaims {
     const most = Math.ceil(pastMax / Math.max(1, lanes.filter(({ lane }) => !this.#seen.has(lane)).length))
     const reading = await this.#pastReader.read(lanes, room.rows, (asked, mark) =>
       this.#keep(this.#sql.readPast, {
-        ...this.#asking(asked, mark, room),
+        ...askingOf(this.#context, asked, mark, room),
         without: asked.map(({ lane }) => this.#hot.keysOf(lane)),
         look: most,
       }),
@@ -180,34 +215,6 @@ export class KeyedClaims {
     const rows = await database.keep(statement, ...given)
     await failpoint('claimer.after_claim')
     return rows
-  }
-
-  /** What every read of lanes is given. */
-  #asking(asked: readonly Asked[], mark: boolean, room: Room) {
-    const { consumer, inFlight, quarantine, membership } = this.#context
-    return {
-      consumer,
-      server: membership.server,
-      lanes: asked.map(({ lane }) => lane.lane),
-      fences: asked.map(({ lane }) => lane.fence),
-      bounds: asked.map(({ bound }) => bound),
-      budgets: asked.map(({ budget }) => budget),
-      reaches: asked.map(({ lane }) => inFlight.highest(lane.lane)),
-      held: asked.map(({ lane, bound }) => [...inFlight.seqsOf(lane.lane)].filter((seq) => seq > bound)),
-      mark,
-      room: quarantine.room,
-      alone: quarantine.inFlight === 0,
-      bytes: room.bytes,
-      limit: room.rows,
-      past: asked.map(({ lane }) => this.#pastSeqs(lane.lane)),
-    }
-  }
-
-  /** What is in flight of a lane beyond where it is read in order, null if nothing is. */
-  #pastSeqs(lane: number): readonly number[] | null {
-    const { inFlight } = this.#context
-    if (inFlight.countInOrder(lane) === inFlight.countOf(lane)) return null
-    return [...inFlight.all(lane)].flatMap(({ past, seq }) => (past ? seq : []))
   }
 
   #takeInFlight(rows: readonly KeyedRow[], past: boolean): void {

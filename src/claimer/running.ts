@@ -96,7 +96,7 @@ export class RunningClaimer implements Holder, LaneHolder {
       handlerOf: parts.handlerOf,
       unhandled: this.#unhandled,
       onDone: (claims) => this.#loops.fetchMore(claims),
-      release: (claims) => this.#unkeyed.release(claims),
+      release: (claims) => this.#unkeyed.leases.release(claims),
     })
     this.#loops = new Loops(context, {
       ...{ keyed: this.#keyed, unkeyed: this.#unkeyed, unhandled: this.#unhandled },
@@ -113,7 +113,7 @@ export class RunningClaimer implements Holder, LaneHolder {
   }
 
   get sureUntil(): number {
-    return Math.min(this.#lanes.sureUntil, this.#unkeyed.sureUntil)
+    return Math.min(this.#lanes.sureUntil, this.#unkeyed.leases.sureUntil)
   }
 
   get highest(): number {
@@ -154,7 +154,7 @@ export class RunningClaimer implements Holder, LaneHolder {
   }
 
   async onReturn(formerId: number): Promise<void> {
-    await this.#unkeyed.release(this.#left)
+    await this.#unkeyed.leases.release(this.#left)
     await this.#lanes.giveBack(formerId)
     this.#left = []
   }
@@ -199,7 +199,7 @@ export class RunningClaimer implements Holder, LaneHolder {
     }
     const left = [...this.#inFlight.all()]
     const report = (doing: string) => (error: unknown) => this.#emit({ type: 'trouble', error, doing })
-    await this.#unkeyed.release(left.filter(({ keyed }) => !keyed)).catch(report('giving rows back'))
+    await this.#unkeyed.leases.release(left.filter(({ keyed }) => !keyed)).catch(report('giving rows back'))
     // The claims are kept until then: a lane's watermark may not be written down above what is in flight of it.
     await this.#lanes.stop().catch(report('giving lanes back'))
     for (const claim of left) this.#inFlight.remove(claim)
@@ -213,7 +213,7 @@ export class RunningClaimer implements Holder, LaneHolder {
     report('handling')(defect)
     const lane = claim.keyed ? this.#lanes.held.get(claim.lane) : undefined
     if (lane !== undefined) this.#lanes.giveUp(lane, defect.message).catch(report('giving lanes back'))
-    else if (!claim.keyed) this.#unkeyed.release([claim]).catch(report('giving rows back'))
+    else if (!claim.keyed) this.#unkeyed.leases.release([claim]).catch(report('giving rows back'))
     if (this.#inFlight.has(claim)) this.#lose([claim], defect.message)
   }
 

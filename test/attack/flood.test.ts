@@ -10,7 +10,7 @@ beforeAll(async () => {
 })
 afterAll(() => database.drop())
 
-// Within one consumer whoever comes first is handled first, and a flood is waited for: docs/trust.md has the figures.
+// What a flood costs other topics of its own consumer stands in test/claimer/flood.test.ts.
 test('a flood whose handlers hang keeps no message of another consumer waiting, in the same process', async () => {
   const { url } = database
   const broker = postgres({ database: url })

@@ -1,6 +1,6 @@
 import { beforeEach, expect, test, vi } from 'vitest'
 import { Database } from '../../src/database/database.ts'
-import { readingSql } from '../../src/database/sql/reading.ts'
+import { inboxSql } from '../../src/database/sql/inbox.ts'
 import { RetryLaterError, type ClaimerOptions, type Message, type Worker } from '../../src/index.ts'
 import {
   claimers,
@@ -158,7 +158,7 @@ test('a death charges what was in flight, and nothing of the backlog between', a
     [consumer],
   )
   for (let death = 0; death < 2; death++) {
-    await inbox.keep(readingSql('twinbox').charge, {
+    await inbox.keep(inboxSql('twinbox').charge, {
       consumer,
       lanes: lanes.map(({ lane }) => lane),
       fences: lanes.map(({ fence }) => fence),

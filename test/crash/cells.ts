@@ -236,7 +236,7 @@ const claimer: Cell[] = [
   ),
   ...each(
     'claimer',
-    ['after lane.take', 'before reading.charge', 'after reading.charge', 'before parking.parkedKeys'],
+    ['after lane.take', 'before inbox.charge', 'after inbox.charge', 'before parking.parkedKeys'],
     {
       given: 'inherited',
       attempt: 2,

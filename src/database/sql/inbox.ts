@@ -1,6 +1,18 @@
 import type { MessageRow } from '../../message/row.ts'
 import { layout } from '../layout.ts'
-import { bigint, bigints, boolean, float8, int, ints, jsonbs, smallints, text, uuids } from './parameter.ts'
+import {
+  bigint,
+  bigints,
+  boolean,
+  float8,
+  int,
+  ints,
+  jsonbs,
+  smallints,
+  text,
+  texts,
+  uuids,
+} from './parameter.ts'
 import {
   bounded,
   fencedClaim,
@@ -52,65 +64,103 @@ export const inboxSql = perSchema('inbox', (s) => {
   // Of a partition, from a bound on, or from its watermark if that is higher: below it nothing lives.
   const inPartition = `i.consumer = $consumer and i.lane = partition.lane and i.seq > greatest(partition.bound, (
               select l.watermark from ${s}.lane as l where l.consumer = $consumer and l.lane = partition.lane))`
-  return {
-    // A claim of rows: the first that nobody holds, of the first partition that has any. MATERIALIZED, since a nested
-    // loop would otherwise evaluate the limited subquery again and claim more than its limit.
-    // `$gone`: workers known to be dead. `$dealt`: the parts of dead workers' rows that were dealt to this one. `$room`,
-    // `$alone`: room for quarantined messages, and whether none is in flight. `$avoider` leaves what it failed with to
-    // somebody else, for `$avoidMs`. `$onlyHeld`: take only what others have held, which stands first in its partition.
-    // `$server`: as for reads, see reading.ts.
-    // A claim does not wait for the disk, so a crash of the server may take it back, and who claims next counts from
-    // the same number. The fence therefore ends in the worker's id, which is never given out twice.
-    claim: prepared(
-      {
-        consumer: text,
-        partitions: smallints,
-        bounds: bigints,
-        limit: int,
-        worker: int,
-        leaseMs: float8,
-        gone: ints,
-        room: int,
-        alone: boolean,
-        dealt: bigints,
-        avoider: int,
-        avoidMs: float8,
-        onlyHeld: boolean,
-        bytes: bigint,
-        server: text,
-      },
-      `with locked as materialized (
-        select i.*
-        from unnest($partitions, $bounds) as partition(lane, bound)
-        cross join lateral (
-          select i.lane, i.seq, i.holder, i.size, ${crashes} as crashes
-          from ${s}.inbox as i
-          where ${inPartition}
-            and (i.lease_until <= clock_timestamp() or i.holder = any ($gone)
-              or i.holder::bigint * ${layout.perWorker} + i.seq % ${layout.rowParts} = any ($dealt))
-            and (coalesce(i.avoid, 0) <> $avoider
-              or i.lease_until <= clock_timestamp() - $avoidMs * interval '1 millisecond')
-          order by i.seq
-          limit $limit
-          for no key update skip locked
-        ) as i
-        where (i.holder is not null or not $onlyHeld) and ${isHere(s)}
+  const claims = {
+    consumer: text,
+    partitions: smallints,
+    bounds: bigints,
+    limit: int,
+    worker: int,
+    leaseMs: float8,
+    gone: ints,
+    room: int,
+    alone: boolean,
+    dealt: bigints,
+    avoider: int,
+    avoidMs: float8,
+    onlyHeld: boolean,
+    bytes: bigint,
+    server: text,
+  }
+  // A claim of rows: the first that nobody holds, of the first partition that has any. MATERIALIZED, since a nested
+  // loop would otherwise evaluate the limited subquery again and claim more than its limit.
+  // `$gone`: workers known to be dead. `$dealt`: the parts of dead workers' rows that were dealt to this one. `$room`,
+  // `$alone`: room for quarantined messages, and whether none is in flight. `$avoider` leaves what it failed with to
+  // somebody else, for `$avoidMs`. `$onlyHeld`: take only what others have held, which stands first in its partition.
+  // `$server`: as for reads, see reading.ts.
+  // A claim does not wait for the disk, so a crash of the server may take it back, and who claims next counts from
+  // the same number. The fence therefore ends in the worker's id, which is never given out twice.
+  const claim = (only = ''): string =>
+    `with locked as materialized (
+      select i.*
+      from unnest($partitions, $bounds) as partition(lane, bound)
+      cross join lateral (
+        select i.lane, i.seq, i.holder, i.size, ${crashes} as crashes
+        from ${s}.inbox as i
+        where ${inPartition}
+          ${only}and (i.lease_until <= clock_timestamp() or i.holder = any ($gone)
+            or i.holder::bigint * ${layout.perWorker} + i.seq % ${layout.rowParts} = any ($dealt))
+          and (coalesce(i.avoid, 0) <> $avoider
+            or i.lease_until <= clock_timestamp() - $avoidMs * interval '1 millisecond')
+        order by i.seq
         limit $limit
-      ),
-      ${over('locked', '$room')},
-      ${bounded('locked', '$bytes', '$limit')},
-      c as materialized (
-        select r.* from locked as r where ${allowed('r', '$alone')} and ${fits('r')}
-      )
-      update ${s}.inbox as i set
-        holder = $worker, lease_until = clock_timestamp() + $leaseMs * interval '1 millisecond',
-        fence = (((i.fence >> 31) + 1) << 31) | $worker, attempt = i.attempt + 1
-      from c
-      where i.consumer = ${joinedBy('c', '$consumer')} and i.lane = c.lane and i.seq = c.seq
-      returning ${claimed}, i.fence, c.crashes, c.holder as previous,
-        case when i.seq = (select min(seq) from c) then pg_current_xact_id() end as xid,
-        case when i.seq = (select min(seq) from c) then pg_current_snapshot()::text end as snapshot`,
+        for no key update skip locked
+      ) as i
+      where (i.holder is not null or not $onlyHeld) and ${isHere(s)}
+      limit $limit
+    ),
+    ${over('locked', '$room')},
+    ${bounded('locked', '$bytes', '$limit')},
+    c as materialized (
+      select r.* from locked as r where ${allowed('r', '$alone')} and ${fits('r')}
+    )
+    update ${s}.inbox as i set
+      holder = $worker, lease_until = clock_timestamp() + $leaseMs * interval '1 millisecond',
+      fence = (((i.fence >> 31) + 1) << 31) | $worker, attempt = i.attempt + 1
+    from c
+    where i.consumer = ${joinedBy('c', '$consumer')} and i.lane = c.lane and i.seq = c.seq
+    returning ${claimed}, i.fence, c.crashes, c.holder as previous,
+      case when i.seq = (select min(seq) from c) then pg_current_xact_id() end as xid,
+      case when i.seq = (select min(seq) from c) then pg_current_snapshot()::text end as snapshot`
+  return {
+    claim: prepared(claims, claim()).gives<PartitionedRow>(),
+
+    // A claim behind a flood: of other topics, in the next `$span` seqs.
+    claimOthers: prepared(
+      { ...claims, without: texts, span: bigint },
+      claim('and i.topic <> all ($without) and i.seq <= partition.bound + $span '),
     ).gives<PartitionedRow>(),
+
+    // The messages that a dead holder had in flight have been attempted once more. That is said once, whoever dies
+    // next. One that is locked is not waited for: a frozen process may have completed it, and not said COMMIT; all the
+    // others of the lane would wait as well.
+    charge: prepared(
+      { consumer: text, lanes: smallints, fences: bigints, watermarks: bigints },
+      `with l as materialized (
+          select l.lane, l.reach, l.past, n.watermark
+          from ${s}.lane as l join unnest($lanes, $fences, $watermarks) as n(lane, fence, watermark) using (lane, fence)
+          where l.consumer = $consumer and (l.reach > 0 or l.past is not null)
+          order by l.lane
+          for no key update of l
+        ),
+        charged as (
+          update ${s}.lane as c set reach = 0, past = null from l where c.consumer = $consumer and c.lane = l.lane
+        )
+        update ${s}.inbox as i set attempt = i.attempt + 1
+        from l cross join lateral (
+          select seq from (
+            select h.seq from ${s}.inbox as h
+            where h.consumer = $consumer and h.lane = l.lane and h.seq > l.watermark and h.seq <= l.reach
+            for no key update skip locked
+          ) as h
+          union all
+          select seq from (
+            select h.seq from ${s}.inbox as h
+            where h.consumer = $consumer and h.lane = l.lane and h.seq > l.reach and h.seq = any (l.past)
+            for no key update skip locked
+          ) as h
+        ) as h
+        where i.consumer = ${joinedBy('h', '$consumer')} and i.lane = l.lane and i.seq = h.seq`,
+    ),
 
     // Extends the leases of the rows that are still in flight.
     renew: prepared(

@@ -1,11 +1,21 @@
 import { narrowColumns, wideColumns, type MessageRow } from '../../message/row.ts'
 import type { ClaimedRow } from './inbox.ts'
-import { bigint, bigints, boolean, int, ints, numberLists, smallints, text, textLists } from './parameter.ts'
+import {
+  bigint,
+  bigints,
+  boolean,
+  int,
+  ints,
+  numberLists,
+  smallints,
+  text,
+  textLists,
+  texts,
+} from './parameter.ts'
 import {
   bounded,
   columns,
   fits,
-  joinedBy,
   messageColumns,
   onlyIf,
   perSchema,
@@ -185,36 +195,35 @@ export const readingSql = perSchema('reading', (s) => {
       ),
     ).gives<OrNot<KeyedRow, KeyedRead>>(),
 
-    // The messages that a dead holder had in flight have been attempted once more. That is said once, whoever dies
-    // next. One that is locked is not waited for: a frozen process may have completed it, and not said COMMIT; all the
-    // others of the lane would wait as well.
-    charge: prepared(
-      { consumer: text, lanes: smallints, fences: bigints, watermarks: bigints },
-      `with l as materialized (
-          select l.lane, l.reach, l.past, n.watermark
-          from ${s}.lane as l join unnest($lanes, $fences, $watermarks) as n(lane, fence, watermark) using (lane, fence)
-          where l.consumer = $consumer and (l.reach > 0 or l.past is not null)
-          order by l.lane
-          for no key update of l
-        ),
-        charged as (
-          update ${s}.lane as c set reach = 0, past = null from l where c.consumer = $consumer and c.lane = l.lane
-        )
-        update ${s}.inbox as i set attempt = i.attempt + 1
-        from l cross join lateral (
-          select seq from (
-            select h.seq from ${s}.inbox as h
-            where h.consumer = $consumer and h.lane = l.lane and h.seq > l.watermark and h.seq <= l.reach
-            for no key update skip locked
-          ) as h
-          union all
-          select seq from (
-            select h.seq from ${s}.inbox as h
-            where h.consumer = $consumer and h.lane = l.lane and h.seq > l.reach and h.seq = any (l.past)
-            for no key update skip locked
-          ) as h
-        ) as h
-        where i.consumer = ${joinedBy('h', '$consumer')} and i.lane = l.lane and i.seq = h.seq`,
-    ),
+    // A read behind a flood: what topics other than `$without` have in the next `$span` seqs. Of each key only the first
+    // that is not in flight, and only if it is none of the flood's: nothing goes before what stands before it in its key.
+    readOthers: prepared(
+      { ...asked, without: texts, span: bigint },
+      read(
+        `select ${head}
+          from (
+            with other as materialized (
+              select i.seq, i.key from ${s}.inbox as i
+              where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound and i.seq <= l.bound + $span
+                and i.topic <> all ($without) and i.seq <> all (l.held)
+              order by i.seq limit 500
+            )
+            select min(i.seq) as seq from ${s}.inbox as i
+            where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound
+              and i.seq <= (select max(other.seq) from other)
+              and i.key = any (array(select other.key from other)) and i.seq <> all (l.held)
+            group by i.key
+          ) as first
+          -- Each looked up by its place: of many at once, all of the lane would be gone through.
+          cross join lateral (
+            select * from ${s}.inbox as i where i.consumer = $consumer and i.lane = l.lane and i.seq = first.seq offset 0
+          ) as i
+          where i.topic <> all ($without)
+          order by i.seq
+          limit l.budget`,
+        'h.reach',
+        'h.past || h.seqs',
+      ),
+    ).gives<OrNot<KeyedRow, KeyedRead>>(),
   }
 })
