@@ -1,10 +1,9 @@
 import { CompressionTypes, type Message } from 'kafkajs'
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { createReceiver, type Worker } from '../../src/index.ts'
-import { useFixture } from '../brokers/kafka/fixture.ts'
+import { expect, test } from 'vitest'
+import { createReceiver } from '../../src/index.ts'
+import { useFixture, useReceiver } from '../brokers/kafka/fixture.ts'
 import { recordEvents, type Recorder } from '../support/events.ts'
 import type { KafkaSource } from '../support/kafka.ts'
-import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { describeWith } from '../support/require.ts'
 import { kafka } from '../support/servers/kafka.ts'
 import { shared } from '../support/shared.ts'
@@ -19,24 +18,12 @@ describeWith('kafka', await shared(kafka), 'who may write to a topic', ({ broker
     }),
   }
   const { make, admin, producer, transactional, createTopic } = useFixture(source)
-  let database: TestDatabase
+  const receiving = useReceiver()
   let events: Recorder
-  let receiver: Worker | null = null
-  beforeAll(async () => {
-    database = await createTestDatabase()
-  })
-  afterEach(async () => {
-    await receiver?.stop()
-    receiver = null
-  })
-  afterAll(() => database.drop())
 
-  /** Each topic has a consumer of its name. */
-  async function receive(topic: string): Promise<void> {
+  function receive(topic: string): Promise<void> {
     events = recordEvents()
-    const options = { database: database.url, broker: make(), consumer: topic, topics: [topic] }
-    receiver = createReceiver({ ...options, onEvent: events.onEvent })
-    await receiver.start()
+    return receiving.receive(topic, make(), events.onEvent)
   }
 
   interface Row {
@@ -49,7 +36,7 @@ describeWith('kafka', await shared(kafka), 'who may write to a topic', ({ broker
   }
 
   const rows = (topic: string): Promise<Row[]> =>
-    database.query<Row>(
+    receiving.database().query<Row>(
       `select seq, key, headers, coalesce(payload::text, encode(body, 'escape')) as text, length(body) as size, published_at, null as reason
       from twinbox.inbox where consumer = $1
       union all select seq, key, headers, coalesce(payload::text, encode(body, 'escape')), length(body), published_at, reason
@@ -139,7 +126,7 @@ describeWith('kafka', await shared(kafka), 'who may write to a topic', ({ broker
     [' ', /topic/],
     ['#.#.\n', /topic/],
   ])('a pattern %j with an empty name is refused before anything connects', (pattern, why) => {
-    const options = { database: database.url, broker: make(), consumer: 'c', topics: [pattern] }
+    const options = { database: receiving.database().url, broker: make(), consumer: 'c', topics: [pattern] }
     expect(() => createReceiver(options)).toThrow(why)
   })
 
@@ -186,7 +173,7 @@ describeWith('kafka', await shared(kafka), 'who may write to a topic', ({ broker
     )
     await receive(topic)
     await arrived(topic, 50)
-    await receiver!.stop()
+    await receiving.stop()
     await send(
       topic,
       Array.from({ length: 50 }, (_, n) => ({ key: 'k', value: String(50 + n) })),

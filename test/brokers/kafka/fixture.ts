@@ -3,7 +3,9 @@ import { Kafka, logLevel, type Admin, type ITopicConfig, type KafkaMessage, type
 import { afterAll, afterEach, beforeAll, expect, vi } from 'vitest'
 import type { Broker } from '../../../src/brokers/broker.ts'
 import { kafka, type KafkaOptions } from '../../../src/brokers/kafka/kafka.ts'
+import { createReceiver, type TwinboxEvent, type Worker } from '../../../src/index.ts'
 import type { KafkaService, KafkaSource } from '../../support/kafka.ts'
+import { createTestDatabase, type TestDatabase } from '../../support/postgres.ts'
 
 export const never: AbortSignal = new AbortController().signal
 
@@ -113,3 +115,34 @@ async function isLed(admin: Admin, topic: string): Promise<boolean> {
 /** How many TCP connections the process has open. */
 export const sockets = (): number =>
   process.getActiveResourcesInfo().filter((resource) => resource === 'TCPSocketWrap').length
+
+/** A receiver at a time, and its tables. */
+export interface Receiving {
+  readonly database: () => TestDatabase
+  /** Each topic has a consumer of its name. */
+  readonly receive: (topic: string, broker: Broker, onEvent: (event: TwinboxEvent) => void) => Promise<void>
+  readonly stop: () => Promise<void>
+}
+
+/** For the tests of one describe. The receiver ends with its test. */
+export function useReceiver(): Receiving {
+  let database: TestDatabase
+  let receiver: Worker | null = null
+  const stop = async (): Promise<void> => {
+    await receiver?.stop()
+    receiver = null
+  }
+  beforeAll(async () => {
+    database = await createTestDatabase()
+  })
+  afterEach(stop)
+  afterAll(() => database.drop())
+  return {
+    database: () => database,
+    receive: async (topic, broker, onEvent) => {
+      receiver = createReceiver({ database: database.url, broker, consumer: topic, topics: [topic], onEvent })
+      await receiver.start()
+    },
+    stop,
+  }
+}

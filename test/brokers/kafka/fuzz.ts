@@ -2,12 +2,10 @@ import { open, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import kafkajs from 'kafkajs'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import type { OnBatch } from '../../../src/brokers/broker.ts'
-import { createReceiver, type TwinboxEvent, type Worker } from '../../../src/index.ts'
 import { fuzzDeliveries, fuzzed, fuzzSeed } from '../../support/fuzz.ts'
-import { createTestDatabase, type TestDatabase } from '../../support/postgres.ts'
-import type { Fixture } from './fixture.ts'
+import { useReceiver, type Fixture } from './fixture.ts'
 
 const { CompressionTypes } = kafkajs
 
@@ -94,34 +92,21 @@ export function kafkaFuzz(fixture: Fixture): void {
   const { make, createTopic, producer } = fixture
 
   describe('a receiver', () => {
-    let database: TestDatabase
-    let receiver: Worker | null = null
+    const receiving = useReceiver()
     let seen: { received: number; refused: number; causes: string[]; positions: Set<string | null> }
-
-    beforeAll(async () => {
-      database = await createTestDatabase()
-    })
-    afterEach(async () => {
-      await receiver?.stop()
-      receiver = null
-    })
-    afterAll(() => database.drop())
 
     async function receive(topic: string): Promise<void> {
       seen = { received: 0, refused: 0, causes: [], positions: new Set() }
       const broker = make()
-      receiver = createReceiver({
-        database: database.url,
-        broker: { ...broker, subscribe: (options, onBatch) => broker.subscribe(options, noting(onBatch)) },
-        consumer: topic,
-        topics: [topic],
-        onEvent: (happened: TwinboxEvent) => {
+      await receiving.receive(
+        topic,
+        { ...broker, subscribe: (options, onBatch) => broker.subscribe(options, noting(onBatch)) },
+        (happened) => {
           if (happened.type === 'received') seen.received += happened.fresh + happened.duplicates
           if (happened.type === 'refused') seen.refused++
           if (happened.type === 'trouble') seen.causes.push(String(happened.error))
         },
-      })
-      await receiver.start()
+      )
     }
 
     const noting =
@@ -142,8 +127,11 @@ export function kafkaFuzz(fixture: Fixture): void {
     }
 
     const countOf = async (sql: string, topic: string): Promise<number> =>
-      (await database.query<{ count: number }>(`select count(*)::int as count from ${sql}`, [topic]))[0]!
-        .count
+      (
+        await receiving
+          .database()
+          .query<{ count: number }>(`select count(*)::int as count from ${sql}`, [topic])
+      )[0]!.count
     const arrived = (topic: string): Promise<number> =>
       countOf(`twinbox.inbox where consumer = $1 and key = 'good'`, topic)
     const dead = (topic: string): Promise<number> => countOf('twinbox.dead_letter where consumer = $1', topic)
