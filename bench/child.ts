@@ -12,7 +12,8 @@ import { createRelay } from '../src/relay/relay.ts'
 import type { Worker } from '../src/membership/worker.ts'
 import { now } from './figures.ts'
 import { consumer, type Body } from './ledger.ts'
-import { findEntrant, type Stop, type Task } from './race/entrant.ts'
+import { findEntrant } from './entrants/registry.ts'
+import type { Stop, Task } from './race/entrant.ts'
 import { Tally, type Sheet } from './race/tally.ts'
 
 /** A process of a scenario: one worker, an entrant of a race, or one that only burns CPU. It lives no longer than its parent. */

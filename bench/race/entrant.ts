@@ -57,23 +57,3 @@ export interface Entrant {
   /** Works, and notes each message that it has dealt with. Resolves once it works, or once it is done. */
   work(place: Place, task: Task, tally: Tally): Promise<Stop>
 }
-
-/** Where entrants are found. Imported when needed: a process has only what it runs in its memory. */
-const modules: Readonly<
-  Record<string, () => Promise<{ readonly entrants: Readonly<Record<string, Entrant>> }>>
-> = {
-  twinbox: () => import('../entrants/twinbox.ts'),
-  'graphile-worker': () => import('../entrants/graphile.ts'),
-  'pg-boss': () => import('../entrants/pgboss.ts'),
-  'pg-transactional-outbox': () => import('../entrants/transactional.ts'),
-  status: () => import('../entrants/status.ts'),
-  bare: () => import('../entrants/bare.ts'),
-}
-
-/** @param name the module and which of its entrants, as in `twinbox claim` */
-export async function findEntrant(name: string): Promise<Entrant> {
-  const [module, which] = name.split(' ') as [string, string]
-  const found = (await modules[module]?.())?.entrants[which]
-  if (found === undefined) throw new Error(`There is no entrant "${name}".`)
-  return found
-}
