@@ -80,7 +80,7 @@ test(
     )
     const survived = [
       ...['worker_dead', 'takeover', 'lease_lost', 'message_failed', 'parked', 'lanes_released'],
-      ...['dead_letter', ...(process.env['RESTORES'] === undefined ? [] : ['sequence_mended'])],
+      ...['dead_letter', 'sequence_mended'],
     ]
     for (const type of survived)
       expect([type, happened.get(type) ?? 0]).toEqual([

@@ -45,16 +45,10 @@ interface Step {
   readonly pick: number
 }
 
-/**
- * Sequences that go back and tables that are truncated. Only if they are asked for: the order of a few histories in a hundred is
- * not what a restore promises, and it is not known yet whether the model or the workers are wrong.
- */
-const restores = process.env['RESTORES'] === undefined ? 0 : 1
-
 const weights = {
   ...{ publish: 16, savepoint: 2, 'roll back to': 2, commit: 8, abort: 1, elsewhere: 2 },
   ...{ work: 36, handle: 16, fail: 14, wait: 6, freeze: 4, cut: 2, join: 2, leave: 1 },
-  ...{ mood: 10, redrive: 1, 'set back': restores, truncate: restores },
+  ...{ mood: 10, redrive: 1, 'set back': 1, truncate: 1 },
 } as const satisfies Record<Step['act'], number>
 const entries = (Object.entries(weights) as [Step['act'], number][]).filter(([, weight]) => weight > 0)
 export const history: fc.Arbitrary<readonly Step[]> = fc.array(
