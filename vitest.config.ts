@@ -5,7 +5,7 @@ import { defineConfig } from 'vitest/config'
  * quick: it needs Postgres at most, and all quick files together take less than a minute.
  */
 const tags = {
-  /** Postgres alone, but many histories, many rows or many seconds. */
+  /** Postgres alone, or a process at a time, but many histories, many rows or many seconds. */
   'servers:postgres': [
     'test/model/*.test.ts',
     'test/{bad-input,claimer,doctor,failover,watermark,health,memory,migrate,package,plans,receiver}.test.ts',
@@ -13,7 +13,8 @@ const tags = {
     'test/claimer/{circuits,errors}.test.ts',
     'test/operate/*.test.ts',
     'test/attack/{handler,tables,surface,terminal}.test.ts',
-    'test/telemetry/tracing.test.ts',
+    'test/telemetry/{cli,processes,tracing}.test.ts',
+    'test/{cli,demo,roles}.test.ts',
     'test/soak/checker.test.ts',
   ],
   'servers:rabbitmq': [
@@ -31,8 +32,7 @@ const tags = {
     'test/crash/*.test.ts',
     'test/disaster/*.test.ts',
     'test/soak/soak.test.ts',
-    'test/telemetry/{cli,processes}.test.ts',
-    'test/{bench,cli,demo,roles}.test.ts',
+    'test/bench.test.ts',
   ],
   /** Hours in all, and so no part of `npm test`: `npm run test:long` says in `test/long/results.md` what came of them. */
   long: ['test/long/*.test.ts'],
