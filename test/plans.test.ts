@@ -96,7 +96,7 @@ function statements(
     lanes.map((lane) => some.filter((row) => row.lane === lane).map(({ seq }) => seq))
   const claiming = {
     ...{ consumer: 'c', partitions, bounds: each(watermark, 8), limit: batch, worker: 1, leaseMs: 15_000 },
-    ...{ room: 1, alone: true, avoidMs: 2000, bytes: 8e6 },
+    ...{ room: 1, alone: true, avoidMs: 2000, bytes: 8e6, server },
   }
   const reads = {
     ...{ consumer: 'c', lanes, fences: each(0, 64), bounds: each(watermark, 64), budgets: each(8, 64) },
@@ -140,21 +140,12 @@ function statements(
         },
       )
     }),
-    of('claim', inbox.claim, { ...claiming, server, gone: [], dealt: [], avoider: -1, onlyHeld: false }),
+    of('claim', inbox.claim, { ...claiming, gone: [], dealt: [], avoider: -1, onlyHeld: false }),
     of('claim of abandoned that were dealt out', inbox.claim, {
-      ...{ ...claiming, server, gone: [7], dealt: each(5 * 256, 64), avoider: 1, onlyHeld: true },
+      ...{ ...claiming, gone: [7], dealt: each(5 * 256, 64), avoider: 1, onlyHeld: true },
     }),
     of('claim behind a flood', inbox.claimOthers, {
-      ...{
-        ...claiming,
-        server,
-        gone: [],
-        dealt: [],
-        avoider: -1,
-        onlyHeld: false,
-        without: ['t'],
-        span: 1000,
-      },
+      ...{ ...claiming, gone: [], dealt: [], avoider: -1, onlyHeld: false, without: ['t'], span: 1000 },
     }),
     of('read lanes', reading.read, { ...reads, held: inLane(first) }),
     of('read lanes past a key', reading.readPast, {
