@@ -53,10 +53,12 @@ test('publish_many() fills one lane after the other, and all of them', async () 
   expect(numbersOf(await bodyOf('publish_many'), /[/%] (\d+)/g)).toEqual([layout.inARow, layout.lanes])
 })
 
-test('complete() asks for the fence of the lane in lanes, and of the row in partitions', async () => {
-  const borders = numbersOf(await bodyOf('complete'), /lanes?(?:\[1\])? < (\d+)/g)
-  expect(borders).toEqual([layout.lanes, layout.lanes])
-})
+test.each(['complete_one', 'complete_many'])(
+  '%s() asks for the fence of the lane in lanes, and of the row in partitions',
+  async (name) => {
+    expect(numbersOf(await bodyOf(name), /lane < (\d+)/g)).toEqual([layout.lanes])
+  },
+)
 
 test('mend_sequences() looks through every lane of the outbox', async () => {
   expect(numbersOf(await bodyOf('mend_sequences'), /generate_series\(0, (\d+)\)/g)).toEqual([
@@ -75,7 +77,8 @@ test('no other function has a number of the layout', async () => {
   const named = rows.filter(({ text }) => numbers.test(text)).map(({ name }) => name)
   // Each has its test above, but sound_headers(): a message has at most 64 headers.
   expect(named.toSorted((a, b) => a.localeCompare(b))).toEqual([
-    'complete',
+    'complete_many',
+    'complete_one',
     'lane_of',
     'mend_sequences',
     'publish',

@@ -67,20 +67,19 @@ describe.each([
     expect(new Set(await left())).toEqual(new Set(rows.filter((_row, n) => n % 2 === 0).map(({ id }) => id)))
   })
 
-  const completing = async (named: readonly string[]): Promise<unknown> => {
+  /** By one message, and by several. */
+  const completing = async (named: string): Promise<readonly string[]> => {
     const held = (await hold()).map((row) => ({ ...row, attempt: 1 }))
     const { completeAndCommit } = completionSql('twinbox')
-    for (const each of named) {
-      for (const claims of [held.slice(0, 1), held.slice(1)])
-        await tables.query(completeAndCommit('c', claims, worker, each))
-    }
-    return left()
+    return [held.slice(0, 1), held.slice(1)].map((claims) => completeAndCommit('c', claims, worker, named))
   }
 
   test("ends in a handler's transaction what was claimed on this server", async () => {
-    expect(await completing([server])).toEqual([])
     // It has crashed and come back since, and no transaction of a handler was undone by that.
-    expect(await completing([`${server.split(' ').slice(0, 2).join(' ')} later`])).toEqual([])
+    for (const named of [server, `${server.split(' ').slice(0, 2).join(' ')} later`]) {
+      for (const text of await completing(named)) await tables.query(text)
+      expect(await left()).toEqual([])
+    }
   })
 
   // A younger one gives the same fences out again, and may have an earlier message of the key that was done elsewhere.
@@ -91,7 +90,8 @@ describe.each([
     ['that nobody has named', () => ''],
   ])("ends nothing in a handler's transaction of a server %s", async (_name, called) => {
     const [start, inbox] = server.split(' ') as [string, string]
-    await expect(completing([called(start, inbox)])).rejects.toMatchObject({ code: claimLost })
+    for (const text of await completing(called(start, inbox)))
+      await expect(tables.query(text)).rejects.toMatchObject({ code: claimLost })
     expect(await left()).toHaveLength(4)
   })
 })

@@ -56,7 +56,8 @@ const tables: Readonly<Record<string, Rights>> = {
 
 const functions: Readonly<Record<string, readonly RoleName[]>> = {
   cancel: ['canceller'],
-  complete: ['claimer'],
+  complete_one: ['claimer'],
+  complete_many: ['claimer'],
   erase_audit: ['operator'],
   incarnation: ['relay', 'receiver', 'claimer'],
   lane_of: ['publisher', 'relay', 'receiver', 'claimer', 'operator'],

@@ -65,19 +65,16 @@ export const completionSql = perSchema('completion', (s) => {
       server: string,
       goOn = false,
     ): string => {
-      const values = [
-        quoted(consumer),
-        ...[
-          arrayText(claims.map(({ lane }) => lane)),
-          arrayText(claims.map(({ seq }) => seq)),
-          arrayText(claims.map(({ fence }) => fence)),
-          arrayText(claims.map(({ id }) => id)),
-          arrayText(claims.map(({ attempt }) => attempt)),
-        ].map((array) => `'${array}'`),
-        worker ?? 'null',
-        quoted(server),
-      ]
-      return `select ${s}.complete(${values.join(', ')}); ${commit}${goOn ? `; ${begin}` : ''}`
+      // Texts without a type, which the function's decides: a number would be no smallint.
+      const given = ({ lane, seq, fence, id }: Completed): string =>
+        `'${lane}', '${seq}', '${fence}', '${id}'`
+      const list = (field: keyof Completed): string => `'${arrayText(claims.map((claim) => claim[field]))}'`
+      const lists = (): string => (['lane', 'seq', 'fence', 'id', 'attempt'] as const).map(list).join(', ')
+      const complete =
+        claims.length === 1 && worker === null
+          ? `complete_one(${quoted(consumer)}, ${given(claims[0]!)}`
+          : `complete_many(${quoted(consumer)}, ${lists()}, ${worker ?? 'null'}`
+      return `select ${s}.${complete}, ${quoted(server)}); ${commit}${goOn ? `; ${begin}` : ''}`
     },
   }
 })

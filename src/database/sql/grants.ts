@@ -161,7 +161,15 @@ export const functions: Partial<Record<RoleName, readonly string[]>> = {
   ],
   relay: ['lane_of', 'plain_headers', 'sound_headers', 'incarnation', 'mend_sequences'],
   receiver: ['lane_of', 'incarnation', 'mend_sequences'],
-  claimer: ['lane_of', 'plain_headers', 'sound_headers', 'complete', 'incarnation', 'mend_sequences'],
+  claimer: [
+    'lane_of',
+    'plain_headers',
+    'sound_headers',
+    'complete_one',
+    'complete_many',
+    'incarnation',
+    'mend_sequences',
+  ],
   canceller: ['cancel'],
   operator: ['lane_of', 'plain_headers', 'sound_headers', 'prune_audit', 'erase_audit'],
 }

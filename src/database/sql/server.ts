@@ -15,7 +15,7 @@ export const releaseSavepoint = 'release savepoint twinbox'
  * Which server this is, with which tables, and since when without a crash. A failover leads to another one, a restart has
  * another start, and tables that were restored in place are others. A crash of one process, after which all others begin
  * anew, empties the unlogged table behind `incarnation()`. The statistics, which a crash throws away as well, tell less: an
- * operator may reset them while all goes on. `complete()` compares the first two of the three.
+ * operator may reset them while all goes on. `complete_one()` and `complete_many()` compare the first two of the three.
  */
 export const serverIdentity = (s: string): string =>
   `(extract(epoch from pg_postmaster_start_time())::text || ' ' || '${s}.inbox'::regclass::oid::text || ' ' ||
