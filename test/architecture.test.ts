@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, test } from 'vitest'
@@ -6,6 +6,7 @@ import { migrationFiles } from '../src/index.ts'
 import { inboxLanes, layout } from '../src/database/layout.ts'
 import { limits, numberOptions } from '../src/base/options.ts'
 import { adapters, brokerNames } from '../src/brokers/registry.ts'
+import { cells, nameOf, played } from './crash/cells.ts'
 import { planted, readBugs } from './mutants/bug.ts'
 
 /** Rules about the source that nobody would keep by memory. */
@@ -633,6 +634,23 @@ describe('planted bugs', async () => {
       expect(after).not.toBe(before)
       texts.set(edit.file, after)
     }
+  })
+
+  // A harness that runs no test passes, whatever is planted.
+  test('each has a harness that there is', () => {
+    const kinds = Object.keys(cells) as (keyof typeof cells)[]
+    const names = kinds.flatMap((kind) =>
+      played(kind).map((cell) => `kill matrix (${kind}) killed a ${nameOf(cell)}`),
+    )
+    const isThere = (harness: string): boolean => {
+      const [kind, ...rest] = harness.split(' ')
+      const wanted = rest.join(' ')
+      if (kind === 'matrix') return names.some((name) => new RegExp(wanted).test(name))
+      return kind === 'test' ? existsSync(join(root, wanted)) : ['model', 'soak postgres'].includes(harness)
+    }
+    expect(
+      bugs.filter(({ harness }) => !isThere(harness)).map(({ name, harness }) => [name, harness]),
+    ).toEqual([])
   })
 
   test('each says what is broken, and is in the table', () => {

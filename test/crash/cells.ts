@@ -268,7 +268,7 @@ const written: Cell[] = [
 ]
 
 /** Whether it has to do with what is sent to the broker, or taken from it: all else is the same over each broker. */
-export const meetsBroker = ({ role, given = 'plain' }: Cell): boolean =>
+const meetsBroker = ({ role, given = 'plain' }: Cell): boolean =>
   (role === 'relay' && given === 'plain') || (role === 'receiver' && given !== 'stopping')
 
 export const cells = {
@@ -276,3 +276,10 @@ export const cells = {
   rabbitmq: [...publisher, ...relay, ...receiver, ...claimer, ...unhandled, ...upkeep],
   kafka: [...publisher, ...relay, ...receiver, ...claimer, ...unhandled, ...upkeep],
 }
+
+/** Those that are played over a broker: without `all`, what is the same over each is played over Postgres alone. */
+export const played = (kind: keyof typeof cells, all = false): readonly Cell[] =>
+  cells[kind].filter((one) => all || kind === 'postgres' || meetsBroker(one))
+
+export const nameOf = ({ role, at, hit, given, key }: Cell): string =>
+  [role, given && `(${given})`, at, hit, key === null && 'without a key'].filter(Boolean).join(' ')

@@ -6,7 +6,7 @@ import { describeWith } from '../support/require.ts'
 import { kafka as kafkaServer } from '../support/servers/kafka.ts'
 import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
 import { shared } from '../support/shared.ts'
-import { cells, meetsBroker, type Cell } from './cells.ts'
+import { nameOf, played, type Cell, type cells } from './cells.ts'
 import { publishersN, sceneOf } from './scenes.ts'
 import { Stage, unique } from './stage.ts'
 import { makeBroker, makeWorker, type BrokerSpec, type Program } from './worker.ts'
@@ -113,13 +113,9 @@ function expected({ attempt, or, effects = 1, dropped = 0 }: Cell, kind: keyof t
   }
 }
 
-const nameOf = ({ role, at, hit, given, key }: Cell): string =>
-  [role, given && `(${given})`, at, hit, key === null && 'without a key'].filter(Boolean).join(' ')
-
 function suite(kind: keyof typeof cells, spec: () => BrokerSpec): void {
   describe.concurrent('killed', () => {
-    const all = kind === 'postgres' || REPEATS !== undefined
-    for (const cell of cells[kind].filter((one) => all || meetsBroker(one))) {
+    for (const cell of played(kind, REPEATS !== undefined)) {
       test(`a ${nameOf(cell)}`, { repeats }, async () => {
         const stage = await Stage.open(spec())
         const crew = new Crew(stage)
