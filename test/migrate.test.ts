@@ -571,8 +571,13 @@ describe('workers of one version on the tables of another', () => {
     const opened = openDatabase(database.url)
     const range = { oldest: newest - 1, newest }
     try {
-      expect(await checkSchemaVersion(opened.database, range)).toEqual({ ...range, version: newest - 1 })
-      await expect(checkSchemaVersion(opened.database, { oldest: newest, newest })).rejects.toMatchObject({
+      expect(await checkSchemaVersion(opened.database, null, range)).toEqual({
+        ...range,
+        version: newest - 1,
+      })
+      await expect(
+        checkSchemaVersion(opened.database, null, { oldest: newest, newest }),
+      ).rejects.toMatchObject({
         code: 'SCHEMA_BEHIND',
         message: expect.stringContaining(
           `at migration ${newest - 1} and this version of Twinbox needs ${newest}`,

@@ -42,9 +42,10 @@ export interface Broker {
   /**
    * Asked before a worker starts: whether there is something that no waiting would mend, such as a client library that is
    * not installed or a password that is refused. Rejects for that alone, with a `BrokerError` of the kind `config`. A broker
-   * that is away, or is slow to answer, is no reason.
+   * that is away, or is slow to answer, is no reason. `consumer` says whose messages are to be received; null, that messages
+   * are to be sent.
    */
-  probe?(): Promise<void>
+  probe?(consumer?: string | null): Promise<void>
 
   /** Closes every connection. Idempotent. What was not confirmed is `unknown` to its sender. */
   close(): Promise<void>

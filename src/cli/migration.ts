@@ -20,11 +20,7 @@ export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
     say(flags.json === true ? JSON.stringify(files) : texts.join('\n').trimEnd())
     return 0
   }
-  // On standard error, also in a log: whoever waits for a deployment has to know what for.
-  const onWait = (wait: LockWait): void => {
-    const text = flags.json === true ? JSON.stringify({ schema, waiting: wait }) : waitingFor(wait)
-    remark(text)
-  }
+  const onWait = tellWait(schema, flags)
   const applied = await unlessStopped((signal) =>
     migrate(database(), { schema, waitMs: flags.wait, onWait, signal }),
   )
@@ -34,6 +30,13 @@ export async function runMigrate(flags: MigrateFlags): Promise<0 | 1> {
   else for (const name of applied) say(`Applied ${name}`)
   return 0
 }
+
+/** On standard error, also in a log: whoever waits for a deployment has to know what for. */
+export const tellWait =
+  (schema: string, { json }: CommonFlags) =>
+  (wait: LockWait): void => {
+    remark(json === true ? JSON.stringify({ schema, waiting: wait }) : waitingFor(wait))
+  }
 
 function waitingFor({ waitedMs, retryInMs, blockers }: LockWait): string {
   const who = blockers.length === 0 ? 'somebody who has gone since' : blockers.map(describeBlocker).join('; ')

@@ -67,6 +67,10 @@ Examples:
     .description('Roles of least privilege: show who has them, or make them.')
     .option('--print', 'print the SQL instead; needs no database')
     .option('--apply', 'run it: make the roles, and give each what it needs and nothing else')
+    .option(
+      '--consumers <name...>',
+      'with either: also a receiver and a claimer who see the rows of this consumer alone',
+    )
     .addHelpText(
       'after',
       `
@@ -76,11 +80,12 @@ the whole server: a member in one database is one in all. A role of such a name 
 
 Examples:
   $ twinbox roles --print
+  $ twinbox roles --apply --consumers billing shipping   # twinbox_claimer_billing and so on, by policies
   $ TWINBOX_DATABASE_URL=$OWNER_URL twinbox roles --apply && psql -c 'grant twinbox_publisher to app'`,
     )
     .action(async (flags: RolesFlags) => {
       const { showRoles } = await import('./roles.ts')
-      await showRoles(flags)
+      exit(await showRoles(flags))
     })
 
   common(program.command('doctor'))

@@ -121,12 +121,13 @@ async function readApplied(
   schema: string,
   files: readonly MigrationFile[],
   read: Read,
+  consumer: string | null = null,
 ): Promise<readonly AppliedMigration[]> {
   const sql = migrationSql(schema)
   const [{ found }] = (await read(sql.exists)) as [{ found: boolean }]
   if (!found) return []
   // Otherwise it would look as if nothing had been applied.
-  await refuseHiddenRows(schema, read)
+  await refuseHiddenRows(schema, read, consumer)
   const rows = (await read(sql.applied)) as { [name in keyof AppliedMigration]: unknown }[]
   // In the user's own Migrator, their parsers have read it.
   const applied = rows.map(({ version, name, oldestWorker }) => ({
@@ -193,9 +194,10 @@ export interface SchemaState extends SchemaRange {
   readonly version: number
 }
 
-/** @throws SchemaError unless workers of this version may work on the tables */
+/** For the work of one consumer, or of all. @throws SchemaError unless workers of this version may work on the tables */
 export async function checkSchemaVersion(
   database: Database,
+  consumer: string | null = null,
   range: SchemaRange = rangeOf(migrationFiles(database.schema)),
 ): Promise<SchemaState> {
   const { schema } = database
@@ -207,7 +209,7 @@ export async function checkSchemaVersion(
       `There are no Twinbox tables in the schema "${schema}" of this database. Run "npx twinbox migrate" first.`,
     )
   }
-  const applied = await readApplied(schema, migrationFiles(schema), read)
+  const applied = await readApplied(schema, migrationFiles(schema), read, consumer)
   refuseNewer(schema, applied, range)
   refuseOlder(schema, applied, range)
   return { ...range, version: lastOf(applied) }

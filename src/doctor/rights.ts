@@ -1,8 +1,9 @@
 import type { Database } from '../database/database.ts'
+import { findRoles, type FoundRole } from '../database/roles.ts'
 import { letThrough } from '../database/rowsecurity.ts'
 import { rowSecuritySql } from '../database/sql/rowsecurity.ts'
 import { functions, grants, roleNames, type RoleName } from '../database/sql/grants.ts'
-import { markOf, roleOf, rolesSql, type MembersRow } from '../database/sql/roles.ts'
+import { roleOf, rolesSql } from '../database/sql/roles.ts'
 import { rightsSql, type MissingRow } from '../database/sql/rights.ts'
 import { fine, identifier, note, wrong, type Finding } from './finding.ts'
 
@@ -26,21 +27,17 @@ export async function examineRights(database: Database): Promise<readonly Findin
       columns: asked.map(({ column }) => column),
     })
   }
-  const names = roleNames.map((role) => roleOf(database.schema, role))
-  const known = await database.query(rolesSql(database.schema).members, {
-    names,
-    marks: roleNames.map((role) => markOf(database.schema, role)),
-  })
+  const known = await findRoles(database)
   const findings: Finding[] = []
-  for (const [index, role] of roleNames.entries()) {
-    findings.push(...examineRole(names[index]!, known[index]!))
-    if (!known[index]!.applied) continue
-    const lacking = await missing(names[index]!, role)
+  for (const each of known) {
+    findings.push(...examineRole(each))
+    if (!each.applied) continue
+    const lacking = await missing(each.name, each.role)
     if (lacking.length === 0) continue
     findings.push(
       wrong(
         check,
-        `The role ${names[index]} lacks ${told(lacking)}.`,
+        `The role ${each.name} lacks ${told(lacking)}.`,
         'A migration has come since: run "twinbox roles --apply" as the owner.',
       ),
     )
@@ -73,13 +70,22 @@ export async function examineRights(database: Database): Promise<readonly Findin
       ),
     )
   }
-  const roles = names.filter((_, index) => known[index]!.applied)
+  for (const { name, consumer, tables } of await database.query(rolesSql(database.schema).unnarrowed)) {
+    findings.push(
+      wrong(
+        rowSecurity,
+        `The role ${name} is for the consumer ${consumer} alone, and sees the rows of all in ${tables.join(', ')}.`,
+        `Run "twinbox roles --apply --consumers ${consumer}" as the owner, or drop the role.`,
+      ),
+    )
+  }
+  const roles = known.flatMap(({ name, applied }) => (applied ? [name] : []))
   return [...findings, ...(await examineRowSecurity(database, roles, me))]
 }
 
 /** Whether a role of our name is one that we made, and nobody logs in as it. */
-function examineRole(name: string, { found, ours, login, applied }: MembersRow): readonly Finding[] {
-  if (!found) return []
+function examineRole({ name, exists, ours, login, applied }: FoundRole): readonly Finding[] {
+  if (!exists) return []
   if (!ours) {
     const says = `The role ${name} was not made by Twinbox: it has no comment that says so`
     const advice = `Rename or drop it, then run "twinbox roles --apply" as the owner.`
@@ -99,37 +105,48 @@ function examineRole(name: string, { found, ours, login, applied }: MembersRow):
   ]
 }
 
-/** Whether row-level security, which is never ours, hides rows from those who work here. */
+/** Whether row-level security hides rows from those who work here, other than a consumer's from the workers of others. */
 async function examineRowSecurity(
   database: Database,
   roles: readonly string[],
   me: string,
 ): Promise<readonly Finding[]> {
   const sql = rowSecuritySql(database.schema)
-  interface Named {
-    readonly name: string
-  }
   const secured = await database.query(sql.secured)
   if (secured.length === 0) return []
-  const tables = (rows: readonly Named[]): string => rows.map(({ name }) => name).join(', ')
+  const tables = (rows: readonly { readonly name: string }[]): string =>
+    rows.map(({ name }) => name).join(', ')
   const logins = await database.query(sql.logins, { roles })
   const findings: Finding[] = []
   for (const who of new Set([me, ...logins.map(({ name }) => name)])) {
     const hidden = await database.query(sql.hiddenFrom, { role: who })
-    if (hidden.length === 0) continue
-    findings.push(
-      wrong(
-        rowSecurity,
-        `Row-level security hides rows of ${tables(hidden)} from ${who}, who would take them for not there.`,
-        letThrough(`"${database.schema}".${hidden[0]!.name}`, who),
-      ),
-    )
+    const foreign = hidden.filter((row) => row.foreign)
+    if (foreign.length > 0) {
+      findings.push(
+        wrong(
+          rowSecurity,
+          `Row-level security hides rows of ${tables(foreign)} from ${who}, who would take them for not there.`,
+          letThrough(`"${database.schema}".${foreign[0]!.name}`, who),
+        ),
+      )
+    }
+    const consumers = [...new Set(hidden.flatMap((row) => row.consumers))]
+    if (consumers.length > 1) {
+      findings.push(
+        wrong(
+          rowSecurity,
+          `The user ${who} has roles of the consumers ${consumers.join(', ')}, and sees the rows of none of them.`,
+          'Let the workers of each consumer log in as a user of their own.',
+        ),
+      )
+    }
   }
-  if (findings.length > 0) return findings
+  const others = secured.filter(({ ours }) => !ours)
+  if (findings.length > 0 || others.length === 0) return findings
   return [
     note(
       rowSecurity,
-      `Row-level security is on for ${tables(secured)}. It hides nothing from ${[me, ...logins.map(({ name }) => name)].join(', ')}.`,
+      `Row-level security is on for ${tables(others)}. It hides nothing from ${[me, ...logins.map(({ name }) => name)].join(', ')}.`,
       'Whoever else works here has to be let through by a policy, or by BYPASSRLS.',
     ),
   ]

@@ -150,7 +150,7 @@ export function createWorker(
     try {
       await database.probe()
       await checkServer(database)
-      await checkSchemaVersion(database)
+      await checkSchemaVersion(database, parts.consumer)
       await parts.probe?.()
       begun = true
       await parts.start(database)

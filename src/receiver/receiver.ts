@@ -24,7 +24,7 @@ export function createReceiver(options: ReceiverOptions, failpoint: Failpoint = 
       kind: 'receiver',
       consumer: options.consumer,
       id: () => receiver?.registration.id ?? null,
-      probe: async () => options.broker.probe?.(),
+      probe: async () => options.broker.probe?.(options.consumer),
       start: async (database) => {
         receiver = new RunningReceiver(database, settings, failpoint)
         await receiver.start()

@@ -144,15 +144,17 @@ export function postgres(options: PostgresOptions): Broker {
         })
     },
 
-    probe: probing(async () => {
-      try {
-        await database.probe()
-        await checkSchemaVersion(database)
-      } catch (cause) {
-        const kind = cause instanceof SchemaError ? 'config' : classify(cause)
-        throw new BrokerError(kind, 'The database of the inboxes cannot be used.', { cause })
-      }
-    }),
+    // Who is to send has to see the subscriptions of all consumers, or their messages would be for nobody.
+    probe: (consumer = null) =>
+      probing(async () => {
+        try {
+          await database.probe()
+          await checkSchemaVersion(database, consumer)
+        } catch (cause) {
+          const kind = cause instanceof SchemaError ? 'config' : classify(cause)
+          throw new BrokerError(kind, 'The database of the inboxes cannot be used.', { cause })
+        }
+      })(),
 
     async close() {
       if (closed) return

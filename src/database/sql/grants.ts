@@ -14,6 +14,8 @@ export const roleNames = [
   'reader',
 ] as const
 export type RoleName = (typeof roleNames)[number]
+/** Of which there may be one for each consumer, see narrowing.ts. */
+export const narrowedRoles = ['receiver', 'claimer'] as const satisfies readonly RoleName[]
 
 export type Privilege = 'select' | 'insert' | 'update' | 'delete'
 

@@ -61,9 +61,13 @@ export interface PartitionHead {
 export const inboxSql = perSchema('inbox', (s) => {
   const fenced = fencedClaim(s)
   const claimed = `i.lane, i.seq, i.attempt, ${readable('i', `received_at, ${messageColumns}`)}, ${times}`
-  // Of a partition, from a bound on, or from its watermark if that is higher: below it nothing lives.
-  const inPartition = `i.consumer = $consumer and i.lane = partition.lane and i.seq > greatest(partition.bound, (
-              select l.watermark from ${s}.lane as l where l.consumer = $consumer and l.lane = partition.lane))`
+  // Partitions, each from a bound on, or from its watermark if that is higher: below it nothing lives. Reckoned before the inbox is
+  // looked at: under the role of one consumer, an index serves no condition that reckons, since that may betray rows.
+  const partitions = (until = ''): string => `(
+        select p.lane, greatest(p.bound, (select l.watermark from ${s}.lane as l where l.consumer = $consumer and l.lane = p.lane)) as bound${until}
+        from unnest($partitions, $bounds) as p(lane, bound) offset 0
+      ) as partition`
+  const inPartition = 'i.consumer = $consumer and i.lane = partition.lane and i.seq > partition.bound'
   const claims = {
     consumer: text,
     partitions: smallints,
@@ -89,10 +93,10 @@ export const inboxSql = perSchema('inbox', (s) => {
   // `$server`: as for reads, see reading.ts.
   // A claim does not wait for the disk, so a crash of the server may take it back, and who claims next counts from
   // the same number. The fence therefore ends in the worker's id, which is never given out twice.
-  const claim = (only = ''): string =>
+  const claim = (until = '', only = ''): string =>
     `with locked as materialized (
       select i.*
-      from unnest($partitions, $bounds) as partition(lane, bound)
+      from ${partitions(until)}
       cross join lateral (
         select i.lane, i.seq, i.holder, i.size, ${crashes} as crashes
         from ${s}.inbox as i
@@ -127,7 +131,7 @@ export const inboxSql = perSchema('inbox', (s) => {
     // A claim behind a flood: of other topics, in the next `$span` seqs.
     claimOthers: prepared(
       { ...claims, without: texts, span: bigint },
-      claim('and i.topic <> all ($without) and i.seq <= partition.bound + $span '),
+      claim(', p.bound + $span as until', 'and i.topic <> all ($without) and i.seq <= partition.until '),
     ).gives<PartitionedRow>(),
 
     // The messages that a dead holder had in flight have been attempted once more. That is said once, whoever dies
@@ -220,7 +224,7 @@ export const inboxSql = perSchema('inbox', (s) => {
         where ${inPartition}
         order by i.seq limit 1
       ) as head
-      from unnest($partitions, $bounds) as partition(lane, bound)`,
+      from ${partitions()}`,
     ).gives<PartitionHead>(),
   }
 })

@@ -204,7 +204,7 @@ export const readingSql = perSchema('reading', (s) => {
           from (
             with other as materialized (
               select i.seq, i.key from ${s}.inbox as i
-              where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound and i.seq <= l.bound + $span
+              where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound and i.seq <= l.until
                 and i.topic <> all ($without) and i.seq <> all (l.held)
               order by i.seq limit 500
             )
@@ -223,6 +223,7 @@ export const readingSql = perSchema('reading', (s) => {
           limit l.budget`,
         'h.reach',
         'h.past || h.seqs',
+        { column: ', l.bound + $span as until', parameter: '', name: '', told: '' },
       ),
     ).gives<OrNot<KeyedRow, KeyedRead>>(),
   }

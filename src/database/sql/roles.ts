@@ -3,11 +3,13 @@ import {
   grants,
   hiddenFromReaders,
   messageTables,
+  narrowedRoles,
   numbers,
   roleNames,
   type Grant,
   type RoleName,
 } from './grants.ts'
+import { isNarrowedHere, isNarrowing, narrowing } from './narrowing.ts'
 import { texts } from './parameter.ts'
 import { perSchema, planned } from './statement.ts'
 
@@ -20,11 +22,19 @@ export interface MembersRow {
   readonly members: readonly string[]
 }
 
-export const roleOf = (schema: string, role: RoleName): string => `${schema.replaceAll('"', '')}_${role}`
+/** A role of ours that there is for one consumer. */
+export interface ConsumerRoleRow {
+  readonly role: RoleName
+  readonly consumer: string
+}
+
+/** Of one consumer, or of the whole schema. */
+export const roleOf = (schema: string, role: RoleName, consumer: string | null = null): string =>
+  `${schema.replaceAll('"', '')}_${role}${consumer === null ? '' : `_${consumer}`}`
 
 /** The comment of a role that we made. Another one's role of that name may have members whom nobody meant. */
-export const markOf = (schema: string, role: RoleName): string =>
-  `twinbox role ${role} of schema ${schema.replaceAll('"', '')}`
+export const markOf = (schema: string, role: RoleName, consumer: string | null = null): string =>
+  `twinbox role ${role} of schema ${schema.replaceAll('"', '')}${consumer === null ? '' : ` for consumer ${consumer}`}`
 
 export const rolesSql = perSchema('roles', (s) => {
   const role = (name: RoleName): string => `"${roleOf(s, name)}"`
@@ -47,17 +57,34 @@ export const rolesSql = perSchema('roles', (s) => {
       ),
     ].join('\n')
 
+  // The roles `r` that carry the mark of one consumer.
+  const ofConsumers = `from pg_roles as r join lateral (
+        select k.role, substr(d.mark, length(k.mark) + 1) as consumer
+        from shobj_description(r.oid, 'pg_authid') as d(mark)
+        join (values ${narrowedRoles.map((each) => `('${each}', '${markOf(s, each, '')}')`).join(', ')}) as k(role, mark)
+          on starts_with(d.mark, k.mark)
+      ) as m on true`
+
   return {
     // May be run again after each migration: it takes everything back before it gives. Needs the owner of the tables, and
     // CREATEROLE. One statement, so that a role of somebody else stops it before anything has changed, in psql as well.
-    script: `do $$
+    // `consumers`: those of which there is to be a role of their own.
+    script: (consumers: readonly string[] = []): string => {
+      const theirs = consumers.flatMap((consumer) => narrowedRoles.map((each) => [each, consumer] as const))
+      const wanted = [...roleNames.map((each) => [each, null] as const), ...theirs]
+      return `do $$
 declare
   name text;
   mark text;
   found record;
   columns text;
+  kind text;
+  consumer text;
+  statement text;
 begin
-  for name, mark in values ${roleNames.map((each) => `('${roleOf(s, each)}', '${markOf(s, each)}')`).join(',\n    ')} loop
+  for name, mark in values ${wanted
+    .map(([each, consumer]) => `('${roleOf(s, each, consumer)}', '${markOf(s, each, consumer)}')`)
+    .join(',\n    ')} loop
     begin
       execute format('create role %I nologin', name);
       execute format('comment on role %I is %L', name, mark);
@@ -97,9 +124,33 @@ ${roleNames
       and attname <> all (array[${hiddenFromReaders.map((each) => `'${each}'`).join(', ')}]);
     execute format('grant select (%s) on %I.%I to %I', columns, '${bare}', name, '${roleOf(s, 'reader')}');
   end loop;
-end
+${narrowing(
+  bare,
+  theirs.map((each) => roleOf(s, ...each)),
+)}end
 $$;
-`,
+`
+    },
+
+    // The roles of single consumers.
+    consumers: planned(
+      {},
+      `select m.role, m.consumer ${ofConsumers} where ${isNarrowedHere(bare)} order by 2, 1`,
+    ).gives<ConsumerRoleRow>(),
+
+    // Such roles whom tables show the rows of all consumers.
+    unnarrowed: planned(
+      {},
+      `select r.rolname::text as name, m.consumer, array_agg(c.relname::text order by c.relname) as tables
+      ${ofConsumers}
+      join pg_class as c on c.relnamespace = to_regnamespace('${bare}') and c.relkind in ('r', 'p')
+      join pg_attribute as a on a.attrelid = c.oid and a.attname = 'consumer' and not a.attisdropped
+      where has_schema_privilege(r.oid, c.relnamespace, 'usage')
+        and has_any_column_privilege(r.oid, c.oid, 'select, insert, update')
+        and not (c.relrowsecurity and exists (
+          select from pg_policy as p where p.polrelid = c.oid and p.polname = r.rolname and ${isNarrowing}))
+      group by 1, 2 order by 1`,
+    ).gives<{ readonly name: string; readonly consumer: string; readonly tables: readonly string[] }>(),
 
     // Who is a member, by itself or through others; and whether the role has been let in here. Roles belong to all
     // databases of a server, so that it is there says nothing.
