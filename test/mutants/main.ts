@@ -6,6 +6,7 @@ import { promisify } from 'node:util'
 import { Command } from 'commander'
 import { whole } from '../../src/terminal/parse.ts'
 import { table } from '../../src/terminal/table.ts'
+import { allServers } from '../support/servers/server.ts'
 import { plant, readBugs, type Bug } from './bug.ts'
 
 /**
@@ -15,6 +16,7 @@ import { plant, readBugs, type Bug } from './bug.ts'
  */
 const run = promisify(execFile)
 const root = resolve(import.meta.dirname, '../../..')
+const required = (await allServers()).map(({ name }) => name).join(',')
 /** A harness that hangs has noticed as well. */
 const limitMs = 10 * 60_000
 
@@ -82,7 +84,8 @@ async function passes(copy: string, harness: string, seed: number, signal: Abort
   const reports = harness.startsWith('soak') ? [] : ['--reporter=json', `--outputFile=${ran}`]
   const child = spawn(process.execPath, [...args, ...reports], {
     cwd: copy,
-    env: { ...process.env, ...env },
+    // A suite whose server is missing is skipped, and would pass whatever is planted.
+    env: { ...process.env, TWINBOX_TEST_REQUIRE: required, ...env },
     stdio: 'ignore',
     detached: true,
   })
