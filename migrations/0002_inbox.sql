@@ -3,7 +3,7 @@
 -- A message's way through this file: a receiver (or, with the Postgres broker, a relay) writes the message's id to seen and, if
 -- the id was new, one row to the inbox. A message with a key waits in its key's lane, which belongs to one claimer at a time. A
 -- message without a key waits in a partition, where a claimer takes a lease on the row itself. complete_one() deletes the row at the
--- end of the handler's transaction, and writes it to handled if a history is kept.
+-- end of the handler's transaction; complete_many() does so for several, and writes them to handled if a history is kept.
 --
 -- Locks: none on existing tables. Old code: there is none.
 

@@ -3,8 +3,8 @@ import { checkConsumer, checkSchema, readNumbers } from '../base/options.ts'
 import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
 import { checkSchemaIsNewest } from './migrate.ts'
 import { insistOnLocks, type LockWait } from './lockwait.ts'
-import { narrowedRoles, roleNames, type RoleName } from './sql/grants.ts'
-import { markOf, roleOf, rolesSql, type MembersRow } from './sql/roles.ts'
+import { markOf, narrowedRoles, roleNames, roleOf, type RoleName } from './sql/grants.ts'
+import { rolesSql, type MembersRow } from './sql/roles.ts'
 
 /** A role of least privilege, and who has it. */
 export interface RoleStatus {

@@ -17,6 +17,14 @@ export type RoleName = (typeof roleNames)[number]
 /** Of which there may be one for each consumer, see narrowing.ts. */
 export const narrowedRoles = ['receiver', 'claimer'] as const satisfies readonly RoleName[]
 
+/** Of one consumer, or of the whole schema. */
+export const roleOf = (schema: string, role: RoleName, consumer: string | null = null): string =>
+  `${schema.replaceAll('"', '')}_${role}${consumer === null ? '' : `_${consumer}`}`
+
+/** The comment of a role that we made. Another one's role of that name may have members whom nobody meant. */
+export const markOf = (schema: string, role: RoleName, consumer: string | null = null): string =>
+  `twinbox role ${role} of schema ${schema.replaceAll('"', '')}${consumer === null ? '' : ` for consumer ${consumer}`}`
+
 export type Privilege = 'select' | 'insert' | 'update' | 'delete'
 
 export interface Grant {

@@ -1,4 +1,4 @@
-import { narrowedRoles } from './grants.ts'
+import { markOf, narrowedRoles } from './grants.ts'
 
 /** The comment of a policy of ours that shows a role the rows of one consumer only begins so; the consumer follows. */
 export const narrowedTo = 'twinbox consumer '
@@ -10,6 +10,14 @@ export const isNarrowing = `starts_with(coalesce(obj_description(p.oid, 'pg_poli
 
 /** Whether the policy `p` is one of ours. */
 export const isOurs = `(p.polname = '${everybody}' or ${isNarrowing})`
+
+/** The roles `r` that carry the mark of one consumer. */
+export const ofConsumers = (schema: string): string => `from pg_roles as r join lateral (
+        select k.role, substr(d.mark, length(k.mark) + 1) as consumer
+        from shobj_description(r.oid, 'pg_authid') as d(mark)
+        join (values ${narrowedRoles.map((each) => `('${each}', '${markOf(schema, each, '')}')`).join(', ')}) as k(role, mark)
+          on starts_with(d.mark, k.mark)
+      ) as m on true`
 
 /**
  * Whether the role `r` has a policy here. That there is such a role says little: roles belong to all databases of a server, and in
@@ -29,10 +37,8 @@ export const isNarrowedHere = (schema: string): string => `exists (
  */
 export const narrowing = (schema: string, given: readonly string[]): string => `
   for name, kind, consumer in
-    select r.rolname, k.kind, substr(m.mark, length(k.mark) + 1)
-    from pg_roles as r cross join lateral shobj_description(r.oid, 'pg_authid') as m(mark)
-    join (values ${narrowedRoles.map((role) => `('${role}', 'twinbox role ${role} of schema ${schema} for consumer ')`).join(',\n      ')}) as k(kind, mark)
-      on starts_with(m.mark, k.mark)
+    select r.rolname, m.role, m.consumer
+    ${ofConsumers(schema)}
     where r.rolname = any (array[${given.map((name) => `'${name}'`).join(', ')}]::text[]) or ${isNarrowedHere(schema)}
     order by 1
   loop

@@ -2,14 +2,16 @@ import {
   functions,
   grants,
   hiddenFromReaders,
+  markOf,
   messageTables,
   narrowedRoles,
   numbers,
   roleNames,
+  roleOf,
   type Grant,
   type RoleName,
 } from './grants.ts'
-import { isNarrowedHere, isNarrowing, narrowing } from './narrowing.ts'
+import { isNarrowedHere, isNarrowing, narrowing, ofConsumers } from './narrowing.ts'
 import { texts } from './parameter.ts'
 import { perSchema, planned } from './statement.ts'
 
@@ -27,14 +29,6 @@ export interface ConsumerRoleRow {
   readonly role: RoleName
   readonly consumer: string
 }
-
-/** Of one consumer, or of the whole schema. */
-export const roleOf = (schema: string, role: RoleName, consumer: string | null = null): string =>
-  `${schema.replaceAll('"', '')}_${role}${consumer === null ? '' : `_${consumer}`}`
-
-/** The comment of a role that we made. Another one's role of that name may have members whom nobody meant. */
-export const markOf = (schema: string, role: RoleName, consumer: string | null = null): string =>
-  `twinbox role ${role} of schema ${schema.replaceAll('"', '')}${consumer === null ? '' : ` for consumer ${consumer}`}`
 
 export const rolesSql = perSchema('roles', (s) => {
   const role = (name: RoleName): string => `"${roleOf(s, name)}"`
@@ -56,14 +50,6 @@ export const rolesSql = perSchema('roles', (s) => {
         (called) => `grant execute on function ${s}.${called} to ${role(name)};`,
       ),
     ].join('\n')
-
-  // The roles `r` that carry the mark of one consumer.
-  const ofConsumers = `from pg_roles as r join lateral (
-        select k.role, substr(d.mark, length(k.mark) + 1) as consumer
-        from shobj_description(r.oid, 'pg_authid') as d(mark)
-        join (values ${narrowedRoles.map((each) => `('${each}', '${markOf(s, each, '')}')`).join(', ')}) as k(role, mark)
-          on starts_with(d.mark, k.mark)
-      ) as m on true`
 
   return {
     // May be run again after each migration: it takes everything back before it gives. Needs the owner of the tables, and
@@ -135,14 +121,14 @@ $$;
     // The roles of single consumers.
     consumers: planned(
       {},
-      `select m.role, m.consumer ${ofConsumers} where ${isNarrowedHere(bare)} order by 2, 1`,
+      `select m.role, m.consumer ${ofConsumers(bare)} where ${isNarrowedHere(bare)} order by 2, 1`,
     ).gives<ConsumerRoleRow>(),
 
     // Such roles whom tables show the rows of all consumers.
     unnarrowed: planned(
       {},
       `select r.rolname::text as name, m.consumer, array_agg(c.relname::text order by c.relname) as tables
-      ${ofConsumers}
+      ${ofConsumers(bare)}
       join pg_class as c on c.relnamespace = to_regnamespace('${bare}') and c.relkind in ('r', 'p')
       join pg_attribute as a on a.attrelid = c.oid and a.attname = 'consumer' and not a.attisdropped
       where has_schema_privilege(r.oid, c.relnamespace, 'usage')
