@@ -8,6 +8,7 @@ import { createClaimer } from '../src/claimer/claimer.ts'
 import type { HandlerEntry } from '../src/claimer/handlers.ts'
 import { describeError } from '../src/base/errors.ts'
 import type { TwinboxEvent } from '../src/base/events.ts'
+import { zookeeper, type ZookeeperOptions } from '../src/membership/zookeeper/zookeeper.ts'
 import { createRelay } from '../src/relay/relay.ts'
 import type { Worker } from '../src/membership/worker.ts'
 import { now } from './figures.ts'
@@ -78,7 +79,14 @@ async function begin({ role, database, options = {}, handleMs = 0, batchSize, ra
   // Its own connection: what is noted here stays, whatever becomes of the worker's transactions.
   const notes = new pg.Pool({ connectionString: database, max: 1 })
   notes.on('error', () => {})
-  const { preparedStatements } = options as { preparedStatements?: boolean }
+  const { preparedStatements, zookeeper: ensemble } = options as {
+    preparedStatements?: boolean
+    zookeeper?: ZookeeperOptions
+  }
+  if (ensemble !== undefined) {
+    const { zookeeper: _, ...others } = options
+    options = { ...others, coordination: zookeeper(ensemble) }
+  }
   const broker = postgres({ database, preparedStatements })
   const worker: Worker =
     role === 'relay'

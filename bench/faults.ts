@@ -1,4 +1,5 @@
 import { findPgBouncer } from '../test/support/servers/pgbouncer.ts'
+import { findZookeeper } from '../test/support/servers/zookeeper.ts'
 import { startProxy } from '../proof/stage/proxy.ts'
 import { isMissing } from '../test/support/require.ts'
 import type { Member } from './crew.ts'
@@ -26,7 +27,13 @@ export interface Fault {
   readonly does: string
   readonly hits: readonly ('claimer' | 'relay')[]
   /** The time within which a survivor must go on: the 99th percentile, or the worst. */
-  readonly goal: { readonly of: 'p99' | 'max'; readonly belowMs: number; readonly noRepeats?: true }
+  readonly goal: {
+    readonly of: 'p99' | 'max'
+    readonly belowMs: number
+    readonly noRepeats?: true
+    /** The median is at most this share of that of another fault, if that is tried in the same run. */
+    readonly share?: { readonly to: string; readonly most: number }
+  }
   /** The claimer that is hit is the one that is in a long statement. */
   readonly midStatement?: true
   /** The victim ends by itself and in good order. */
@@ -63,6 +70,23 @@ async function pooled(url: string): Promise<Network | { readonly missing: string
     // It learnt to follow prepared statements from one server connection to the next in 1.21.
     options: { preparedStatements: major * 100 + minor >= 121 },
     close: () => pooler.stop(),
+  }
+}
+
+/** The pooler, and beside it an ensemble that ends the session of a dead worker after 2 s. */
+async function coordinated(url: string): Promise<Network | { readonly missing: string }> {
+  const zookeeper = await findZookeeper()
+  if (isMissing(zookeeper)) return zookeeper
+  const network = await pooled(url)
+  if (isMissing(network)) return network
+  const ensemble = await zookeeper.start(3)
+  return {
+    ...network,
+    options: { ...network.options, zookeeper: { servers: ensemble.servers, sessionTimeoutMs: 2000 } },
+    close: async () => {
+      await network.close?.()
+      await ensemble.stop()
+    },
   }
 }
 
@@ -123,6 +147,14 @@ export const faults: readonly Fault[] = [
     hits: both,
     goal: bounded,
     network: pooled,
+    strike: signal('SIGKILL'),
+  },
+  {
+    name: 'zookeeper',
+    does: 'the same, with sessions of ZooKeeper of 2 s (an ensemble of three)',
+    hits: both,
+    goal: { ...bounded, share: { to: 'pgbouncer', most: 0.6 } },
+    network: coordinated,
     strike: signal('SIGKILL'),
   },
 ]

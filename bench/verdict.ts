@@ -23,17 +23,20 @@ interface Figures extends Spread {
   readonly redeliveries: number
   readonly wrongful: number
   readonly met: boolean
+  /** See `goal.share` of the fault. */
+  readonly share?: number
   readonly claimer: Spread
   readonly relay?: Spread
   readonly resumed?: Spread
   readonly account: Account
 }
 
-function figuresOf(result: Result & { account: Account }): Figures {
+function figuresOf(result: Result & { account: Account }, results: readonly Result[]): Figures {
   const { fault, claimer, relay, resumed, wrongful, account } = result
   const all = spread([...claimer, ...relay])
   const redeliveries = account.claimedAgain + account.sentAgain
   const worst = all[fault.goal.of]
+  const share = shareOf(result, all, results)
   return {
     ...all,
     redeliveries,
@@ -41,7 +44,9 @@ function figuresOf(result: Result & { account: Account }): Figures {
     met:
       worst !== null &&
       (fault.goal.of === 'p99' ? worst < fault.goal.belowMs : worst <= fault.goal.belowMs) &&
-      (fault.goal.noRepeats !== true || redeliveries === 0),
+      (fault.goal.noRepeats !== true || redeliveries === 0) &&
+      (share === null || share <= fault.goal.share!.most),
+    ...(share === null ? {} : { share }),
     claimer: spread(claimer),
     ...(fault.hits.length > 1 ? { relay: spread(relay) } : {}),
     ...(fault.midStatement === true ? { resumed: spread(resumed) } : {}),
@@ -50,14 +55,23 @@ function figuresOf(result: Result & { account: Account }): Figures {
 }
 
 const goalOf = ({ goal }: Fault): string =>
-  `${goal.of} ${goal.of === 'p99' ? '<' : '<='} ${goal.belowMs} ms${goal.noRepeats === true ? ', no redelivery' : ''}`
+  `${goal.of} ${goal.of === 'p99' ? '<' : '<='} ${goal.belowMs} ms${goal.noRepeats === true ? ', no redelivery' : ''}${
+    goal.share === undefined ? '' : `, p50 <= ${goal.share.most} x ${goal.share.to}`
+  }`
+
+/** The median as a share of that of the fault with which it is compared; null if only one of them was tried. */
+function shareOf({ fault }: Result, own: Spread, all: readonly Result[]): number | null {
+  const other = all.find(({ fault: { name } }) => name === fault.goal.share?.to)
+  const base = other === undefined ? null : spread([...other.claimer, ...other.relay]).p50
+  return own.p50 === null || base === null ? null : Math.round((own.p50 / base) * 1000) / 1000
+}
 
 /** Holds the times against the goals, and tells it. */
 export function conclude(results: readonly Result[], kills: number): Outcome {
   const problems = results.flatMap((result) => result.problems)
   const figures = results.map((result) => ({
     ...result,
-    figures: result.account === null ? null : figuresOf({ ...result, account: result.account }),
+    figures: result.account === null ? null : figuresOf({ ...result, account: result.account }, results),
   }))
   const tried = figures.flatMap(({ figures: tries }) => (tries === null ? [] : [tries]))
   const sum = (name: keyof Account): number => tried.reduce((all, { account }) => all + account[name], 0)

@@ -26,6 +26,9 @@ create table twinbox.worker (
   -- as the lock is. The value is the start of the server that the lock was taken on, since a restart or a failover frees all
   -- locks and kills nobody. Null behind a pooler that shares sessions.
   locked_on timestamptz,
+  -- What the worker shows elsewhere for as long as it lives, as a session of ZooKeeper, by which those who look there know it again.
+  -- Null while it shows nothing: then nobody may take its absence for a death.
+  sign text collate "C",
   -- What it works on: messages in flight; topics and patterns of its handlers or of its receiver, null if it has not said; and
   -- of a handler that does not end, the topic and since when it runs.
   in_flight integer not null default 0,
@@ -35,7 +38,7 @@ create table twinbox.worker (
   -- Set when the worker stopped by itself, was found dead or was evicted. A worker that finds an end in its own row has been
   -- given up on.
   ended_at timestamptz,
-  ended_by text check (ended_by in ('stop', 'lock', 'heartbeat', 'evict')),
+  ended_by text check (ended_by in ('stop', 'lock', 'heartbeat', 'session', 'evict')),
   -- Until reserved_until, what the worker held belongs to these: a lane to the worker at the lane's number (from 0), a row to
   -- the worker at seq modulo the length. Null: to whoever comes first.
   lane_assignees integer[],

@@ -3,40 +3,48 @@ import { redact } from './base/printable.ts'
 import type { Broker } from './brokers/broker.ts'
 import type { ClaimerOptions } from './claimer/options.ts'
 import type { Handlers } from './claimer/handlers.ts'
+import type { Coordination } from './membership/coordination.ts'
 import type { DatabaseInput } from './database/database.ts'
 import type { RelayOptions } from './relay/options.ts'
 import type { ReceiverOptions } from './receiver/options.ts'
 import type { RedactError } from './base/redaction.ts'
 import type { Telemetry } from './base/telemetry.ts'
+import type { Topics } from './topics/topics.ts'
+import type { RegisteredTopics } from './topics/types.ts'
 
 /** What every worker gets from the configuration as a whole. */
-type Given = 'database' | 'schema' | 'preparedStatements' | 'onEvent' | 'telemetry' | 'redactError'
+type Given =
+  'database' | 'schema' | 'preparedStatements' | 'coordination' | 'onEvent' | 'telemetry' | 'redactError'
 
 /** What is received for one consumer, and what handles it. What `createReceiver` has too goes to its receivers, the rest to its claimers. */
-export interface ConsumerConfig<Tables = unknown>
+export interface ConsumerConfig<Tables = unknown, Defined extends Topics = RegisteredTopics>
   extends
-    Omit<ClaimerOptions, Given | 'consumer'>,
+    Omit<ClaimerOptions, Given | 'consumer' | 'topics'>,
     Pick<ReceiverOptions, 'identify' | 'topicOf' | 'from' | 'sources' | 'collisions'> {
   /** Topic names or AMQP patterns: `order.*`, `order.#`. */
   readonly topics: readonly string[]
-  readonly handlers: Handlers<Tables>
+  readonly handlers: Handlers<Tables, Defined>
 }
 
 /** The default export of `twinbox.config.{js,mjs,ts}`, from which the command line starts workers. */
-export interface Config<Tables = unknown> {
+export interface Config<Tables = unknown, Defined extends Topics = RegisteredTopics> {
   readonly database?: DatabaseInput | undefined
   /** @default 'twinbox' */
   readonly schema?: string | undefined
   /** Switch it off behind PgBouncer in transaction mode before version 1.21. @default true */
   readonly preparedStatements?: boolean | undefined
+  /** `zookeeper(…)` of `twinbox/zookeeper`, for all workers. @default none */
+  readonly coordination?: Coordination | undefined
   /** Traces and metrics, as `twinbox/opentelemetry` makes them. @default none */
   readonly telemetry?: Telemetry | undefined
   /** What is told of errors instead of what they say, by all workers. @default what they say */
   readonly redactError?: RedactError | undefined
   /** A broker, or a function that opens one: commands that need none do not call it. */
   readonly broker?: Broker | (() => Broker | Promise<Broker>) | undefined
+  /** What `defineTopics` gives, for all claimers and for `twinbox topics`. @default any topic, any payload */
+  readonly topics?: Defined | undefined
   /** By name. */
-  readonly consumers?: Readonly<Record<string, ConsumerConfig<Tables>>> | undefined
+  readonly consumers?: Readonly<Record<string, ConsumerConfig<Tables, Defined>>> | undefined
   readonly relay?: Omit<RelayOptions, Given | 'broker'> | undefined
 }
 
@@ -44,7 +52,9 @@ export interface Config<Tables = unknown> {
  * Returns a copy of what it is given: it is there for the types, and so that a configuration that is logged, printed or
  * turned into JSON shows no password of its database. Brokers hide theirs by themselves.
  */
-export function defineConfig<Tables = unknown>(config: Config<Tables>): Config<Tables> {
+export function defineConfig<Tables = unknown, Defined extends Topics = RegisteredTopics>(
+  config: Config<Tables, Defined>,
+): Config<Tables, Defined> {
   const shown = (): object => ({
     ...config,
     ...('database' in config && { database: withoutSecrets(config.database) }),

@@ -2,6 +2,7 @@ export { createOutbox } from './outbox/outbox.ts'
 export { createRelay } from './relay/relay.ts'
 export { createReceiver } from './receiver/receiver.ts'
 export { createClaimer } from './claimer/claimer.ts'
+export { inTransaction } from './claimer/opener.ts'
 export { migrate, migrationFiles, twinboxMigrations } from './database/migrate.ts'
 export { applyRoles, readRoles, rolesScript } from './database/roles.ts'
 export { evictWorkers, readWorkers } from './operate/workers.ts'
@@ -16,30 +17,42 @@ export { unsubscribe } from './operate/unsubscribe.ts'
 export { prune } from './operate/prune.ts'
 export { createSchedules } from './operate/schedules.ts'
 export { defineConfig } from './config.ts'
+export { defineTopics } from './topics/topics.ts'
+export { type } from './topics/schema.ts'
 export { withTransaction } from './database/transaction.ts'
 export * from './base/errors.ts'
 export { readStatus } from './status/status.ts'
 export { diagnose } from './doctor/doctor.ts'
 export { createHealth } from './observe/health.ts'
 export { logEvents } from './observe/logging.ts'
+export { isTombstone, tombstone } from './message/tombstone.ts'
 export { version } from './base/version.ts'
 
 export type { Cancellable, Outbox, OutboxOptions, PublishOptions, Published } from './outbox/outbox.ts'
-export type { TransactionInput } from './outbox/transaction.ts'
+export type { TopicDefinition, Topics, TopicType, TopicTypes } from './topics/topics.ts'
+export type { SchemaIssue, SchemaResult, StandardSchema } from './topics/schema.ts'
+export type { MessageOf, PayloadOf, PublishedMessage, RegisteredTopics } from './topics/types.ts'
+// A star, or a declaration of the user's would be another interface of that name.
+export type * from './topics/registered.ts'
+export type { TransactionInput } from './database/executor.ts'
+export type { PrismaTransaction } from './database/libraries.ts'
 export type { Config, ConsumerConfig } from './config.ts'
 export type { RelayOptions } from './relay/options.ts'
 export type { ReceiverOptions } from './receiver/options.ts'
-export type { Identity } from './receiver/delivery.ts'
-export type { ClaimerOptions } from './claimer/options.ts'
+export type { Identity } from './receiver/identity.ts'
+export type { Opener } from './claimer/opener.ts'
+export type { ClaimerOptions, LibraryClaimerOptions } from './claimer/options.ts'
 export type {
   BatchHandler,
   Handler,
   HandlerContext,
   HandlerEntry,
   HandlerOptions,
+  LibraryContext,
   Handlers,
   TransactionContext,
 } from './claimer/handlers.ts'
+export type { Coordination } from './membership/coordination.ts'
 export type { Worker, WorkerOptions } from './membership/worker.ts'
 export type { DatabaseInput, DatabaseOptions } from './database/database.ts'
 export type { Eviction, ReadWorkersOptions, WorkerStatus } from './operate/workers.ts'
@@ -69,7 +82,8 @@ export type { Health, HealthOptions, HealthProblem, HealthReport } from './obser
 export type { LogLevel, Logger, LogOptions } from './observe/logging.ts'
 export type { FailedMessage, RedactError } from './base/redaction.ts'
 export type { Operation, Telemetry, Trace, TracedMessage } from './base/telemetry.ts'
-export type { OnEvent, TwinboxEvent, WorkerKind } from './base/events.ts'
+export type { FailoverStrategy, OnEvent, TwinboxEvent, WorkerKind } from './base/events.ts'
+export type { AbandonedPart, Assignee, FailoverFunction } from './membership/failover.ts'
 export type {
   Broker,
   IncomingMessage,
@@ -79,4 +93,6 @@ export type {
   SubscribeOptions,
   Subscription,
   DeliveredEvent,
+  Gap,
+  ForeignMessage,
 } from './brokers/broker.ts'

@@ -59,13 +59,26 @@ describe('imports run downwards', () => {
   }[] = [
     { name: 'base', files: /^src\/base\//, uses: [] },
     { name: 'message', files: /^src\/message\//, uses: ['base'] },
+    { name: 'topics', files: /^src\/topics\//, uses: words },
     { name: 'sql', files: /^src\/database\/sql\//, uses: [...words, 'database'] },
     { name: 'database', files: /^src\/database\//, uses: [...words, 'sql'], packages: ['pg', 'kysely'] },
-    { name: 'worker', files: /^src\/membership\/worker\.ts$/, uses: [...words, 'sql', 'database', 'upkeep'] },
+    { name: 'coordination', files: /^src\/membership\/coordination\.ts$/, uses: words },
+    {
+      name: 'worker',
+      files: /^src\/membership\/worker\.ts$/,
+      uses: [...words, 'sql', 'database', 'upkeep', 'coordination'],
+    },
+    // It knows nothing of the database, and its library is an optional peer.
+    {
+      name: 'zookeeper',
+      files: /^src\/membership\/zookeeper\//,
+      uses: [...words, 'coordination'],
+      packages: ['node-zookeeper-client'],
+    },
     {
       name: 'membership',
       files: /^src\/membership\//,
-      uses: [...words, 'sql', 'database'],
+      uses: [...words, 'sql', 'database', 'coordination'],
       packages: ['pg'],
     },
     {
@@ -82,23 +95,35 @@ describe('imports run downwards', () => {
     },
     {
       name: 'broker',
-      files: /^src\/brokers\/(broker|cloudevent|consuming|credentials|peer|probe)\.ts$/,
+      files: /^src\/brokers\/(binary|broker|cloudevent|consuming|credentials|peer|probe)\.ts$/,
       uses: [...words],
     },
     { name: 'adapter', files: /^src\/brokers\/adapter\.ts$/, uses: [...words, 'broker', 'database'] },
     // Each knows its own library and no other broker.
-    ...adapters.map(({ name, peer }) => ({
+    ...adapters.map(({ name, peer, otherPeers = [] }) => ({
       name,
       files: new RegExp(`^src/brokers/${name}/`),
       uses: [...words, 'broker', 'adapter', ...(name === 'postgres' ? ['sql', 'database'] : [])],
-      packages: peer === null ? [] : [peer],
+      packages: [
+        ...(peer === null ? [] : [peer]),
+        ...otherPeers.map((other) => other.peer),
+        ...(name === 'kafka' ? ['fzstd', 'lz4-napi', 'snappy'] : []),
+      ],
     })),
     { name: 'brokers', files: /^src\/brokers\/registry\.ts$/, uses: ['adapter', ...brokerNames] },
-    { name: 'outbox', files: /^src\/outbox\//, uses: [...words, 'sql', 'database'], packages: ['pg'] },
+    {
+      name: 'outbox',
+      files: /^src\/outbox\//,
+      uses: [...words, 'topics', 'sql', 'database'],
+      packages: ['pg'],
+    },
     ...['relay', 'receiver', 'claimer'].map((name) => ({
       name,
       files: new RegExp(`^src/${name}/`),
-      uses: [...words, 'sql', 'database', 'membership', 'lanes', 'upkeep', 'broker', 'worker'],
+      uses: [
+        ...[...words, 'sql', 'database', 'membership', 'lanes', 'upkeep', 'broker', 'worker'],
+        ...(name === 'claimer' ? ['topics'] : []),
+      ],
       packages: ['pg', 'kysely'],
     })),
     {
@@ -134,15 +159,18 @@ describe('imports run downwards', () => {
       name: 'index',
       files: /^src\/(index|config)\.ts$/,
       uses: [
-        ...[...words, 'database', 'broker', 'worker', 'outbox', 'relay', 'receiver', 'claimer'],
-        ...['status', 'observe', 'doctor'],
+        ...[...words, 'database', 'broker', 'worker', 'outbox', 'relay', 'receiver', 'claimer', 'membership'],
+        ...['status', 'observe', 'doctor', 'coordination', 'topics'],
       ],
     },
     {
       // How the command line, and the proof that it starts, read what they are told and say what they have to say.
       name: 'terminal',
       files: /^src\/terminal\//,
-      uses: [...words, 'database', 'broker', 'adapter', 'brokers', 'status', 'observe'],
+      uses: [
+        ...[...words, 'database', 'broker', 'adapter', 'brokers', 'status', 'observe'],
+        ...['coordination', 'zookeeper'],
+      ],
       packages: ['fast-string-truncated-width', 'commander'],
     },
     { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database', 'stage'] },
@@ -184,7 +212,7 @@ describe('imports run downwards', () => {
           'index',
           'prometheus',
         ],
-        ...['relay', 'receiver', 'claimer', 'terminal', 'proof'],
+        ...['relay', 'receiver', 'claimer', 'terminal', 'proof', 'coordination', 'zookeeper', 'topics'],
       ],
       packages: ['commander', 'fast-string-truncated-width', 'jiti', 'pg', 'kysely'],
     },
@@ -256,7 +284,7 @@ describe('imports run downwards', () => {
     expect(importsOf('src/relay/running.ts')).toEqual(
       expect.arrayContaining(['src/relay/options.ts', 'src/lanes/lanes.ts']),
     )
-    expect(importsOf('src/brokers/kafka/client.ts')).toContain('kafkajs')
+    expect(importsOf('src/brokers/kafka/kafkajs/kafkajs.ts')).toContain('kafkajs')
     expect(importsOf('src/index.ts')).toContain('src/outbox/outbox.ts')
     expect(importsOf('src/database/kysely.ts')).toEqual(['kysely', 'pg', 'kysely'])
     expect(new Set(sources.map(layerOf)).size).toBeGreaterThan(12)

@@ -17,6 +17,7 @@ import {
   type NewMessage,
   type PublishOptions,
 } from '../src/index.ts'
+import { tombstone } from '../src/message/tombstone.ts'
 import { numberOptions, type NumberOptionName } from '../src/base/options.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
@@ -281,6 +282,14 @@ const refused: readonly Refused[] = [
     268435460,
   ),
 
+  row('a tombstone without a key', { ...tombstone, key: undefined }, 'INVALID_KEY', 'key', 'tombstone'),
+  row(
+    'a tombstone with a body',
+    { ...tombstone, payload: Buffer.from(canary), key: 'k' },
+    'PAYLOAD_TYPE',
+    'payload',
+    'tombstone',
+  ),
   row('a content type that JSON has not', { contentType: `text/${canary}` }, 'PAYLOAD_TYPE', 'contentType'),
   ...['', canary, `a/${canary}\r\nx: y`, `a/${'c'.repeat(99)}`, 5].map((contentType) =>
     row(

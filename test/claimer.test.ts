@@ -120,6 +120,7 @@ test('a handler has the message and its transaction, as Kysely and as pg', async
     topic: 'order.placed',
     key: 'k',
     headers: { tenant: 't1' },
+    attributes: {},
     payload: { n: 0 },
     contentType: 'application/json',
     publishedAt: null,

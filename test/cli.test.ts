@@ -108,6 +108,14 @@ describe('what it is told', () => {
     },
     { args: ['work', '-d', 'postgres://h/x', '-b', 'postgres'], says: /^No consumer to work for/ },
     {
+      args: ['claim', '-d', 'postgres://h/x', '--zookeeper', 'zk1:2181'],
+      says: /^servers names zk1, .*insecure: true \(on the command line --insecure or TWINBOX_INSECURE=1\)/,
+    },
+    {
+      args: ['claim', '-d', 'postgres://h/x', '--zookeeper', 'zk1:x', '--insecure'],
+      says: /^servers must be/,
+    },
+    {
       args: ['claim', '--config', 'missing.ts', '-d', 'postgres://h/x'],
       says: /^There is no configuration file/,
     },
@@ -452,6 +460,7 @@ describe('the roster of workers', () => {
         consumer: 'roster',
         state: 'alive',
         locked: false,
+        session: false,
         endedBy: null,
         lanes: [],
       },

@@ -20,7 +20,7 @@ const services = Object.entries(compose.services)
 
 test('it has the servers of the README and nothing else', () => {
   expect(Object.keys(compose)).toEqual(['services'])
-  expect(Object.keys(compose.services).toSorted()).toEqual(['kafka', 'postgres', 'rabbitmq'])
+  expect(Object.keys(compose.services).toSorted()).toEqual(['kafka', 'postgres', 'rabbitmq', 'zookeeper'])
 })
 
 describe.each(services)('%s', (name, service) => {
@@ -36,7 +36,7 @@ describe.each(services)('%s', (name, service) => {
   })
 
   test('is reached from this machine only, on its standard port', () => {
-    const port = { postgres: 5432, rabbitmq: 5672, kafka: 9092 }[name]!
+    const port = { postgres: 5432, rabbitmq: 5672, kafka: 9092, zookeeper: 2181 }[name]!
     expect(service.ports).toEqual([`127.0.0.1:${port}:${port}`])
   })
 })
@@ -65,6 +65,11 @@ test('the addresses of README and docs reach it, with its user and password', ()
       '5672',
     ])
   }
+  // A session that docs/failover.md asks for has to be granted.
+  const tickMs = Number(compose.services['zookeeper']!.environment!['ZOO_TICK_TIME'])
+  expect(/sessionTimeoutMs: (\d+)/.exec(written)?.[1]).toBe('2000')
+  expect(tickMs * 2).toBeLessThanOrEqual(2000)
+  expect(written).toContain("servers: ['127.0.0.1:2181']")
   const listeners = String(compose.services['kafka']!.environment!['KAFKA_ADVERTISED_LISTENERS'])
   expect(listeners).toBe('PLAINTEXT://127.0.0.1:9092')
 })

@@ -13,7 +13,7 @@ await compiled('dist')
 
 const run = promisify(execFile)
 const docs = (await readdir('docs')).map((name) => `docs/${name}`)
-const names = ['README.md', 'CONTRIBUTING.md', 'ARCHITECTURE.md', ...docs]
+const names = ['README.md', 'CONTRIBUTING.md', 'ARCHITECTURE.md', 'examples/python/README.md', ...docs]
 const pages = await Promise.all(names.map(async (name) => ({ name, text: await readFile(name, 'utf8') })))
 const blocks = (text: string, language: string): string[] =>
   [...text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
@@ -28,6 +28,13 @@ declare global {
   const createOutbox: typeof twinbox.createOutbox
   const createRelay: typeof twinbox.createRelay
   const createClaimer: typeof twinbox.createClaimer
+  const inTransaction: typeof twinbox.inTransaction
+  namespace Prisma {
+    interface TransactionClient extends twinbox.PrismaTransaction {
+      readonly invoice: { create(row: { data: { orderId: string } }): Promise<unknown> }
+    }
+  }
+  const prisma: { $transaction(run: (tx: Prisma.TransactionClient) => Promise<void>): Promise<void> }
   const createSchedules: typeof twinbox.createSchedules
   const database: string
   const broker: twinbox.Broker
@@ -105,7 +112,7 @@ test('every command is one, with the options that it is shown with', async () =>
     for (const line of blocks(text, 'sh').join('\n').split('\n')) {
       const [, command = ''] = /^npx twinbox ([^#]*)/.exec(line) ?? []
       const words = command.trim().split(/\s+/)
-      const sub = words.slice(0, /^(dead|parked|messages|schedules|workers)$/.test(words[0]!) ? 2 : 1)
+      const sub = words.slice(0, /^(dead|demo|parked|messages|schedules|workers)$/.test(words[0]!) ? 2 : 1)
       const path = sub.filter((word) => /^[a-z]+$/.test(word)).join(' ')
       if (path === '') continue
       const flags = shown.get(path) ?? new Set()
@@ -155,4 +162,14 @@ test('the README is short, and every page is linked from it', () => {
   const [readme] = pages
   for (const { text } of pages) expect(text.split('\n').length).toBeLessThanOrEqual(200)
   expect(names.slice(1).filter((name) => !readme!.text.includes(`](${name})`))).toEqual([])
+})
+
+test('the programs in Python have less than 80 lines each, and their page names each', async () => {
+  const programs = (await readdir('examples/python')).filter((name) => name.endsWith('.py'))
+  expect(programs.length).toBeGreaterThan(3)
+  const page = pages.find(({ name }) => name === 'examples/python/README.md')!
+  for (const name of programs) {
+    const lines = (await readFile(`examples/python/${name}`, 'utf8')).trimEnd().split('\n')
+    expect([name, lines.length < 80, page.text.includes(`](${name})`)]).toEqual([name, true, true])
+  }
 })

@@ -78,6 +78,12 @@ describe('doctor', () => {
       found: 'The column outbox.attempt is not as the migrations make it: integer not null default 0.',
     },
     {
+      how: 'alter domain twinbox.key_text drop constraint key_text_check',
+      mend: `alter domain twinbox.key_text add constraint key_text_check check (value <> '' and octet_length(value) <= 255)`,
+      level: 'wrong',
+      found: 'The domain key_text is not as the migrations make it: text.',
+    },
+    {
       how: 'create index mine on twinbox.inbox (topic)',
       mend: 'drop index twinbox.mine',
       level: 'note',

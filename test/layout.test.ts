@@ -66,6 +66,13 @@ test('mend_sequences() looks through every lane of the outbox', async () => {
   ])
 })
 
+test('lane_number lets every lane of the outbox through, and no other', async () => {
+  const [row] = await database.query<{ check: string }>(
+    `select pg_get_constraintdef(oid) as check from pg_constraint where contypid = 'twinbox.lane_number'::regtype`,
+  )
+  expect(numbersOf(row!.check, /VALUE [<>]= '?\(?(\d+)/g)).toEqual([0, layout.lanes - 1])
+})
+
 test('no other function has a number of the layout', async () => {
   const rows = await database.query<{ name: string; text: string }>(
     `select proname::text as name, pg_get_functiondef(oid) as text from pg_proc
@@ -75,15 +82,15 @@ test('no other function has a number of the layout', async () => {
     `\\b(${[layout.lanes - 1, layout.lanes, inboxLanes - 1, inboxLanes, layout.perWorker].join('|')})\\b`,
   )
   const named = rows.filter(({ text }) => numbers.test(text)).map(({ name }) => name)
-  // Each has its test above, but sound_headers(): a message has at most 64 headers.
+  // Each has its test above, but each_header_is_sound(): a message has at most 64 headers.
   expect(named.toSorted((a, b) => a.localeCompare(b))).toEqual([
     'complete_many',
     'complete_one',
+    'each_header_is_sound',
     'lane_of',
     'mend_sequences',
     'publish',
     'publish_many',
-    'sound_headers',
   ])
 })
 

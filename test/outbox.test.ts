@@ -8,7 +8,7 @@ import {
   type NewMessage,
   type TransactionInput,
 } from '../src/index.ts'
-import type { Queryable } from '../src/outbox/transaction.ts'
+import type { Queryable } from '../src/database/executor.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { startProxy, type Proxy } from '../proof/stage/proxy.ts'
 
@@ -460,7 +460,7 @@ describe('where a message cannot be published', () => {
     expect(await says(new DataSource(overPool()))).toMatch(
       /^publish got a DataSource that is not in a transaction/,
     )
-    expect(await says(() => {})).toMatch(/^publish got a function \(those of postgres\.js and Knex/)
+    expect(await says(() => {})).toMatch(/^publish got a function, and needs your transaction/)
     expect(await says(7)).toMatch(/^publish got something of type number, and needs your transaction/)
   })
 

@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { cp, mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { brokerNames } from '../src/brokers/registry.ts'
+import { makeProject, strictOptions, userEnv } from './support/packed.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
 /** What `npm install twinbox` brings: packed as for the registry, and installed into an empty project. */
@@ -29,34 +30,8 @@ interface Manifest {
 let manifest: Manifest
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'twinbox-package-'))
-  // Packed from a copy: nothing left over from an earlier build, and nobody's work under way is disturbed.
-  const source = join(folder, 'source')
-  const ingredients = [
-    'package.json',
-    'tsconfig.json',
-    'tsconfig.build.json',
-    'src',
-    'proof',
-    'migrations',
-    'test',
-  ]
-  for (const name of [...ingredients, 'LICENSE', 'README.md', 'CHANGELOG.md', 'docs']) {
-    if (existsSync(join(root, name))) await cp(join(root, name), join(source, name), { recursive: true })
-  }
-  await symlink(join(root, 'node_modules'), join(source, 'node_modules'))
-  await run('npm', ['pack', '--silent', '--pack-destination', folder], { cwd: source })
-  const tarball = (await readdir(folder)).find((name) => name.endsWith('.tgz'))!
-
-  project = join(folder, 'project')
-  await mkdir(project)
-  await writeFile(
-    join(project, 'package.json'),
-    JSON.stringify({ name: 'user', private: true, type: 'module' }),
-  )
-  await run('npm', ['install', join(folder, tarball), '--no-audit', '--no-fund', '--prefer-offline'], {
-    cwd: project,
-  })
+  folder = await mkdtemp(join(tmpdir(), 'twinbox-user-'))
+  project = await makeProject(folder)
   const installed = join(project, 'node_modules', 'twinbox')
   files = (await readdir(installed, { recursive: true, withFileTypes: true }))
     .filter((entry) => entry.isFile())
@@ -77,9 +52,8 @@ interface Outcome {
 
 /** Runs a command in the project, as a user would. */
 async function inProject(command: string, ...args: string[]): Promise<Outcome> {
-  const { NODE_ENV: _, VITEST: __, DATABASE_URL: ___, TWINBOX_DATABASE_URL: ____, ...env } = process.env
   try {
-    return { code: 0, ...(await run(command, args, { cwd: project, env })) }
+    return { code: 0, ...(await run(command, args, { cwd: project, env: userEnv() })) }
   } catch (error) {
     const { code, stdout, stderr } = error as Outcome
     return { code, stdout, stderr }
@@ -93,7 +67,7 @@ const node = (program: string): Promise<Outcome> =>
 
 describe('what is in it', () => {
   test('the compiled code, the migrations and the papers', () => {
-    const papers = ['LICENSE', 'README.md', 'CHANGELOG.md', 'docs/options.md']
+    const papers = ['LICENSE', 'README.md', 'CHANGELOG.md', 'docs/options.md', 'examples/python/README.md']
     const code = [
       'package.json',
       'dist/src/index.js',
@@ -115,9 +89,10 @@ describe('what is in it', () => {
     const tops = new Set(files.map((file) => file.split('/')[0]))
     expect(tops).toEqual(
       new Set(
-        ['package.json', 'LICENSE', 'README.md', 'CHANGELOG.md', 'dist', 'docs', 'migrations'].filter((top) =>
-          tops.has(top),
-        ),
+        [
+          ...['package.json', 'LICENSE', 'README.md', 'CHANGELOG.md', 'SECURITY.md'],
+          ...['dist', 'docs', 'examples', 'migrations'],
+        ].filter((top) => tops.has(top)),
       ),
     )
     for (const file of files.filter((name) => name.endsWith('.js'))) {
@@ -139,6 +114,7 @@ describe('what is in it', () => {
         './opentelemetry',
         './package.json',
         './prometheus',
+        './zookeeper',
         ...brokerNames.map((name) => `./${name}`),
       ].toSorted(),
     )
@@ -147,11 +123,17 @@ describe('what is in it', () => {
   test('what only some need is optional, and is not installed unasked', () => {
     expect(manifest.peerDependencies).toEqual({
       '@opentelemetry/api': '^1.9.0',
+      '@platformatic/kafka': '^2.12.1',
       '@types/pg': '^8.0.0',
       amqplib: '^2.3.1',
+      fzstd: '^0.1.1',
       jiti: '^2.7.0',
       kafkajs: '^2.2.4',
+      'lz4-napi': '^2.10.0',
+      'node-zookeeper-client': '^1.1.3',
       'prom-client': '^15.1.3',
+      snappy: '^7.4.3',
+      zeromq: '^6.8.0',
     })
     expect(manifest.peerDependenciesMeta).toEqual(
       Object.fromEntries(Object.keys(manifest.peerDependencies).map((name) => [name, { optional: true }])),
@@ -263,6 +245,19 @@ describe('what it exports', () => {
     },
   )
 
+  test('without node-zookeeper-client, no worker starts that was to use it, and it says what to install', async () => {
+    const { stdout, code } = await node(`
+      import { zookeeper } from 'twinbox/zookeeper'
+      import { createClaimer } from 'twinbox'
+      const coordination = zookeeper({ servers: '127.0.0.1:1' })
+      const worker = createClaimer({ database: ${JSON.stringify(database.url)}, consumer: 'c', coordination }, { '#': () => {} })
+      await worker.start().catch((error) => console.log(error.code, error.message))
+      process.exit(0)
+    `)
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/^INVALID_OPTION .*npm install node-zookeeper-client .*\n$/)
+  })
+
   test('a main job runs: migrate, publish, relay, receive, claim', async () => {
     const other = await createTestDatabase({ migrated: false })
     try {
@@ -299,20 +294,12 @@ describe('what it exports', () => {
 describe('its types', () => {
   const compile = async (program: string, ...options: string[]): Promise<Outcome> => {
     await writeFile(join(project, 'user.ts'), program)
-    const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
     return inProject(
       process.execPath,
-      tsc,
-      ...[
-        '--noEmit',
-        '--strict',
-        '--exactOptionalPropertyTypes',
-        '--module',
-        'nodenext',
-        '--target',
-        'es2023',
-      ],
-      ...['--lib', 'es2023,esnext.disposable', ...options, 'user.ts'],
+      join(root, 'node_modules', 'typescript', 'bin', 'tsc'),
+      ...strictOptions,
+      ...options,
+      'user.ts',
     )
   }
 

@@ -4,6 +4,7 @@ import { bookkeepingSettings } from '../src/database/sql/server.ts'
 import { applyRoles } from '../src/database/roles.ts'
 import { sqlstate } from '../src/database/sqlstate.ts'
 import { completionSql } from '../src/database/sql/completion.ts'
+import { floodSql } from '../src/database/sql/flood.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'
 import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
@@ -149,12 +150,33 @@ function statements(
     of('claim behind a flood', inbox.claimOthers, {
       ...{ ...claiming, gone: [], dealt: [], avoider: -1, onlyHeld: false, without: ['t'], span: 1000 },
     }),
+    of('claim the first of topics', inbox.claimOthers, {
+      ...{ ...claiming, gone: [], dealt: [], avoider: -1, onlyHeld: false, without: [], span: 1 },
+      ...{ partitions: partition.map(({ lane }) => lane), bounds: partition.map(({ seq }) => seq - 1) },
+    }),
+    of('first of each topic in lanes', floodSql('twinbox').firsts, {
+      ...{ consumer: 'c', lanes, bounds: each(watermark, 64), span: 1000, without: ['u'], most: batch },
+    }),
+    of('first of each topic in partitions', floodSql('twinbox').firsts, {
+      ...{
+        consumer: 'c',
+        lanes: partitions,
+        bounds: each(watermark, 8),
+        span: 1000,
+        without: ['u'],
+        most: batch,
+      },
+    }),
     of('read lanes', reading.read, { ...reads, held: inLane(first) }),
     of('read lanes past a key', reading.readPast, {
       ...{ ...reads, held: each([], 64), without: each(['k'], 64), look: 10 },
     }),
     of('read lanes behind a flood', reading.readOthers, {
       ...{ ...reads, held: each([], 64), without: ['t'], span: 1000 },
+    }),
+    of('read the first of topics in lanes', reading.readFirsts, {
+      ...{ ...reads, held: each([], 64) },
+      ...{ chosenLanes: inLanes.map(({ lane }) => lane), chosen: inLanes.map(({ seq }) => seq) },
     }),
     of('complete rows', completion.complete, { ...claims(partition), server }),
     of('complete in lanes', completion.complete, { ...claims(inLanes), server }),

@@ -2,29 +2,21 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { CloudEvent, HTTP } from 'cloudevents'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { Broker, IncomingMessage, OnBatch } from '../src/brokers/broker.ts'
+import type { IncomingMessage } from '../src/brokers/broker.ts'
 import { newMessageId } from '../src/message/message.ts'
 import { createReceiver, type ReceiverOptions, type Worker } from '../src/index.ts'
 import { startProxy } from '../proof/stage/proxy.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { incoming, toldBroker } from './support/told.ts'
 
 /** The receiver's own rules, with deliveries as a test wants them. What real brokers deliver is in `brokers/`. */
 let database: TestDatabase
 let consumer: string
 let events: Recorder
 let receiver: Worker | null = null
-let deliver: OnBatch
 
-const broker: Broker = {
-  name: 'told',
-  send: async () => [],
-  async subscribe(_, onBatch) {
-    deliver = onBatch
-    return { stop: async () => {} }
-  },
-  close: async () => {},
-}
+const { broker, deliver, last } = toldBroker()
 
 beforeAll(async () => {
   database = await createTestDatabase()
@@ -49,19 +41,6 @@ async function start(options: Partial<ReceiverOptions> = {}): Promise<void> {
     ...options,
   })
   await receiver.start()
-}
-
-function incoming(fields: Partial<IncomingMessage> = {}): IncomingMessage {
-  return {
-    topic: 'order.placed',
-    key: null,
-    headers: {},
-    contentType: 'application/json',
-    body: Buffer.from('{"n":1}'),
-    position: null,
-    redelivered: false,
-    ...fields,
-  }
 }
 
 function cloudEvent(fields: Partial<IncomingMessage> = {}, id: string = newMessageId()): IncomingMessage {
@@ -111,7 +90,7 @@ test('a CloudEvent is stored once, however often it is delivered', async () => {
 
 test('two consumers each get it', async () => {
   await start()
-  const first = deliver
+  const first = last()
   const mine = consumer
   consumer += 'x'
   const other = createReceiver({ database: database.url, broker, consumer, topics: ['#'] })
@@ -509,7 +488,7 @@ test('a handler sees the attributes of others, and of ours what nothing else say
   expect((await rows()).map(({ headers }) => headers)).toEqual([
     { tenant: 't1' },
     { tenant: 't1', ce_type: 'order.placed' },
-    { tenant: 't1', ce_type: 'order.placed', ce_source: '/shop', ce_id: '7', ce_subject: 's' },
+    { ...others, tenant: 't1', ce_specversion: undefined },
   ])
 })
 

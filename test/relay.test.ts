@@ -120,6 +120,35 @@ test('a broker that is down costs no attempts, and the relay resumes by itself a
   expect(await count('dead_letter')).toBe(0)
 })
 
+test('what is held for somebody who is away waits apart with its key, uncounted; all else goes on, however much there is', async () => {
+  let away = true
+  decide = ({ topic }) =>
+    away && topic === 'away'
+      ? { status: 'held', error: new BrokerError('reconnect', 'shipping is away'), retryInMs: 20 }
+      : ok
+  // More than a read brings, before anything else.
+  await publish([...Array.from({ length: 40 }, (_, index) => `k${index}`), null, null], 'away')
+  await publish(['k0', 'k0'], 'away', 100)
+  await publish(['other', null], 't', 102)
+  await start({ maxAttempts: 1, batchSize: 5 })
+  await until(() => [102, 103].every((number) => numbers().includes(number)))
+  await events.next('trouble')
+  // Each has been tried several times by now.
+  await until(async () => (await count('parked')) === 40)
+  expect(events.of('message_failed')).toEqual([])
+  expect(events.of('broker_down')).toEqual([])
+  const reasons = await database.query('select distinct reason from twinbox.parked')
+  expect(reasons).toEqual([{ reason: expect.stringContaining('shipping is away') }])
+  const attempts = `select distinct attempt, errors from (
+    select attempt, errors from twinbox.parked_message union all select attempt, errors from twinbox.deferred) as m`
+  expect(await database.query(attempts)).toEqual([{ attempt: 0, errors: null }])
+  away = false
+  await until(() => sent.length === 46)
+  const ofKey = sent.filter(({ key }) => key === 'k0').map(({ content }) => Number(content))
+  expect(ofKey).toEqual([0, 100, 101])
+  expect(await count('dead_letter')).toBe(0)
+})
+
 test('a message that the broker refuses fails alone; without a key it is tried again later', async () => {
   let refusals = 0
   decide = (message) => (message.content === '1' && refusals++ < 2 ? refused('config') : ok)

@@ -15,7 +15,7 @@ import {
   readWorkers,
   rolesScript,
 } from '../src/index.ts'
-import { Stage } from './crash/stage.ts'
+import { firstTo, Stage } from './crash/stage.ts'
 import { recordEvents } from './support/events.ts'
 import { serverUrl, type TestDatabase } from './support/postgres.ts'
 
@@ -165,14 +165,14 @@ describe('under their roles', () => {
         for (const actor of actors) await actor.started
         await stage.publish(['a', 'b', null, 'a', null], 'throw')
         await stage.publish(Array.from({ length: 60 }, (_, n) => (n % 3 === 0 ? null : `k${n % 7}`)))
-        await claimers[0].next('handled')
-        claimers[0].kill(signal)
+        const [victim, survivor] = await firstTo('handled', claimers)
+        victim.kill(signal)
         relays[0].kill(signal)
-        await claimers[1].next('worker_dead')
+        await survivor!.next('worker_dead')
         await relays[1].next('worker_dead')
         await stage.drained(30_000)
         expect(await stage.faults()).toEqual([])
-        for (const actor of [receiver, relays[1], claimers[1]]) {
+        for (const actor of [receiver, relays[1], survivor!]) {
           expect(actor.events.filter(({ type }) => type === 'trouble')).toEqual([])
         }
       } finally {

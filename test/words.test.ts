@@ -30,10 +30,10 @@ const terms = rows.flatMap(({ words, meaning }) => [
 
 const sources = [...filesOf('src'), ...filesOf('migrations')]
 /** An adapter speaks as its broker does. Of other projects one speaks as they do. */
-const foreign = /^src\/brokers\/(rabbitmq|kafka)|^docs\/alternatives\.md$/
+const foreign = /^src\/brokers\/(rabbitmq|kafka|zeromq)|^src\/membership\/zookeeper|^docs\/alternatives\.md$/
 const everything = [
   ...sources,
-  ...['proof', 'docs'].flatMap(filesOf),
+  ...['proof', 'docs', 'examples'].flatMap(filesOf),
   ...['README.md', 'ARCHITECTURE.md', 'CONTRIBUTING.md', 'CHANGELOG.md'],
 ].filter((file) => !foreign.test(file))
 
@@ -86,6 +86,8 @@ describe('the glossary', () => {
         'Intake',
         'Marks',
         'Membership',
+        'Payloads',
+        'Presence',
         'Retries',
         'Sightings',
         'Stuck',
@@ -98,7 +100,7 @@ describe('the glossary', () => {
     ]
     const core = /^src\/(outbox|relay|receiver|claimer|lanes|membership|upkeep)\//
     const classes = sources
-      .filter((file) => core.test(file))
+      .filter((file) => core.test(file) && !foreign.test(file))
       .flatMap((file) => [...read(file).matchAll(/^export class (\w+)/gm)].map(([, name]) => name!))
     const stems = terms.map((term) => plain(term).replace(/e$/, ''))
     const strange = classes.filter(

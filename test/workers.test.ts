@@ -123,6 +123,7 @@ describe('reading', () => {
       state: 'alive',
       alive: true,
       locked: true,
+      session: false,
       endedAt: null,
       endedBy: null,
       lanes: Array.from({ length: 72 }, (_, lane) => lane),
@@ -149,6 +150,7 @@ describe('reading', () => {
       restarted: await register({ lockedOn: "pg_postmaster_start_time() - interval '1 hour'" }),
       lock: await register({ ended: 'now()', by: 'lock', lockedOn: here }),
       heartbeat: await register({ ended: "now() - interval '9 minutes'", by: 'heartbeat' }),
+      session: await register({ ended: "now() - interval '3 minutes'", by: 'session' }),
       evict: await register({ ended: "now() - interval '1 minute'", by: 'evict' }),
       stop: await register({ ended: "now() - interval '2 minutes'", by: 'stop' }),
     }
@@ -164,12 +166,13 @@ describe('reading', () => {
       [id.lock, 'died', 'lock'],
       [id.evict, 'evicted', 'evict'],
       [id.stop, 'stopped', 'stop'],
+      [id.session, 'died', 'session'],
       [id.heartbeat, 'died', 'heartbeat'],
     ])
     expect((await readWorkers(inbox, { consumer, kind: 'relay' })).map((worker) => worker.id)).toEqual([
       relay,
     ])
-    expect((await readWorkers(database.pool)).length).toBe(9)
+    expect((await readWorkers(database.pool)).length).toBe(10)
   })
 
   test('wrong options are refused before anything is asked of the database', async () => {
@@ -331,6 +334,7 @@ describe('the table', () => {
     alive: true,
     state: 'alive',
     locked: true,
+    session: false,
     endedAt: null,
     endedBy: null,
     lanes: [1, 2, 3],
@@ -355,6 +359,11 @@ describe('the table', () => {
       '9   receiver  billing   alive       3 min  320 ms  -      -       5          yes   web-1  4242  0.1.0',
       '10  claimer   billing   died: lock  1 min  2 min   0      -       5          -     web-1  4242  0.1.0',
     ])
+    const signing = [
+      worker({ locked: false, session: true }),
+      worker({ locked: false, state: 'died', endedBy: 'session', ...ended }),
+    ]
+    expect(renderWorkers(signing, at)).toMatch(/^7 .* session  web-1 .*\n7 .* died: session .* - {8}web-1 /m)
     expect(renderWorkers([], at)).toBe('No worker is running.')
   })
 

@@ -6,6 +6,7 @@ import { message, numberOf, portions, share, topic, type RaceMessage } from '../
 import type { Tally } from '../race/tally.ts'
 import { businessTable, effectsTable, insertBusiness, insertEffect, insertEffects, onPool } from './common.ts'
 import { bareKafka, bareRabbitmq } from './brokers.ts'
+import { bareZeromq } from './zeromq.ts'
 import { entrants as twinbox } from './twinbox.ts'
 
 /**
@@ -205,7 +206,14 @@ export const entrants: Readonly<Record<string, Entrant>> = {
   relay: { ...filled, create, work: relay },
   handle: { create, work: handle },
   rabbitmq: { create, work: bareRabbitmq },
+  zeromq: { create, work: bareZeromq },
   kafka: { create, work: bareKafka },
+  platformatic: {
+    create,
+    // On an older Node, importing it is a syntax error already.
+    work: async (place, task, tally) =>
+      (await import('./platformatic.ts')).barePlatformatic(place, task, tally),
+  },
   pipeline: {
     create,
     left: `select (select count(*)::int from twinbox.outbox) + (select count(*)::int from twinbox.bare_inbox) as left`,

@@ -6,6 +6,7 @@ import { toRecord } from '../../src/brokers/kafka/records.ts'
 import { rabbitmq } from '../../src/brokers/rabbitmq/rabbitmq.ts'
 import { checkOptions } from '../../src/brokers/rabbitmq/options.ts'
 import { toSending } from '../../src/brokers/rabbitmq/outgoing.ts'
+import { zeromq } from '../../src/brokers/zeromq/zeromq.ts'
 import type { OutgoingMessage } from '../../src/message/message.ts'
 import type { Place, Stop, Task } from '../race/entrant.ts'
 import { portions, share } from '../race/messages.ts'
@@ -19,26 +20,36 @@ export const consumer = 'bench'
 /** Each lap has its own exchange, queue and topic. */
 export const nameOf = (url: string): string => new URL(url).pathname.slice(1)
 
+export const isKafka = ({ broker }: Task): boolean =>
+  broker!.kind === 'kafka' || broker!.kind === 'platformatic'
+
 export function brokerOf(url: string, task: Task): Broker {
   const { kind, address } = task.broker!
   const name = nameOf(url)
-  if (kind === 'kafka') return kafka({ brokers: [address], topology: 'declare', topic: () => name })
+  if (isKafka(task)) {
+    const client = kind === 'platformatic' ? kind : undefined
+    return kafka({ brokers: [address], client, topology: 'declare', topic: () => name })
+  }
+  if (kind === 'zeromq') return zeromq({ consumers: { [consumer]: { addresses: [address], topics: ['#'] } } })
   return rabbitmq({ url: address, exchange: name, queue: () => name })
 }
 
 /** Where messages go: made by our adapter, for all alike. */
 export async function prepareBroker(url: string, task: Task): Promise<void> {
+  // There is nothing before its receivers listen, nor after.
+  if (task.broker!.kind === 'zeromq') return
   const broker = brokerOf(url, task)
-  const topics = task.broker!.kind === 'kafka' ? [nameOf(url)] : ['#']
+  const topics = isKafka(task) ? [nameOf(url)] : ['#']
   const subscription = await broker.subscribe({ consumer, topics, batchSize: 1 }, async () => {})
   await subscription.stop()
   await broker.close()
 }
 
 /** How many messages the broker has. */
-export async function countAtBroker(url: string, { broker }: Task): Promise<number> {
+export async function countAtBroker(url: string, task: Task): Promise<number> {
   const name = nameOf(url)
-  if (broker!.kind === 'kafka') {
+  const { broker } = task
+  if (isKafka(task)) {
     const admin = new Kafka({ brokers: [broker!.address], logLevel: logLevel.NOTHING }).admin()
     await admin.connect()
     const offsets = await admin.fetchTopicOffsets(name)
@@ -48,9 +59,11 @@ export async function countAtBroker(url: string, { broker }: Task): Promise<numb
   return onChannel(broker!.address, async (channel) => (await channel.checkQueue(name)).messageCount)
 }
 
-export async function dropAtBroker(url: string, { broker }: Task): Promise<void> {
+export async function dropAtBroker(url: string, task: Task): Promise<void> {
+  const { broker } = task
+  if (broker!.kind === 'zeromq') return
   const name = nameOf(url)
-  if (broker!.kind === 'kafka') {
+  if (isKafka(task)) {
     const admin = new Kafka({ brokers: [broker!.address], logLevel: logLevel.NOTHING }).admin()
     await admin.connect()
     await admin.deleteTopics({ topics: [name] }).catch(() => {})
@@ -76,7 +89,7 @@ async function onChannel<Result>(
   }
 }
 
-function* outgoing(task: Task, process: number): Generator<{ n: number; message: OutgoingMessage }[]> {
+export function* outgoing(task: Task, process: number): Generator<{ n: number; message: OutgoingMessage }[]> {
   const { from, to } = share(task, process)
   for (const portion of portions(task, task.batchSize, from, to)) {
     yield portion.map(({ n, key, payload }) => ({

@@ -13,7 +13,7 @@ import { createRelay } from '../../src/relay/relay.ts'
 import { laneSql } from '../../src/database/sql/lane.ts'
 import type { Entrant, Place, Stop, Task } from '../race/entrant.ts'
 import { message, numberOf, portions, share, topic, type RaceMessage } from '../race/messages.ts'
-import { brokerOf, consumer, nameOf } from './brokers.ts'
+import { brokerOf, consumer, isKafka, nameOf } from './brokers.ts'
 import { publishSeldom, publishSteadily } from './steady.ts'
 import type { Tally } from '../race/tally.ts'
 import {
@@ -275,7 +275,7 @@ const pipeline =
   }
 
 const receivingOf = (url: string, task: Task): Pick<ReceiverOptions, 'topics' | 'from' | 'topicOf'> =>
-  task.broker?.kind === 'kafka'
+  task.broker !== undefined && isKafka(task)
     ? { topics: [topic], from: [nameOf(url)], topicOf: ({ attributes }) => attributes['type'] ?? '' }
     : { topics: [topic] }
 

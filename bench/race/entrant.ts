@@ -1,5 +1,9 @@
 import type { Tally } from './tally.ts'
 
+/** A broker beside Postgres. */
+/** `platformatic` is Kafka by its second client library. */
+export type BrokerKind = 'rabbitmq' | 'kafka' | 'platformatic' | 'zeromq'
+
 /** What the entrants of a lap have in common: told to the processes that do the work. */
 export interface Task {
   /** How many messages there are in all. */
@@ -18,7 +22,7 @@ export interface Task {
    */
   readonly handler?: 'no-op' | 'insert' | 'insert-many' | 'hold'
   /** Where the brokers of the scenario are. */
-  readonly broker?: { readonly kind: 'rabbitmq' | 'kafka'; readonly address: string }
+  readonly broker?: { readonly kind: BrokerKind; readonly address: string }
   /** Messages per second, where they are published meanwhile, for so long; the rest comes at once then. */
   readonly perSecond?: number
   readonly steadyMs?: number

@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from 'commander'
 import { dropAtBroker, prepareBroker } from '../entrants/brokers.ts'
+import type { BrokerKind } from '../race/entrant.ts'
 import type { Runner } from '../race/lap.ts'
 import { addRaceOptions, taskOf, type RaceOptions } from '../race/options.ts'
 import { atLeast, ratioOf, ratioToSum, runRace } from '../race/race.ts'
@@ -7,11 +8,13 @@ import { startBroker } from '../race/services.ts'
 import type { Scenario } from '../scenario.ts'
 
 interface Options extends RaceOptions {
-  readonly brokers: readonly ('postgres' | 'rabbitmq' | 'kafka')[]
+  readonly brokers: readonly ('postgres' | BrokerKind)[]
 }
 
-const clients = { rabbitmq: 'amqplib', kafka: 'kafkajs' } as const
-const kinds = ['postgres', 'rabbitmq', 'kafka'] as const
+const clients = {
+  ...{ rabbitmq: 'amqplib', kafka: 'kafkajs', platformatic: '@platformatic/kafka', zeromq: 'zeromq' },
+} as const
+const kinds = ['postgres', 'rabbitmq', 'kafka', 'platformatic', 'zeromq'] as const
 
 export const pipeline: Scenario<Options> = {
   name: 'pipeline',
@@ -38,7 +41,7 @@ export const pipeline: Scenario<Options> = {
         continue
       }
       const over = { ...task, broker: { kind, address: found.address } }
-      const ours = `twinbox over ${kind}`
+      const ours = `twinbox over ${kind === 'platformatic' ? 'kafka by platformatic' : kind}`
       const client = clients[kind]
       runners.push({ name: ours, entrant: 'twinbox pipeline', task: over })
       runners.push({ name: client, entrant: `bare ${kind}`, task: { ...over, keys: 'none' } })

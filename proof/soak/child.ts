@@ -177,9 +177,7 @@ async function begin({ run, role: as, history: path, detours, ...job }: Job): Pr
     else if (event.type === 'found_below') history.note(event.type, event.lanes.join(','))
   }
   const employed = await employ({
-    run,
-    role: as,
-    options: job.options,
+    ...{ run, detours, role: as, options: job.options },
     onEvent,
     handlers: (database, workerId) =>
       handlers({ run, database, history, serviceUrl: job.serviceUrl, workerId, slowMs: () => slowMs }),

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { account, Crew, hasEnded, type Member as AnyMember } from '../stage/crew.ts'
+import type { DeathSign } from '../../src/base/events.ts'
 import type { Address } from '../../src/brokers/adapter.ts'
 import type { Run } from '../stage/broker.ts'
 import type { Job, News, Order, Role, Tally, WorkRole } from './child.ts'
@@ -21,6 +22,7 @@ export interface Post {
   /** Ways through the network that only this post has. */
   readonly toDatabase: string | null
   readonly toBroker: readonly string[]
+  readonly toZookeeper: readonly string[]
   readonly databaseUrl: string
   readonly detours: readonly Detour[]
   readonly options: Job['options']
@@ -69,6 +71,8 @@ export class Company {
   readonly unruly: string[] = []
   /** The longest that a process took to end after it had stopped everything, in milliseconds. */
   slowestEndMs = 0
+  /** Deaths that workers have told of, by the sign by which they found them. */
+  readonly deaths: Partial<Record<DeathSign, number>> = {}
   /** Starts that failed because a server was out of reach. */
   failedStarts = 0
   onTally: (post: Post, tally: Tally) => void = () => {}
@@ -158,14 +162,16 @@ export class Company {
       Object.assign(url, { hostname: '127.0.0.1', port: String(await this.#route(toDatabase, database)) })
     }
     url.searchParams.set('application_name', `${this.#run.name}.${name}`)
-    const toBroker: string[] = []
     const detours: Detour[] = []
-    for (const [index, address] of (role === 'relay' || role === 'receiver' ? brokers : []).entries()) {
-      const way = `${name} broker ${index}`
-      toBroker.push(way)
-      const port = await this.#route(way, address)
-      detours.push({ ...address, via: port })
+    const detour = async (where: string, addresses: readonly Address[]): Promise<string[]> => {
+      const ways = addresses.map((_, index) => `${name} ${where} ${index}`)
+      for (const [index, address] of addresses.entries())
+        detours.push({ ...address, via: await this.#route(ways[index]!, address) })
+      return ways
     }
+    const toBroker = await detour('broker', role === 'relay' || role === 'receiver' ? brokers : [])
+    const zookeepers = this.#cast.network && role !== 'publisher' ? addressesOf(this.#run.zookeeper) : []
+    const toZookeeper = await detour('zookeeper', zookeepers)
     const databaseUrl = url.toString()
     return {
       name,
@@ -174,6 +180,7 @@ export class Company {
       hired: 0,
       toDatabase,
       toBroker,
+      toZookeeper,
       databaseUrl,
       detours,
       options: this.#cast.options(role, number),
@@ -301,7 +308,9 @@ export class Company {
     else {
       const { tally } = news
       for (const seen of tally.events) {
-        if (seen.event.type !== 'claimed') account(member, seen.event)
+        const { event } = seen
+        if (event.type !== 'claimed') account(member, event)
+        if (event.type === 'worker_dead') this.deaths[event.foundBy] = (this.deaths[event.foundBy] ?? 0) + 1
         this.onEvent(member, seen)
       }
       member.claimed += tally.claimed
@@ -318,3 +327,7 @@ export function addressOf(url: string, standardPort: number): Address | null {
   if (hostname === '' || hostname.includes('%2F') || searchParams.has('host')) return null
   return { host: hostname.replace(/^\[(.*)\]$/, '$1'), port: port === '' ? standardPort : Number(port) }
 }
+
+/** Those of an ensemble. */
+const addressesOf = (servers: string | null): Address[] =>
+  (servers ?? '').split(',').flatMap((server) => addressOf(`zookeeper://${server.trim()}`, 2181) ?? [])

@@ -62,6 +62,8 @@ function whyNot(kind: Kind, parts: Chances): string | null {
   if (/^broker(?!Restart)/.test(kind) && posts.every(({ toBroker }) => toBroker.length === 0)) {
     return 'there is no broker beside Postgres'
   }
+  if (kind.startsWith('zookeeper') && posts.every(({ toZookeeper }) => toZookeeper.length === 0))
+    return 'no ZooKeeper says who lives'
   const needsWay: readonly Kind[] = ['reset', 'blackHole', 'oneWay', 'latency', 'cutAtCommit']
   if (needsWay.includes(kind) && posts.every(({ toDatabase }) => toDatabase === null)) {
     return 'the database has no address that a proxy could stand in for'
@@ -116,8 +118,8 @@ export class Nemesis {
   async healed(): Promise<void> {
     while (this.#active.size > 0) await Promise.all(this.#active)
     this.#parts.company.disturb(service, { act: 'heal' })
-    for (const { toDatabase, toBroker } of this.#parts.company.posts) {
-      for (const way of [...(toDatabase === null ? [] : [toDatabase]), ...toBroker]) {
+    for (const { toDatabase, toBroker, toZookeeper } of this.#parts.company.posts) {
+      for (const way of [...(toDatabase === null ? [] : [toDatabase]), ...toBroker, ...toZookeeper]) {
         this.#parts.company.disturb(way, { act: 'heal' })
       }
     }
@@ -160,6 +162,7 @@ export class Nemesis {
     }
     const toDatabase = victims.flatMap((post) => (post.toDatabase === null ? [] : [post.toDatabase]))
     const toBroker = victims.flatMap((post) => post.toBroker)
+    const toZookeeper = victims.flatMap((post) => post.toZookeeper)
     switch (kind) {
       case 'kill':
       case 'massacre':
@@ -222,6 +225,10 @@ export class Nemesis {
         return through(toBroker, { act: 'blackHole', direction: 'both' })
       case 'brokerDown':
         return through(toBroker, { act: 'refuse' })
+      case 'zookeeperDown':
+        return through(toZookeeper, { act: 'refuse' })
+      case 'zookeeperBlackHole':
+        return through(toZookeeper, { act: 'blackHole', direction: 'both' })
       case 'away':
         return through([service], { act: 'refuse' })
       case 'refusals':
@@ -275,6 +282,8 @@ export class Nemesis {
     if (kind === 'brokerReset' || kind === 'brokerBlackHole') {
       return one(posts.filter(({ toBroker }) => toBroker.length > 0))
     }
+    if (kind === 'zookeeperDown') return posts.filter(({ toZookeeper }) => toZookeeper.length > 0)
+    if (kind === 'zookeeperBlackHole') return one(posts.filter(({ toZookeeper }) => toZookeeper.length > 0))
     if (['reset', 'blackHole', 'oneWay', 'latency', 'cutAtCommit'].includes(kind)) {
       return one(posts.filter(({ toDatabase }) => toDatabase !== null))
     }

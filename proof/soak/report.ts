@@ -1,3 +1,4 @@
+import type { DeathSign } from '../../src/base/events.ts'
 import { table } from '../../src/terminal/table.ts'
 import type { Counts } from '../sql/soak.ts'
 import type { Findings, Violation } from './checker.ts'
@@ -32,6 +33,8 @@ export interface SoakResult {
   /** Dead letters that held a key of the outbox back, until they were redriven. */
   readonly redriven: number
   readonly kills: number
+  /** Workers that others have declared dead, by the sign by which they found it. */
+  readonly deathsFoundBy: Partial<Record<DeathSign, number>>
   readonly unexpectedExits: number
   readonly counts: Counts
   /** By kind of fault, in milliseconds: until a survivor had the last of what the victim held, or else until work went on after the end of the fault. */
@@ -95,6 +98,9 @@ export function renderResult(result: SoakResult): string {
     `  altered payloads  ${result.altered}`,
     `  other violations  ${result.otherViolations}`,
     `  faults            ${result.faults}   (${result.kills} times SIGKILL; takeovers: ${counts.laneTakeovers} lanes, ${counts.rowTakeovers} rows)`,
+    `  deaths            found by ${found(result.deathsFoundBy)}`,
+    `  false takeovers   ${counts.takenForDead} of ${counts.stalls} workers that stood still for 0.5 to 4 s${perThousand(counts)}`,
+    `  repeated effects  ${counts.repeatedEffects} of handlers without a transaction, ${ratio(counts.repeatedEffects, result.faults)} per fault`,
     `  unexpected exits  ${result.unexpectedExits}   (the slowest process ended ${result.slowestEndMs} ms after its stop)`,
     ...(memorySlope === null
       ? []
@@ -120,6 +126,16 @@ export function renderResult(result: SoakResult): string {
     '',
   ].join('\n')
 }
+
+const found = (signs: SoakResult['deathsFoundBy']): string =>
+  Object.entries(signs)
+    .map(([sign, count]) => `${sign}: ${count}`)
+    .join(', ') || 'nobody'
+
+const ratio = (count: number, of: number): string => (of === 0 ? 0 : count / of).toFixed(2)
+
+const perThousand = ({ stalls, takenForDead }: Counts): string =>
+  stalls === 0 ? '' : `, ${Math.round((takenForDead / stalls) * 1000)} per 1,000`
 
 /** The first violations, each with all that is known of its message. */
 export function renderViolations(violations: readonly Violation[]): string {

@@ -125,6 +125,7 @@ async function play(options: SoakOptions, given: Plan | null, stage: Stage): Pro
     skippedFaults: Object.fromEntries(skipped),
     redriven: operator.redriven,
     kills: company.kills + company.suicides,
+    deathsFoundBy: company.deaths,
     unexpectedExits: company.unexpected.length,
     counts,
     recoveryMs: recoveryOf(findings.recovery),

@@ -36,6 +36,11 @@ export interface Counts {
   readonly duplicates: number
   /** Attempts beyond the first. */
   readonly repeats: number
+  /** Effects beyond the first of a message: of handlers without a transaction, which are called at least once. */
+  readonly repeatedEffects: number
+  /** How often a worker stood still for 0.5 to 4 s, by SIGSTOP or in its event loop, and in how many of these cases it was taken for dead. */
+  readonly stalls: number
+  readonly takenForDead: number
   readonly laneTakeovers: number
   readonly rowTakeovers: number
   readonly failedPublishes: number
@@ -314,10 +319,23 @@ export const soakSql = perSchema('soak', (s) => ({
       (select count(*)::int from ${s}.dead_letter where consumer = '') as refused,
       (select count(*)::int from ${s}.soak_duplicate) as duplicates,
       (select coalesce(sum(attempt - 1), 0)::int from ${s}.soak_effect) as repeats,
+      (select count(*) - count(distinct n) from ${s}.soak_effect)::int as "repeatedEffects",
+      stood.stalls, stood."takenForDead",
       (select count(*)::int from ${s}.soak_audit where op = 'lane' and previous is not null) as "laneTakeovers",
       (select count(*)::int from ${s}.soak_audit where op = 'claim') as "rowTakeovers",
       (select count(*)::int from ${s}.soak_attempt where outcome <> 'ok') as "failedPublishes",
-      (select count(*)::int from ${s}.soak_attempt where outcome = 'info') as "openCommits"`,
+      (select count(*)::int from ${s}.soak_attempt where outcome = 'info') as "openCommits"
+    from (
+      select count(*)::int as stalls, (count(*) filter (where exists (
+          select from ${s}.worker as w
+          where w.id = any (f.workers) and w.ended_by in ('lock', 'heartbeat', 'session')
+            and w.ended_at between f.at and f.healed_at + interval '2 s'
+        )))::int as "takenForDead"
+      from ${s}.soak_fault as f
+      -- It is over a little later than it was meant to be.
+      where f.kind in ('freeze', 'stall') and cardinality(f.workers) > 0
+        and f.healed_at - f.at between interval '500 ms' and interval '4100 ms'
+    ) as stood`,
   ).gives<Counts>(),
 
   // From a fault until the last that its victims had held was somebody else's, if it was the death of them; or else from
@@ -328,7 +346,7 @@ export const soakSql = perSchema('soak', (s) => ({
         extract(epoch from (
           select max(a.at) from ${s}.soak_audit as a join ${s}.worker as w on w.id = a.previous
           where a.previous = any (f.workers) and a.holder <> a.previous and a.at between f.at and f.at + interval '2 minutes'
-            and w.ended_by in ('lock', 'heartbeat') and w.ended_at between f.at and f.healed_at + interval '30 seconds'
+            and w.ended_by in ('lock', 'heartbeat', 'session') and w.ended_at between f.at and f.healed_at + interval '30 seconds'
         ) - f.at),
         extract(epoch from (select min(e.at) from ${s}.soak_effect as e where e.at > f.healed_at) - f.healed_at)
       )::float8 * 1000 as ms

@@ -1,4 +1,4 @@
-import type { Trial } from '../../src/brokers/adapter.ts'
+import type { Trial, TrialPlace } from '../../src/brokers/adapter.ts'
 import { adapterOf } from '../../src/brokers/registry.ts'
 import type { Database } from '../../src/database/database.ts'
 
@@ -13,6 +13,8 @@ export interface Run {
   readonly brokerUrl: string | null
   /** Whether its password may be sent there without TLS. */
   readonly insecure: boolean
+  /** Servers of ZooKeeper, by whose sessions workers know who lives; null if heartbeats and locks alone tell. */
+  readonly zookeeper: string | null
   readonly consumer: string
 }
 
@@ -20,6 +22,7 @@ export interface Run {
 export const trialOf = (
   { name, schema, broker, brokerUrl, insecure }: Run,
   database: Database,
+  via: TrialPlace['via'] = [],
 ): Promise<Trial> =>
   adapterOf(broker)!.openTrial({
     name,
@@ -28,4 +31,5 @@ export const trialOf = (
     insecure,
     database: () => database,
     fewTopics: true,
+    via,
   })

@@ -5,10 +5,14 @@ import { Database } from '../../src/database/database.ts'
 import type { Worker } from '../../src/membership/worker.ts'
 import { createReceiver } from '../../src/receiver/receiver.ts'
 import { createRelay } from '../../src/relay/relay.ts'
+import { openCoordination } from '../../src/terminal/coordination.ts'
 import { trialOf, type Run } from './broker.ts'
+import type { Detour } from './detour.ts'
 
 export interface Employment {
   readonly run: Run
+  /** Connections to these go elsewhere. */
+  readonly detours?: readonly Detour[]
   readonly role: 'relay' | 'receiver' | 'claimer'
   /** Beside what a worker has by default. */
   readonly options: Readonly<Record<string, unknown>>
@@ -25,6 +29,7 @@ export interface Employment {
 /** A worker of a run, not started yet, over connections of its own, and how to end it with them. */
 export async function employ({
   run,
+  detours,
   role,
   options,
   onEvent,
@@ -32,9 +37,12 @@ export async function employ({
   over = (broker) => broker,
 }: Employment): Promise<{ readonly worker: Worker; readonly stop: () => Promise<void> }> {
   const database = new Database(run.databaseUrl, { schema: run.schema, poolSize: 14 })
-  const trial = await trialOf(run, database)
+  const trial = await trialOf(run, database, detours)
   const broker = role === 'claimer' ? null : over(trial.open())
-  const shared = { ...options, database, onEvent }
+  const { insecure, zookeeper } = run
+  const coordination =
+    zookeeper === null ? undefined : (openCoordination({ zookeeper, insecure }) ?? undefined)
+  const shared = { ...options, database, coordination, onEvent }
   const { consumer } = run
   const worker: Worker =
     role === 'relay'

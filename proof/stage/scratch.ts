@@ -7,6 +7,7 @@ import { BrokerError } from '../../src/base/errors.ts'
 import { embeddedLibrary, findLibrary } from './postgres.ts'
 import { UsageError } from '../../src/terminal/failure.ts'
 import { reachable, readInsecure } from '../../src/terminal/brokers.ts'
+import { openCoordination, zookeeperOf } from '../../src/terminal/coordination.ts'
 import { trialOf, type Run } from './broker.ts'
 
 /** What a command that works on tables of its own is told about where. */
@@ -15,6 +16,7 @@ export interface Place {
   readonly url?: string
   readonly insecure?: boolean
   readonly database?: string
+  readonly zookeeper?: string
 }
 
 /**
@@ -36,7 +38,7 @@ export function chooseServer<P extends Place>(what: 'demo' | 'soak', place: P): 
 /** Where the broker is, by flag or environment. @throws UsageError */
 export function brokerUrlOf({ broker, url }: Place): string | null {
   const brokerUrl = url ?? process.env['TWINBOX_BROKER_URL']
-  reachable(broker, brokerUrl)
+  reachable(broker, brokerUrl, true)
   return brokerUrl ?? null
 }
 
@@ -58,7 +60,10 @@ export async function openScratch(options: {
   const name = `twinbox_${what}_${randomBytes(4).toString('hex')}`
   const brokerUrl = brokerUrlOf(place)
   const insecure = readInsecure(place.insecure)
-  const run: Run = { name, schema: name, databaseUrl, broker, brokerUrl, insecure, consumer: what }
+  // Said here once, and not by each of the processes.
+  openCoordination(place)
+  const zookeeper = zookeeperOf(place)
+  const run: Run = { name, schema: name, databaseUrl, broker, brokerUrl, insecure, zookeeper, consumer: what }
   const database = new Database(databaseUrl, { schema: name, poolSize: 4 })
   cleanUp.push(() => database.close())
   say(`Migrating the schema ${name} in the database ${placeOf(databaseUrl)} …`)

@@ -36,6 +36,7 @@ export class OptionError extends TwinboxError {
 export type MessageErrorCode =
   | 'INVALID_MESSAGE'
   | 'INVALID_TOPIC'
+  | 'UNKNOWN_TOPIC'
   | 'INVALID_KEY'
   | 'INVALID_DEDUPE_KEY'
   | 'INVALID_TEXT'
@@ -46,6 +47,7 @@ export type MessageErrorCode =
   | 'HEADER_RESERVED'
   | 'PAYLOAD_REQUIRED'
   | 'PAYLOAD_TYPE'
+  | 'PAYLOAD_INVALID'
   | 'PAYLOAD_LOSSY'
   | 'PAYLOAD_CIRCULAR'
   | 'PAYLOAD_TOO_DEEP'
@@ -160,6 +162,20 @@ export class HandleTimeoutError extends TwinboxError {
 export class DeadLetterError extends TwinboxError {
   constructor(message: string, options?: ErrorOptions) {
     super('DEAD_LETTER', message, options)
+  }
+}
+
+/**
+ * A message whose payload does not fit the schema of its topic: it has become a dead letter, and no handler has seen it. Events tell
+ * it; nothing throws it. It says where the payload does not fit, and nothing of what stands there.
+ */
+export class InvalidPayloadError extends DeadLetterError {
+  /** The first place that does not fit: `payload.lines[3].price`. */
+  readonly path: string
+
+  constructor(path: string, message: string) {
+    super(message)
+    this.path = path
   }
 }
 

@@ -8,8 +8,14 @@ import { describeError, warn, type BrokerError } from './errors.ts'
  */
 export type WorkerKind = 'relay' | 'receiver' | 'claimer'
 
-/** Who gets what a dead worker leaves: whoever comes first, or the living in turn, at random, or the least busy one. */
-export type FailoverStrategy = 'first-free' | 'round-robin' | 'random' | 'least-work'
+/**
+ * Who gets what a dead worker leaves: whoever comes first, or the living in turn, at random, the least busy one, or the one to whom a
+ * lane always goes.
+ */
+export type FailoverStrategy = 'first-free' | 'round-robin' | 'random' | 'least-work' | 'sticky'
+
+/** By what a worker is found dead. */
+export type DeathSign = 'lock' | 'heartbeat' | 'session'
 
 interface Common {
   readonly kind: WorkerKind
@@ -41,7 +47,7 @@ type Happening =
       readonly attempt: number
       readonly error: unknown
       /** By what the failure was noticed; `death` if it had no attempt left that its workers survived. */
-      readonly foundBy: 'error' | 'timeout' | 'death'
+      readonly foundBy: 'error' | 'timeout' | 'death' | 'schema'
       /** When it is tried again; null if it is not. */
       readonly retryInMs: number | null
     }
@@ -71,6 +77,17 @@ type Happening =
     }
   /** No receiver has named these for `unsubscribeAfterMs`, so the consumer no longer receives them. */
   | { readonly type: 'unsubscribed'; readonly topics: readonly string[] }
+  /**
+   * Records that this consumer had not read are gone: Kafka keeps them for so long only (`retention.ms`, `retention.bytes`), and the
+   * consumer was away for longer. It goes on at `to`, the first that is left; nothing brings back those from `from` on.
+   */
+  | {
+      readonly type: 'retention_gap'
+      readonly topic: string
+      readonly partition: number
+      readonly from: number
+      readonly to: number
+    }
   /** A delivery that is no message: it was stored as a dead letter and acknowledged. */
   | { readonly type: 'refused'; readonly topic: string; readonly reason: string }
   | { readonly type: 'claimed'; readonly ids: readonly string[] }
@@ -127,19 +144,22 @@ type Happening =
   | {
       readonly type: 'worker_dead'
       readonly deadWorkerId: number
-      /** Its session's lock is free, so its process is gone; or it gave no sign of life for `deadAfterMs`. */
-      readonly foundBy: 'lock' | 'heartbeat'
+      /**
+       * Its session's lock is free, so its process is gone; it gave no sign of life for `deadAfterMs`; or its session of ZooKeeper has ended,
+       * since its process is gone, frozen or cut off.
+       */
+      readonly foundBy: DeathSign
       /** How long the dead one had not given a sign of life. */
       readonly silentMs: number
-      readonly strategy: FailoverStrategy
+      readonly strategy: FailoverStrategy | 'custom'
     }
   /** This worker now continues what another one held. */
   | {
       readonly type: 'takeover'
       readonly fromWorkerId: number
       /** How the other was found to have failed; `lease` if it was not, and its lease has lapsed. */
-      readonly foundBy: 'lock' | 'heartbeat' | 'evict' | 'lease'
-      readonly strategy: FailoverStrategy
+      readonly foundBy: DeathSign | 'evict' | 'lease'
+      readonly strategy: FailoverStrategy | 'custom'
       readonly lanes: readonly number[]
       readonly rows: number
     }
@@ -153,6 +173,13 @@ type Happening =
    * by its heartbeat, after `deadAfterMs`, and not at once.
    */
   | { readonly type: 'lock_unavailable' }
+  /**
+   * The coordination (ZooKeeper) does not answer, or has ended this worker's session. Until it is back, this worker is judged, and judges
+   * others, by heartbeats and locks alone.
+   */
+  | { readonly type: 'coordination_down'; readonly error: unknown }
+  /** It answers, for the first time or again, and ends the session of this worker so long after it has heard of it last. */
+  | { readonly type: 'coordination_up'; readonly downMs: number; readonly sessionMs: number }
   /** The event loop stood still for so long; leases may have lapsed meanwhile. */
   | { readonly type: 'stalled'; readonly forMs: number }
   /** A defect or an unforeseen error; the worker goes on. */

@@ -14,6 +14,7 @@ export type FailpointName =
   | 'claimer.after_claim'
   | 'claimer.before_handle'
   | 'claimer.before_settle'
+  | 'claimer.before_commit'
   | 'claimer.after_commit'
 
 export const noFailpoint: Failpoint = () => {}

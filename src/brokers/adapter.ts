@@ -11,10 +11,14 @@ export interface Adapter {
   readonly name: string
   /** The client library, an optional peer of the package; null if there is none. */
   readonly peer: string | null
+  /** Other libraries that do the same, optional peers as well, and what follows the `?` of `--url` to take one. */
+  readonly otherPeers?: readonly OtherPeer[]
   /** What `--url` may look like. */
   readonly urlExample: string
   /** Whether it is one that works without `--url`, since it is where the tables are. */
   readonly urlOptional: boolean
+  /** Whether a trial needs `--url` as well: not of one that is where the tables are, and of one without a server. */
+  readonly trialNeedsUrl: boolean
   /** Whether only the broker can end what a consumer is subscribed to, since it keeps it. */
   readonly keepsSubscriptions: boolean
   /** What `twinbox unsubscribe` says when it has done its work; null for nothing. */
@@ -24,6 +28,11 @@ export interface Adapter {
   /** A broker with default options. Connects to nothing. @throws OptionError */
   readonly open: (place: Place) => Promise<Broker>
   readonly openTrial: (place: TrialPlace) => Promise<Trial>
+}
+
+export interface OtherPeer {
+  readonly peer: string
+  readonly query: string
 }
 
 /** Where a broker is, by flags and environment. */
@@ -42,6 +51,11 @@ export interface TrialPlace extends Place {
   readonly name: string
   /** Whether all topics may share one of the broker's, where making fifty would take longer than the trial. */
   readonly fewTopics?: boolean
+  /**
+   * Where connections to an address go instead, for what does not connect through `node:net`: through proxies on this machine, by their
+   * ports.
+   */
+  readonly via?: readonly (Address & { readonly via: number })[]
 }
 
 /** A broker to try something with: the demo and the soak in many processes, and the contract suite of the tests. */

@@ -62,13 +62,16 @@ export interface SendContext {
  *
  * `sent`: the broker is responsible now. `rejected`: this message is at fault and the others are not; it will be tried
  * again with backoff, or not at all if `error.kind` is `poison`. `failed`: the broker is at fault; nothing is held
- * against the message. `unknown`: it may or may not have arrived; it is sent again with the same id.
+ * against the message. `unknown`: it may or may not have arrived; it is sent again with the same id. `held`: what is to have
+ * this message is away, and what is to have others is not. Nothing is held against it either; it is tried again after
+ * `retryInMs`, and meanwhile everything goes on but what has its key.
  */
 export type SendOutcome =
   | { readonly status: 'sent' }
   | { readonly status: 'rejected'; readonly error: BrokerError }
   | { readonly status: 'failed'; readonly error: BrokerError }
   | { readonly status: 'unknown'; readonly error: BrokerError }
+  | { readonly status: 'held'; readonly error: BrokerError; readonly retryInMs: number }
 
 export interface SubscribeOptions {
   readonly consumer: string
@@ -83,8 +86,18 @@ export interface SubscribeOptions {
   readonly batchBytes?: number | undefined
   /** Told about trouble that the adapter deals with itself: lost connections, retries. */
   readonly onTrouble?: ((error: BrokerError) => void) | undefined
+  /** Told when messages have gone that this consumer had not received: the broker keeps them for some time only. */
+  readonly onGap?: ((gap: Gap) => void) | undefined
   /** Told whenever it is receiving, at first and after trouble. */
   readonly onReceiving?: (() => void) | undefined
+}
+
+/** What is missing of a partition: the offsets from the one that was next to the one before `to`. */
+export interface Gap {
+  readonly topic: string
+  readonly partition: number
+  readonly from: number
+  readonly to: number
 }
 
 export type OnBatch = (batch: readonly IncomingMessage[]) => Promise<void>
@@ -102,9 +115,14 @@ export interface IncomingMessage {
   readonly key: string | null
   /** All headers as text, those of CloudEvents included. */
   readonly headers: Readonly<Record<string, string>>
+  /** What the broker's protocol says beside the headers, by the names in `message/attributes.ts`: `amqp-correlation-id`. */
+  readonly properties?: Readonly<Record<string, string>> | undefined
   readonly contentType: string | null
   readonly body: Uint8Array
-  /** A place that is the same for every redelivery, where the broker has one: Kafka's topic, partition and offset. */
+  /**
+   * A place that is the same for every redelivery, where the broker has one: Kafka's topic, partition and offset, with the id of the
+   * topic, which no topic of this or another cluster ever has again. Kafka before 2.8 has no ids.
+   */
   readonly position: string | null
   /** When it was put there, as the broker tells each time: a topic that is made again has the same places. */
   readonly placedAt?: string | undefined
@@ -114,12 +132,18 @@ export interface IncomingMessage {
   readonly refused?: string | undefined
 }
 
+/** What `identify` of a receiver goes by. */
+export interface ForeignMessage extends IncomingMessage {
+  /** Those of a CloudEvent that lacks an id or its version, and the properties of AMQP (`amqp-correlation-id`). */
+  readonly attributes: Readonly<Record<string, string>>
+}
+
 /** What `topicOf` of a receiver goes by. Whoever may send to the topic under which it came says all the rest. */
 export interface DeliveredEvent {
   /** Under which the broker has delivered it: the routing key, the Kafka topic. */
   readonly topic: string
   readonly key: string | null
-  /** The attributes of a CloudEvent: `type`, `source`, `subject`, … Empty if it is none. */
+  /** All attributes of a CloudEvent (`type`, `source`, `subject`, …), and the properties of AMQP (`amqp-type`, …). */
   readonly attributes: Readonly<Record<string, string>>
   /** What else came with it. */
   readonly headers: Readonly<Record<string, string>>

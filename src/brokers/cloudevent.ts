@@ -1,4 +1,5 @@
 import type { IncomingMessage } from './broker.ts'
+import { inBase64, isText, textOf } from './binary.ts'
 import type { OutgoingMessage } from '../message/message.ts'
 import { carriedColumns, type CarriedFields } from '../message/row.ts'
 
@@ -40,9 +41,21 @@ export function toWireHeaders(
 }
 
 /** The CloudEvents attributes of a delivery and the headers that are not attributes, or null if it is no CloudEvent. */
-export function fromWireHeaders(
-  incoming: Pick<IncomingMessage, 'headers'>,
-): { attributes: Map<string, string>; headers: Record<string, string> } | null {
+export function fromWireHeaders(incoming: Pick<IncomingMessage, 'headers'>): WireHeaders | null {
+  const wire = splitHeaders(incoming)
+  return isEvent(wire) ? wire : null
+}
+
+export interface WireHeaders {
+  readonly attributes: Map<string, string>
+  readonly headers: Record<string, string>
+}
+
+export const isEvent = ({ attributes }: Pick<WireHeaders, 'attributes'>): boolean =>
+  attributes.has('id') && attributes.has('specversion')
+
+/** The same of whatever it is. */
+export function splitHeaders(incoming: Pick<IncomingMessage, 'headers'>): WireHeaders {
   const attributes = new Map<string, string>()
   const headers = new Map<string, string>()
   for (const [name, value] of Object.entries(incoming.headers)) {
@@ -50,15 +63,38 @@ export function fromWireHeaders(
     if (prefix === undefined) headers.set(name, value)
     else attributes.set(name.slice(prefix.length), value)
   }
-  if (!attributes.has('id') || !attributes.has('specversion')) return null
-  // Another sender may say it as an attribute only. The header is nearer: it is of the last hop.
-  if (!headers.has('traceparent')) {
-    for (const name of traceAttributes) {
-      const value = attributes.get(name)
-      if (value !== undefined) headers.set(name, value)
-    }
+  return { attributes, headers: Object.fromEntries(withTrace(headers, attributes)) }
+}
+
+/** Another sender may say it as an attribute only. The header is nearer: it is of the last hop. */
+export function withTrace(
+  headers: Map<string, string>,
+  attributes: ReadonlyMap<string, string>,
+): Map<string, string> {
+  if (headers.has('traceparent')) return headers
+  for (const name of traceAttributes) {
+    const value = attributes.get(name)
+    if (value !== undefined) headers.set(name, value)
   }
-  return { attributes, headers: Object.fromEntries(headers) }
+  return headers
+}
+
+/** Behind the name of a header whose value is in base64. `publish` takes no name with a semicolon. */
+const packed = ';base64'
+
+/**
+ * Sets a header as it came off the wire. What is no text of UTF-8, or has a NUL, stands there in base64, under `name;base64`: eight
+ * bytes of Java's LongSerializer, say. An attribute of a CloudEvent keeps its name, and its value becomes `base64,…`; an id
+ * is left unreadable, and the receiver refuses it, since ids are text.
+ */
+export function setHeader(headers: Map<string, string>, rawName: Buffer, value: Buffer): void {
+  const name = textOf(rawName)
+  const prefix = prefixes.find((candidate) => name.startsWith(candidate))
+  const text = isText(value)
+  if (name === 'message-id' || name.slice(prefix?.length) === 'id') headers.set(name, value.toString())
+  else if (prefix !== undefined) headers.set(name, text ? value.toString() : inBase64(value))
+  else if (text && !name.endsWith(packed)) headers.set(name, value.toString())
+  else headers.set(name + packed, value.toString('base64'))
 }
 
 /** What attributes say of the columns of a message. A time that nobody can read is an invalid one. */

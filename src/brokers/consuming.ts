@@ -1,14 +1,17 @@
-import { describeError, warn, type BrokerError } from '../base/errors.ts'
+import { BrokerError, describeError, warn } from '../base/errors.ts'
+import { reconnectMs } from '../base/loop.ts'
+import { pause } from '../base/waiting.ts'
 import { limits } from '../base/options.ts'
-import type { IncomingMessage, SubscribeOptions, Subscription } from './broker.ts'
+import type { Gap, IncomingMessage, OnBatch, SubscribeOptions, Subscription } from './broker.ts'
 
 export interface Consuming {
   /** Aborted when the subscription is stopped. */
   readonly signal: AbortSignal
   /** To be called when an attempt has come to something, be it a failure. */
   readonly tried: () => void
-  /** Tells the subscriber's observer, whose own errors may not end the work. */
+  /** These tell the subscriber's observers, whose own errors may not end the work. */
   readonly report: (trouble: BrokerError) => void
+  readonly reportGap: (gap: Gap) => void
 }
 
 /**
@@ -19,7 +22,7 @@ export interface Consuming {
  */
 export async function keepConsuming(
   subscriptions: Set<Subscription>,
-  { onTrouble }: Pick<SubscribeOptions, 'onTrouble'>,
+  { onTrouble, onGap }: Pick<SubscribeOptions, 'onTrouble' | 'onGap'>,
   run: (consuming: Consuming) => Promise<void>,
 ): Promise<Subscription> {
   const stopping = new AbortController()
@@ -27,14 +30,17 @@ export async function keepConsuming(
   const triedOnce = new Promise<void>((resolve) => {
     tried = resolve
   })
-  const report = (trouble: BrokerError): void => {
-    try {
-      onTrouble?.(trouble)
-    } catch (thrown) {
-      warn(`An onTrouble observer threw: ${describeError(thrown)}`)
+  const observer =
+    <Told>(name: string, observe: ((told: Told) => void) | undefined) =>
+    (told: Told): void => {
+      try {
+        observe?.(told)
+      } catch (thrown) {
+        warn(`An ${name} observer threw: ${describeError(thrown)}`)
+      }
     }
-  }
-  const running = run({ signal: stopping.signal, tried, report }).finally(tried)
+  const [report, reportGap] = [observer('onTrouble', onTrouble), observer('onGap', onGap)]
+  const running = run({ signal: stopping.signal, tried, report, reportGap }).finally(tried)
   const subscription = {
     stop: async () => {
       stopping.abort()
@@ -45,6 +51,33 @@ export async function keepConsuming(
   subscriptions.add(subscription)
   await triedOnce
   return subscription
+}
+
+const againMs = [100, 5000] as const
+
+/**
+ * Hands a batch over until it is taken. False if the way by which it came has `ended` before: then the broker sends it again. Never is a
+ * batch given back: each return would count against the delivery limit of a queue, and while a database is down that would be thousands.
+ * What fails at a stop is nobody's trouble.
+ */
+export async function insist(
+  batch: readonly IncomingMessage[],
+  onBatch: OnBatch,
+  ended: AbortSignal,
+  { signal, report }: Pick<Consuming, 'signal' | 'report'>,
+): Promise<boolean> {
+  for (let failures = 1; !ended.aborted; failures++) {
+    try {
+      await onBatch(batch)
+      return true
+    } catch (error) {
+      if (signal.aborted || ended.aborted) return false
+      const text = `A batch of ${batch.length} messages was not taken: ${describeError(error)}`
+      report(error instanceof BrokerError ? error : new BrokerError('retry', text, { cause: error }))
+      await pause(reconnectMs(failures, ...againMs), ended)
+    }
+  }
+  return false
 }
 
 /** What a delivery weighs in a batch: its body, its headers, and something for each of them. */

@@ -1,24 +1,9 @@
-import { BlockList, isIP } from 'node:net'
 import { BrokerError, OptionError, describeError } from '../base/errors.ts'
+import { isLocal } from '../base/local.ts'
 import { within } from '../base/waiting.ts'
 
 /** What a TLS option may be: on, off, or what `tls.connect` takes. */
 type Tls = boolean | object | null | undefined
-
-const loopback = new BlockList()
-loopback.addSubnet('127.0.0.0', 8, 'ipv4')
-loopback.addAddress('::1', 'ipv6')
-
-/**
- * Whether what is sent there stays on this machine: `localhost`, a loopback address, a Unix socket. Any other name may be another
- * machine, whatever it is called: `127.0.0.1.example.com` is one.
- */
-export function isLocal(host: string): boolean {
-  const bare = host.replace(/^\[(.*)\]$/, '$1')
-  if (bare === '' || bare.startsWith('/') || bare.toLowerCase() === 'localhost') return true
-  const version = isIP(bare)
-  return version !== 0 && loopback.check(bare, version === 4 ? 'ipv4' : 'ipv6')
-}
 
 /** Whether the other end has to show who it is. TLS without that is given to whoever answers. */
 const verifies = (tls: Tls): boolean =>

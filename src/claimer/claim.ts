@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { Abort } from './abort.ts'
 import type { Moves } from '../base/state.ts'
+import { attributePrefix, attributesOf } from '../message/attributes.ts'
 import type { Message } from '../message/message.ts'
 import { withFields } from '../message/row.ts'
 import { parseHeaders, type Trace, type TracedMessage } from '../base/telemetry.ts'
@@ -58,6 +59,8 @@ export class Claim {
   alone = false
   /** Its topic pauses, and it is the one that tries whether that must go on. */
   tries = false
+  /** What the schema of its topic has made of the payload, for the handler that is called next; null without a schema. */
+  read: { readonly value: unknown } | null = null
   /** Of a handler that was called at once, what is traced of it. */
   trace: Trace | null = null
   /** How often its handler's transaction has lost against another one and was repeated without counting. */
@@ -68,6 +71,10 @@ export class Claim {
   readonly topic: string
   readonly key: string | null
   #row: ClaimedRow | null
+  /** Its times as they were read, once their dates have been handed out. */
+  #published: number | null = null
+  #received: number | null = null
+  #expires: number | null = null
 
   constructor(row: ClaimedRow, server: string, keyed: boolean, past = false) {
     this.#row = row
@@ -107,19 +114,45 @@ export class Claim {
     return { consumer, id, topic, headers: parseHeaders(headers), bytes: (payload ?? body)?.length ?? 0 }
   }
 
+  /** Parsed anew each time. */
+  get payload(): unknown {
+    return parse(this.#content)
+  }
+
+  /** One of its headers, or an attribute of that name. */
+  said(name: string): string | undefined {
+    const headers = parseHeaders(this.#content.headers)
+    return headers?.[name] ?? headers?.[`${attributePrefix}${name}`]
+  }
+
   /**
    * Parsed only when a handler is to have it, and anew for each attempt: a handler may change what it is given and then fail,
-   * and the next attempt has to see what was published.
+   * and the next attempt has to see what was published. The dates of the row are given to the first attempt, which is mostly
+   * the only one.
    */
   get message(): Message {
     const row = this.#content
+    const headers = parseHeaders(row.headers)
+    const first = this.#received === null
+    if (first) {
+      this.#published = row.published_at && row.published_at.getTime()
+      this.#received = row.received_at.getTime()
+      this.#expires = row.expires_at && row.expires_at.getTime()
+    }
+    const { read } = this
+    if (read !== null) this.read = null
     return withFields(row, {
-      headers: parseHeaders(row.headers) ?? {},
-      payload:
-        row.payload === null ? row.body && Buffer.from(row.body) : (JSON.parse(row.payload) as unknown),
-      publishedAt: row.published_at && new Date(row.published_at),
-      receivedAt: new Date(row.received_at),
-      expiresAt: row.expires_at && new Date(row.expires_at),
+      headers: headers ?? {},
+      attributes: attributesOf(headers),
+      payload: read === null ? parse(row) : read.value,
+      publishedAt: first ? row.published_at : dateOf(this.#published),
+      receivedAt: first ? row.received_at : new Date(this.#received!),
+      expiresAt: first ? row.expires_at : dateOf(this.#expires),
     })
   }
 }
+
+const parse = ({ payload, body }: ClaimedRow): unknown =>
+  payload === null ? body && Buffer.from(body) : (JSON.parse(payload) as unknown)
+
+const dateOf = (ms: number | null): Date | null => (ms === null ? null : new Date(ms))

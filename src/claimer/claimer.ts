@@ -1,11 +1,19 @@
-import { handlersByTopic, type Handlers } from './handlers.ts'
-import { readSettings, unknownPolicies, type ClaimerOptions } from './options.ts'
+import { handlersByTopic, type HandlerEntry, type Handlers, type LibraryContext } from './handlers.ts'
+import {
+  readSettings,
+  unknownPolicies,
+  type AnyClaimerOptions,
+  type ClaimerOptions,
+  type LibraryClaimerOptions,
+} from './options.ts'
 import { RunningClaimer } from './running.ts'
 import type { UnhandledOptions } from './unhandled.ts'
 import { OptionError } from '../base/errors.ts'
 import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
 import { oneOf, readBoolean } from '../base/options.ts'
-import { failoverStrategies } from '../membership/failover.ts'
+import { readTopics, type Topics } from '../topics/topics.ts'
+import type { RegisteredTopics } from '../topics/types.ts'
+import { readFailover } from '../membership/failover.ts'
 import { createWorker, type Worker } from '../membership/worker.ts'
 
 /**
@@ -19,9 +27,19 @@ import { createWorker, type Worker } from '../membership/worker.ts'
  *
  * @throws OptionError
  */
-export function createClaimer<Tables = unknown>(
-  options: ClaimerOptions,
-  handlers: Handlers<Tables>,
+export function createClaimer<Tx, Defined extends Topics = RegisteredTopics>(
+  options: LibraryClaimerOptions<Tx, Defined>,
+  handlers: Handlers<never, Defined, LibraryContext<Tx>>,
+  failpoint?: Failpoint,
+): Worker
+export function createClaimer<Tables = unknown, Defined extends Topics = RegisteredTopics>(
+  options: ClaimerOptions<Defined>,
+  handlers: Handlers<Tables, Defined>,
+  failpoint?: Failpoint,
+): Worker
+export function createClaimer(
+  options: AnyClaimerOptions,
+  handlers: object,
   failpoint: Failpoint = noFailpoint,
 ): Worker {
   const settings = readSettings(options)
@@ -31,16 +49,18 @@ export function createClaimer<Tables = unknown>(
       'createClaimer takes an object of handlers by topic as its second argument.',
     )
   }
-  const handlerOf = handlersByTopic(handlers as Handlers<never>, {
-    ...settings,
-    onDead: options.onDead ?? 'park',
-  })
+  const topics = readTopics('createClaimer', options.topics)
+  const given = handlers as unknown as Readonly<Record<string, HandlerEntry<never>>>
+  const handlerOf = handlersByTopic(given, { ...settings, onDead: options.onDead ?? 'park' }, topics)
   const unhandled: UnhandledOptions = {
     policy: oneOf('unknown', options.unknown, unknownPolicies),
-    topics: Object.keys(handlers),
+    topics:
+      topics === null
+        ? Object.keys(handlers)
+        : topics.names.filter((topic) => handlerOf(topic) !== undefined),
     handles: (topic) => handlerOf(topic) !== undefined,
   }
-  const failover = oneOf('failover', options.failover, failoverStrategies)
+  const failover = readFailover(options.failover)
   const avoidLastHolder = readBoolean('avoidLastHolder', options.avoidLastHolder, false)
   const circuit = readBoolean('circuit', options.circuit, true)
   let claimer: RunningClaimer | null = null
@@ -56,6 +76,7 @@ export function createClaimer<Tables = unknown>(
           settings,
           sharing,
           handlerOf,
+          topics,
           unhandled,
           circuit,
           failpoint,

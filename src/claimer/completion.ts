@@ -8,11 +8,14 @@ type Parts = Pick<ClaimerContext, 'database' | 'consumer' | 'settings' | 'lanes'
 export const historian = ({ settings, lanes }: Pick<Parts, 'settings' | 'lanes'>): number | null =>
   settings.keepHandledMs > 0 ? lanes.membership.id : null
 
+/** The server on which all of them were claimed. A transaction is on one: what was claimed on two is not held there. */
+export function completedServer(claims: readonly Claim[]): string {
+  const servers = new Set(claims.map(({ server }) => server))
+  return servers.size === 1 ? claims[0]!.server : ''
+}
+
 /** The completion of claims as the end of their handler's transaction, all of them or none, which may begin the next one. */
 export function completionAndCommit(parts: Parts, claims: readonly Claim[], goOn: boolean): string {
-  const servers = new Set(claims.map(({ server }) => server))
-  // A transaction is on one server: what was claimed on two is not held there.
-  const server = servers.size === 1 ? claims[0]!.server : ''
   const { completeAndCommit } = completionSql(parts.database.schema)
-  return completeAndCommit(parts.consumer, claims, historian(parts), server, goOn)
+  return completeAndCommit(parts.consumer, claims, historian(parts), completedServer(claims), goOn)
 }

@@ -1,8 +1,9 @@
 import type { Database } from '../database/database.ts'
-import type { Emit, FailoverStrategy } from '../base/events.ts'
+import type { Emit } from '../base/events.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import type { Lanes } from '../lanes/lanes.ts'
 import type { Parking } from '../lanes/parking.ts'
+import type { Failover } from '../membership/failover.ts'
 import type { Membership } from '../membership/membership.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import { limits } from '../base/options.ts'
@@ -17,7 +18,7 @@ export interface ClaimerContext {
   readonly database: Database
   readonly consumer: string
   readonly settings: ClaimerSettings
-  readonly failover: FailoverStrategy
+  readonly failover: Failover
   readonly avoidLastHolder: boolean
   readonly membership: Membership
   readonly lanes: Lanes

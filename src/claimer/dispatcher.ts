@@ -7,6 +7,9 @@ import { handle, handling } from './handling.ts'
 import type { ResolvedHandler } from './handlers.ts'
 import { Failures } from './failures.ts'
 import { causeOf } from './interruptions.ts'
+import type { Opener } from './opener.ts'
+import type { Payloads } from './payloads.ts'
+import { theirs } from './theirs.ts'
 import type { Settlement } from './settlement.ts'
 import { Stuck } from './stuck.ts'
 import { Transactions } from './transactions.ts'
@@ -15,8 +18,11 @@ import { begin } from '../base/telemetry.ts'
 
 export interface DispatcherParts {
   readonly context: ClaimerContext
+  readonly transaction: Opener<unknown> | undefined
   readonly settlement: Settlement
   readonly handlerOf: (topic: string) => ResolvedHandler | undefined
+  /** Null if no topics are defined. */
+  readonly payloads: Payloads | null
   /** Messages have been handled. */
   readonly onDone: (claims: readonly Claim[]) => void
   readonly unhandled: Unhandled
@@ -108,7 +114,7 @@ export class Dispatcher {
         handler?.batch === true && !this.#failures.isAlone(claim)
           ? [claim, ...inFlight.more(claim, handler.batchSize - 1, (other) => !this.#failures.isAlone(other))]
           : [claim]
-      const work = handleAtOnce(this.#parts.context, handler, claims)
+      const work = handleAtOnce(this.#parts.context, handler, claims, this.#parts.payloads)
       if (work === handledAtOnce) {
         circuits.succeeded(claims)
         handled.push(claim)
@@ -168,7 +174,7 @@ export class Dispatcher {
   ): Promise<void> {
     const { consumer, settings, failpoint, inFlight, emit, membership, telemetry, circuits, told } =
       this.#parts.context
-    const { settlement } = this.#parts
+    const { settlement, payloads } = this.#parts
     const startedAt = performance.now()
     const options = handler ?? { ...settings, onDead: 'park' as const }
     // Each attempt was counted when it was claimed, and none of them came back: the message kills its workers.
@@ -184,6 +190,10 @@ export class Dispatcher {
     }
     // Waiting for nothing would cost the handler the connection that the one before has left it.
     if (this.#failures.owes(taken)) await this.#failures.settleOwed(taken, options)
+    if (payloads !== null && work === undefined) {
+      const failed = await payloads.read(taken, options).finally(this.#stuck.begin(taken))
+      if (failed !== null) return this.#failures.settle(options, failed.claims, failed.error)
+    }
     const claims = taken.filter(({ state }) => state === 'handling')
     const first = claims[0]
     if (first === undefined) return
@@ -213,6 +223,7 @@ export class Dispatcher {
           inFlight.settle(claims)
           return completionAndCommit(this.#parts.context, claims, goOn)
         },
+        theirs: theirs(this.#parts.context, this.#parts.transaction, claims),
         hasNext: () => !this.#stopping && inFlight.hasNext(claims),
         trace,
       }

@@ -2,6 +2,8 @@ import type { Transaction } from 'kysely'
 import type pg from 'pg'
 import { OptionError } from '../base/errors.ts'
 import { checkTopicPattern, topicMatches, type Message } from '../message/message.ts'
+import type { Topics } from '../topics/topics.ts'
+import type { MessageOf, PatternsOf, RegisteredTopics } from '../topics/types.ts'
 import { readNumbers, refuseUnknown } from '../base/options.ts'
 
 /** What every handler is told beside the message. */
@@ -29,8 +31,17 @@ export interface TransactionContext<Tables> extends HandlerContext {
   readonly client: pg.ClientBase
 }
 
-export type Handler<Context> = (message: Message, context: Context) => unknown
-export type BatchHandler<Context> = (messages: readonly Message[], context: Context) => unknown
+/** The context of a handler whose transaction a data library has opened, see `inTransaction`. */
+export interface LibraryContext<Tx> extends HandlerContext {
+  /** What the library calls the transaction. What is written there commits together with the completion, or not. */
+  readonly tx: Tx
+}
+
+export type Handler<Context, Handled = Message> = (message: Handled, context: Context) => unknown
+export type BatchHandler<Context, Handled = Message> = (
+  messages: readonly Handled[],
+  context: Context,
+) => unknown
 
 export interface HandlerOptions {
   /** How often the message is attempted before it becomes a dead letter. @default that of the claimer */
@@ -46,35 +57,47 @@ export interface HandlerOptions {
 }
 
 /** A handler by itself, or with options of its own. */
-export type HandlerEntry<Tables> =
+export type HandlerEntry<Tables, Handled = Message, Context = TransactionContext<Tables>> =
   // A function has neither; saying so lets the compiler tell the other forms apart by what is left out.
-  | (Handler<TransactionContext<Tables>> & { readonly transaction?: never; readonly batch?: never })
+  | (Handler<Context, Handled> & { readonly transaction?: never; readonly batch?: never })
   | (HandlerOptions & {
       readonly transaction?: true
       readonly batch?: false
-      readonly handle: Handler<TransactionContext<Tables>>
+      readonly handle: Handler<Context, Handled>
     })
   | (HandlerOptions & {
       readonly transaction: false
       readonly batch?: false
-      readonly handle: Handler<HandlerContext>
+      readonly handle: Handler<HandlerContext, Handled>
     })
   | (HandlerOptions & {
       readonly transaction?: true
       readonly batch: true
       /** Most messages in one call. @default 100 */
       readonly batchSize?: number | undefined
-      readonly handle: BatchHandler<TransactionContext<Tables>>
+      readonly handle: BatchHandler<Context, Handled>
     })
   | (HandlerOptions & {
       readonly transaction: false
       readonly batch: true
       readonly batchSize?: number | undefined
-      readonly handle: BatchHandler<HandlerContext>
+      readonly handle: BatchHandler<HandlerContext, Handled>
     })
 
-/** Handlers by topic. A name counts before a pattern, an earlier pattern before a later one. */
-export type Handlers<Tables> = Readonly<Record<string, HandlerEntry<Tables>>>
+/**
+ * Handlers by topic. A name counts before a pattern, an earlier pattern before a later one. With defined topics each gets the
+ * payload of its topic, and that of a pattern a union.
+ */
+export type Handlers<
+  Tables,
+  Defined extends Topics = RegisteredTopics,
+  Context = TransactionContext<Tables>,
+> =
+  string extends PatternsOf<Defined>
+    ? Readonly<Record<string, HandlerEntry<Tables, Message, Context>>>
+    : {
+        readonly [Pattern in PatternsOf<Defined>]?: HandlerEntry<Tables, MessageOf<Defined, Pattern>, Context>
+      }
 
 const names = ['maxAttempts', 'handleTimeoutMs', 'backoffMsMin', 'backoffMsMax'] as const
 type Numbers = Record<(typeof names)[number], number>
@@ -93,8 +116,9 @@ const topicsKnownMax = 10_000
 
 /** Finds the handler of a topic. @throws OptionError for entries that cannot work. */
 export function handlersByTopic(
-  handlers: Handlers<never>,
+  handlers: Readonly<Record<string, HandlerEntry<never>>>,
   defaults: Numbers & { readonly onDead: 'park' | 'skip' },
+  topics: Topics | null = null,
 ): (topic: string) => ResolvedHandler | undefined {
   const resolved = new Map<string, ResolvedHandler>()
   for (const [pattern, entry] of Object.entries(handlers)) {
@@ -107,6 +131,12 @@ export function handlersByTopic(
         { cause },
       )
     }
+    if (topics !== null && !topics.names.some((topic) => topicMatches(pattern, topic))) {
+      throw new OptionError(
+        'handlers',
+        `handlers has an entry "${pattern}" that none of the defined topics has or matches.`,
+      )
+    }
     resolved.set(pattern, resolve(pattern, entry, defaults))
   }
   if (resolved.size === 0)
@@ -115,7 +145,11 @@ export function handlersByTopic(
   return (topic) => {
     if (!byTopic.has(topic)) {
       if (byTopic.size >= topicsKnownMax) byTopic.clear()
-      const pattern = [...resolved.keys()].find((candidate) => topicMatches(candidate, topic))
+      // What is not defined could be anything: it waits for somebody who knows it.
+      const known = topics === null || topics.definitions.has(topic)
+      const pattern = known
+        ? [...resolved.keys()].find((candidate) => topicMatches(candidate, topic))
+        : undefined
       byTopic.set(topic, resolved.get(topic) ?? (pattern === undefined ? undefined : resolved.get(pattern)))
     }
     return byTopic.get(topic)

@@ -1,16 +1,17 @@
 import type pg from 'pg'
 import { bounded } from '../database/client.ts'
-import { kyselyTransaction } from '../database/kysely.ts'
 import { claimLost } from '../database/sql/completion.ts'
 import { isConflict, sqlstate } from '../database/sqlstate.ts'
-import { HandleTimeoutError, LeaseLostError, TransactionError, TwinboxError } from '../base/errors.ts'
+import { HandleTimeoutError, TransactionError, TwinboxError } from '../base/errors.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import type { Operation, Trace } from '../base/telemetry.ts'
 import { Abort } from './abort.ts'
 import type { Claim } from './claim.ts'
+import { contextOf, withTransaction } from './handler-context.ts'
 import type { HandlerContext, ResolvedHandler, TransactionContext } from './handlers.ts'
-import { Conflict, Interrupted, type Phase } from './interruptions.ts'
+import { Conflict, Interrupted, lost, type Phase } from './interruptions.ts'
 import { readable } from './readable.ts'
+import { inTheirTransaction, type Theirs } from './theirs.ts'
 import type { Transactions } from './transactions.ts'
 
 /** What is traced of handlers. */
@@ -30,6 +31,8 @@ export interface HandlingParts {
   readonly complete: Complete
   /** Whether there will be something to handle after this. */
   readonly hasNext: () => boolean
+  /** Of a claimer whose handlers' transactions are a data library's; null if they are ours. */
+  readonly theirs: Theirs | null
   /** What ends the handler's transaction: it completes the claims and commits, or raises. It may begin the next one. */
   readonly ending: (goOn: boolean) => string
   /** What the handler does belongs to it. */
@@ -79,14 +82,11 @@ export async function handle(
   }
   try {
     const context = contextOf(parts.consumer, claims, abort)
-    if (handler.transaction) {
-      const runOn = (client: pg.ClientBase): Promise<unknown> =>
-        run(
-          Object.defineProperty(Object.assign(context, { client }) as never, 'trx', {
-            get: () => kyselyTransaction<unknown>(client),
-            enumerable: true,
-          }),
-        )
+    if (handler.transaction && parts.theirs !== null) {
+      const runOn = (tx: unknown): Promise<unknown> => run(Object.assign(context, { tx }))
+      await inTheirTransaction(parts, parts.theirs, runOn, claims, abort)
+    } else if (handler.transaction) {
+      const runOn = (client: pg.ClientBase): Promise<unknown> => run(withTransaction(context, client))
       await inTransaction(parts, runOn, claims, abort)
     } else {
       const before = begun === undefined ? parts.failpoint('claimer.before_handle') : undefined
@@ -101,19 +101,6 @@ export async function handle(
   } finally {
     clearTimeout(timeout)
     if (claims.length > 1) for (const claim of claims) claim.abort.unlisten(passOn)
-  }
-}
-
-/** A signal is made only for a handler that asks for it. */
-export function contextOf(consumer: string, claims: readonly Claim[], abort: Abort): HandlerContext {
-  const first = claims[0]!
-  return {
-    attempt: claims.length === 1 ? first.attempt : Math.max(...claims.map(({ attempt }) => attempt)),
-    idempotencyKey: `${consumer}:${first.id}`,
-    fence: first.fence,
-    get signal() {
-      return abort.signal
-    },
   }
 }
 
@@ -177,7 +164,10 @@ async function inTransaction(
 
 /** By where the server has raised it: a trigger that waits for the commit may raise the same, and would repeat its message for ever. */
 function isClaimLost(error: unknown): boolean {
-  return sqlstate(error) === claimLost && /\bcomplete\(text,/.test(String((error as pg.DatabaseError).where))
+  return (
+    sqlstate(error) === claimLost &&
+    /\bcomplete_(one|many)\(text,/.test(String((error as pg.DatabaseError).where))
+  )
 }
 
 /** A handler that is not async may throw at once. */
@@ -188,10 +178,4 @@ export function call(
 ): unknown {
   const input = handler.batch ? claims.map(({ message }) => message) : claims[0]!.message
   return handler.handle(input as never, context as never)
-}
-
-export function lost(claims: readonly Claim[]): LeaseLostError {
-  return new LeaseLostError(
-    `The claim on ${claims.length === 1 ? `message ${claims[0]!.id}` : `${claims.length} messages`} was lost while the handler of "${claims[0]!.topic}" was running. Another worker has it. Raise leaseMs, or make the handler stop when its signal aborts.`,
-  )
 }

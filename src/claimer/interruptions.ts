@@ -1,6 +1,6 @@
 import type { Evidence } from '../database/evidence.ts'
 import { sqlstate } from '../database/sqlstate.ts'
-import { TransactionError } from '../base/errors.ts'
+import { LeaseLostError, TransactionError } from '../base/errors.ts'
 import type { Membership } from '../membership/membership.ts'
 import type { Claim } from './claim.ts'
 
@@ -33,6 +33,13 @@ export class Conflict extends Error {
   constructor(cause: unknown) {
     super('The transaction of a handler lost against another one.', { cause })
   }
+}
+
+/** The claims that a completion has not found are in other hands. */
+export function lost(claims: readonly Claim[]): LeaseLostError {
+  return new LeaseLostError(
+    `The claim on ${claims.length === 1 ? `message ${claims[0]!.id}` : `${claims.length} messages`} was lost while the handler of "${claims[0]!.topic}" was running. Another worker has it. Raise leaseMs, or make the handler stop when its signal aborts.`,
+  )
 }
 
 /** What has ended the handling: the error itself, without what says in here how it was met. */

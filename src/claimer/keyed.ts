@@ -58,7 +58,15 @@ export class KeyedClaims {
     this.#hot = new HotKeys(inFlight, (claim) => context.circuits.pauses(claim))
     const max = Math.max(budgetMin, Math.ceil(settings.batchSize / lanesMin))
     this.#reader = new LaneReader({ ...context, budget: { min: budgetMin, max } })
-    this.#flood = new Flood(context)
+    this.#flood = new Flood(context, {
+      others: (lanes, sought) =>
+        this.#readBehind(lanes, (asking) => this.#keep(this.#sql.readOthers, { ...asking, ...sought })),
+      firsts: (lanes, chosen) =>
+        this.#readBehind(lanes, (asking) => {
+          const places = { chosenLanes: chosen.map(({ lane }) => lane), chosen: chosen.map(({ seq }) => seq) }
+          return this.#keep(this.#sql.readFirsts, { ...asking, ...places })
+        }),
+    })
     this.#othersReader = new LaneReader({ ...context, budget: { min: budgetMin, max: budgetMin } })
     this.#pastReader = new LaneReader({
       ...context,
@@ -134,24 +142,21 @@ export class KeyedClaims {
     const behind = able.filter(
       ({ lane }) => room === null || this.#reader.hasMore(lane) || !this.#isLow(lane),
     )
-    await this.#flood.look(
-      behind.map(({ lane }) => lane),
-      (without, due, span) =>
-        this.#readOthers(
-          behind.filter(({ lane }) => due.has(lane)),
-          without,
-          span,
-        ),
-    )
+    await this.#flood.look(new Map(behind.map(({ lane, watermark }) => [lane, watermark.tentative])))
     return pauseMs
   }
 
   /** Reads what stands behind a flood. Before it there is the flood, so nothing is known of where reads may start. */
-  async #readOthers(behind: readonly Lane[], without: readonly string[], span: number): Promise<boolean> {
+  async #readBehind(
+    lanes: ReadonlyMap<number, number>,
+    read: (asking: ReturnType<typeof askingOf>) => Promise<readonly OrNot<KeyedRow, KeyedRead>[]>,
+  ): Promise<boolean> {
     const room = roomOf(this.#context, true)
-    if (room === null) return false
+    const held = [...this.#context.lanes.held.values()]
+    const behind = held.filter(({ lane, draining }) => lanes.has(lane) && !draining)
+    if (room === null || behind.length === 0) return false
     const reading = await this.#othersReader.read(behind, room.rows, (asked, mark) =>
-      this.#keep(this.#sql.readOthers, { ...askingOf(this.#context, asked, mark, room), without, span }),
+      read(askingOf(this.#context, asked, mark, room)),
     )
     this.#takeInFlight(reading.rows, true)
     await reading.follow()

@@ -1,12 +1,21 @@
 import type { FailoverStrategy } from '../base/events.ts'
+import type { FailoverFunction } from '../membership/failover.ts'
+import { OptionError } from '../base/errors.ts'
 import { checkConsumer, checkHeartbeat, readNumbers, refuseUnknown, requireOrder } from '../base/options.ts'
+import type { Opener } from './opener.ts'
+import type { Topics } from '../topics/topics.ts'
 import { workerNumbers, workerOptionNames, type WorkerOptions } from '../membership/worker.ts'
 
 /** What becomes of a message for whose topic a claimer has no handler; the first is the default. */
 export const unknownPolicies = ['wait', 'fail', 'drop'] as const
 export type UnknownPolicy = (typeof unknownPolicies)[number]
 
-export interface ClaimerOptions extends WorkerOptions {
+export interface ClaimerOptions<Defined extends Topics = Topics> extends WorkerOptions {
+  /**
+   * What `defineTopics` gives: handlers get the payload that the schema of a topic gives, and a message that does not fit becomes
+   * a dead letter. Messages of other topics wait as those without a handler do, see `unknown`. @default any topic, any payload
+   */
+  readonly topics?: Defined | undefined
   /** The name under which claimers share an inbox. */
   readonly consumer: string
   /**
@@ -46,11 +55,11 @@ export interface ClaimerOptions extends WorkerOptions {
    */
   readonly circuit?: boolean | undefined
   /**
-   * Who gets what a dead claimer of this consumer leaves: whoever comes first, the living in turn, one at random, or
-   * the one with the least in flight. Alike in all claimers of a consumer, since the one that finds the death decides.
+   * Who gets what a dead claimer of this consumer leaves: whoever comes first, the living in turn, one at random, the one
+   * with the least in flight, the one to whom a lane always goes (`sticky`), or whom a function chooses. Alike in all claimers of a consumer, since the one that finds the death decides.
    * @default 'first-free'
    */
-  readonly failover?: FailoverStrategy | undefined
+  readonly failover?: FailoverStrategy | FailoverFunction | undefined
   /** How long what was dealt out is reserved, before anybody may take it. In milliseconds. @default 2000 */
   readonly failoverGraceMs?: number | undefined
   /**
@@ -70,6 +79,16 @@ export interface ClaimerOptions extends WorkerOptions {
   readonly keepDeadMs?: number | undefined
 }
 
+/** With handlers in the transactions of a data library. */
+export interface LibraryClaimerOptions<Tx, Defined extends Topics = Topics> extends ClaimerOptions<Defined> {
+  /**
+   * Who opens the transactions of handlers: `inTransaction((run) => prisma.$transaction(run))`. Handlers then get what it calls
+   * `run` with as `tx`, instead of `trx` and `client`. Without it, the claimer does, on connections of its own.
+   */
+  readonly transaction: Opener<Tx>
+}
+export type AnyClaimerOptions = ClaimerOptions & Partial<LibraryClaimerOptions<unknown>>
+
 /** The claimer's options that are numbers. */
 const claimerNumbers = [
   ...workerNumbers,
@@ -87,18 +106,24 @@ const claimerNumbers = [
 export type ClaimerSettings = Readonly<Record<(typeof claimerNumbers)[number], number>>
 
 /** The numbers, with their defaults. @throws OptionError for an option that is unknown, or a number that cannot be */
-export function readSettings(options: ClaimerOptions): ClaimerSettings {
+export function readSettings(options: AnyClaimerOptions): ClaimerSettings {
   refuseUnknown('createClaimer', options, [
     ...workerOptionNames,
     ...claimerNumbers,
     'consumer',
+    'topics',
     'onDead',
     'unknown',
     'circuit',
     'failover',
     'avoidLastHolder',
+    'transaction',
   ])
   checkConsumer(options.consumer)
+  const { transaction } = options
+  if (transaction !== undefined && typeof transaction?.open !== 'function') {
+    throw new OptionError('transaction', 'transaction must be what inTransaction((run) => …) gives.')
+  }
   const settings = readNumbers(options, claimerNumbers)
   checkHeartbeat(settings)
   requireOrder(settings, 'pollMs', 'pollMsMax', 'the pause grows from one to the other')

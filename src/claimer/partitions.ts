@@ -33,6 +33,11 @@ export class Partitions {
     this.#sql = inboxSql(context.database.schema)
   }
 
+  /** From which the next claim looks, by partition, unless it sweeps. */
+  get bounds(): ReadonlyMap<number, number> {
+    return this.#bound
+  }
+
   /** Something comes. */
   stir(): void {
     this.#idle = false

@@ -6,10 +6,11 @@ import type { Claim, Told } from './claim.ts'
 import { InFlight } from './in-flight.ts'
 import type { ResolvedHandler } from './handlers.ts'
 import { Loops } from './loops.ts'
+import { Payloads } from './payloads.ts'
 import { Settlement } from './settlement.ts'
 import { Quarantine } from './quarantine.ts'
 import { Unhandled, type UnhandledOptions } from './unhandled.ts'
-import type { ClaimerOptions } from './options.ts'
+import type { AnyClaimerOptions } from './options.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Database } from '../database/database.ts'
 import { inboxLanes, isKeyed } from '../database/layout.ts'
@@ -25,11 +26,13 @@ import { highestOf } from '../lanes/repair.ts'
 import { Membership } from '../membership/membership.ts'
 import type { Holder } from '../membership/options.ts'
 import { loopReports, settledWithin } from '../membership/worker.ts'
+import type { Topics } from '../topics/topics.ts'
 
 /** How one claimer was asked to work. */
 export interface ClaimerParts extends Pick<ClaimerContext, 'settings' | 'failpoint'> {
   readonly sharing: Pick<ClaimerContext, 'failover' | 'avoidLastHolder'>
   readonly handlerOf: (topic: string) => ResolvedHandler | undefined
+  readonly topics: Topics | null
   readonly unhandled: UnhandledOptions
   readonly circuit: boolean
 }
@@ -50,7 +53,7 @@ export class RunningClaimer implements Holder, LaneHolder {
   /** Rows that were in flight when this claimer was given up on, or had to fear it. */
   #left: readonly Claim[] = []
 
-  constructor(database: Database, options: ClaimerOptions, parts: ClaimerParts) {
+  constructor(database: Database, options: AnyClaimerOptions, parts: ClaimerParts) {
     const { consumer } = options
     const { settings, sharing, unhandled, failpoint } = parts
     this.#settings = settings
@@ -58,7 +61,11 @@ export class RunningClaimer implements Holder, LaneHolder {
     this.#inFlight = new InFlight(this.#quarantine, (claim, defect) => this.#giveUp(claim, defect))
     this.#emit = emitter(options, () => ({ kind: 'claimer', consumer, workerId: this.membership.id }))
     const shared = { ...settings, ...sharing, database, consumer, emit: this.#emit }
-    this.membership = new Membership({ ...shared, kind: 'claimer', topics: unhandled.topics }, this)
+    const { coordination } = options
+    this.membership = new Membership(
+      { ...shared, kind: 'claimer', topics: unhandled.topics, coordination },
+      this,
+    )
     this.#lanes = new Lanes({ ...shared, membership: this.membership, count: inboxLanes, holder: this })
     const reread: ClaimerContext['reread'] = (claims) => {
       for (const { lane, seq } of claims.flatMap((claim) => this.#inFlight.drop(claim)))
@@ -92,8 +99,10 @@ export class RunningClaimer implements Holder, LaneHolder {
     this.#unkeyed = new UnkeyedClaims(context, this.#unhandled)
     this.#dispatcher = new Dispatcher({
       context,
+      transaction: options.transaction,
       settlement,
       handlerOf: parts.handlerOf,
+      payloads: parts.topics === null ? null : new Payloads(parts.topics, settlement),
       unhandled: this.#unhandled,
       onDone: (claims) => this.#loops.fetchMore(claims),
       release: (claims) => this.#unkeyed.leases.release(claims),

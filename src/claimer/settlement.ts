@@ -91,7 +91,8 @@ export class Settlement {
   ): Promise<boolean> {
     const { inFlight, lanes, emit, reread } = this.#parts
     const told = this.#parts.told(error, claim)
-    const reason = describeError(told)
+    // Other than of a handler's error, it is known what it says, and dead letters are looked for by it.
+    const reason = foundBy === 'schema' ? `invalid: ${saidBy(told)}` : describeError(told)
     const record = errorRecord(told, claim.attempt, lanes.membership.id)
     const retryInMs = verdictOn(claim.attempt, options, askedBy(error))
     inFlight.settle([claim])
@@ -231,6 +232,8 @@ export class Settlement {
     }
   }
 }
+
+const saidBy = (told: unknown): string => describeError(told instanceof Error ? told.message : told)
 
 /** By code and not by class: a handler may have loaded another copy of this package than the command that runs it. */
 function askedBy(error: unknown): 'dead' | number | null {

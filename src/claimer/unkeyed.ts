@@ -1,5 +1,5 @@
-import { partitionLanes } from '../database/layout.ts'
 import { inboxSql, type PartitionedRow } from '../database/sql/inbox.ts'
+import type { ValuesOf } from '../database/sql/parameter.ts'
 import { Polling } from '../membership/polling.ts'
 import { sureShare } from '../membership/watchdog.ts'
 import { roomOf, type ClaimerContext, type Room } from './context.ts'
@@ -8,6 +8,8 @@ import { Flood } from './flood.ts'
 import { Partitions } from './partitions.ts'
 import { lapsed, RowLeases } from './row-leases.ts'
 import type { Unhandled } from './unhandled.ts'
+
+type Asking = ValuesOf<ReturnType<typeof inboxSql>['claim']['takes']>
 
 /**
  * Claims of messages without a key: leases on the rows themselves, taken by whoever is free, renewed while they are in
@@ -32,7 +34,19 @@ export class UnkeyedClaims {
   constructor(context: ClaimerContext, unhandled: Unhandled) {
     this.#context = context
     this.#unhandled = unhandled
-    this.#flood = new Flood(context)
+    this.#flood = new Flood(context, {
+      others: (_, sought) =>
+        this.#claimBehind((asking) => context.database.keep(this.#sql.claimOthers, { ...asking, ...sought })),
+      // Each is all that is looked at of its partition.
+      firsts: (_, chosen) =>
+        this.#claimBehind((asking) => {
+          const places = {
+            partitions: chosen.map(({ lane }) => lane),
+            bounds: chosen.map(({ seq }) => seq - 1),
+          }
+          return context.database.keep(this.#sql.claimOthers, { ...asking, ...places, without: [], span: 1 })
+        }),
+    })
     this.leases = new RowLeases(context)
     this.#sql = inboxSql(context.database.schema)
     this.#partitions = new Partitions(context)
@@ -72,8 +86,8 @@ export class UnkeyedClaims {
     return this.#context.quarantine.claim('unkeyed', async () => {
       const pauseMs = await this.#claim()
       // Any partition may have more, as soon as one has.
-      const behind = this.#more || roomOf(this.#context) === null ? [partitionLanes[0]!] : []
-      await this.#flood.look(behind, (without, _due, span) => this.#claimOthers(without, span))
+      const more = this.#more || roomOf(this.#context) === null
+      await this.#flood.look(more ? this.#partitions.bounds : new Map())
       return pauseMs
     })
   }
@@ -118,15 +132,14 @@ export class UnkeyedClaims {
   }
 
   /** Claims what stands behind a flood. Before it there is the flood, so nothing has been passed. */
-  async #claimOthers(without: readonly string[], span: number): Promise<boolean> {
-    const { database, settings, membership, failpoint, dispatch } = this.#context
+  async #claimBehind(claim: (asking: Asking) => Promise<readonly PartitionedRow[]>): Promise<boolean> {
+    const { settings, membership, failpoint, dispatch } = this.#context
     const { id: workerId } = membership
     const room = roomOf(this.#context, true)
     if (room === null || workerId === null) return false
     const want = Math.min(settings.concurrency * 2, settings.batchSize, room.rows)
-    const asking = { ...this.#asking(workerId, want, room, false), without, span }
     const at = performance.now()
-    const rows = await database.keep(this.#sql.claimOthers, asking)
+    const rows = await claim(this.#asking(workerId, want, room, false))
     await failpoint('claimer.after_claim')
     if (membership.id !== workerId || rows.length === 0) return false
     this.#takeInFlight(rows, at)
@@ -135,7 +148,7 @@ export class UnkeyedClaims {
   }
 
   /** What every claim is given. */
-  #asking(worker: number, limit: number, { bytes }: Room, onlyHeld: boolean) {
+  #asking(worker: number, limit: number, { bytes }: Room, onlyHeld: boolean): Asking {
     const { consumer, settings, membership, quarantine, avoidLastHolder } = this.#context
     const { order, bounds } = this.#partitions.look()
     return {
@@ -184,7 +197,7 @@ export class UnkeyedClaims {
     // There may be more where these came from.
     if (rows.some(({ previous }) => previous !== null)) this.sweep()
     for (const { of, ...from } of membership.abandoned.takenOver(rows, membership.id!)) {
-      emit({ type: 'takeover', ...from, strategy: failover, lanes: [], rows: of.length })
+      emit({ type: 'takeover', ...from, strategy: failover.name, lanes: [], rows: of.length })
     }
   }
 }

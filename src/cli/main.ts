@@ -3,9 +3,11 @@ import { Command, CommanderError, Option } from 'commander'
 import { version } from '../base/version.ts'
 import { addTimes } from './clockwork.ts'
 import { addErasing } from './erasing.ts'
+import { addInit } from './init.ts'
 import { exitCode, report } from '../terminal/failure.ts'
 import { adapters, brokerNames } from '../brokers/registry.ts'
 import { insecureHelp, urlHelp } from '../terminal/brokers.ts'
+import { zookeeperHelp } from '../terminal/coordination.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { addObserving, watched } from './observing.ts'
 import { addOperating } from './operating.ts'
@@ -131,6 +133,8 @@ const work: Record<WorkerCommand, { does: string; examples: string }> = {
 for (const name of ['relay', 'receive', 'claim', 'work'] as const) {
   const command = common(program.command(name)).description(work[name].does)
   if (name !== 'claim') brokered(command)
+  else command.option('--insecure', insecureHelp)
+  command.option('--zookeeper <servers>', zookeeperHelp)
   if (name !== 'relay') command.option('--consumer <name>', 'only this one of the configuration')
   watched(command)
   if (name === 'receive') command.option('--topic <pattern...>', 'topic names or patterns such as order.*')
@@ -156,9 +160,10 @@ const workers = common(program.command('workers'))
     'after',
     `
 silent, gone            no heartbeat for 5 s; its session's lock is free: others will soon take its work
-died: lock, heartbeat   others found it dead, since its process was gone, or since it was silent
+died: lock, heartbeat,  others found it dead, since its process was gone, since it was silent, or since its session
+  session               of ZooKeeper had ended
 evicted, stopped        by "twinbox workers evict"; by itself, in good order
-lock: no                a pooler is between: its death is found by its heartbeat only
+lock: session, no       a pooler is between: its death is found by its session of ZooKeeper, or by its heartbeat only
 
 Examples:
   $ twinbox workers
@@ -219,7 +224,7 @@ addOperating(program, common, exit)
 addErasing(program, common, exit)
 addTimes(program, common, exit)
 addObserving(program, common, exit)
-
+addInit(program)
 addProving(program, (told) => void (verbose = told), exit)
 
 // Whoever read our output has left, as with `| head`.

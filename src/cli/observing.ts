@@ -3,6 +3,7 @@ import type { Flags } from '../terminal/flags.ts'
 import { duration, whole } from '../terminal/parse.ts'
 import type { RolesFlags } from './roles.ts'
 import type { SqlFlags } from './sql.ts'
+import type { TopicsFlags } from './topics.ts'
 
 /** The commands with which an operator looks at what goes on. What they do is loaded when they run. */
 
@@ -44,6 +45,22 @@ Examples:
     .action(async (flags: Flags) => {
       const { showStatus } = await import('./status.ts')
       await showStatus(flags)
+    })
+
+  common(program.command('topics'))
+    .description('Show the topics that twinbox.config.ts defines; needs no database.')
+    .option('--asyncapi', 'print a document of AsyncAPI 3 instead, with the JSON Schema of each payload')
+    .option('--title <text>', 'of that document (default: the name in package.json)')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ twinbox topics
+  $ twinbox topics --asyncapi > asyncapi.json`,
+    )
+    .action(async (flags: TopicsFlags) => {
+      const { showTopics } = await import('./topics.ts')
+      await showTopics(flags)
     })
 
   common(program.command('sql'))

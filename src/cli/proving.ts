@@ -1,5 +1,6 @@
 import { InvalidArgumentError, Option, type Command } from 'commander'
 import { brokerNames } from '../brokers/registry.ts'
+import { zookeeperHelp } from '../terminal/coordination.ts'
 import { insecureHelp, urlHelp } from '../terminal/brokers.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { whole } from '../terminal/parse.ts'
@@ -18,6 +19,31 @@ const soakRate = (text: string): number => whole(text, 1, 100_000)
 const seedNumber = (text: string): number => whole(text, 0, 2 ** 31 - 1)
 const faultCount = (text: string): number => whole(text, 0, 100_000)
 
+/** The programs of `examples/scenarios`. */
+const scenarios = [
+  {
+    name: 'shop',
+    does: 'Play a shop over RabbitMQ or Postgres: one charge per order, although a claimer and the payment provider fail.',
+    number: 'how many orders, from 20 (default: 200)',
+    least: 20,
+    url: 'amqp://127.0.0.1',
+  },
+  {
+    name: 'bigdata',
+    does: 'Add up a million rows in chunks over Kafka or Postgres, kill a worker, and compare with what SQL says.',
+    number: 'how many rows, from 10000 (default: 1000000)',
+    least: 10_000,
+    url: '127.0.0.1:9092',
+  },
+  {
+    name: 'realtime',
+    does: 'Talk in chat rooms over ZeroMQ or Postgres, kill a gateway, and see how late each line comes.',
+    number: 'for how many seconds, from 4 (default: 12)',
+    least: 4,
+    url: 'tcp://127.0.0.1:7301,tcp://127.0.0.1:7302',
+  },
+]
+
 function minutes(text: string): number {
   const value = Number(text)
   if (/^\d+(\.\d+)?$/.test(text) && value >= 0.1 && value <= 10_000) return value
@@ -30,8 +56,11 @@ export function addProving(
   tell: (verbose: boolean) => void,
   exit: (code: 0 | 1) => void,
 ): void {
-  program
+  // What stands behind `demo shop` is an option of that, although `demo` has one of the same name.
+  program.enablePositionalOptions()
+  const demo = program
     .command('demo')
+    .enablePositionalOptions()
     .description(
       'Publish, relay, receive and claim with real processes, kill two of them, and check the result.',
     )
@@ -63,6 +92,36 @@ Examples:
       exit(await (await proof()).runDemo(flags))
     })
 
+  for (const { name, does, number, least, url } of scenarios) {
+    demo
+      .command(name)
+      .description(does)
+      .option('-n, --number <number>', number, (text) => whole(text, least, 100_000_000))
+      .option(
+        '-u, --url <url>',
+        `TWINBOX_BROKER_URL, or this: of its broker, such as ${url} (default: no broker but Postgres)`,
+      )
+      .option(
+        '-d, --database <url>',
+        'DATABASE_URL, or this: use a schema of its own there (default: as of demo)',
+      )
+      .option('--program <file>', 'run this copy of its program, which you have changed')
+      .option('-v, --verbose', 'errors with their stacks')
+      .hook('preAction', (_, action) => tell(action.opts<Flags>().verbose ?? false))
+      .addHelpText(
+        'after',
+        `
+The program is node_modules/twinbox/examples/scenarios/${name}.mjs. Exits with 1 if its check at the end fails.
+
+Examples:
+  $ twinbox demo ${name}
+  $ twinbox demo ${name} --url ${url}`,
+      )
+      .action(async (flags: Parameters<Proof['runScenario']>[1]) => {
+        exit(await (await proof()).runScenario(name, flags))
+      })
+  }
+
   program
     .command('soak')
     .description(
@@ -77,6 +136,7 @@ Examples:
       '-d, --database <url>',
       'use a scratch schema there (default: an embedded Postgres, if installed, which is restarted and killed as well)',
     )
+    .option('--zookeeper <servers>', zookeeperHelp)
     .option('-n, --messages <number>', 'publish at least so many (default: minutes * rate)', soakCount)
     .option('--rate <number>', 'messages per second, less when much is waiting', soakRate, 300)
     .option('--keys <number>', 'how many ordering keys', soakCount, 10_000)

@@ -72,7 +72,7 @@ export function renderWorkers(
         worker.kind === 'receiver' ? '-' : String(worker.lanes.length),
         ageOf(worker.lanesSince),
         String(worker.inFlight),
-        worker.endedAt !== null ? '-' : worker.locked ? 'yes' : 'no',
+        worker.endedAt !== null ? '-' : worker.locked ? 'yes' : worker.session ? 'session' : 'no',
         shortened(worker.host, most),
         String(worker.pid),
         worker.version,

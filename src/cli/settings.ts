@@ -8,11 +8,13 @@ import type { Config, ConsumerConfig } from '../config.ts'
 import type { DatabaseInput } from '../database/database.ts'
 import { placeOf } from '../database/place.ts'
 import { codeOf } from '../base/errors.ts'
+import type { Coordination } from '../membership/coordination.ts'
 import * as twinbox from '../index.ts'
 import { checkSchema, refuseUnknown } from '../base/options.ts'
 import { openBroker, readInsecure } from '../terminal/brokers.ts'
+import { openCoordination } from '../terminal/coordination.ts'
 import { UsageError } from '../terminal/failure.ts'
-import type { CommonFlags } from '../terminal/flags.ts'
+import { configNames, type CommonFlags } from '../terminal/flags.ts'
 import { remark } from '../terminal/output.ts'
 
 /** Flags, environment and configuration file as one. What a command does not ask for may be missing. */
@@ -23,9 +25,9 @@ export interface Settings {
   readonly database: () => DatabaseInput
   /** @throws UsageError, OptionError */
   readonly openBroker: () => Promise<Broker>
+  /** @throws UsageError, OptionError */
+  readonly coordination: () => Coordination | undefined
 }
-
-const configNames = ['twinbox.config.js', 'twinbox.config.mjs', 'twinbox.config.ts']
 
 /** Tells on standard error, which programs that read the output do not. */
 export const tellPeople = (flags: CommonFlags) => (text: string) => {
@@ -62,6 +64,7 @@ export async function readSettings(flags: CommonFlags, tell = tellPeople(flags))
     schema,
     config,
     database,
+    coordination: () => openCoordination(flags) ?? config.coordination,
     openBroker: async () => {
       const name = flags.broker ?? given('TWINBOX_BROKER')
       const url = flags.url ?? given('TWINBOX_BROKER_URL')
@@ -118,9 +121,11 @@ async function loadConfig(
     'database',
     'schema',
     'preparedStatements',
+    'coordination',
     'telemetry',
     'redactError',
     'broker',
+    'topics',
     'consumers',
     'relay',
   ])
@@ -150,7 +155,11 @@ async function load(path: string): Promise<unknown> {
   // What the configuration imports from twinbox has to be what runs here, or a DeadLetterError of a handler would be
   // of a class that nobody here knows.
   const brokers = adapters.map(async ({ name, load: open }) => [`twinbox/${name}`, await open()] as const)
-  const virtualModules = { twinbox, ...Object.fromEntries(await Promise.all(brokers)) }
+  const virtualModules = {
+    twinbox,
+    'twinbox/zookeeper': await import('../membership/zookeeper/zookeeper.ts'),
+    ...Object.fromEntries(await Promise.all(brokers)),
+  }
   return createJiti(import.meta.url, { fsCache: false, virtualModules }).import(path, { default: true })
 }
 

@@ -22,6 +22,7 @@ export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<
     database: settings.database(),
     schema: settings.schema,
     preparedStatements: settings.config.preparedStatements,
+    coordination: settings.coordination(),
     onEvent(event) {
       log.onEvent(event)
       endpoint?.onEvent(event)
@@ -74,7 +75,9 @@ function createWorkers(
   for (const [consumer, config] of consumers) {
     if (command === 'receive') break
     const { claiming, handlers } = partsOf(config)
-    workers.push(createClaimer({ ...claiming, ...shared, consumer }, handlers))
+    workers.push(
+      createClaimer({ ...claiming, ...shared, topics: settings.config.topics, consumer }, handlers),
+    )
   }
   if (broker !== null && command !== 'receive') {
     workers.push(createRelay({ ...settings.config.relay, ...shared, broker }))

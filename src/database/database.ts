@@ -8,6 +8,7 @@ import { ofDatabase } from './evidence.ts'
 import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
 import { findLink } from './link.ts'
 import { applicationName, endPool, setUp, startup, tearDown, withoutTimeouts } from './pool.ts'
+import { Plans } from './plans.ts'
 import { rowTypes } from './types.ts'
 import * as sql from './sql/server.ts'
 import { inTransaction } from './transaction.ts'
@@ -58,8 +59,7 @@ export class Database {
   readonly #ours: pg.Pool
   readonly #bookkeeping: pg.Pool
   readonly #wished: DatabaseOptions
-  /** Connections for bookkeeping whose plans may be out of date. */
-  readonly #stale = new WeakSet<pg.ClientBase>()
+  readonly #plans = new Plans()
   #probed: Promise<void> | null = null
   #closed = false
 
@@ -127,11 +127,14 @@ export class Database {
     const client = await this.#bookkeeping.connect()
     return useClient(client, async () => {
       // Before the next statement and not after this one, whose answer should not be lost with it.
-      if (this.#stale.delete(client)) await client.query(bounded(sql.forgetPlans))
+      if (this.#plans.forget(client)) await client.query(bounded(sql.forgetPlans))
       const startedAt = performance.now()
-      const rows = await this.runKept(client, statement, ...given)
-      if (performance.now() - startedAt > slowMs) this.#stale.add(client)
-      return rows
+      try {
+        return await this.runKept(client, statement, ...given)
+      } finally {
+        // Also when it has failed: a plan so bad that its statement timed out would be used again and again.
+        this.#plans.answered(client, startedAt)
+      }
     })
   }
 
@@ -217,12 +220,6 @@ export class Database {
     await Promise.all(pools.map(endPool))
   }
 }
-
-/**
- * A statement of bookkeeping that takes longer may have a plan that was made while its table was empty, and is kept until
- * somebody has analyzed that, a minute later: a burst of messages comes sooner. Planning anew takes some milliseconds.
- */
-const slowMs = 50
 
 /** Opens a database, or takes it as it is. `poolSize` applies only to a pool that is made here. */
 export function openDatabase(

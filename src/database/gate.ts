@@ -116,8 +116,7 @@ const [quote, backslash, bracket, bracketEnd, brace, braceEnd] = [0x22, 0x5c, 0x
 
 /** The body as JSON text if it says that it is JSON and is: Postgres would refuse the whole batch for one that is not. */
 export function jsonText(contentType: string | null, body: Uint8Array): string | null {
-  const type = (contentType ?? '').split(';')[0]!.trim().toLowerCase()
-  if (type !== jsonContentType) return null
+  if (contentType === null || !isJsonType(contentType)) return null
   try {
     const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(body)
     if (text.includes('\0')) return null
@@ -126,4 +125,11 @@ export function jsonText(contentType: string | null, body: Uint8Array): string |
   } catch {
     return null
   }
+}
+
+/** `application/json`, and what is built on it: `application/cloudevents+json`, RFC 6839. */
+export function isJsonType(contentType: string): boolean {
+  if (contentType === jsonContentType) return true
+  const type = contentType.split(';')[0]!.trim().toLowerCase()
+  return type === jsonContentType || type === 'text/json' || /^[^/\s]+\/[^/\s]+\+json$/.test(type)
 }

@@ -6,6 +6,19 @@ export function sqlstate(error: unknown): string | null {
   return typeof error.code === 'string' && /^[0-9A-Z]{5}$/.test(error.code) ? error.code : null
 }
 
+/** Data libraries wrap the server's error, each in its own way, and some have codes of their own that look like its. */
+const wrapped = [
+  ...['cause', 'driverError', 'driverAdapterError', 'original', 'originalError', 'nativeError', 'meta'],
+] as const
+
+/** The SQLSTATEs of an error and of what it wraps, outermost first, and what looks like one. */
+export function statesOf(error: unknown, depth = 0): string[] {
+  if (typeof error !== 'object' || error === null || depth === 5) return []
+  const inner = wrapped.flatMap((name) => statesOf((error as Record<string, unknown>)[name], depth + 1))
+  const own = sqlstate(error)
+  return own === null ? inner : [own, ...inner]
+}
+
 /**
  * Whether an error that a connection or a statement of ours has met means that the connection is of no more use: it
  * broke, the server is going down, it has become a read-only standby, or an answer is overdue and would be taken for that

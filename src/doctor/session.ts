@@ -41,7 +41,7 @@ export async function examineSession(
       note(
         'session',
         'A pooler that shares sessions is in between: there are no session locks and no NOTIFY. A death is found only by the missing heartbeat, after deadAfterMs, and workers without work look several times a second.',
-        'Give workers a direct connection, or a pooler in session mode.',
+        'Give workers a direct connection, or a pooler in session mode, or ZooKeeper as their `coordination`.',
       ),
     )
   } else if (database.pooled) {

@@ -52,6 +52,7 @@ export async function examineWork(database: Database): Promise<readonly Finding[
   )
   findings.push(
     ...(await examineBacklog(database)),
+    ...(await examineWaiting(database)),
     ...(await examineTopics(database)),
     ...(await examineDead(database)),
     ...(await examineCircuits(database)),
@@ -88,6 +89,18 @@ async function examineBacklog(database: Database): Promise<readonly Finding[]> {
         : 'See "Depth grows" in the runbook: more claimers, more concurrency, or whoever publishes so much.',
     )
   })
+}
+
+/** What the broker refuses for now, or holds for somebody who is away. */
+async function examineWaiting(database: Database): Promise<readonly Finding[]> {
+  const rows = await database.query(doctorSql(database.schema).waitingKeys)
+  return rows.map(({ reason, count }) =>
+    note(
+      'work',
+      `${count} keys of the outbox wait for another attempt: ${reason}`,
+      'They are tried again by themselves. See them: twinbox parked list --outbox.',
+    ),
+  )
 }
 
 /** So many are told of one by one. */

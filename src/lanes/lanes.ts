@@ -182,7 +182,7 @@ export class Lanes {
     emit({ type: 'lanes_taken', lanes: lanes.map(({ lane }) => lane) })
     this.#below?.wake()
     for (const { of, ...from } of membership.abandoned.takenOver(rows, holder)) {
-      emit({ type: 'takeover', ...from, strategy: failover, lanes: of.map(({ lane }) => lane), rows: 0 })
+      emit({ type: 'takeover', ...from, strategy: failover.name, lanes: of.map(({ lane }) => lane), rows: 0 })
     }
   }
 

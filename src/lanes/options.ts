@@ -1,5 +1,6 @@
-import type { Emit, FailoverStrategy } from '../base/events.ts'
+import type { Emit } from '../base/events.ts'
 import type { Database } from '../database/database.ts'
+import type { Failover } from '../membership/failover.ts'
 import type { Membership } from '../membership/membership.ts'
 import type { Lane } from './lane.ts'
 
@@ -11,7 +12,7 @@ export interface LanesOptions {
   readonly consumer: string
   readonly count: number
   readonly leaseMs: number
-  readonly failover: FailoverStrategy
+  readonly failover: Failover
   readonly failoverGraceMs: number
   readonly emit: Emit
   readonly holder: LaneHolder

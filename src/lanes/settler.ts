@@ -25,7 +25,11 @@ export interface Failed<Of extends Held> {
   readonly record: string
 }
 
-export interface Deferred<Of extends Held> extends Failed<Of> {
+export interface Deferred<Of extends Held> {
+  readonly of: Of
+  readonly attempt: number
+  /** What its history says of this attempt; null if nothing has failed. */
+  readonly record: string | null
   readonly retryInMs: number
 }
 
@@ -87,7 +91,7 @@ export class Settler {
     )
   }
 
-  /** They have failed, and wait elsewhere for their next attempt; that of `avoid` only if nobody else is there. */
+  /** They wait elsewhere for their next attempt; that of `avoid` only if nobody else is there. */
   defer<Of extends Held>(failed: readonly Deferred<Of>[], avoid: number | null): Promise<readonly Of[]> {
     const { numbers, once } = distinct(failed.map(({ record }) => record))
     return this.#end(

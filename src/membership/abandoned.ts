@@ -1,3 +1,4 @@
+import type { DeathSign } from '../base/events.ts'
 import { share } from '../database/layout.ts'
 import type { Peer } from '../database/sql/worker.ts'
 
@@ -19,7 +20,7 @@ export class Abandoned {
   takenOver<Taken extends { readonly previous: number | null }>(
     taken: readonly Taken[],
     self: number,
-  ): { fromWorkerId: number; foundBy: 'lock' | 'heartbeat' | 'evict' | 'lease'; of: Taken[] }[] {
+  ): { fromWorkerId: number; foundBy: DeathSign | 'evict' | 'lease'; of: Taken[] }[] {
     const former = new Set(
       taken.flatMap(({ previous }) => (previous === null || previous === self ? [] : [previous])),
     )

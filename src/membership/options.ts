@@ -1,6 +1,8 @@
 import type { Database } from '../database/database.ts'
-import type { Emit, FailoverStrategy, WorkerKind } from '../base/events.ts'
+import type { Emit, WorkerKind } from '../base/events.ts'
 import type { Peer } from '../database/sql/worker.ts'
+import type { Coordination } from './coordination.ts'
+import type { Failover } from './failover.ts'
 
 /** As what a worker is registered, see `Registration`. */
 export interface RegistrationOptions {
@@ -14,8 +16,10 @@ export interface RegistrationOptions {
   readonly deadAfterMs: number
   readonly leaseMs: number
   /** Who gets what a dead worker of its kind leaves; of a kind that holds nothing, nobody. */
-  readonly failover: FailoverStrategy
+  readonly failover: Failover
   readonly failoverGraceMs: number
+  /** Another way to show that it lives, and to see who does. */
+  readonly coordination?: Coordination | undefined
   readonly emit: Emit
 }
 

@@ -4,10 +4,12 @@ import { workerSql, type Beat, type Peer } from '../database/sql/worker.ts'
 import type { TwinboxError } from '../base/errors.ts'
 import type { WorkerKind } from '../base/events.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
-import { StateMachine, type Moves } from '../base/state.ts'
+import { StateMachine } from '../base/state.ts'
 import { version } from '../base/version.ts'
 import type { Assignee } from './failover.ts'
+import { lifeMoves, type Life } from './life.ts'
 import type { Company, Holder, Member, RegistrationOptions } from './options.ts'
+import { Presence } from './presence.ts'
 import { mendSequences } from './sequences.ts'
 import { Session, type Sight } from './session.ts'
 import { Watch } from './watch.ts'
@@ -18,26 +20,11 @@ const givenUp = 'Another worker took this one for dead, or an operator evicted i
 const otherServer = 'The server was restarted or is another one: what was known of its tables does not count.'
 
 /**
- * - `outside`: not registered yet.
- * - `member`: it has an id, and shows that it lives. What it holds counts.
- * - `void`: it was given up on, or must fear it. Nothing that it held counts; it comes back under a new id.
- * - `left`: it has said goodbye.
- */
-export type Life = 'outside' | 'member' | 'void' | 'left'
-
-export const lifeMoves: Moves<Life> = {
-  outside: ['member', 'left'],
-  member: ['void', 'left'],
-  void: ['member', 'left'],
-  left: [],
-}
-
-/**
  * What every worker needs: it registers, gives signs of life, and finds the dead of its kind.
  *
- * A death is found in one of two ways. The worker's session holds an advisory lock, which Postgres frees within
- * milliseconds after the process was killed. And its row must beat, which finds those that are frozen or cut off.
- * A lease that lapses needs neither. None of them decides what counts: that is the fence's work, so a wrong verdict
+ * A death is found in one of three ways. The worker's session holds an advisory lock, which Postgres frees within
+ * milliseconds after the process was killed. Its row must beat, which finds those that are frozen or cut off. And with a
+ * coordination it gives a sign that ends with the process. A lease that lapses needs none of them. None of them decides what counts: that is the fence's work, so a wrong verdict
  * costs a repetition and no more.
  */
 export class Registration {
@@ -48,6 +35,7 @@ export class Registration {
   readonly #sql: ReturnType<typeof workerSql>
   /** Among whom it looks for peers. */
   readonly #circle: { readonly kind: WorkerKind; readonly consumer: string; readonly windowMs: number }
+  readonly #presence: Presence
   readonly #watch: Watch
   readonly #watchdog: Watchdog
   readonly #life: StateMachine<Life>
@@ -77,7 +65,11 @@ export class Registration {
       onGone: () => company?.onSessionGone(),
       onNotified: (news) => company?.onNotified(news),
     })
-    this.#watch = new Watch(options, this.session)
+    this.#presence = new Presence(options, {
+      onNews: () => this.#loop?.wake(),
+      onLost: (reason) => this.#life.is('member') && this.#letGo(reason),
+    })
+    this.#watch = new Watch(options, this.session, this.#presence)
     this.#watchdog = new Watchdog({
       isSure: () => this.id === null || (this.sure && performance.now() < (member.sureUntil ?? Infinity)),
       onDoubt: () => this.#doubt(),
@@ -98,7 +90,8 @@ export class Registration {
 
   /** Whether it has shown so lately that it lives that nobody can believe it dead. */
   get sure(): boolean {
-    return this.id !== null && performance.now() < this.#beatAt + sureShare * this.#options.deadAfterMs
+    const until = this.#beatAt + sureShare * this.#options.deadAfterMs
+    return this.id !== null && performance.now() < Math.min(until, this.#presence.sureUntil)
   }
 
   /** How the worker's own connection is, if it was open before that moment. */
@@ -132,6 +125,7 @@ export class Registration {
         this.#options.emit({ type: 'trouble', error, doing: 'leaving' })
       })
     }
+    await this.#presence.leave()
     await this.session.end()
   }
 
@@ -139,8 +133,8 @@ export class Registration {
     const { heartbeatMs } = this.#options
     if (!this.session.isOpen) await this.#reopen()
     if (this.#life.is('void')) await this.#comeBack()
-    const beaten = performance.now() - this.#beatAt >= heartbeatMs ? await this.#beat() : null
-    await this.#watchOver(beaten ?? (await this.#peers()))
+    const isDue = performance.now() - this.#beatAt >= heartbeatMs || !this.#presence.isTold
+    await this.#watchOver((isDue ? await this.#beat() : null) ?? (await this.#peers()))
     return Math.min(this.#watch.pauseMs(this.#company?.isCalm ?? true), heartbeatMs)
   }
 
@@ -151,7 +145,9 @@ export class Registration {
     // Our own lock may have been held by a connection of ours that the server took for alive.
     if (!this.session.locked) await this.session.lock(id)
     const at = performance.now()
-    const values = { ...this.#circle, id, inFlight: this.#member.inFlight, locked: this.session.locked }
+    const { text: sign } = this.#presence
+    const told = this.#presence.telling(sign)
+    const values = { ...this.#circle, id, inFlight: this.#member.inFlight, locked: this.session.locked, sign }
     // Before it is asked where the sequence stands: afterwards, more may have been read.
     const highest = this.#member.highest ?? 0
     const peers = await this.session.run(this.#sql.beat, values)
@@ -164,6 +160,7 @@ export class Registration {
       return null
     }
     this.#beatAt = at
+    told()
     const before = this.#numbered ?? { file, position }
     if (file !== before.file || (position ?? Infinity) < Math.max(highest, before.position ?? 0)) {
       await mendSequences(this.#options.database, this.#options.emit)
@@ -176,7 +173,7 @@ export class Registration {
   /** By the time that it could have shown that it lives, it has not. Nobody knows when the connection would tell. */
   #doubt(): void {
     if (this.id === null) return
-    const forMs = Math.round(performance.now() - this.#beatAt)
+    const forMs = Math.round(performance.now() - Math.min(this.#beatAt, this.#presence.heardAt))
     this.#letGo(`No sign of life for ${forMs} ms: others may take this worker for dead.`)
     this.#options.database.abandon()
   }
@@ -195,6 +192,8 @@ export class Registration {
 
   #void(reason: string): void {
     this.#member.onVoid?.(reason)
+    // Whoever sees its sign would believe that its work is still done.
+    void this.#presence.leave()
     this.#life.go('void')
   }
 
@@ -224,6 +223,7 @@ export class Registration {
     this.#beatAt = at
     this.#life.go('member')
     this.#company?.onJoined(at)
+    this.#presence.enter(next!.id, registered!.database)
     if (!this.session.locked) emit({ type: 'lock_unavailable' })
   }
 
@@ -238,7 +238,7 @@ export class Registration {
 
   async #watchOver(peers: readonly Peer[]): Promise<void> {
     const self = (): Assignee | null =>
-      this.id === null ? null : { id: this.id, inFlight: this.#member.inFlight }
+      this.id === null ? null : { id: this.id, host: hostname(), inFlight: this.#member.inFlight }
     const { living, died } = await this.#watch.look(peers, self)
     this.#company?.onSeen(died ? await this.#peers() : peers, living)
   }

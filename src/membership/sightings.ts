@@ -1,8 +1,19 @@
+import type { DeathSign } from '../base/events.ts'
 import type { Peer } from '../database/sql/worker.ts'
+import type { SignOfLife } from './coordination.ts'
+
 export interface Verdict {
   readonly peer: Peer
-  readonly foundBy: 'lock' | 'heartbeat'
+  readonly foundBy: DeathSign
 }
+
+/** What is seen of the signs that peers give beside their rows, see `SignOfLife`. */
+export interface Signs {
+  readonly sight: SignOfLife['sight']
+  misses(text: string | null): boolean
+}
+
+const noSigns: Signs = { sight: null, misses: () => false }
 
 interface Sighting {
   beat: string
@@ -11,6 +22,8 @@ interface Sighting {
   unlockedSince: number | null
   /** False from a break in our own watch until it has beaten. */
   lockCounts: boolean
+  signCounts: boolean
+  isMissed: boolean
 }
 
 /**
@@ -28,7 +41,7 @@ const breakMsMin = 600
  *
  * Silence counts only as far as it was watched: after an outage of the database, or a jump of its clock, everybody's
  * last heartbeat is old, and a worker that judged by its age would give up the whole fleet. For the same reason a
- * missing lock counts only if the peer has been heard since our own connection was lost: what broke ours, broke theirs.
+ * missing lock or sign counts only if the peer has been heard since our own connection was lost: what broke ours, broke theirs.
  */
 export class Sightings {
   /** Whether somebody's lock is missing and it is too early to judge. */
@@ -39,6 +52,7 @@ export class Sightings {
   #seen = new Map<number, Sighting>()
   #lookedAt: number
   #interrupted = false
+  #sight: number | null = null
 
   constructor(options: { deadAfterMs: number; confirmMs: number; now?: () => number }) {
     this.#deadAfterMs = options.deadAfterMs
@@ -47,13 +61,13 @@ export class Sightings {
     this.#lookedAt = this.#now()
   }
 
-  /** How long to wait before the next look. `expectsNobody`: nobody has come or gone lately. */
-  pauseMs(expectsNobody: boolean): number {
+  /** How long to wait before the next look. `expectsNobody`: nobody has come or gone lately. `isTold`: of a death we would hear. */
+  pauseMs(expectsNobody: boolean, isTold = false): number {
     if (this.#suspicious) return this.#confirmMs
     if (this.#seen.size === 0 && expectsNobody) return lookMsAlone
     // More seldom, the silence of others would count as our own blindness.
     const most = Math.max(lookMs, this.#deadAfterMs / 10)
-    return Math.min(Math.max(lookMs, lookMsPerPeer * this.#seen.size), most)
+    return isTold ? most : Math.min(Math.max(lookMs, lookMsPerPeer * this.#seen.size), most)
   }
 
   /** Our own view was interrupted. */
@@ -62,9 +76,13 @@ export class Sightings {
     this.#interrupted = true
   }
 
-  /** Takes note of who has beaten and who holds a lock. Returns those who are dead. */
-  look(peers: readonly Peer[]): Verdict[] {
+  /** Takes note of who has beaten, who holds a lock and whose sign is seen. Returns those who are dead. */
+  look(peers: readonly Peer[], signs: Signs = noSigns): Verdict[] {
     const now = this.#now()
+    const sight = signs.sight ?? this.#sight
+    // The first one has come after no break.
+    const isBroken = this.#sight !== null && sight !== this.#sight
+    this.#sight = sight
     // For so long we have not looked ourselves: the silence of that time was nobody's fault.
     const blind = now - this.#lookedAt
     if (blind > Math.max(this.#deadAfterMs / 4, breakMsMin))
@@ -74,12 +92,15 @@ export class Sightings {
     const seen = new Map<number, Sighting>()
     this.#suspicious = false
     for (const peer of peers) {
-      const sighting = this.#sight(peer, now)
+      const sighting = this.#noteOf(peer, now)
       seen.set(peer.id, sighting)
+      if (isBroken) sighting.signCounts = false
+      sighting.isMissed = sighting.signCounts && signs.misses(peer.sign)
       const { unlockedSince } = sighting
       if (unlockedSince !== null && now - unlockedSince >= this.#confirmMs) {
         verdicts.push({ peer, foundBy: 'lock' })
-      } else if (now - sighting.since > this.#deadAfterMs) verdicts.push({ peer, foundBy: 'heartbeat' })
+      } else if (sighting.isMissed) verdicts.push({ peer, foundBy: 'session' })
+      else if (now - sighting.since > this.#deadAfterMs) verdicts.push({ peer, foundBy: 'heartbeat' })
       else if (unlockedSince !== null) this.#suspicious = true
     }
     this.#seen = seen
@@ -93,21 +114,25 @@ export class Sightings {
     return (
       sighting !== undefined &&
       sighting.unlockedSince === null &&
+      !sighting.isMissed &&
       this.#now() - sighting.since < this.#deadAfterMs / 2
     )
   }
 
-  #sight(peer: Peer, now: number): Sighting {
+  #noteOf(peer: Peer, now: number): Sighting {
     const known = this.#seen.get(peer.id)
     if (known === undefined) {
       return {
         beat: peer.beat,
         since: now,
         lockCounts: !this.#interrupted,
+        signCounts: true,
+        isMissed: false,
         unlockedSince: peer.unlocked && !this.#interrupted ? now : null,
       }
     }
-    if (known.beat !== peer.beat) Object.assign(known, { beat: peer.beat, since: now, lockCounts: true })
+    if (known.beat !== peer.beat)
+      Object.assign(known, { beat: peer.beat, since: now, lockCounts: true, signCounts: true })
     if (!peer.unlocked || !known.lockCounts) known.unlockedSince = null
     else known.unlockedSince ??= now
     return known

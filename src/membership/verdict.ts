@@ -1,5 +1,6 @@
+import type { DeathSign } from '../base/events.ts'
 import { workerSql, type Peer } from '../database/sql/worker.ts'
-import { dealOut, type Assignee } from './failover.ts'
+import { dealOut, type Assignee, type Inheritance } from './failover.ts'
 import type { Session } from './session.ts'
 import type { RegistrationOptions } from './options.ts'
 
@@ -11,17 +12,21 @@ export async function declareDead(
   options: RegistrationOptions,
   session: Session,
   peer: Peer,
-  foundBy: 'lock' | 'heartbeat',
+  foundBy: DeathSign,
   assignees: readonly Assignee[],
 ): Promise<void> {
   const { database, consumer, failover, failoverGraceMs, emit } = options
   const sql = workerSql(database.schema)
-  const lanes = failover === 'first-free' ? [] : await session.run(sql.lanesOf, { consumer, worker: peer.id })
-  const inheritance = dealOut(
-    failover,
-    { id: peer.id, lanes: lanes.map(({ lane }) => lane), inFlight: peer.in_flight },
-    assignees,
-  )
+  const lanes = failover.deal === null ? [] : await session.run(sql.lanesOf, { consumer, worker: peer.id })
+  const { id, host, in_flight: inFlight } = peer
+  let inheritance: Inheritance | null = null
+  let refusal: { readonly error: unknown } | null = null
+  try {
+    inheritance = dealOut(failover, { id, host, inFlight, lanes: lanes.map(({ lane }) => lane) }, assignees)
+  } catch (error) {
+    // A death has to be declared, whatever a function of the user's does.
+    refusal = { error }
+  }
   const [dead] = await session.run(sql.declareDead, {
     id: peer.id,
     foundBy,
@@ -31,12 +36,14 @@ export async function declareDead(
     reservedMs: inheritance === null ? null : failoverGraceMs,
   })
   if (dead === undefined) return
+  // Several find a death at the same time: the one whose word holds tells of the function that failed.
+  if (refusal !== null) emit({ type: 'trouble', error: refusal.error, doing: 'failover' })
   emit({
     type: 'worker_dead',
     deadWorkerId: peer.id,
     foundBy,
     silentMs: dead.silent_ms,
-    strategy: failover,
+    strategy: failover.name,
   })
   await session.run(sql.disconnect, { worker: peer.id })
 }

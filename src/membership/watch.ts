@@ -1,7 +1,8 @@
 import type { Assignee } from './failover.ts'
 import type { RegistrationOptions } from './options.ts'
+import type { Presence } from './presence.ts'
 import type { Session } from './session.ts'
-import { Sightings } from './sightings.ts'
+import { Sightings, type Verdict } from './sightings.ts'
 import type { Peer } from '../database/sql/worker.ts'
 import { declareDead } from './verdict.ts'
 
@@ -13,10 +14,14 @@ export class Watch {
   readonly #options: RegistrationOptions
   readonly #session: Session
   readonly #sightings: Sightings
+  readonly #presence: Presence
+  /** Whether each of the living gives a sign whose end we would hear of. */
+  #allGive = false
 
-  constructor(options: RegistrationOptions, session: Session) {
+  constructor(options: RegistrationOptions, session: Session, presence: Presence) {
     this.#options = options
     this.#session = session
+    this.#presence = presence
     this.#sightings = new Sightings({ deadAfterMs: options.deadAfterMs, confirmMs })
   }
 
@@ -27,7 +32,9 @@ export class Watch {
 
   /** How long to wait before the next look. */
   pauseMs(isCalm: boolean): number {
-    return this.#sightings.pauseMs(isCalm)
+    // Locks are freed sooner than sessions end, and nobody tells of it.
+    const isTold = this.#allGive && this.#presence.sight !== null && !this.#session.locked
+    return this.#sightings.pauseMs(isCalm, isTold)
   }
 
   /** Declares dead who is. Returns the others that live, and whether somebody has died. `self` may get what the dead have left. */
@@ -37,12 +44,18 @@ export class Watch {
   ): Promise<{ readonly living: readonly Peer[]; readonly died: boolean }> {
     const id = self()?.id
     const living = peers.filter((peer) => peer.ended_by === null && peer.id !== id)
-    const found = this.#sightings.look(living)
+    const found: Verdict[] = []
+    for (const verdict of this.#sightings.look(living, this.#presence)) {
+      // What we see may be older than the row that we compare it with.
+      if (verdict.foundBy !== 'session' || (await this.#presence.confirms(verdict.peer.sign)))
+        found.push(verdict)
+    }
+    this.#allGive = living.every(({ sign }) => sign !== null)
     for (const { peer, foundBy } of found) {
       const fresh = living.filter((other) => other !== peer && this.#sightings.isFresh(other))
       await declareDead(this.#options, this.#session, peer, foundBy, [
         ...[self() ?? []].flat(),
-        ...fresh.map(({ id: other, in_flight: inFlight }) => ({ id: other, inFlight })),
+        ...fresh.map(({ id: other, host, in_flight: inFlight }) => ({ id: other, host, inFlight })),
       ])
     }
     return {

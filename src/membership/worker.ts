@@ -7,6 +7,7 @@ import { StateMachine, type Moves } from '../base/state.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import { OptionError } from '../base/errors.ts'
 import { isOutage } from '../database/evidence.ts'
+import { checkCoordination, type Coordination } from './coordination.ts'
 
 /** A running relay, receiver or claimer. */
 export interface Worker {
@@ -21,8 +22,8 @@ export interface Worker {
    * Rejects for what no waiting would mend, and for a database that is away; nothing is left running, and it may be called
    * again.
    *
-   * @throws SchemaError, OptionError or the database's error; BrokerError of the kind `config` if the broker's client
-   *   library is missing, or if the broker refuses the credentials, the virtual host or the certificate
+   * @throws SchemaError, OptionError (also if the client library of the coordination is missing) or the database's error; BrokerError of the
+   *   kind `config` if the broker's client library is missing, or if the broker refuses the credentials, the virtual host or the certificate
    */
   start(): Promise<void>
   /**
@@ -60,6 +61,11 @@ export interface WorkerOptions {
    * successful heartbeat, a worker lets go of what it holds by itself. In milliseconds. @default 5000
    */
   readonly deadAfterMs?: number | undefined
+  /**
+   * Another way to show that the worker lives, and to see who else does: `zookeeper(…)` of `twinbox/zookeeper`, for workers behind a
+   * pooler that shares sessions. Those that have it and those that have not may work side by side. @default none
+   */
+  readonly coordination?: Coordination | undefined
   /** How long a stop waits for what is under way. In milliseconds. @default 25_000 */
   readonly stopTimeoutMs?: number | undefined
   /** The shortest pause between two looks at an empty table, of a worker that is awake. In milliseconds. @default 5 */
@@ -95,6 +101,7 @@ export const workerOptionNames = [
   'schema',
   'preparedStatements',
   ...workerNumbers,
+  'coordination',
   'onEvent',
   'telemetry',
   'redactError',
@@ -131,6 +138,7 @@ export function createWorker(
   },
 ): Worker {
   checkRedaction(options.redactError)
+  const coordination = checkCoordination(options.coordination)
   if (options.database === undefined)
     throw new OptionError('database', 'database is required: a connection string or a pg pool.')
   let opened = openDatabase(options.database, options)
@@ -148,6 +156,7 @@ export function createWorker(
     const { database } = opened
     let begun = false
     try {
+      await coordination?.prepare()
       await database.probe()
       await checkServer(database)
       await checkSchemaVersion(database, parts.consumer)

@@ -7,6 +7,7 @@ import {
   type CheckedMessage,
   type NewMessage,
 } from './message.ts'
+import { faultOfTombstone } from './tombstone.ts'
 import { limits } from '../base/options.ts'
 import { asBytes, isPlain, toJson } from './payload.ts'
 
@@ -66,6 +67,8 @@ function check(message: NewMessage, maxPayloadBytes: number, at: string): Checke
   const bytes = asBytes(payload)
   if (bytes !== null) {
     if (contentType !== undefined) checkContentType(contentType, fail)
+    const fault = faultOfTombstone(contentType, bytes, key)
+    if (fault !== null) fail(...fault)
   } else if (contentType !== undefined && contentType !== jsonContentType) {
     fail(
       'PAYLOAD_TYPE',
@@ -124,8 +127,9 @@ function checkDate(path: string, value: unknown, fail: Fail): Date {
 }
 
 export type Fail = (code: MessageErrorCode, path: string, text: string) => never
+export { checkText }
 
-function checkTopic(topic: unknown, fail: Fail): void {
+export function checkTopic(topic: unknown, fail: Fail): void {
   if (typeof topic !== 'string' || !topicPattern.test(topic)) {
     const found =
       typeof topic === 'string' ? `has ${topic.length} characters, or others` : `is of type ${typeof topic}`

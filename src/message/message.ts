@@ -9,16 +9,16 @@ import { limits } from '../base/options.ts'
 export const isRoutingHeader = (name: string): boolean => name === 'CC' || name === 'BCC'
 
 /** A message as an application publishes it. */
-export interface NewMessage {
+export interface NewMessage<Topic extends string = string, Payload = unknown> {
   /** What it is about: 1 to 249 characters of `A-Z a-z 0-9 . _ -`, as in `order.placed`. */
-  readonly topic: string
+  readonly topic: Topic
   /** Messages that share a key are handled one at a time, in order. Up to 255 bytes. Without one, order is not kept. */
   readonly key?: string | null | undefined
   /**
    * Anything that survives `JSON.stringify` unharmed, or a `Uint8Array` for everything that is not JSON.
    * At most 1 MiB by default.
    */
-  readonly payload: unknown
+  readonly payload: Payload
   /** Text that travels beside the payload. Names starting with `ce_`, `cloudEvents` or `twinbox` are ours, and `CC` and `BCC` RabbitMQ's. */
   readonly headers?: Readonly<Record<string, string>> | undefined
   /** The media type of a `Uint8Array` payload. @default 'application/octet-stream' */
@@ -74,8 +74,15 @@ export interface OutgoingMessage extends MessageFields {
 }
 
 /** A message as a handler gets it. */
-export interface Message<Payload = unknown> extends MessageFields {
+export interface Message<Payload = unknown, Topic extends string = string> extends MessageFields {
+  readonly topic: Topic
   readonly headers: Readonly<Record<string, string>>
+  /**
+   * What a sender that is no outbox of yours says in words of CloudEvents, extensions included (`type`, `source`, `subject`,
+   * `datacontenttype`, …), and in properties of AMQP (`amqp-correlation-id`, `amqp-reply-to`, `amqp-type`, …). Of a message of your
+   * own only what no field of it says, so mostly empty. It is the sender's word.
+   */
+  readonly attributes: Readonly<Record<string, string>>
   /** The parsed JSON, or the bytes of everything else. */
   readonly payload: Payload
   /**

@@ -92,6 +92,11 @@ function tell(event: TwinboxEvent): { level: LogLevel; text: string } {
         'error',
         `a delivery from ${event.topic} is no message and became a dead letter: ${event.reason}`,
       )
+    case 'retention_gap':
+      return say(
+        'error',
+        `${event.to - event.from} offsets of ${event.topic}, partition ${event.partition}, from ${event.from} on were deleted before ${event.consumer} had read them`,
+      )
     case 'lease_lost': {
       const what = event.ids.length > 0 ? count(event.ids, 'message') : count(event.lanes, 'lane')
       return say('warn', `lost ${what}: ${event.reason}`)
@@ -111,7 +116,7 @@ function tell(event: TwinboxEvent): { level: LogLevel; text: string } {
         `messages were found in ${count(event.lanes, 'lane')} below where all were known to be done; they are worked on now`,
       )
     case 'worker_dead': {
-      const how = event.foundBy === 'lock' ? 'its process is gone' : 'it gives no sign of life'
+      const how = signs[event.foundBy]
       return say('warn', `worker ${event.deadWorkerId} is dead: ${how}, silent for ${ms(event.silentMs)}`)
     }
     case 'takeover': {
@@ -132,6 +137,10 @@ function tell(event: TwinboxEvent): { level: LogLevel; text: string } {
         'warn',
         'no session lock behind this pooler: a killed worker is noticed by its heartbeat only, after deadAfterMs',
       )
+    case 'coordination_down':
+      return say('warn', 'ZooKeeper does not know that this worker lives: its heartbeats count alone')
+    case 'coordination_up':
+      return say('info', `ZooKeeper knows that this worker lives, by a session of ${ms(event.sessionMs)}`)
     case 'stalled':
       return say('warn', `the event loop stood still for ${ms(event.forMs)}`)
     case 'trouble':
@@ -141,6 +150,12 @@ function tell(event: TwinboxEvent): { level: LogLevel; text: string } {
       return say('info', (event satisfies never as TwinboxEvent).type)
   }
 }
+
+const signs = {
+  lock: 'its process is gone',
+  session: 'its session of ZooKeeper has ended',
+  heartbeat: 'it gives no sign of life',
+} as const
 
 const count = (things: readonly unknown[], noun: string): string =>
   `${things.length} ${noun}${things.length === 1 ? '' : 's'}`

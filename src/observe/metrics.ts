@@ -40,6 +40,11 @@ export const metrics = {
   ),
   twinbox_duplicate_messages_total: counter('Deliveries dropped as seen before', 'broker', 'consumer'),
   twinbox_refused_deliveries_total: counter('Deliveries that are no messages', 'consumer'),
+  twinbox_missed_offsets_total: counter(
+    'Offsets that were deleted before they were read',
+    'consumer',
+    'topic',
+  ),
   twinbox_receive_duration_seconds: histogram('How long a batch took into the inbox', 'broker', 'consumer'),
   twinbox_claimed_messages_total: counter('Messages claimed', 'consumer'),
   twinbox_handled_messages_total: counter('Messages whose handlers have succeeded', 'consumer', 'topic'),
@@ -157,6 +162,10 @@ export function measure(event: TwinboxEvent, topicLabel: (topic: string) => stri
     }
     case 'refused':
       return [one('twinbox_refused_deliveries_total', { consumer })]
+    case 'retention_gap': {
+      const labels = { consumer, topic: topicLabel(event.topic) }
+      return [one('twinbox_missed_offsets_total', labels, event.to - event.from)]
+    }
     case 'claimed':
       return [one('twinbox_claimed_messages_total', { consumer }, event.ids.length)]
     case 'handled': {
@@ -193,6 +202,8 @@ export function measure(event: TwinboxEvent, topicLabel: (topic: string) => stri
       return [one('twinbox_outages_total', { kind, consumer, type: 'broker' })]
     case 'database_down':
       return [one('twinbox_outages_total', { kind, consumer, type: 'database' })]
+    case 'coordination_down':
+      return [one('twinbox_outages_total', { kind, consumer, type: 'coordination' })]
     case 'stalled':
       return [one('twinbox_stalls_total', { kind })]
     case 'sequence_mended':
@@ -208,6 +219,7 @@ export function measure(event: TwinboxEvent, topicLabel: (topic: string) => stri
     case 'lanes_taken':
     case 'lanes_released':
     case 'lock_unavailable':
+    case 'coordination_up':
       return []
     default:
       // An event of a later version than this switch.

@@ -1,7 +1,7 @@
 import type { DatabaseInput } from '../database/database.ts'
 import { operateSql, type EvictRow, type WorkerRow } from '../database/sql/operate.ts'
 import { OptionError } from '../base/errors.ts'
-import type { WorkerKind } from '../base/events.ts'
+import type { DeathSign, WorkerKind } from '../base/events.ts'
 import { withTables } from './tables.ts'
 import { checkConsumer, numberOptions, oneOf, refuseUnknown } from '../base/options.ts'
 
@@ -27,12 +27,17 @@ export interface WorkerStatus {
   readonly state: 'alive' | 'silent' | 'gone' | 'died' | 'evicted' | 'stopped'
   /**
    * Whether its session holds the lock by which its death is noticed at once. If a living worker has none, a pooler is
-   * between it and the server, and its death is noticed by its heartbeat only.
+   * between it and the server, and its death is noticed by its heartbeat only, or by its `session`.
    */
   readonly locked: boolean
+  /** Whether it shows by a session of ZooKeeper that it lives, so that others with one know of its death after `sessionTimeoutMs`. */
+  readonly session: boolean
   readonly endedAt: Date | null
-  /** How it ended: by itself, evicted, or found dead since its process was gone (`lock`) or it was silent (`heartbeat`). */
-  readonly endedBy: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
+  /**
+   * How it ended: by itself, evicted, or found dead since its process was gone (`lock`), it was silent (`heartbeat`) or its session of
+   * ZooKeeper had ended (`session`).
+   */
+  readonly endedBy: DeathSign | 'stop' | 'evict' | null
   /** Those whose lease runs. A worker that has ended keeps them until another one takes them. */
   readonly lanes: readonly number[]
   /** Since when it has held the first of them. */
@@ -149,6 +154,7 @@ export function toWorker(row: WorkerRow): WorkerStatus {
     alive: state === 'alive',
     state,
     locked: row.locked,
+    session: row.signed,
     endedAt: row.ended_at,
     endedBy: row.ended_by,
     lanes: row.lanes,
@@ -158,7 +164,13 @@ export function toWorker(row: WorkerRow): WorkerStatus {
   }
 }
 
-const endStates = { stop: 'stopped', evict: 'evicted', lock: 'died', heartbeat: 'died' } as const
+const endStates = {
+  stop: 'stopped',
+  evict: 'evicted',
+  lock: 'died',
+  heartbeat: 'died',
+  session: 'died',
+} as const
 
 function stateOf(row: WorkerRow): WorkerStatus['state'] {
   if (row.ended_by !== null) return endStates[row.ended_by]

@@ -1,9 +1,11 @@
+import { MessageError } from '../base/errors.ts'
+import { limits } from '../base/options.ts'
 import { anyLane } from '../database/layout.ts'
 import { publishedColumns, valuesOf } from '../database/sql/columns.ts'
 import type { outboxSql } from '../database/sql/outbox.ts'
 import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { CheckedMessage } from '../message/message.ts'
-import { fieldOf, type FieldsOf } from '../message/row.ts'
+import { fieldOf, textColumns, type FieldsOf } from '../message/row.ts'
 
 /** A message as the columns have it, in the object that is given, see `withFields`. */
 function stored<Values extends object>(message: CheckedMessage, values: Values): Values & Published {
@@ -75,4 +77,20 @@ export const timedFieldsOf = (
 
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}
+
+/** What is more in all than one statement can take. @throws MessageError */
+export function refuseTooMuch(messages: readonly CheckedMessage[]): void {
+  let size = 0
+  for (const message of messages) {
+    size += message.content.length + (message.headers?.length ?? 0) + (message.dedupeKey?.length ?? 0) + 64
+    for (const { field } of textColumns) size += message[field]?.length ?? 0
+  }
+  if (size > limits.publishBytes) {
+    throw new MessageError(
+      'PAYLOAD_TOO_LARGE',
+      'messages',
+      `messages have about ${size} bytes in all, but the limit is ${limits.publishBytes}. Publish them in several calls.`,
+    )
+  }
 }

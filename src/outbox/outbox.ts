@@ -1,17 +1,21 @@
 import { outboxSql } from '../database/sql/outbox.ts'
 import { MessageError } from '../base/errors.ts'
 import { withCarried } from '../message/carried.ts'
-import { textColumns } from '../message/row.ts'
 import { checkCancellable, checkMessage } from '../message/check.ts'
 import type { CheckedMessage, NewMessage } from '../message/message.ts'
-import { checkSchema, limits, readBoolean, readNumbers, refuseUnknown } from '../base/options.ts'
+import { readTopics, type Topics } from '../topics/topics.ts'
+import type { PublishedMessage, RegisteredTopics } from '../topics/types.ts'
+import { checkSchema, readBoolean, readNumbers, refuseUnknown } from '../base/options.ts'
 import { hintPublished } from '../base/hints.ts'
-import { columnsOf, fieldsOf, timedColumnsOf, timedFieldsOf } from './columns.ts'
-import { executor, type TransactionInput } from './transaction.ts'
+import { columnsOf, fieldsOf, refuseTooMuch, timedColumnsOf, timedFieldsOf } from './columns.ts'
+import { executor, type TransactionInput } from '../database/executor.ts'
 import { DepthLimit } from './depth.ts'
+import { asDefined } from './defined.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 
-export interface OutboxOptions {
+export interface OutboxOptions<Defined extends Topics = Topics> {
+  /** What `defineTopics` gives: no other topic is published, and no payload that does not fit. @default any topic, any payload */
+  readonly topics?: Defined | undefined
   /** @default 'twinbox' */
   readonly schema?: string | undefined
   /** In bytes. @default 1_048_576 */
@@ -58,7 +62,7 @@ export interface Published {
   readonly duplicate: boolean
 }
 
-export interface Outbox {
+export interface Outbox<Defined extends Topics = RegisteredTopics> {
   /**
    * Writes a message to the outbox, in the transaction that it is given. It will be sent if and only if that
    * transaction commits. One statement; no broker is involved.
@@ -66,19 +70,23 @@ export interface Outbox {
    * Publish after you have locked or written the row that the key stands for: then messages of one key are sent in the
    * order of the commits.
    *
-   * @throws MessageError if the message cannot travel. Thrown before any SQL: the transaction is as it was.
+   * @throws MessageError if the message cannot travel, or is none of its topic. Thrown before any SQL: the transaction is as it was.
    * @throws TransactionError `NO_TRANSACTION` for a pool or a client that is not in a transaction; nothing was written.
-   *   What is neither a `pg` client nor a Kysely transaction is asked for a savepoint before, in two round trips;
+   *   What does not tell by itself whether it is in a transaction is asked for a savepoint before, in two round trips;
    *   `UNKNOWN_RESULT` if it does not answer with rows.
    */
-  publish(transaction: TransactionInput, message: NewMessage, options?: PublishOptions): Promise<Published>
+  publish(
+    transaction: TransactionInput,
+    message: PublishedMessage<Defined>,
+    options?: PublishOptions,
+  ): Promise<Published>
   /**
    * The same for many messages, in one statement, and in their order. If one of them is refused, none is written, and
    * the error's path starts with its index.
    */
   publishMany(
     transaction: TransactionInput,
-    messages: readonly NewMessage[],
+    messages: readonly PublishedMessage<Defined>[],
     options?: PublishOptions,
   ): Promise<Published[]>
   /**
@@ -106,8 +114,11 @@ export type Cancellable =
  * Creates an outbox: the publishing side. It holds no connection and needs no closing.
  * @throws OptionError
  */
-export function createOutbox(options: OutboxOptions = {}): Outbox {
+export function createOutbox<Defined extends Topics = RegisteredTopics>(
+  options: OutboxOptions<Defined> = {},
+): Outbox<Defined> {
   refuseUnknown('createOutbox', options, [
+    'topics',
     'schema',
     'maxPayloadBytes',
     'dedupeWindowMs',
@@ -121,6 +132,7 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
     'maxPending',
   ])
   const room = maxPending === 0 ? null : new DepthLimit(maxPending)
+  const topics = readTopics('createOutbox', options.topics)
   const schema = checkSchema(options.schema ?? 'twinbox')
   const sql = outboxSql(schema)
   const { preparedStatements } = options
@@ -194,7 +206,9 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
 
   return {
     async publish(transaction, message, how = {}) {
-      const [published] = await publish(transaction, [checkMessage(message, maxPayloadBytes)], how)
+      let checked = checkMessage(message, maxPayloadBytes)
+      if (topics !== null) checked = await asDefined(topics, checked, message)
+      const [published] = await publish(transaction, [checked], how)
       return published!
     },
     async publishMany(transaction, messages, how = {}) {
@@ -205,6 +219,10 @@ export function createOutbox(options: OutboxOptions = {}): Outbox {
       const checked = Array.from(messages, (message: NewMessage, index) =>
         checkMessage(message, maxPayloadBytes, `messages[${index}].`),
       )
+      if (topics !== null) {
+        for (const [index, message] of checked.entries())
+          checked[index] = await asDefined(topics, message, messages[index], `messages[${index}].`)
+      }
       return publish(transaction, checked, how)
     },
     async cancel(transaction, which, how = {}) {
@@ -230,19 +248,3 @@ const toTraced = ({ id, topic, headers, content }: CheckedMessage): TracedMessag
   headers: parseHeaders(headers),
   bytes: content.length,
 })
-
-/** @throws MessageError */
-function refuseTooMuch(messages: readonly CheckedMessage[]): void {
-  let size = 0
-  for (const message of messages) {
-    size += message.content.length + (message.headers?.length ?? 0) + (message.dedupeKey?.length ?? 0) + 64
-    for (const { field } of textColumns) size += message[field]?.length ?? 0
-  }
-  if (size > limits.publishBytes) {
-    throw new MessageError(
-      'PAYLOAD_TOO_LARGE',
-      'messages',
-      `messages have about ${size} bytes in all, but the limit is ${limits.publishBytes}. Publish them in several calls.`,
-    )
-  }
-}

@@ -31,7 +31,8 @@ const headerValueBytes = 1000
  * beginning, and the reason tells the true length.
  */
 export function toLetter(incoming: IncomingMessage, reason: string, maxPayloadBytes: number): Letter {
-  const { topic, key, headers, contentType, redelivered } = incoming
+  const { topic, key, contentType, redelivered } = incoming
+  const headers = { ...incoming.headers, ...incoming.properties }
   const place = placeOf(incoming)
   const body =
     incoming.body.byteLength <= maxPayloadBytes

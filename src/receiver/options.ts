@@ -1,4 +1,4 @@
-import type { Broker, DeliveredEvent, IncomingMessage } from '../brokers/broker.ts'
+import type { Broker, DeliveredEvent } from '../brokers/broker.ts'
 import { OptionError } from '../base/errors.ts'
 import {
   callable,
@@ -13,7 +13,7 @@ import {
 } from '../base/options.ts'
 import { checkTopicPattern } from '../message/message.ts'
 import { workerNumbers, workerOptionNames, type WorkerOptions } from '../membership/worker.ts'
-import type { Identity } from './delivery.ts'
+import type { Identify } from './identity.ts'
 import { collisionPolicies, type Collisions } from './intake.ts'
 
 export interface ReceiverOptions extends WorkerOptions {
@@ -43,9 +43,9 @@ export interface ReceiverOptions extends WorkerOptions {
   /**
    * Identifies messages that are not CloudEvents. Return null for what is no message: it becomes a dead letter. Without
    * it, the `message-id` header counts, then the broker's position (Kafka), and else the message becomes a dead letter,
-   * since without an identity a redelivery could not be told from a new message.
+   * since without an identity a redelivery could not be told from a new message. It sees the properties of AMQP in `attributes`.
    */
-  readonly identify?: ((incoming: IncomingMessage) => Identity | null) | undefined
+  readonly identify?: Identify | undefined
   /**
    * The topic of a delivery, which selects its handler; one that no pattern of `topics` takes becomes a dead letter. Needed where
    * the broker's name says less than that, as with many topics in one of Kafka's: `({ attributes }) => attributes.type`. The

@@ -3,8 +3,9 @@ import type { IncomingMessage } from '../brokers/broker.ts'
 
 /**
  * What a delivery is known by that has no identity of its own: its place at the broker, when it was put there, and what it
- * is. The place alone is not enough. A topic that is deleted and made again, a mirror and another cluster begin with the
- * same places, and what came then was dropped as seen before. Null where the broker has no places.
+ * is. A place without the id of its topic (Kafka before 2.8) is not enough: a topic that is deleted and made again, a mirror and
+ * another cluster begin with the same places, and what came then was dropped as seen before. Nor is one with it, where a log has
+ * lost its end and grown anew. Null where the broker has no places.
  */
 export const placeOf = (incoming: IncomingMessage): string | null =>
   incoming.position === null ? null : `${incoming.position} ${incoming.placedAt ?? ''} ${digest(incoming)}`

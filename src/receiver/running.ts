@@ -11,6 +11,7 @@ import type { Loop } from '../base/loop.ts'
 import { redaction, type Redact } from '../base/redaction.ts'
 import { limits } from '../base/options.ts'
 import type { Member } from '../membership/options.ts'
+import { readFailover } from '../membership/failover.ts'
 import { Registration } from '../membership/registration.ts'
 import { loopReports, settledWithin } from '../membership/worker.ts'
 import { startPruning, type Pruning } from '../upkeep/prune.ts'
@@ -58,9 +59,9 @@ export class RunningReceiver implements Member {
     this.registration = new Registration(
       {
         ...{ database, kind: 'receiver', consumer: settings.consumer, topics: settings.from },
-        ...{ heartbeatMs, deadAfterMs, leaseMs, emit: this.#emit },
+        ...{ heartbeatMs, deadAfterMs, leaseMs, coordination: settings.coordination, emit: this.#emit },
         // A receiver holds nothing that others could take: the broker decides who gets what.
-        ...{ failover: 'first-free', failoverGraceMs: 0 },
+        ...{ failover: readFailover(undefined), failoverGraceMs: 0 },
       },
       this,
     )
@@ -78,6 +79,7 @@ export class RunningReceiver implements Member {
         batchBytes: limits.batchBytes,
         onTrouble: (error) => this.#lost(error),
         onReceiving: () => this.#found(),
+        onGap: (gap) => this.#emit({ type: 'retention_gap', ...gap }),
       },
       (batch) => this.#onBatch(batch),
     )

@@ -1,5 +1,6 @@
 import type { Broker } from '../brokers/broker.ts'
 import type { FailoverStrategy } from '../base/events.ts'
+import type { FailoverFunction } from '../membership/failover.ts'
 import { checkHeartbeat, readNumbers, refuseUnknown, requireOrder } from '../base/options.ts'
 import { workerNumbers, workerOptionNames, type WorkerOptions } from '../membership/worker.ts'
 
@@ -24,10 +25,10 @@ export interface RelayOptions extends WorkerOptions {
    */
   readonly strictSend?: boolean | readonly string[] | undefined
   /**
-   * Who gets the lanes that a dead relay leaves: whoever comes first, the living in turn, one at random, or the one with
-   * the least in flight. @default 'first-free'
+   * Who gets the lanes that a dead relay leaves: whoever comes first, the living in turn, one at random, the one with
+   * the least in flight, the one to whom a lane always goes (`sticky`), or whom a function chooses. @default 'first-free'
    */
-  readonly failover?: FailoverStrategy | undefined
+  readonly failover?: FailoverStrategy | FailoverFunction | undefined
   /** How long what was dealt out is reserved, before anybody may take it. In milliseconds. @default 2000 */
   readonly failoverGraceMs?: number | undefined
   /**

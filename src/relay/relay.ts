@@ -1,7 +1,6 @@
 import { OptionError } from '../base/errors.ts'
 import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
-import { oneOf } from '../base/options.ts'
-import { failoverStrategies } from '../membership/failover.ts'
+import { readFailover } from '../membership/failover.ts'
 import { createWorker, type Worker } from '../membership/worker.ts'
 import { readSettings, type RelayOptions } from './options.ts'
 import { RunningRelay } from './running.ts'
@@ -25,7 +24,7 @@ export function createRelay(options: RelayOptions, failpoint: Failpoint = noFail
       'broker is required: rabbitmq(…), kafka(…) or postgres(…), or one of your own.',
     )
   }
-  const failover = oneOf('failover', options.failover, failoverStrategies)
+  const failover = readFailover(options.failover)
   let relay: RunningRelay | null = null
   return createWorker(
     { ...options, poolSize: 2 },

@@ -2,7 +2,7 @@ import type { Database } from '../database/database.ts'
 import { layout } from '../database/layout.ts'
 import { waitingSql } from '../database/sql/waiting.ts'
 import type { BrokerError } from '../base/errors.ts'
-import { emitter, type Emit, type FailoverStrategy } from '../base/events.ts'
+import { emitter, type Emit } from '../base/events.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import { onPublished } from '../base/hints.ts'
 import { redaction } from '../base/redaction.ts'
@@ -11,6 +11,7 @@ import { Lanes } from '../lanes/lanes.ts'
 import type { LaneHolder } from '../lanes/options.ts'
 import { Parking } from '../lanes/parking.ts'
 import { highestOf } from '../lanes/repair.ts'
+import type { Failover } from '../membership/failover.ts'
 import { Membership } from '../membership/membership.ts'
 import type { Holder, RegistrationOptions } from '../membership/options.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
@@ -47,7 +48,7 @@ export class RunningRelay implements Holder, LaneHolder {
     database: Database,
     options: RelayOptions,
     settings: RelaySettings,
-    failover: FailoverStrategy,
+    failover: Failover,
     failpoint: Failpoint,
   ) {
     this.#database = database
@@ -63,6 +64,7 @@ export class RunningRelay implements Holder, LaneHolder {
       kind: 'relay',
       consumer: '',
       failover,
+      coordination: options.coordination,
       emit: this.#emit,
     }
     this.membership = new Membership(registration, this)

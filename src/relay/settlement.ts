@@ -21,15 +21,15 @@ export interface SettlementParts {
   readonly redact: Redact
 }
 
-/** A message that the broker has refused by itself, and what is to become of it. */
+/** A message that the broker has refused by itself, or holds for somebody who is away, and what is to become of it. */
 interface Refusal extends Held {
   readonly row: HeadRow
   /** What is told of why. */
   readonly error: unknown
   readonly attempt: number
   readonly reason: string
-  /** What its history says. */
-  readonly record: string
+  /** What its history says; null if nothing is held against it. */
+  readonly record: string | null
   /** In how long it is tried again; null if it is not. */
   readonly retryInMs: number | null
 }
@@ -49,7 +49,7 @@ export class Settlement {
   }
 
   /**
-   * Settles what was rejected. Of a key, the first one counts: the others wait behind it, and no attempt of theirs is
+   * Settles what was rejected or is held. Of a key, the first one counts: the others wait behind it, and no attempt of theirs is
    * counted, or a key would use up its attempts several at a time. Returns what is no longer where it was read.
    */
   async refuse(
@@ -69,9 +69,12 @@ export class Settlement {
         if (outcome?.status !== 'sent') behind.push(row)
         continue
       }
-      if (outcome?.status !== 'rejected') continue
-      const refusal = this.#judge(row, outcome.error, fences.get(row.lane)!, last)
-      last = refusal
+      if (outcome?.status !== 'rejected' && outcome?.status !== 'held') continue
+      const fence = fences.get(row.lane)!
+      const refusal =
+        outcome.status === 'held'
+          ? this.#wait(row, outcome, fence)
+          : (last = this.#judge(row, outcome.error, fence, last))
       if (row.key === null || (refusal.retryInMs === null && this.#parts.onDead === 'skip')) {
         alone.push(refusal)
       } else {
@@ -112,6 +115,18 @@ export class Settlement {
     }
   }
 
+  /** No attempt is counted: it has not been made. */
+  #wait(
+    row: HeadRow,
+    { error, retryInMs }: { error: BrokerError; retryInMs: number },
+    fence: number,
+  ): Refusal {
+    const { lane, seq, id, topic, key, attempt } = row
+    const told = this.#parts.redact(error, { consumer: null, id, topic, key, attempt })
+    const reason = describeError(told)
+    return { row, fence, lane, seq, id, error: told, attempt, reason, record: null, retryInMs }
+  }
+
   async #defer(refusals: readonly Refusal[]): Promise<void> {
     const deferred = refusals.map((of) => ({ ...of, of, retryInMs: of.retryInMs! }))
     for (const refusal of await this.#settler.defer(deferred, null)) this.#tell(refusal)
@@ -140,7 +155,7 @@ export class Settlement {
         id: row.id,
         reason,
         dead: retryInMs === null,
-        failure: { attempts: attempt, error: record },
+        failure: record === null ? null : { attempts: attempt, error: record },
         forMs: retryInMs,
         rest: rest.get(row.key!)!.map(({ seq }) => seq),
       }
@@ -154,7 +169,8 @@ export class Settlement {
     }
   }
 
-  #tell({ row: { id, topic, key }, attempt, error, retryInMs }: Refusal): void {
+  #tell({ row: { id, topic, key }, attempt, error, record, retryInMs }: Refusal): void {
+    if (record === null) return
     this.#parts.emit({
       type: 'message_failed',
       ...{ id, topic, key, attempt, error, retryInMs },

@@ -11,7 +11,7 @@ export const urlHelp = `TWINBOX_BROKER_URL, or this: of the broker, such as ${ad
 
 /** What help says of `--insecure`. */
 export const insecureHelp =
-  "TWINBOX_INSECURE=1, or this: send the URL's password to another machine without TLS, or without verifying it"
+  "TWINBOX_INSECURE=1, or this: to another machine, send the URL's password without TLS or without verifying it, and use ZooKeeper"
 
 /** By flag or environment. @throws UsageError */
 export function readInsecure(flag: boolean | undefined): boolean {
@@ -26,11 +26,11 @@ export async function openBroker(name: string, place: Place): Promise<Broker> {
   return reachable(name, place.url).open(place)
 }
 
-/** The broker of a name, if its URL is there as far as it needs one. @throws UsageError */
-export function reachable(name: string, url: string | undefined): Adapter {
+/** The broker of a name, if its URL is there as far as workers, or a trial, need one. @throws UsageError */
+export function reachable(name: string, url: string | undefined, trial = false): Adapter {
   const adapter = adapterOf(name)
   if (adapter === undefined) throw new UsageError(`The broker must be one of ${brokerNames.join(', ')}.`)
-  if (url === undefined && !adapter.urlOptional) {
+  if (url === undefined && (trial ? adapter.trialNeedsUrl : !adapter.urlOptional)) {
     throw new UsageError(
       `The broker ${name} needs TWINBOX_BROKER_URL or --url, such as ${adapter.urlExample}.`,
     )

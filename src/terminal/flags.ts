@@ -7,6 +7,8 @@ export interface CommonFlags {
   readonly url?: string
   readonly insecure?: boolean
   readonly consumer?: string
+  /** Servers of ZooKeeper. */
+  readonly zookeeper?: string
   readonly metricsPort?: number
   readonly metricsHost?: string
   /** In milliseconds. */
@@ -20,3 +22,6 @@ export interface CommonFlags {
 export interface Flags extends CommonFlags {
   readonly topic?: readonly string[]
 }
+
+/** By which a configuration is found in the folder where a command is started; the first that is there counts. */
+export const configNames = ['twinbox.config.js', 'twinbox.config.mjs', 'twinbox.config.ts']

@@ -16,7 +16,7 @@ type Rights = Partial<Record<RoleName, string>>
 
 const registered = 'id kind consumer host pid version application locked_on topics'
 const ending = 'ended_at ended_by lane_assignees row_assignees reserved_until'
-const member = `s i(${registered}) u(beat_at in_flight locked_on stuck_topic stuck_since ${ending})`
+const member = `s i(${registered}) u(beat_at in_flight locked_on sign stuck_topic stuck_since ${ending})`
 const audited = 'i(action who why consumer topic key id seq died_at attempt reason errors)'
 const message = 'id topic key headers payload body content_type expires_at'
 const unseen = 's(-payload -body -headers -dedupe_key)'
@@ -58,6 +58,7 @@ const functions: Readonly<Record<string, readonly RoleName[]>> = {
   cancel: ['canceller'],
   complete_one: ['claimer'],
   complete_many: ['claimer'],
+  each_header_is_sound: ['publisher', 'relay', 'claimer', 'operator'],
   erase_audit: ['operator'],
   incarnation: ['relay', 'receiver', 'claimer'],
   lane_of: ['publisher', 'relay', 'receiver', 'claimer', 'operator'],
@@ -65,7 +66,6 @@ const functions: Readonly<Record<string, readonly RoleName[]>> = {
   new_id: ['publisher'],
   own_kind: [],
   pending: ['publisher'],
-  plain_headers: ['publisher', 'relay', 'claimer', 'operator'],
   prune_audit: ['operator'],
   publish: ['publisher'],
   publish_many: ['publisher'],

@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { Broker, IncomingMessage, OnBatch } from '../../src/brokers/broker.ts'
+import type { IncomingMessage } from '../../src/brokers/broker.ts'
 import { createClaimer, createReceiver, type ReceiverOptions, type Worker } from '../../src/index.ts'
 import { newMessageId } from '../../src/message/message.ts'
 import { recordEvents, type Recorder } from '../support/events.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { incoming, toldBroker } from '../support/told.ts'
 
 /**
  * Broker → receiver: what a producer may write who has a topic to itself, and what an adapter may hand over that is not
@@ -16,17 +17,7 @@ let database: TestDatabase
 let consumer: string
 let events: Recorder
 let receiver: Worker
-let deliver: OnBatch
-const broker: Broker = {
-  name: 'told',
-  source: 'twinbox',
-  send: async () => [],
-  async subscribe(_, onBatch) {
-    deliver = onBatch
-    return { stop: async () => {} }
-  },
-  close: async () => {},
-}
+const { broker, deliver } = toldBroker('twinbox')
 beforeAll(async () => {
   database = await createTestDatabase()
 })
@@ -45,13 +36,6 @@ async function start(options: Partial<ReceiverOptions> = {}): Promise<void> {
   await receiver.start()
 }
 
-function incoming(fields: Partial<IncomingMessage> = {}): IncomingMessage {
-  return {
-    ...{ topic: 'order.placed', key: null, headers: {}, contentType: 'application/json' },
-    ...{ body: Buffer.from('{"n":1}'), position: null, redelivered: false },
-    ...fields,
-  }
-}
 const event = (
   attributes: Readonly<Record<string, string>> = {},
   fields: Partial<IncomingMessage> = {},

@@ -69,7 +69,9 @@ describeWith('kafka', await shared(kafka), 'who may write to a topic', ({ broker
     const found = await arrived(topic, 15)
     // A tombstone has a body without bytes, as the one that is empty.
     expect(found.filter(({ size }) => size === 0)).toHaveLength(10)
-    expect(found.filter(({ key, reason }) => key === 'k' && reason === null)).toHaveLength(3)
+    expect(found.map(({ reason }) => reason)).toEqual(found.map(() => null))
+    const kinds = [null, 'base64,//4=', 'base64,awBs', 'k']
+    expect(kinds.map((kind) => found.filter(({ key }) => key === kind).length)).toEqual([6, 3, 3, 3])
   })
 
   test('a time before 1970, at its beginning, in the far future, and of the largest number', async () => {
@@ -111,12 +113,50 @@ describeWith('kafka', await shared(kafka), 'who may write to a topic', ({ broker
     await send(topic, [{ value: '6' }, { value: '7', headers: { '\0': '\0' } }])
     const found = await arrived(topic, 7)
     const of = (text: string): Row => found.find((row) => row.text === text)!
-    expect(['1', '2', '3', '4', '5', '6', '7'].filter((text) => of(text).reason !== null)).toEqual([
-      '4',
-      '5',
-      '7',
-    ])
+    expect(['1', '2', '3', '4', '5', '6', '7'].filter((text) => of(text).reason !== null)).toEqual(['4', '5'])
+    expect(of('1').headers).toEqual({ 'bytes;base64': 'gP/+', '': 'no name' })
     expect(of('2').headers).toMatchObject({ twice: 'last' })
+    expect(of('7').headers).toEqual({ 'base64,AA==;base64': 'AA==' })
+  })
+
+  test('keys, names and values that differ in a byte stay different, and the same text stays text', async () => {
+    const topic = await createTopic(one)
+    await receive(topic)
+    const long = (value: number): Buffer => {
+      const bytes = Buffer.alloc(8)
+      bytes.writeBigInt64BE(BigInt(value))
+      return bytes
+    }
+    // Twice five by Java's LongSerializer, another long, two UTF-16 marks, texts, and the texts that the bytes become.
+    const all = [
+      long(5),
+      long(6),
+      Buffer.from([0xfe, 0xfd]),
+      Buffer.from([0xff, 0xfe]),
+      Buffer.from('5'),
+      'ü',
+    ]
+    const kinds = [...all, `base64,${long(5).toString('base64')}`, 'a;base64', ''].map((kind) =>
+      Buffer.from(kind),
+    )
+    await send(
+      topic,
+      [...kinds, long(5)].map((bytes) => ({
+        key: bytes,
+        value: bytes,
+        headers: { [`h${bytes.toString()}`]: bytes },
+      })),
+    )
+    const found = await arrived(topic, kinds.length + 1)
+    expect(found.map(({ reason }) => reason)).toEqual(found.map(() => null))
+    expect(new Set(found.map(({ key }) => key)).size).toBe(kinds.length)
+    expect(found.filter(({ key }) => key === found[0]!.key)).toHaveLength(2)
+    expect(found.find(({ text }) => text === '5')).toMatchObject({ key: '5', headers: { h5: '5' } })
+    // Each can be had again as it was sent.
+    const values = found.map(({ headers }) => Object.entries(headers!)[0]!)
+    expect(
+      values.map(([name, value]) => Buffer.from(value, name.endsWith(';base64') ? 'base64' : 'utf8')),
+    ).toEqual([...kinds, long(5)])
   })
 
   test.each([

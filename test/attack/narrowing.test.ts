@@ -13,7 +13,7 @@ import {
   readRoles,
   rolesScript,
 } from '../../src/index.ts'
-import { Stage } from '../crash/stage.ts'
+import { firstTo, Stage } from '../crash/stage.ts'
 import { createTestDatabase, serverUrl, type TestDatabase } from '../support/postgres.ts'
 
 /** Somebody logs in with the roles of one consumer, and tries to get at what is another one's. */
@@ -236,12 +236,12 @@ describe('workers of one consumer', () => {
       for (const actor of actors) await actor.started
       await stage.publish(['a', 'b', null, 'a', null], 'throw')
       await stage.publish(Array.from({ length: 60 }, (_, n) => (n % 3 === 0 ? null : `k${n % 7}`)))
-      await claimers[0].next('handled')
-      claimers[0].kill('SIGKILL')
-      await claimers[1].next('worker_dead')
+      const [victim, survivor] = await firstTo('handled', claimers)
+      victim.kill('SIGKILL')
+      await survivor!.next('worker_dead')
       await stage.drained(30_000)
       expect(await stage.faults()).toEqual([])
-      for (const actor of [receiver, relay, claimers[1]])
+      for (const actor of [receiver, relay, survivor!])
         expect(actor.events.filter(({ type }) => type === 'trouble')).toEqual([])
     } finally {
       for (const actor of actors) await actor.end('SIGKILL')

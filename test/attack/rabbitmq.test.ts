@@ -38,8 +38,9 @@ describeWith('rabbitmq', await shared(rabbitmq), 'who may publish to an exchange
     admin().publish(exchange, 'good', Buffer.from('1'), { headers, contentType: 'application/json' })
     const rows = (): Promise<Record<string, unknown>[]> =>
       database.query(
-        `select topic, key, headers, payload::text as payload, body, attempt, null as reason from twinbox.inbox where consumer = $1
-        union all select topic, key, headers, payload::text, body, attempt, reason from twinbox.dead_letter where consumer = $1`,
+        `select seq, topic, key, headers, payload::text as payload, body, attempt, null as reason from twinbox.inbox where consumer = $1
+        union all select seq, topic, key, headers, payload::text, body, attempt, reason from twinbox.dead_letter where consumer = $1
+        order by seq`,
         [consumer],
       )
     await expect

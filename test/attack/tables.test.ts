@@ -184,10 +184,16 @@ test('rows of the outbox that change while they are sent: what the broker has is
   const relay = createRelay({ database: database.url, broker, onEvent: events.onEvent, ...times })
   running.push(relay)
   await relay.start()
-  const left = (): Promise<unknown[]> =>
-    database.query('select payload::text from twinbox.outbox where topic = $1', [`${consumer}.t`])
-  await expect.poll(left, { timeout: 20_000 }).toEqual([{ payload: '1' }])
-  // Message 1 has become another one, which the next holder of the lane finds.
+  const left = async (): Promise<string[]> => {
+    const rows = await database.query<{ payload: string }>(
+      'select payload::text from twinbox.outbox where topic = $1',
+      [`${consumer}.t`],
+    )
+    return rows.map(({ payload }) => payload)
+  }
+  // Message 1 has become another one, which the next holder of the lane finds: on a busy machine, the same relay.
+  const others = async (): Promise<string[]> => (await left()).filter((payload) => payload !== '1')
+  await expect.poll(others, { timeout: 20_000 }).toEqual([])
   await relay.stop()
   const next = createRelay({ database: database.url, broker, onEvent: events.onEvent, ...times })
   running.push(next)

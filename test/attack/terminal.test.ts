@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -28,12 +28,21 @@ function expectClean(where: string, text: string): void {
 }
 
 const id = '00000000-0000-7000-8000-000000004711'
+const topicsOf = 'topics.config.mjs'
 let database: TestDatabase
 let folder: string
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'twinbox-terminal-'))
   database = await createTestDatabase()
+  const library = new URL('../../.build/src/index.js', import.meta.url).href
+  await writeFile(
+    join(folder, topicsOf),
+    `import { defineTopics, type } from ${JSON.stringify(library)}
+    const hostile = ${JSON.stringify(hostile)}
+    const topics = defineTopics({ t: { schema: type(), summary: hostile } })
+    export default { topics, consumers: { [hostile]: { topics: ['t'], handlers: {} } } }`,
+  )
   const fill = (sql: string): Promise<unknown> =>
     database.query(`with p as (select $1::text as evil, $2::uuid as id) ${sql}`, [hostile, id])
   const errors = `jsonb_build_array(jsonb_build_object('attempt', 1, 'at', evil, 'worker', 1, 'error', evil, 'class', evil, 'stack', evil || E'\\n    at ' || evil))`
@@ -105,6 +114,9 @@ const commands: readonly (readonly [args: readonly string[], shows: RegExp])[] =
   [['audit'], /skip/],
   [['audit', '--json'], /"entries"/],
   [['schedules', 'list'], /catch up/],
+  [['topics', '--config', topicsOf], /summary/],
+  [['topics', '--config', topicsOf, '--json'], /"topics"/],
+  [['topics', '--config', topicsOf, '--asyncapi'], /"asyncapi"/],
   [['erase', '--key', hostile, '--dry-run'], /the schedule/],
   [['export', '--key', hostile], /"payload"/],
   // What is said of arguments, which a script may have from anywhere.
@@ -137,8 +149,8 @@ describe('what a command shows is inert', () => {
     const { stdout } = await twinbox(['--help'])
     const all = [...stdout.matchAll(/^ {2}([a-z]+)\b/gm)].map(([, name]) => name!)
     const seen = new Set(commands.map(([[name]]) => name))
-    // The proofs run on what they make themselves; migrating and pruning show counts and names of ours.
-    const others = ['help', 'demo', 'soak', 'migrate', 'prune', 'receive', 'claim', 'work']
+    // The proofs run on what they make themselves, and init writes files of ours; migrating and pruning show counts and names of ours.
+    const others = ['help', 'init', 'demo', 'soak', 'migrate', 'prune', 'receive', 'claim', 'work']
     expect(all.length).toBeGreaterThan(12)
     expect(all.filter((name) => !seen.has(name) && !others.includes(name))).toEqual([])
   })

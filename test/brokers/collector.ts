@@ -1,6 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Broker, IncomingMessage, OnBatch, SendOutcome } from '../../src/brokers/broker.ts'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
 import type { BrokerError } from '../../src/base/errors.ts'
+import type { OutgoingMessage } from '../../src/message/message.ts'
 
 export { outgoing } from '../support/messages.ts'
 
@@ -30,12 +32,27 @@ export const statuses = (outcomes: readonly SendOutcome[]): string[] => outcomes
 export const errorOf = (outcome: SendOutcome): BrokerError | null =>
   'error' in outcome ? outcome.error : null
 
+/** As a relay does: what is not sent is sent again, after a pause. */
+export async function sendAll(broker: Broker, batch: readonly OutgoingMessage[]): Promise<void> {
+  const { signal } = new AbortController()
+  for (let left = batch; left.length > 0;) {
+    const outcomes = await broker.send(left, { signal })
+    left = left.filter((_, index) => outcomes[index]!.status !== 'sent')
+    if (left.length > 0) await sleep(20)
+  }
+}
+
 export interface Collector {
   readonly onBatch: OnBatch
   /** What was resolved for, in order. */
   readonly received: readonly IncomingMessage[]
   ids(): string[]
+  /** The first copies: a broker that is not sure whether it has written a message writes it again. */
+  firsts(): IncomingMessage[]
+  firstIds(): string[]
   byId(id: string): IncomingMessage
+  /** Resolves when so many messages were received, however often each. */
+  untilIds(count: number): Promise<void>
   /** Resolves as soon as the condition holds for what was received; it is looked at after every batch. */
   until(condition: (received: readonly IncomingMessage[]) => boolean): Promise<void>
 }
@@ -48,6 +65,24 @@ export function collector(handle: OnBatch = async () => {}): Collector {
   const received: IncomingMessage[] = []
   const places = new Set<string>()
   const watchers = new Set<() => void>()
+  const firsts = (): Map<string, IncomingMessage> => {
+    const found = new Map<string, IncomingMessage>()
+    for (const message of received) {
+      const id = idOf(message)
+      if (!found.has(id)) found.set(id, message)
+    }
+    return found
+  }
+  const until: Collector['until'] = (condition) =>
+    new Promise((resolve) => {
+      const watcher = (): void => {
+        if (!condition(received)) return
+        watchers.delete(watcher)
+        resolve()
+      }
+      watchers.add(watcher)
+      watcher()
+    })
   return {
     received,
     onBatch: async (batch) => {
@@ -56,17 +91,11 @@ export function collector(handle: OnBatch = async () => {}): Collector {
       for (const { position } of batch) if (position !== null) places.add(position)
       for (const watcher of watchers) watcher()
     },
+    firsts: () => [...firsts().values()],
+    firstIds: () => [...firsts().keys()],
     ids: () => received.map(idOf),
+    untilIds: (count) => until(() => received.length >= count && firsts().size >= count),
     byId: (id) => received.find((message) => idOf(message) === id)!,
-    until: (condition) =>
-      new Promise((resolve) => {
-        const watcher = (): void => {
-          if (!condition(received)) return
-          watchers.delete(watcher)
-          resolve()
-        }
-        watchers.add(watcher)
-        watcher()
-      }),
+    until,
   }
 }

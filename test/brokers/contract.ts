@@ -3,7 +3,7 @@ import { afterEach, describe, expect, it } from 'vitest'
 import type { Broker } from '../../src/brokers/broker.ts'
 import { fromWireHeaders } from '../../src/brokers/cloudevent.ts'
 import { BrokerError } from '../../src/base/errors.ts'
-import { collector, errorOf, idOf, outgoing, statuses, subscribe } from './collector.ts'
+import { collector, errorOf, idOf, outgoing, sendAll, statuses, subscribe } from './collector.ts'
 
 export * from './collector.ts'
 
@@ -59,7 +59,7 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
       await subscribe(broker, 'billing', [topic], inbox.onBatch)
 
       expect(await broker.send(sent, { signal: never })).toEqual(sent.map(() => ({ status: 'sent' })))
-      await inbox.until((received) => received.length === 3)
+      await inbox.untilIds(3)
 
       for (const message of sent) {
         const received = inbox.byId(message.id)
@@ -99,15 +99,16 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
       await subscribe(broker, 'billing', [topic], inbox.onBatch, 100)
 
       expect(statuses(await broker.send(sent, { signal: never }))).toEqual(sent.map(() => 'sent'))
-      await inbox.until((received) => received.length === 1000)
+      await inbox.untilIds(1000)
 
       for (let key = 0; key < 7; key++) {
-        const numbers = inbox.received
+        const numbers = inbox
+          .firsts()
           .filter((message) => message.key === `key-${key}`)
           .map((message) => Number(Buffer.from(message.body).toString()))
         expect(numbers).toEqual(numbers.toSorted((a, b) => a - b))
       }
-      expect(new Set(inbox.ids()).size).toBe(1000)
+      expect(inbox.firstIds()).toHaveLength(1000)
       expect(Math.max(...sizes)).toBeLessThanOrEqual(100)
       expect(together).toBe(1)
     })
@@ -126,11 +127,11 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
       await subscribe(broker, 'billing', [topic], inbox.onBatch, 10, (error) => troubles.push(error))
 
       await broker.send(sent, { signal: never })
-      await inbox.until((received) => received.length === 30)
+      await inbox.untilIds(30)
 
       // The attempts that failed hold the head of the queue and nothing else.
       for (const attempt of attempts.slice(0, 3)) expect(attempt).toEqual(ids.slice(0, attempt.length))
-      expect(inbox.ids()).toEqual(ids)
+      expect(inbox.firstIds()).toEqual(ids)
       expect(troubles.length).toBeGreaterThanOrEqual(3)
       for (const error of troubles) expect(error).toBeInstanceOf(BrokerError)
     })
@@ -144,12 +145,12 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
       await subscribe(await make(), 'billing', [topic], inbox.onBatch, 10)
 
       await broker.send(sent.slice(0, 100), { signal: never })
-      await inbox.until((received) => received.length >= 50)
+      await inbox.untilIds(50)
       await first.stop()
       await broker.send(sent.slice(100), { signal: never })
-      await inbox.until((received) => new Set(received.map(idOf)).size === 200)
+      await inbox.untilIds(200)
 
-      expect(new Set(inbox.ids())).toEqual(new Set(sent.map((message) => message.id)))
+      expect(new Set(inbox.firstIds())).toEqual(new Set(sent.map((message) => message.id)))
     })
 
     it('gives every consumer everything', async () => {
@@ -161,10 +162,10 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
       await subscribe(broker, 'shipping', [topic], inboxes[1]!.onBatch)
 
       await broker.send(sent, { signal: never })
-      await Promise.all(inboxes.map((inbox) => inbox.until((received) => received.length >= 50)))
+      await Promise.all(inboxes.map((inbox) => inbox.untilIds(50)))
 
       for (const inbox of inboxes) {
-        expect(inbox.ids().toSorted()).toEqual(sent.map((message) => message.id).toSorted())
+        expect(inbox.firstIds().toSorted()).toEqual(sent.map((message) => message.id).toSorted())
       }
     })
 
@@ -193,7 +194,8 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
         },
         20,
       )
-      await broker.send(sent, { signal: never })
+      // What a broker without a store has sent stays with the sender until it is acknowledged.
+      const sending = sendAll(broker, sent)
       await beginning
       let stopped = false
       const stopping = subscription.stop().finally(() => {
@@ -203,13 +205,15 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
       expect(stopped).toBe(false)
       finish()
       await stopping
-      expect(resolved).toEqual(ids.slice(0, resolved.length))
+      expect([...new Set(resolved)]).toEqual(ids.slice(0, new Set(resolved).size))
       expect(resolved.length).toBeLessThan(60)
 
       const inbox = collector()
       await subscribe(await make(), 'billing', [topic], inbox.onBatch)
-      await inbox.until((received) => received.length >= 60 - resolved.length)
-      expect(inbox.ids()).toEqual(ids.slice(resolved.length))
+      const rest = ids.slice(resolved.length)
+      await inbox.until(() => new Set([...rest, ...inbox.firstIds()]).size === inbox.firstIds().length)
+      expect(inbox.firstIds().slice(0, rest.length)).toEqual(rest)
+      await sending
     })
 
     it.skipIf(harness.unroutableTopic === null)(
@@ -229,9 +233,9 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
           kind: 'config',
           message: expect.stringContaining(nowhere),
         })
-        await inbox.until((received) => received.length === 2)
+        await inbox.untilIds(2)
         // They have no key, so their order is the broker's.
-        expect(inbox.ids().toSorted()).toEqual([sent[0]!.id, sent[2]!.id].toSorted())
+        expect(inbox.firstIds().toSorted()).toEqual([sent[0]!.id, sent[2]!.id].toSorted())
       },
     )
 
@@ -253,8 +257,8 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
         for (const index of [3, 7]) expect(errorOf(outcomes[index]!)).toMatchObject({ kind: 'poison' })
         // Those that were sent twice on the way have the same id; the first of each must be in order.
         const fine = sent.filter((_, index) => expected[index] === 'sent').map((message) => message.id)
-        await inbox.until((received) => new Set(received.map(idOf)).size === fine.length)
-        expect([...new Set(inbox.ids())]).toEqual(fine)
+        await inbox.untilIds(fine.length)
+        expect(inbox.firstIds()).toEqual(fine)
       },
     )
 
@@ -279,7 +283,7 @@ export function brokerContract(name: string, harness: BrokerHarness): void {
       const outcomes = await Promise.all(batches.map((batch) => broker.send(batch, { signal: never })))
 
       expect(statuses(outcomes.flat())).toEqual(batches.flat().map(() => 'sent'))
-      await inbox.until((received) => received.length === 60)
+      await inbox.untilIds(60)
     })
 
     it('settles at once when its signal has aborted, and calls nothing sent', async () => {

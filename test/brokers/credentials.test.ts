@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { afterAll, describe, expect, test } from 'vitest'
 import { OptionError } from '../../src/base/errors.ts'
-import { isLocal } from '../../src/brokers/credentials.ts'
+import { isLocal } from '../../src/base/local.ts'
 import { kafka } from '../../src/brokers/kafka/kafka.ts'
 import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import { rabbitmq } from '../../src/brokers/rabbitmq/rabbitmq.ts'

@@ -111,7 +111,9 @@ describeWith('rabbitmq', await shared(rabbitmqServer), 'The RabbitMQ broker', ({
     const inbox = collector()
     await subscribe(broker, 'billing', [topic], inbox.onBatch)
     admin().publish(exchange, topic, Buffer.from([0xff, 0x00]), {
-      messageId: 'foreign-1',
+      ...{ messageId: 'foreign-1', correlationId: 'c-1', replyTo: 'answers', type: 'order', appId: 'shop' },
+      ...{ contentEncoding: 'gzip', timestamp: 1_700_000_000, expiration: '60000', priority: 3 },
+      ...{ userId: new URL(url).username, persistent: true },
       headers: {
         text: 'a',
         number: 42,
@@ -145,6 +147,12 @@ describeWith('rabbitmq', await shared(rabbitmqServer), 'The RabbitMQ broker', ({
         tooLate: '1700000000000000',
         nested: '{"list":[1,"b","c"]}',
         'message-id': 'foreign-1',
+      },
+      properties: {
+        ...{ 'amqp-message-id': 'foreign-1', 'amqp-correlation-id': 'c-1', 'amqp-reply-to': 'answers' },
+        ...{ 'amqp-type': 'order', 'amqp-app-id': 'shop', 'amqp-content-encoding': 'gzip' },
+        ...{ 'amqp-timestamp': '1700000000', 'amqp-expiration': '60000', 'amqp-priority': '3' },
+        ...{ 'amqp-user-id': new URL(url).username, 'amqp-delivery-mode': '2' },
       },
     })
     expect(inbox.received[1]!.headers).toEqual({})

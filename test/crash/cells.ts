@@ -275,11 +275,25 @@ export const cells = {
   postgres: [...publisher, ...relay, ...written, ...claimer, ...unhandled, ...upkeep],
   rabbitmq: [...publisher, ...relay, ...receiver, ...claimer, ...unhandled, ...upkeep],
   kafka: [...publisher, ...relay, ...receiver, ...claimer, ...unhandled, ...upkeep],
+  zeromq: [...publisher, ...relay, ...receiver, ...claimer, ...unhandled, ...upkeep],
 }
+
+/** Where relay and receiver are both ends of the wire, these four are what differs from a broker that stores. */
+const betweenBoth = [
+  'relay.before_send',
+  'relay.after_send',
+  'receiver.before_commit',
+  'receiver.after_commit',
+]
 
 /** Those that are played over a broker: without `all`, what is the same over each is played over Postgres alone. */
 export const played = (kind: keyof typeof cells, all = false): readonly Cell[] =>
-  cells[kind].filter((one) => all || kind === 'postgres' || meetsBroker(one))
+  cells[kind].filter(
+    (one) =>
+      all ||
+      kind === 'postgres' ||
+      (kind === 'zeromq' ? one.key !== null && betweenBoth.includes(one.at) : meetsBroker(one)),
+  )
 
 export const nameOf = ({ role, at, hit, given, key }: Cell): string =>
   [role, given && `(${given})`, at, hit, key === null && 'without a key'].filter(Boolean).join(' ')

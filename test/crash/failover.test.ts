@@ -3,7 +3,7 @@ import { failoverStrategies } from '../../src/membership/failover.ts'
 import { Stage, type Actor } from './stage.ts'
 
 /**
- * Three ways in which a consumer fails, times four ways of handing over its work. In each cell nothing is lost, nothing
+ * Three ways in which a consumer fails, times the ways of handing over its work. In each cell nothing is lost, nothing
  * takes effect twice, and each key keeps its order; and what was to be handed over went where the strategy says.
  */
 let stage: Stage
@@ -46,10 +46,9 @@ function assigneesOf(dead: number, survivors: readonly Actor[]): { lanes: number
 }
 
 describe.each(failoverStrategies)('with %s', (failover) => {
-  test.each([
-    ['killed', 'lock', 'SIGKILL'],
-    ['frozen', 'heartbeat', 'SIGSTOP'],
-  ] as const)(
+  // How a worker has failed is nothing to `sticky`, which deals by rank alone.
+  const frozen = failover === 'sticky' ? [] : ([['frozen', 'heartbeat', 'SIGSTOP']] as const)
+  test.each([['killed', 'lock', 'SIGKILL'] as const, ...frozen])(
     'a claimer that is %s is found by its %s, and survivors continue',
     async (_, foundBy, signal) => {
       const claimers = await crew({ failover }, 20)
@@ -91,6 +90,7 @@ describe.each(failoverStrategies)('with %s', (failover) => {
     },
   )
 
+  if (failover === 'sticky') return
   test('a handler that hangs, throws, rejects or ends its process is found out, and its message is handled later', async () => {
     // Each first attempt fails, and nothing is handled between: the topic would pause.
     const options = { failover, handleTimeoutMs: 500, backoffMsMin: 50, circuit: false }
@@ -122,6 +122,36 @@ describe.each(failoverStrategies)('with %s', (failover) => {
     )
     expect(attempts!.died).toBeGreaterThanOrEqual(42)
   })
+})
+
+test.each([
+  ['chooses one of them', 'the youngest', 'custom'],
+  ['throws', 'throws', 'custom'],
+])('a function that %s: survivors continue', async (_, failover, strategy) => {
+  const claimers = await crew({ failover }, 20)
+  const [victim, ...survivors] = claimers as [Actor, ...Actor[]]
+  await stage.publish(keys(400))
+  await victim.next('handled')
+  const dead = idOf(victim)
+  victim.kill('SIGKILL')
+  const found = await Promise.any(
+    survivors.map((survivor) => survivor.next('worker_dead', ({ deadWorkerId }) => deadWorkerId === dead)),
+  )
+  expect(found.strategy).toBe(strategy)
+  await stage.drained()
+  expect(await stage.faults()).toEqual([])
+  const youngest = Math.max(...survivors.map(idOf))
+  const lanes = assigneesOf(dead, survivors).map((assignee) => assignee.lanes)
+  expect(lanes.reduce((sum, count) => sum + count, 0)).toBe(18)
+  if (failover === 'throws') {
+    const troubles = survivors.flatMap(({ events }) =>
+      events.filter((event) => event.type === 'trouble' && event.doing === 'failover'),
+    )
+    // By the one that declared the death, though others may have looked at the same time.
+    expect(troubles).toMatchObject([{ workerId: found.workerId }])
+  } else {
+    expect(lanes).toEqual(survivors.map((survivor) => (idOf(survivor) === youngest ? 18 : 0)))
+  }
 })
 
 test('killing all claimers but one leaves it with everything', async () => {

@@ -1,15 +1,10 @@
-import { describe, expect, test } from 'vitest'
-import type { Broker } from '../../src/brokers/broker.ts'
-import type { TwinboxEvent } from '../../src/base/events.ts'
-import type { Worker } from '../../src/membership/worker.ts'
+import { freePort } from '../../proof/stage/postgres.ts'
 import { describeWith } from '../support/require.ts'
 import { kafka as kafkaServer } from '../support/servers/kafka.ts'
 import { rabbitmq as rabbitmqServer } from '../support/servers/rabbitmq.ts'
 import { shared } from '../support/shared.ts'
-import { nameOf, played, type Cell, type cells } from './cells.ts'
-import { publishersN, sceneOf } from './scenes.ts'
-import { Stage, unique } from './stage.ts'
-import { makeBroker, makeWorker, type BrokerSpec, type Program } from './worker.ts'
+import { suite } from './playing.ts'
+import { unique } from './stage.ts'
 
 /**
  * The kill matrix: a real process is killed by SIGKILL at each step of what it does, with one message in flight, and
@@ -19,116 +14,6 @@ import { makeBroker, makeWorker, type BrokerSpec, type Program } from './worker.
  */
 const rabbit = await shared(rabbitmqServer)
 const kafka = await shared(kafkaServer)
-const { REPEATS } = process.env
-const repeats = Number(REPEATS ?? 1) - 1
-
-/** Those that live: workers of this process. */
-class Crew {
-  readonly #stage: Stage
-  readonly #broker: Broker
-  readonly #workers: Worker[] = []
-  readonly events: TwinboxEvent[] = []
-
-  constructor(stage: Stage) {
-    this.#stage = stage
-    this.#broker = makeBroker(stage.broker, stage.database.url)
-  }
-
-  async start(role: Program['role'], program: Partial<Program> = {}): Promise<void> {
-    const worker = makeWorker(this.#stage.describe({ ...program, role }), this.#broker, {
-      onEvent: (event) => void this.events.push(event),
-    })
-    this.#workers.push(worker)
-    await worker.start()
-  }
-
-  async stop(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.stop()))
-    await this.#broker.close()
-  }
-}
-
-const workers = ['relay', 'claimer'] as const
-
-interface Outcome {
-  readonly faults: readonly string[]
-  readonly attempts: readonly number[]
-  readonly dropped: number
-}
-
-async function play(cell: Cell, stage: Stage, crew: Crew): Promise<Outcome> {
-  const { role, at, hit = 1, given = 'plain', key, attempt } = cell
-  const scene = sceneOf(given)
-  const { messages, ...program } = scene.program ?? {}
-  const publications = messages?.map((message) => ({ ...message, topic: stage.topic }))
-  const described = { ...program, ...(publications === undefined ? {} : { messages: publications }), role }
-  const startOthers = async (): Promise<void> => {
-    // The subscription has to be there before anything is sent.
-    if (role !== 'receiver') await crew.start('receiver')
-    await Promise.all(workers.filter((other) => other !== role).map((other) => crew.start(other)))
-  }
-  // They prune as well, and could be faster.
-  if (role !== 'upkeep') await startOthers()
-  await scene.before?.(stage, cell)
-  const victim = stage.start({ ...described, ...scene.victim, dieAt: { point: at, hit } })
-  // One that never gets there would keep its workers, and their connections, from all tests after it.
-  setTimeout(() => victim.kill('SIGKILL'), 80_000).unref()
-  await Promise.race([victim.started.catch(() => {}), victim.ended])
-  if (scene.over !== undefined) await scene.over(stage, cell, victim)
-  else if (role !== 'publisher') await stage.publish([key])
-  expect(await victim.ended).toBe('SIGKILL')
-  expect(victim.lastWords).toBe(at)
-
-  if (role === 'publisher' && given === 'deduped') expect(await stage.start(described).ended).toBe(0)
-  if (role === 'upkeep') await startOthers()
-  else if (role !== 'publisher') await crew.start(role, program)
-  await stage.publish(['a', null, 'b'])
-  await scene.after?.(stage, cell)
-  await stage.drained()
-  const n = role === 'publisher' ? publishersN : attempt === null ? -1 : 0
-  const handled = await stage.database.query<{ attempt: number }>(
-    'select attempt from effects where n = $1 order by at',
-    [n],
-  )
-  return {
-    faults: await stage.faults(),
-    attempts: handled.map((effect) => effect.attempt),
-    dropped: [...crew.events, ...victim.events].reduce(
-      (sum, event) => sum + (event.type === 'received' ? event.duplicates : 0),
-      0,
-    ),
-  }
-}
-
-/** What has to become of it. */
-function expected({ attempt, or, effects = 1, dropped = 0 }: Cell, kind: keyof typeof cells): Outcome {
-  return {
-    faults: effects === 1 ? [] : [expect.stringMatching(/^duplicateEffects: .*\(1\)$/)],
-    attempts: [
-      ...Array.from({ length: effects - 1 }, () => 1),
-      ...(attempt === null ? [] : [expect.toBeOneOf([attempt, or ?? attempt])]),
-    ],
-    // There it is the relay's own statement that drops them.
-    dropped: kind === 'postgres' ? 0 : dropped,
-  }
-}
-
-function suite(kind: keyof typeof cells, spec: () => BrokerSpec): void {
-  describe.concurrent('killed', () => {
-    for (const cell of played(kind, REPEATS !== undefined)) {
-      test(`a ${nameOf(cell)}`, { repeats }, async () => {
-        const stage = await Stage.open(spec())
-        const crew = new Crew(stage)
-        try {
-          expect(await play(cell, stage, crew)).toEqual(expected(cell, kind))
-        } finally {
-          await crew.stop()
-          await stage.close()
-        }
-      })
-    }
-  })
-}
 
 describeWith('postgres', {}, 'kill matrix', () => suite('postgres', () => ({ kind: 'postgres' })))
 
@@ -139,6 +24,11 @@ describeWith('rabbitmq', rabbit, 'kill matrix', ({ url }) => {
     exchange: unique('twinbox.test'),
     queue: unique('twinbox.test'),
   }))
+})
+
+// It has no server.
+describeWith('zeromq', {}, 'kill matrix', () => {
+  suite('zeromq', async () => ({ kind: 'zeromq', address: `tcp://127.0.0.1:${await freePort()}` }))
 })
 
 describeWith('kafka', kafka, 'kill matrix', ({ brokers }) => {

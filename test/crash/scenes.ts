@@ -1,6 +1,7 @@
 import { connect } from 'amqplib'
 import { Kafka, logLevel } from 'kafkajs'
 import { expect } from 'vitest'
+import { Dealer } from 'zeromq'
 import {
   createSchedules,
   prune,
@@ -247,6 +248,22 @@ const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
         // What Kafka keeps has an identity by its place, but not every key can be one of ours.
         await producer.send({ topic, messages: [{ key: 'k'.repeat(300), value: 'not ours' }] })
         await producer.disconnect()
+      } else if (broker.kind === 'zeromq') {
+        const dealer = new Dealer({ linger: 0 })
+        dealer.connect(broker.address)
+        // Its id is one, and its key is none of ours.
+        const headers = JSON.stringify({ ce_type: topic, ce_partitionkey: 'k'.repeat(300) })
+        await dealer.send(['not ours', headers, 'not ours'])
+        // Whoever takes it dies of it once. The next one is sent it again, as by any sender that has no answer.
+        const answer = dealer.receive().catch(() => null)
+        const again = setInterval(
+          () => void dealer.send(['not ours', headers, 'not ours']).catch(() => {}),
+          500,
+        )
+        void answer.finally(() => {
+          clearInterval(again)
+          dealer.close()
+        })
       }
     },
     after: giveUp,

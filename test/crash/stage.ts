@@ -15,6 +15,9 @@ import type { BrokerSpec, Misbehaviour, Program } from './worker.ts'
 
 await compiled('build')
 
+/** How long an event may take, however busy the machine is. */
+const patienceMs = 55_000
+
 async function works(hiring: Promise<Member<string>>): Promise<void> {
   const { role, state, process } = await hiring
   if (state === 'working') return
@@ -29,12 +32,16 @@ export class Actor {
   readonly ended: Promise<string | number>
   /** Where it died, if it was told to. */
   lastWords = ''
+  /** Resolves when it is there. */
+  readonly dying: Promise<void>
+  readonly #role: Program['role']
   readonly #child: ChildProcess
   readonly #waiting: { matches: (event: TwinboxEvent) => boolean; resolve: (event: TwinboxEvent) => void }[] =
     []
 
   constructor(program: Program) {
     const { role } = program
+    this.#role = role
     const crew = new Crew<Program['role'], Program, Said>(
       new URL('../../.build/test/crash/program.js', import.meta.url),
     )
@@ -52,7 +59,9 @@ export class Actor {
     )
     this.started.catch(() => {})
     this.#child = crew.members[0]!.process
-    this.#child.stdio[lastWords]!.on('data', (words: Buffer) => (this.lastWords += words.toString()))
+    const pipe = this.#child.stdio[lastWords]!
+    pipe.on('data', (words: Buffer) => (this.lastWords += words.toString()))
+    this.dying = new Promise((resolve) => pipe.once('data', () => resolve()))
     // Not at its exit, when what it has said may not have been read yet.
     this.ended = new Promise((resolve) =>
       this.#child.once('close', (code, signal) => resolve(signal ?? code ?? -1)),
@@ -68,9 +77,25 @@ export class Actor {
     const fits = (event: TwinboxEvent): boolean => event.type === type && matches(event as Wanted)
     const past = this.events.find(fits)
     if (past !== undefined) return Promise.resolve(past as TwinboxEvent as Wanted)
-    return new Promise((resolve) =>
-      this.#waiting.push({ matches: fits, resolve: resolve as (event: TwinboxEvent) => void }),
-    )
+    const coming = new Promise<Wanted>((resolve, reject) => {
+      // Before the runner gives up on the test, since the runner cannot say what was waited for.
+      const timer = setTimeout(() => reject(new Error(this.#missing(type))), patienceMs).unref()
+      this.#waiting.push({
+        matches: fits,
+        resolve: (event) => {
+          clearTimeout(timer)
+          resolve(event as Wanted)
+        },
+      })
+    })
+    // A test may have been over long before.
+    coming.catch(() => {})
+    return coming
+  }
+
+  #missing(type: TwinboxEvent['type']): string {
+    const said = JSON.stringify(this.events.slice(-8))
+    return `The ${this.#role} has emitted no fitting "${type}" within ${patienceMs} ms. Its last of ${this.events.length} events: ${said}`
   }
 
   kill(signal: NodeJS.Signals): void {
@@ -81,6 +106,18 @@ export class Actor {
     if (this.#child.exitCode === null && this.#child.signalCode === null) this.#child.kill(signal)
     return this.ended
   }
+}
+
+/**
+ * The actors, those first that have emitted it first. One of several claimers may get nothing: a faster one may have
+ * handled everything before it looks.
+ */
+export async function firstTo(
+  type: TwinboxEvent['type'],
+  actors: readonly Actor[],
+): Promise<[Actor, ...Actor[]]> {
+  const first = await Promise.any(actors.map((actor) => actor.next(type).then(() => actor)))
+  return [first, ...actors.filter((actor) => actor !== first)]
 }
 
 /**

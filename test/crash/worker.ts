@@ -3,16 +3,21 @@ import type { Broker } from '../../src/brokers/broker.ts'
 import { kafka } from '../../src/brokers/kafka/kafka.ts'
 import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import { rabbitmq } from '../../src/brokers/rabbitmq/rabbitmq.ts'
+import { zeromq } from '../../src/brokers/zeromq/zeromq.ts'
 import { createClaimer } from '../../src/claimer/claimer.ts'
 import type { Handlers, TransactionContext } from '../../src/claimer/handlers.ts'
 import { DeadLetterError, RetryLaterError } from '../../src/base/errors.ts'
 import type { OnEvent } from '../../src/base/events.ts'
 import { noFailpoint, type Failpoint } from '../../src/base/failpoint.ts'
 import type { Message, NewMessage } from '../../src/message/message.ts'
+import type { FailoverFunction } from '../../src/membership/failover.ts'
+import { zookeeper, type ZookeeperOptions } from '../../src/membership/zookeeper/zookeeper.ts'
+import { inTransaction } from '../../src/claimer/opener.ts'
 import { createReceiver } from '../../src/receiver/receiver.ts'
 import { createRelay } from '../../src/relay/relay.ts'
 import type { Telemetry } from '../../src/base/telemetry.ts'
 import type { Worker } from '../../src/membership/worker.ts'
+import { libraries, loadFrom, type Opened } from '../libraries/libraries.ts'
 import type { Death } from './dying.ts'
 
 /** One worker of a crash test: in a process of its own, which may be told where to die, or beside the test. */
@@ -23,10 +28,13 @@ export interface Program {
   readonly broker?: BrokerSpec
   readonly consumer?: string
   readonly dieAt?: Death
+  /** With `zookeeper`, what that function is given. */
   readonly options?: Record<string, unknown>
   /** How the claimer's handler is called. With `outside`, it writes its effect outside of any transaction of ours. */
   /** `other`: of another version of the application, which has no handler for the topic. */
-  readonly handling?: 'one' | 'batch' | 'outside' | 'other'
+  readonly handling?: 'one' | 'batch' | 'outside' | 'other' | 'library'
+  /** With `library`: whose transactions the handler gets, and where it is installed. */
+  readonly library?: { readonly name: string; readonly loader: string }
   /** How long the claimer's handler takes. */
   readonly handleMs?: number
   /** Whether the handler ends the process for messages that ask for it. */
@@ -42,7 +50,13 @@ export interface Program {
 export type BrokerSpec =
   | { readonly kind: 'postgres' }
   | { readonly kind: 'rabbitmq'; readonly url: string; readonly exchange: string; readonly queue: string }
-  | { readonly kind: 'kafka'; readonly brokers: readonly string[]; readonly group: string }
+  | {
+      readonly kind: 'kafka'
+      readonly brokers: readonly string[]
+      readonly group: string
+      readonly client?: 'platformatic'
+    }
+  | { readonly kind: 'zeromq'; readonly address: string }
 
 /** What is added to a topic that no broker has a place for. */
 export const nowhere = '.nowhere'
@@ -56,12 +70,16 @@ export function makeBroker(spec: BrokerSpec, database: string): Broker {
     case 'kafka':
       return kafka({
         brokers: [...spec.brokers],
+        client: spec.client,
         groupId: () => spec.group,
         sessionTimeoutMs: 6000,
         topology: 'declare',
         // Kafka would create any topic that it is asked about.
         topic: ({ topic }) => (topic.endsWith(nowhere) ? '' : topic),
       })
+    case 'zeromq':
+      // Two words, as the topic of a stage has.
+      return zeromq({ consumers: { crash: { addresses: [spec.address], topics: ['*.*'] } } })
     default:
       throw new Error('There is no such broker.')
   }
@@ -99,13 +117,53 @@ export interface Parts {
   readonly telemetry?: (Telemetry & { readonly work: () => void }) | undefined
 }
 
+/** Functions do not travel to another process: these are known by a name. */
+function chosenBy({ zookeeper: ensemble, ...options }: NonNullable<Program['options']>): object {
+  const coordination =
+    ensemble === undefined ? {} : { coordination: zookeeper(ensemble as unknown as ZookeeperOptions) }
+  return { ...options, ...coordination, ...failoverOf(options) }
+}
+
+async function openLibrary({ name, loader }: NonNullable<Program['library']>, url: string): Promise<Opened> {
+  return libraries.find((library) => library.name === name)!.open(loadFrom(loader), url)
+}
+
+function failoverOf(options: NonNullable<Program['options']>): { failover?: FailoverFunction } {
+  if (options['failover'] === 'the youngest')
+    return { failover: (_, living) => living.toSorted((a, b) => b.id - a.id)[0]! }
+  if (options['failover'] !== 'throws') return {}
+  return {
+    failover: () => {
+      throw new Error('on purpose')
+    },
+  }
+}
+
 /** The worker that a program describes. */
 export function makeWorker(program: Program, broker: Broker, parts: Parts): Worker {
   const { database, topic, consumer = 'crash', role } = program
   const { onEvent, telemetry, failpoint = noFailpoint } = parts
-  const options = { database, onEvent, telemetry, ...program.options }
+  const options = { database, onEvent, telemetry, ...chosenBy(program.options ?? {}) }
   if (role === 'relay') return createRelay({ broker, ...options }, failpoint)
   if (role === 'receiver') return createReceiver({ broker, consumer, topics: [topic], ...options }, failpoint)
+  if (program.library !== undefined) {
+    const theirs = openLibrary(program.library, database)
+    const transaction = inTransaction(async (run: (tx: unknown) => Promise<void>) =>
+      (await theirs).transaction(run),
+    )
+    const claimer = createClaimer(
+      { consumer, ...options, transaction },
+      {
+        '#': async ({ id, key, payload }, { tx, attempt }) => {
+          const { n } = payload as Payload
+          const given = `'${id}', ${key === null ? 'null' : `'${key}'`}, ${n}, ${attempt}, ${claimer.id}`
+          await (await theirs).run(tx, `insert into effects (id, key, n, attempt, worker) values (${given})`)
+        },
+      },
+      failpoint,
+    )
+    return claimer
+  }
   const worker: Worker = createClaimer(
     { consumer, ...options },
     handlersOf(program, telemetry, () => worker.id),

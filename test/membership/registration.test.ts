@@ -1,8 +1,10 @@
 import fc from 'fast-check'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { StateMachine, type Moves } from '../../src/base/state.ts'
+import { readFailover } from '../../src/membership/failover.ts'
+import { lifeMoves, type Life } from '../../src/membership/life.ts'
 import type { Holder } from '../../src/membership/options.ts'
-import { lifeMoves, Registration, type Life } from '../../src/membership/registration.ts'
+import { Registration } from '../../src/membership/registration.ts'
 import { consumer, database, events, inbox, useInbox } from '../support/inbox.ts'
 import { movedMachines } from '../support/states.ts'
 import { asInProduction, tripping } from '../support/tripwire.ts'
@@ -53,7 +55,7 @@ async function join() {
         heartbeatMs: 50,
         deadAfterMs: 60_000,
         leaseMs: 60_000,
-        failover: 'first-free',
+        failover: readFailover(undefined),
         failoverGraceMs: 0,
       },
       emit: (happening) =>

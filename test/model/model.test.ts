@@ -54,7 +54,7 @@ async function clean(): Promise<void> {
       twinbox.parked_message, twinbox.dead_letter, twinbox.worker, twinbox.model_place, twinbox.model_back`,
   )
   await database.query(
-    `update twinbox.lane set holder = null, lease_until = '-infinity', reach = 0, past = null`,
+    `update twinbox.lane set holder = null, lease_until = '-infinity', reach = 0, past = null, watermark = 0`,
   )
 }
 

@@ -149,6 +149,9 @@ export class World {
   readonly #handlings: Handling[] = []
   #underWay: Promise<unknown>[] = []
   readonly #troubles: string[] = []
+  /** What is written down is true as long as nobody has set it back. */
+  #isSetBack = false
+  #foundBelow = false
   #tick = 0
   #n = 0
 
@@ -169,6 +172,7 @@ export class World {
       onEvent: (event: TwinboxEvent) => {
         happened.set(event.type, (happened.get(event.type) ?? 0) + 1)
         if (event.type === 'trouble') this.#troubles.push(`${event.doing}: ${String(event.error)}`)
+        if (event.type === 'found_below' && !this.#isSetBack) this.#foundBelow = true
         if (event.type === 'sequence_mended')
           this.#underWay.push(this.#run(places.mended, { box: event.table, to: event.to, at: 0 }))
       },
@@ -262,6 +266,7 @@ export class World {
       case 'redrive':
         return this.#redrive()
       case 'set back':
+        this.#isSetBack = true
         await this.#run(places.setBack, {
           box: pick % 2 === 0 ? 'outbox' : 'inbox',
           by: 1 + (pick % 40),
@@ -269,6 +274,7 @@ export class World {
         })
         return
       case 'truncate':
+        this.#isSetBack = true
         return this.#truncate(pick % 2 === 0 ? 'worker' : 'lane')
       default:
         throw new Error('There is no such step.')
@@ -449,6 +455,7 @@ export class World {
     const known = new Set(this.committed.map(({ id }) => id))
     if (effects.some(({ id }) => !known.has(id))) faults.push('handled, and never committed')
     if (this.committed.some(({ id }) => !at.has(id))) faults.push('lost')
+    if (this.#foundBelow) faults.push('left below a watermark, until it was looked for')
     await Promise.allSettled(this.#underWay)
     const keyed = this.committed.filter(({ key }) => key !== null)
     for (const first of keyed) {

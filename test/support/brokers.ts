@@ -4,7 +4,7 @@ import { isMissing, type Found } from './require.ts'
 import { allServers } from './servers/server.ts'
 import { shared } from './shared.ts'
 
-/** A broker of the registry, and where `--url` finds its server; without a URL if it is where the tables are. */
+/** A broker of the registry, and where `--url` finds its server; without a URL if there is none beside Postgres. */
 export interface Reachable {
   readonly adapter: Adapter
   readonly found: Found<{ readonly url?: string }>
@@ -15,7 +15,7 @@ export async function everyBroker(): Promise<readonly Reachable[]> {
   const servers = await allServers()
   return Promise.all(
     adapters.map(async (adapter) => {
-      if (adapter.urlOptional) return { adapter, found: {} }
+      if (!adapter.trialNeedsUrl) return { adapter, found: {} }
       const server = servers.find(({ name }) => name === adapter.name)
       if (server?.brokerUrl === undefined)
         throw new Error(`No file of test/support/servers says how to reach ${adapter.name}.`)

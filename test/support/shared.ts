@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
+import { rm } from 'node:fs/promises'
 import { connect, createServer, type AddressInfo } from 'node:net'
 import { resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
@@ -27,6 +28,9 @@ export async function compiled(what: 'build' | 'dist'): Promise<void> {
   await ask(what)
 }
 
+/** The tarball of the package, as `npm publish` would send it. */
+export const packed = (): Promise<string> => ask('tarball') as Promise<string>
+
 function ask(name: string): Promise<unknown> {
   let answer = asked.get(name)
   if (answer === undefined) asked.set(name, (answer = fetchAnswer(name)))
@@ -52,6 +56,12 @@ export async function startSharing(): Promise<() => Promise<void>> {
     if (name === 'build') return compile('tsconfig.json', '--incremental')
     // Never incremental: its record would outlive a folder that packing removes, and then nothing would be written.
     if (name === 'dist') return compile('tsconfig.build.json')
+    if (name === 'tarball') {
+      const { pack } = await import('./packed.ts')
+      const { folder, tarball } = await pack()
+      stops.push(() => rm(folder, { recursive: true, force: true }))
+      return tarball
+    }
     const server = (await allServers()).find((one) => one.name === name)
     if (server === undefined) throw new Error('no file of test/support/servers adds it')
     const running = await server.start()

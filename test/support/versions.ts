@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { constants, setPriority, tmpdir } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import { packageFolder } from './packages.ts'
 
@@ -19,8 +19,15 @@ export interface Counts {
   readonly failures: readonly string[]
 }
 
-/** Runs the files of these tags on other versions, in a process of its own that prints as it goes. */
-export async function runOn(versions: Versions, tags: readonly string[]): Promise<Counts> {
+/**
+ * Runs the files of these tags, or those of them whose paths begin so, on other versions, in a process of its own that prints as it goes. All that it starts has the time that
+ * others leave.
+ */
+export async function runOn(
+  versions: Versions,
+  tags: readonly string[],
+  files: readonly string[] = [],
+): Promise<Counts> {
   const { node, postgres } = versions
   const program =
     node === undefined
@@ -30,12 +37,13 @@ export async function runOn(versions: Versions, tags: readonly string[]): Promis
   const result = join(folder, 'result.json')
   try {
     const vitest = resolve('node_modules/vitest/vitest.mjs')
-    const args = [vitest, 'run', ...tags.flatMap((tag) => ['--project', tag]), ...reporters(result)]
+    const args = [vitest, 'run', ...tags.flatMap((tag) => ['--project', tag]), ...reporters(result), ...files]
     const env = { ...process.env }
     // The run is no part of the one that started it, and shares nothing with it.
     for (const name of Object.keys(env)) if (/^(VITEST|TWINBOX_TEST_SHARED)/.test(name)) delete env[name]
     if (postgres !== undefined) env['TWINBOX_TEST_POSTGRES_VERSION'] = postgres
     const run = spawn(program, args, { env, stdio: ['ignore', 'inherit', 'inherit'] })
+    setPriority(run.pid!, constants.priority.PRIORITY_LOW)
     await once(run, 'close')
     return await countsOf(result)
   } finally {

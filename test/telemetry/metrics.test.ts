@@ -185,6 +185,7 @@ describe('the catalogue', () => {
       { type: 'sent', ids: ['1'], topics: { t: 1 }, broker: 'kafka', durationMs: 1 },
       { type: 'received', fresh: 1, duplicates: 1, collisions: 1, broker: 'kafka', durationMs: 1 },
       { type: 'refused', topic: 't', reason: 'x' },
+      { type: 'retention_gap', topic: 't', partition: 0, from: 3, to: 7 },
       { type: 'claimed', ids: ['1'] },
       { type: 'set_aside', ids: ['1'], topic: 't' },
       { type: 'handled', ids: ['1'], topic: 't', attempt: 1, durationMs: 1 },

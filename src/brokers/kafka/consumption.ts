@@ -1,15 +1,15 @@
-import type { ConsumerCrashEvent, EachBatchPayload, KafkaMessage } from 'kafkajs'
-import { reconnectMs } from '../../base/loop.ts'
 import { BrokerError } from '../../base/errors.ts'
+import { reconnectMs } from '../../base/loop.ts'
+import { atMost, within } from '../../base/waiting.ts'
+import type { Gap } from '../broker.ts'
 import { batchLength } from '../consuming.ts'
-import { openClient } from './client.ts'
+import { placeOf, type Delivery, type Stuck } from './client.ts'
+import { openClient } from './clients.ts'
 import { toTrouble } from './errors.ts'
 import type { Handover } from './handover.ts'
-import { toIncoming } from './records.ts'
 import type { Settings } from './options.ts'
 import { watchProgress, type Progress } from './progress.ts'
-import { placeOf, type Stuck } from './wire/fetch.ts'
-import { atMost, within } from '../../base/waiting.ts'
+import { toIncoming, type ReceivedRecord } from './records.ts'
 
 /** What a consumption works for. */
 export interface Feed {
@@ -19,9 +19,12 @@ export interface Feed {
   readonly batchBytes: number
   readonly handover: Handover
   readonly report: (trouble: BrokerError) => void
+  readonly reportGap: (gap: Gap) => void
+  /** By topic, the id that it had last. A consumer may end because a topic was deleted, and the next one has to notice. */
+  readonly topicIds: Map<string, string>
 }
 
-/** One kafkajs consumer from joining the group to its end. It is never mended, only replaced. */
+/** One member of a group from joining it to its end. It is never mended, only replaced. */
 export interface Consumption {
   /** Aborts when nothing more comes. The reason is a BrokerError, or null if `close` was called. */
   readonly ended: AbortSignal
@@ -51,73 +54,80 @@ export async function openConsumption(
   feed: Feed,
   signal: AbortSignal,
 ): Promise<Consumption> {
-  const { batchBytes } = feed
-  const client = await openClient(settings, settings.sessionTimeoutMs, {
-    unpackedBytesMax: unpackedBatches * batchBytes,
-    onStuck,
-  })
-  const consumer = client.kafka.consumer({
-    groupId: feed.groupId,
-    sessionTimeout: settings.sessionTimeoutMs,
-    rebalanceTimeout: 3 * settings.sessionTimeoutMs,
-    // Also how soon a member learns that the group is rebalancing, and until then the others wait.
-    heartbeatInterval: Math.ceil(settings.sessionTimeoutMs / 10),
-    maxWaitTimeInMs: Math.min(fetchWaitMs, settings.sessionTimeoutMs / 5),
-    maxBytes: batchBytes,
-    maxBytesPerPartition: Math.min(partitionBytesMax, batchBytes),
-    metadataMaxAge: Math.min(metadataMaxAgeMs, settings.topicRefreshMs),
-    allowAutoTopicCreation: false,
-    // Whether kafkajs restarts depends on what its errors wrap; sometimes it stays down without a word.
-    retry: { retries: 5, initialRetryTime: 100, maxRetryTime: 1000, restartOnFailure: async () => false },
-  })
+  const { batchBytes, groupId } = feed
   const end = new AbortController()
   const releasePauses = new Set<() => void>()
   const failures = new Map<string, number>()
   const told = new Map<string, number>()
-  const progress = watchProgress(consumer, (partition) => failures.has(partition))
-
-  consumer.on(consumer.events.CRASH, ({ payload }: ConsumerCrashEvent) =>
-    end.abort(toTrouble('The Kafka consumer has crashed', payload.error)),
-  )
-  consumer.on(consumer.events.RECEIVED_UNSUBSCRIBED_TOPICS, ({ payload }) =>
-    feed.report(
-      new BrokerError(
-        'config',
-        `Group "${feed.groupId}" has receivers with other topics: nobody reads ${payload.topicsNotSubscribed.join(', ')}.`,
+  const topicIds = new Map<string, string>()
+  const remade = new Set<string>()
+  const progress = watchProgress((place) => failures.has(place))
+  const client = await openClient(settings, settings.sessionTimeoutMs)
+  const member = client.member({
+    ...{ groupId, topics, batchBytes, onRecords, onTopicIds, onStuck },
+    unpackedBytesMax: unpackedBatches * batchBytes,
+    fetchWaitMs: Math.min(fetchWaitMs, settings.sessionTimeoutMs / 5),
+    partitionBytesMax: Math.min(partitionBytesMax, batchBytes),
+    metadataMaxAgeMs: Math.min(metadataMaxAgeMs, settings.topicRefreshMs),
+    onJoined: progress.joined,
+    onPosition: progress.moved,
+    onGap: feed.reportGap,
+    onForeign: (names) =>
+      feed.report(
+        new BrokerError(
+          'config',
+          `Group "${groupId}" has receivers with other topics: nobody reads ${names.join(', ')}.`,
+        ),
       ),
-    ),
-  )
+    onOutdated: () => end.abort(null),
+    onCrash: (error) => end.abort(toTrouble('The Kafka consumer has crashed', error)),
+  })
 
-  /** What kafkajs throws here, a rebalance above all, is for kafkajs to deal with. The handover throws nothing. */
-  async function eachBatch(payload: EachBatchPayload): Promise<void> {
-    const { topic, partition, messages } = payload.batch
+  /** The handover throws nothing. */
+  async function onRecords({ topic, partition, records, stale, commit }: Delivery): Promise<void> {
     const place = placeOf(topic, partition)
-    for (let from = 0; from < messages.length;) {
-      if (end.signal.aborted || !payload.isRunning() || payload.isStale()) return
-      const slice = messages.slice(from, from + batchLength(messages, weightOf, feed, from))
+    const topicId = topicIds.get(topic)
+    // Without it, a record would have another identity the next time.
+    if (topicId === undefined && member.hasTopicIds()) return holdBack(place, member.pause(topic, partition))
+    for (let from = 0; from < records.length;) {
+      if (end.signal.aborted || stale()) return
+      const slice = records.slice(from, from + batchLength(records, weightOf, feed, from))
       from += slice.length
-      const incoming = slice.map((record) => toIncoming(topic, partition, record))
-      const taken = await keepAlive(() => payload.heartbeat(), feed.handover.take(incoming, end.signal))
+      const incoming = slice.map((record) => toIncoming(topic, partition, record, topicId))
+      const taken = await feed.handover.take(incoming, end.signal)
       progress.touch()
-      if (!taken) return holdBack(place, payload.pause())
+      if (!taken) return holdBack(place, member.pause(topic, partition))
+      // The offset is one of the old topic. In the new one, it would step over what nobody has read.
+      if (remade.has(topic)) return
       failures.delete(place)
       told.delete(place)
-      payload.resolveOffset(slice.at(-1)!.offset)
-      await payload.commitOffsetsIfNecessary(payload.uncommittedOffsets())
-      await payload.heartbeat()
+      await commit(slice.at(-1)!)
     }
   }
 
-  /** kafkajs sends heartbeats between batches only; a slow database would cost us the partition. */
-  async function keepAlive<T>(heartbeat: () => Promise<void>, work: Promise<T>): Promise<T> {
-    // Its failure says what the commit will say too, when there is something to do about it.
-    const beat = (): void => void heartbeat().catch(() => {})
-    const timer = setInterval(beat, Math.ceil(settings.sessionTimeoutMs / 10))
-    try {
-      return await work
-    } finally {
-      clearInterval(timer)
+  function onTopicIds(ids: ReadonlyMap<string, string>): void {
+    for (const [topic, id] of ids) {
+      const remadeNow = (feed.topicIds.get(topic) ?? id) !== id
+      feed.topicIds.set(topic, id)
+      if (remadeNow) {
+        remade.add(topic)
+        void beginAnew(topic)
+      } else if (!remade.has(topic)) topicIds.set(topic, id)
     }
+  }
+
+  /**
+   * Kafka forgets where a group stands in a topic that is deleted. What was being committed meanwhile counts for the new topic all
+   * the same, and would step over its first records. Those that were read already are known when they come again.
+   */
+  async function beginAnew(topic: string): Promise<void> {
+    const partitions = progress.assigned().get(topic) ?? []
+    await atMost(
+      leaveTimeoutMs,
+      member.rewind(topic, partitions).catch(() => {}),
+    )
+    const text = `Topic "${topic}" was deleted and made again. It is read from its beginning.`
+    end.abort(new BrokerError('reconnect', text))
   }
 
   /** Its next batch comes when somebody has installed a codec; we look now and then. */
@@ -130,9 +140,7 @@ export async function openConsumption(
       feed.report(new BrokerError('config', text, { cause: error }))
     }
     progress.touch()
-    const partitions = [{ topic, partitions: [partition] }]
-    consumer.pause(partitions)
-    holdBack(place, () => consumer.resume(partitions))
+    holdBack(place, member.pause(topic, partition))
   }
 
   /** The partition rests, the others go on. Its position is where it was, so the batch comes again. */
@@ -155,29 +163,19 @@ export async function openConsumption(
   async function closeOnce(): Promise<void> {
     end.abort(null)
     for (const release of releasePauses) release()
-    const leaving = consumer.disconnect().catch(() => {})
+    const leaving = member.leave().catch(() => {})
     await feed.handover.idle()
     await atMost(leaveTimeoutMs, leaving)
     client.retire()
   }
 
   try {
-    const joined = new Promise<void>((resolve, reject) => {
-      consumer.on(consumer.events.GROUP_JOIN, () => resolve())
-      start().catch(reject)
-    })
-    await within(signal, within(end.signal, joined))
+    await within(signal, within(end.signal, member.start()))
   } catch (error) {
     await close()
     throw toTrouble('Could not join the consumer group', error)
   }
   return { ended: end.signal, progress, close }
-
-  async function start(): Promise<void> {
-    await consumer.connect()
-    await consumer.subscribe({ topics: [...topics], fromBeginning: true })
-    await consumer.run({ autoCommit: false, eachBatchAutoResolve: false, eachBatch })
-  }
 }
 
-const weightOf = ({ value }: KafkaMessage): number => value?.length ?? 0
+const weightOf = ({ value }: ReceivedRecord): number => value?.length ?? 0

@@ -1,15 +1,17 @@
 import { BrokerError, describeError, type BrokerErrorKind } from '../../base/errors.ts'
 
-/** What kafkajs puts on its errors: the name of the error code that the broker sent, or the code of a socket. */
+/** What client libraries put on their errors: the name of the error code that the broker sent, or the code of a socket. */
 interface Fault {
   readonly name: string
+  /** The broker's name for it, as kafkajs and as @platformatic/kafka call that. */
   readonly type?: unknown
+  readonly apiId?: unknown
   readonly code?: unknown
   readonly cause?: unknown
   readonly errors?: unknown
 }
 
-/** https://kafka.apache.org/protocol#protocol_error_codes by kafkajs's names. What is not here may be tried again. */
+/** https://kafka.apache.org/protocol#protocol_error_codes by their names. What is not here may be tried again. */
 const kindOfType: Readonly<Record<string, BrokerErrorKind>> = {
   // The append may have happened, its replication was not seen.
   REQUEST_TIMED_OUT: 'unknown',
@@ -41,6 +43,7 @@ const kindOfType: Readonly<Record<string, BrokerErrorKind>> = {
   UNSUPPORTED_FOR_MESSAGE_FORMAT: 'config',
 }
 
+/** By the name of the error, or its code. */
 const kindOfName: Readonly<Record<string, BrokerErrorKind>> = {
   KafkaJSSASLAuthenticationError: 'config',
   KafkaJSServerDoesNotSupportApiKey: 'config',
@@ -51,6 +54,12 @@ const kindOfName: Readonly<Record<string, BrokerErrorKind>> = {
   KafkaJSRequestTimeoutError: 'unknown',
   KafkaJSConnectionClosedError: 'unknown',
   KafkaJSConnectionError: 'unknown',
+
+  PLT_KFK_AUTHENTICATION: 'config',
+  PLT_KFK_UNSUPPORTED_API: 'config',
+  PLT_KFK_UNEXPECTED_CORRELATION_ID: 'unknown',
+  PLT_KFK_NETWORK: 'unknown',
+  PLT_KFK_TIMEOUT: 'unknown',
 }
 
 /** A connection that never was cannot have carried anything. */
@@ -59,41 +68,25 @@ const neverConnected = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOST
 const tlsError = /^(CERT_|ERR_TLS_|ERR_SSL_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/
 
 /**
- * What to do about an error of kafkajs while something was in flight, by its codes and names, never by its text.
+ * What to do about an error of a client library while something was in flight, by its codes and names, never by its text.
  * `unknown` is about messages: for an error from anything but sending them, read it as `reconnect`.
  */
 export function classify(error: unknown): BrokerErrorKind {
   const root = rootOf(error)
   if (root instanceof BrokerError) return root.kind
-  const { name, type, code } = root
+  const { name, code } = root
+  const type = typeOf(root)
   if (typeof code === 'string' && neverConnected.has(code)) return 'reconnect'
   if (typeof code === 'string' && tlsError.test(code)) return 'config'
-  if (typeof type === 'string') return kindOfType[type] ?? 'retry'
-  return kindOfName[name] ?? 'reconnect'
+  if (type !== null) return kindOfType[type] ?? 'retry'
+  return kindOfName[typeof code === 'string' && code in kindOfName ? code : name] ?? 'reconnect'
 }
 
 /** The broker's name for what is wrong, such as `MESSAGE_TOO_LARGE`; null if it was not the broker that said it. */
 export function typeOf(error: unknown): string | null {
-  const { type } = rootOf(error)
-  return typeof type === 'string' ? type : null
-}
-
-/** One topic of a request that the broker refused. */
-interface Refusal extends Error {
-  readonly topic: string
-  readonly type: string
-}
-
-/** What the broker refused of a request about several topics, one by one; null if it refused none by name. */
-export function refusalsOf(error: unknown): readonly Refusal[] | null {
-  if (!(error instanceof Error)) return null
-  const { errors, cause }: Error & Partial<Fault> = error
-  if (!Array.isArray(errors)) return refusalsOf(cause)
-  const named = errors.filter((each): each is Refusal => {
-    const { topic, type }: { readonly topic?: unknown; readonly type?: unknown } = Object(each)
-    return each instanceof Error && typeof topic === 'string' && typeof type === 'string'
-  })
-  return named.length === errors.length ? named : null
+  const { type, apiId } = rootOf(error)
+  if (typeof type === 'string') return type
+  return typeof apiId === 'string' ? apiId : null
 }
 
 const aboutTopic = new Set(['INVALID_TOPIC_EXCEPTION', 'TOPIC_AUTHORIZATION_FAILED'])
@@ -106,7 +99,7 @@ export function isAboutTopic(error: unknown): boolean {
 /** The only way for an error to leave the adapter. One that is a `BrokerError` already stays as it is. */
 export function toBrokerError(doing: string, error: unknown, kind = classify(error)): BrokerError {
   const root = rootOf(error)
-  // Ours may come back out of kafkajs.
+  // Ours may come back out of a library.
   if (root instanceof BrokerError) return root
   const type = typeOf(error)
   const text = type === null ? describeError(root) : `${type}: ${root.message}`
@@ -119,12 +112,13 @@ export function toTrouble(doing: string, error: unknown): BrokerError {
   return toBrokerError(doing, error, kind === 'unknown' ? 'reconnect' : kind)
 }
 
-/** kafkajs wraps errors in "retries exceeded" and "non-retriable", and collects those of several topics. */
+/** Libraries wrap errors, such as in "retries exceeded", and collect those of several topics. */
 function rootOf(error: unknown): Error & Fault {
   if (!(error instanceof Error)) return new Error(describeError(error))
   const fault: Error & Fault = error
   if (fault instanceof BrokerError) return fault
   if (Array.isArray(fault.errors) && fault.errors[0] instanceof Error) return rootOf(fault.errors[0])
-  if (fault.type === undefined && fault.cause instanceof Error) return rootOf(fault.cause)
+  if (fault.type === undefined && fault.apiId === undefined && fault.cause instanceof Error)
+    return rootOf(fault.cause)
   return fault
 }

@@ -1,5 +1,5 @@
 import type { Broker } from '../broker.ts'
-import { probeKafka } from './client.ts'
+import { probeKafka } from './clients.ts'
 import { checkOptions, type KafkaOptions } from './options.ts'
 import { createSender } from './sender.ts'
 import { createSubscriber } from './subscriber.ts'
@@ -9,7 +9,8 @@ export type { KafkaOptions } from './options.ts'
 export { classify } from './errors.ts'
 
 /**
- * Kafka 3.9 and 4.1 are tested, through kafkajs 2.2.4 (`npm install kafkajs`).
+ * Kafka 3.9 and 4.1 are tested, through kafkajs 2.2.4 (`npm install kafkajs`), and through @platformatic/kafka 2.12.1
+ * (`client: 'platformatic'`, `npm install @platformatic/kafka`). What is promised is the same.
  *
  * A message is a record in the Kafka topic of its name, a CloudEvent in Kafka's binary mode. Its key is the record's
  * key, and chooses the partition by Kafka's own rule.
@@ -25,12 +26,11 @@ export { classify } from './errors.ts'
  * to one that does not know it, and rest until it is gone. A receiver whose process dies without a word keeps its
  * partitions for `sessionTimeoutMs`. Retention is Kafka's: what it deletes before it was received is lost.
  *
- * What kafkajs cannot digest does not reach it: headers above 1,024 or 64 KiB, a batch that unpacks to more than 8
+ * What a client library cannot digest does not reach it: headers above 1,024 or 64 KiB, a batch that unpacks to more than 8
  * times the byte budget, damaged records are refused alone, each with its offset, and become dead letters. A batch in
- * snappy, lz4 or zstd needs a codec at `kafkajs.CompressionCodecs`; its partition waits for one, and `onTrouble` tells
- * what to install. A partition that is added to a topic is read within 5 s.
+ * snappy, lz4 or zstd needs a codec; its partition waits for one, and `onTrouble` tells what to install. A partition that is added to a topic is read within 5 s.
  *
- * An open connection costs a few percent of a core even when idle, and on Node 24 a warning: kafkajs 2.2.4 looks for
+ * With kafkajs, an open connection costs a few percent of a core even when idle, and on Node 24 a warning: version 2.2.4 looks for
  * waiting requests a thousand times a second (tulios/kafkajs#1704, #1751).
  *
  * Nothing is connected before the first `probe`, `send` or `subscribe`, and lost connections come back by themselves.

@@ -4,9 +4,19 @@ import type { OutgoingMessage } from '../../message/message.ts'
 import { callable, oneOf, readBoolean, refuseUnknown, text, whole } from '../../base/options.ts'
 import { checkSasl, type Sasl, type Way } from './sasl.ts'
 
+/** The client libraries, the default first. */
+export const clientNames = ['kafkajs', 'platformatic'] as const
+export type ClientName = (typeof clientNames)[number]
+
 export interface KafkaOptions {
   /** Where to connect first, as `host:port`. One that answers is enough, but it must be up: name several. */
   readonly brokers: readonly string[]
+  /**
+   * The library that speaks to Kafka. `kafkajs`: the package of that name, on every Node, and what Twinbox has been used with for longest.
+   * `platformatic`: the package `@platformatic/kafka`, which has maintainers, and needs Node 22.22 or later and Kafka 3.1 or later. What is promised is the same. Receivers of one consumer may
+   * differ in it, and so may relays. `start()` of a worker rejects where the library cannot be used. @default 'kafkajs'
+   */
+  readonly client?: ClientName | undefined
   /** What broker logs and quotas know us by. @default 'twinbox' */
   readonly clientId?: string | undefined
   /** TLS: `true`, or what `tls.connect` takes, such as `ca`. @default no TLS */
@@ -75,6 +85,7 @@ export interface KafkaOptions {
 
 /** Checked options with every default filled in. */
 export interface Settings {
+  readonly client: ClientName
   readonly brokers: readonly string[]
   readonly clientId: string
   readonly ssl: boolean | ConnectionOptions
@@ -101,6 +112,7 @@ export function checkOptions(options: KafkaOptions): Settings {
   }
   refuseUnknown('kafka', options, [
     'brokers',
+    'client',
     'clientId',
     'ssl',
     'sasl',
@@ -119,10 +131,11 @@ export function checkOptions(options: KafkaOptions): Settings {
     'topicRefreshMs',
   ])
   const brokers = checkBrokers(options.brokers)
-  const way = checkWay(options)
+  const client = oneOf('client', options.client, clientNames)
+  const way = checkWay(options, client)
   const { sasl = null } = options
   return {
-    brokers,
+    ...{ brokers, client },
     clientId: text('clientId', options.clientId, 'twinbox', /^[A-Za-z0-9._-]{1,249}$/),
     ...way,
     sasl: sasl === null || typeof sasl === 'function' ? sasl : checkSasl(sasl, hostsOf(brokers), way),
@@ -155,9 +168,17 @@ function checkBrokers(brokers: unknown): readonly string[] {
 export const hostsOf = (brokers: readonly string[]): string[] =>
   brokers.map((broker) => broker.split(':')[0]!)
 
-function checkWay({ ssl = false, insecure }: KafkaOptions): Way {
+/** A fresh client tries the first one first; were that dead, each of them would begin with a failure. */
+export function shuffled(brokers: readonly string[]): string[] {
+  return brokers
+    .map((broker) => ({ broker, place: Math.random() }))
+    .toSorted((one, other) => one.place - other.place)
+    .map(({ broker }) => broker)
+}
+
+function checkWay({ ssl = false, insecure }: KafkaOptions, client: ClientName): Way {
   if (typeof ssl !== 'boolean' && (typeof ssl !== 'object' || ssl === null)) {
     throw new OptionError('ssl', 'ssl must be true, false, or an object that tls.connect takes.')
   }
-  return { ssl, insecure: readBoolean('insecure', insecure, false) }
+  return { client, ssl, insecure: readBoolean('insecure', insecure, false) }
 }

@@ -1,15 +1,14 @@
-import type { Message } from 'kafkajs'
 import { BrokerError } from '../../base/errors.ts'
 import type { OutgoingMessage } from '../../message/message.ts'
 import type { SendOutcome } from '../broker.ts'
-import { sizeOf, toRecord } from './records.ts'
+import { sizeOf, toRecord, type OutgoingRecord } from './records.ts'
 import type { Settings } from './options.ts'
 
 /** A message on its way. */
 export interface Outgoing {
   readonly topic: string
   /** Its `partition` is filled in by the first attempt and then stays: an attempt that is split keeps to it. */
-  readonly record: Message
+  readonly record: OutgoingRecord
   readonly bytes: number
   /** True if an attempt ended without saying whether the broker took it. */
   doubtful: boolean
@@ -57,7 +56,7 @@ export function splitBySize(batch: readonly Outgoing[], maxBytes: number): Outgo
 export function aheadOf(batch: readonly Outgoing[], topics: ReadonlySet<string>): Outgoing[] {
   const keys = new Set<string>()
   return batch.filter(({ topic, record }) => {
-    const key = record.key?.toString()
+    const key = record.key ?? undefined
     const waits = topics.has(topic) || (key !== undefined && keys.has(key))
     if (waits && key !== undefined) keys.add(key)
     return !waits

@@ -1,5 +1,4 @@
-import type { Consumer, ConsumerEndBatchProcessEvent, ConsumerGroupJoinEvent } from 'kafkajs'
-import { withAdmin, type Client } from './client.ts'
+import { placeOf, type Client } from './client.ts'
 
 /** How far a consumer has come. */
 export interface Progress {
@@ -9,52 +8,53 @@ export interface Progress {
   position(topic: string, partition: number): bigint | null
   /** When something was last received, handed over or assigned, by `performance.now()`. */
   last(): number
-  /** Something has happened that the consumer has no event for. */
+  /** Something has happened that nobody tells. */
   touch(): void
+  /** To be told by the member of the group. */
+  readonly joined: (partitions: ReadonlyMap<string, readonly number[]>) => void
+  readonly moved: (topic: string, partition: number, next: bigint) => void
 }
 
-export function watchProgress(consumer: Consumer, isHeldBack: (partition: string) => boolean): Progress {
+/** @param isHeldBack whether a partition stands where it was */
+export function watchProgress(isHeldBack: (place: string) => boolean): Progress {
   let at = performance.now()
-  let assignment = new Map<string, number[]>()
+  let assignment: ReadonlyMap<string, readonly number[]> = new Map()
   const positions = new Map<string, bigint>()
   const touch = (): void => {
     at = performance.now()
   }
-  consumer.on(consumer.events.GROUP_JOIN, ({ payload }: ConsumerGroupJoinEvent) => {
-    assignment = new Map(Object.entries(payload.memberAssignment))
-    positions.clear()
-    touch()
-  })
-  // Comes also for batches that hold nothing for us, such as the marker that ends a transaction: nobody commits
-  // their offset, and the lag that is left of it is none.
-  consumer.on(consumer.events.END_BATCH_PROCESS, ({ payload }: ConsumerEndBatchProcessEvent) => {
-    const partition = `${payload.topic}/${payload.partition}`
-    if (!isHeldBack(partition)) positions.set(partition, BigInt(payload.lastOffset) + 1n)
-    touch()
-  })
   return {
     touch,
     assigned: () => assignment,
-    position: (topic, partition) => positions.get(`${topic}/${partition}`) ?? null,
+    position: (topic, partition) => positions.get(placeOf(topic, partition)) ?? null,
     last: () => at,
+    joined: (partitions) => {
+      assignment = partitions
+      positions.clear()
+      touch()
+    },
+    moved: (topic, partition, next) => {
+      const place = placeOf(topic, partition)
+      if (!isHeldBack(place)) positions.set(place, next)
+      touch()
+    },
   }
 }
 
-/** How many records wait in our partitions by the broker's word. @throws what kafkajs throws */
-export function countLag({ kafka }: Client, groupId: string, progress: Progress): Promise<bigint> {
-  return withAdmin(kafka, async (admin) => {
+/** How many records wait in our partitions by the broker's word. @throws what the client library throws */
+export function countLag(client: Client, groupId: string, progress: Progress): Promise<bigint> {
+  return client.withAdmin(async (admin) => {
     const topics = [...progress.assigned().keys()]
-    const committed = await admin.fetchOffsets({ groupId, topics })
+    const committed = await admin.committed(groupId, topics)
     let lag = 0n
-    for (const { topic, partitions } of committed) {
+    for (const topic of topics) {
       const ours = new Set(progress.assigned().get(topic))
-      const ends = await admin.fetchTopicOffsets(topic)
-      for (const { partition, low, high } of ends) {
+      for (const { partition, low, high } of await admin.ranges(topic)) {
         if (!ours.has(partition)) continue
-        const offset = partitions.find((candidate) => candidate.partition === partition)?.offset ?? '-1'
+        const offset = committed.get(placeOf(topic, partition)) ?? -1n
         // What retention has deleted does not wait: the group goes on at the lowest offset that there is.
-        const reached = highest(BigInt(low), BigInt(offset), progress.position(topic, partition) ?? 0n)
-        if (BigInt(high) > reached) lag += BigInt(high) - reached
+        const reached = highest(low, offset, progress.position(topic, partition) ?? 0n)
+        if (high > reached) lag += high - reached
       }
     }
     return lag

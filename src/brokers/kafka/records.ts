@@ -1,13 +1,34 @@
-import type { KafkaMessage, Message } from 'kafkajs'
 import type { OutgoingMessage } from '../../message/message.ts'
+import { isTombstone, tombstoneType } from '../../message/tombstone.ts'
 import type { IncomingMessage } from '../broker.ts'
 import { limits } from '../../base/options.ts'
-import { toWireHeaders } from '../cloudevent.ts'
+import { textOf } from '../binary.ts'
+import { setHeader, toWireHeaders } from '../cloudevent.ts'
 import { Cursor, Malformed } from './wire/cursor.ts'
 
 /** A message as a Kafka record and back: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md */
 
 const contentTypeHeader = 'content-type'
+
+/** A record to be written. */
+export interface OutgoingRecord {
+  readonly key: string | null
+  readonly value: Buffer | null
+  readonly headers: Record<string, string>
+  /** Chosen by the first attempt to write it, and kept by all others. */
+  partition?: number
+}
+
+/** A record as a client has received it. */
+export interface ReceivedRecord {
+  readonly offset: string
+  /** In milliseconds. */
+  readonly timestamp: string
+  /** Why it cannot be read, if it cannot. */
+  readonly key: Buffer | null
+  /** What the broker sent, from the key to the headers. */
+  readonly value: Buffer | null
+}
 
 /** What Kafka adds to a record at most: lengths, offsets and the length of each header. */
 const overheadBytes = 80
@@ -17,33 +38,39 @@ const headerOverheadBytes = 4
  * The record leaves its timestamp to the moment of sending. Retention goes by it: a message that waited in the
  * outbox for longer than the topic keeps records would be deleted as it arrives.
  */
-export function toRecord(message: OutgoingMessage, source: string): Message {
-  const { content } = message
+export function toRecord(message: OutgoingMessage, source: string): OutgoingRecord {
+  const { content, contentType } = message
+  const headers = toWireHeaders(message, 'ce_', source)
+  if (isTombstone({ contentType, payload: content })) return { key: message.key, value: null, headers }
   return {
     key: message.key,
     value:
       typeof content === 'string'
         ? Buffer.from(content)
         : Buffer.from(content.buffer, content.byteOffset, content.byteLength),
-    headers: { ...toWireHeaders(message, 'ce_', source), [contentTypeHeader]: message.contentType },
+    headers: { ...headers, [contentTypeHeader]: contentType },
   }
 }
 
 /** At least what the record takes on the wire. */
-export function sizeOf({ key, value, headers }: Message): number {
-  let size = overheadBytes + Buffer.byteLength(value ?? '') + Buffer.byteLength(key ?? '')
-  for (const [name, text] of Object.entries(headers ?? {})) {
-    size += headerOverheadBytes + Buffer.byteLength(name) + Buffer.byteLength(String(text))
+export function sizeOf({ key, value, headers }: OutgoingRecord): number {
+  let size = overheadBytes + (value?.length ?? 0) + Buffer.byteLength(key ?? '')
+  for (const [name, text] of Object.entries(headers)) {
+    size += headerOverheadBytes + Buffer.byteLength(name) + Buffer.byteLength(text)
   }
   return size
 }
 
 /**
- * A record as the guard has left it: its value is what the broker sent, from the key to the headers, and its key a
- * reason why that cannot be read. A tombstone, the record without a value that marks its key as deleted, has an empty
- * body.
+ * Its place is `topic/partition/offset@id` with the id of the topic, if it has one. A tombstone, the
+ * record without a value that marks its key as deleted, is told from an empty body by its content type.
  */
-export function toIncoming(topic: string, partition: number, record: KafkaMessage): IncomingMessage {
+export function toIncoming(
+  topic: string,
+  partition: number,
+  record: ReceivedRecord,
+  topicId = '',
+): IncomingMessage {
   const content = record.value ?? Buffer.alloc(0)
   const incoming = {
     topic,
@@ -51,7 +78,7 @@ export function toIncoming(topic: string, partition: number, record: KafkaMessag
     headers: {},
     contentType: null,
     body: content,
-    position: `${topic}/${partition}/${record.offset}`,
+    position: `${topic}/${partition}/${record.offset}${topicId && `@${topicId}`}`,
     placedAt: record.timestamp,
     // Kafka does not say. The inbox knows by the id.
     redelivered: false,
@@ -59,11 +86,11 @@ export function toIncoming(topic: string, partition: number, record: KafkaMessag
   }
   try {
     const { key, value, headers, refused } = readContent(content)
-    const contentType = headers.get(contentTypeHeader) ?? null
-    headers.delete(contentTypeHeader)
+    // It has no content to have a type.
+    const contentType = value === null ? tombstoneType : takeContentType(headers)
     return {
       ...incoming,
-      key: key?.toString() ?? null,
+      key: key === null ? null : textOf(key),
       headers: Object.fromEntries(headers),
       contentType,
       body: value ?? Buffer.alloc(0),
@@ -74,6 +101,20 @@ export function toIncoming(topic: string, partition: number, record: KafkaMessag
     return { ...incoming, refused: `The record cannot be read: ${error.message}.` }
   }
 }
+
+/**
+ * The content type, which is a header like any other at Kafka: `content-type` of CloudEvents, `Content-Type` of bridges to HTTP,
+ * `contentType` of Spring, in quotes where Spring writes JSON.
+ */
+function takeContentType(headers: Map<string, string>): string | null {
+  const name = headers.has(contentTypeHeader) ? contentTypeHeader : [...headers.keys()].find(isContentType)
+  if (name === undefined) return null
+  const type = headers.get(name)!
+  headers.delete(name)
+  return /^".*"$/s.test(type) ? type.slice(1, -1) : type
+}
+
+const isContentType = (name: string): boolean => /^content[-_]?type$/i.test(name)
 
 interface Content {
   readonly key: Buffer | null
@@ -98,7 +139,7 @@ function readContent(content: Buffer): Content {
     const text = cursor.varbytes()
     bytes += name.length + (text?.length ?? 0)
     if (bytes > limits.receivedHeadersBytes) break
-    if (text !== null) headers.set(name.toString(), text.toString())
+    if (text !== null) setHeader(headers, name, text)
   }
   let refused: string | undefined
   if (tooMany) refused = `It has ${count} headers; at most ${limits.receivedHeaderCount} are received.`

@@ -1,18 +1,43 @@
-import type { KafkaConfig, Mechanism } from 'kafkajs'
 import type { ConnectionOptions } from 'node:tls'
-import { BrokerError, OptionError } from '../../base/errors.ts'
+import { OptionError } from '../../base/errors.ts'
 import { askFor, checkAnswer, refusePlaintext } from '../credentials.ts'
 
-/** As whom to sign in, as kafkajs takes it. */
-export type Sasl = NonNullable<KafkaConfig['sasl']>
+/** As whom to sign in, as kafkajs takes it. The last two are for kafkajs alone. */
+export type Sasl =
+  | {
+      readonly mechanism: 'plain' | 'scram-sha-256' | 'scram-sha-512'
+      readonly username: string
+      readonly password: string
+    }
+  | {
+      readonly mechanism: 'oauthbearer'
+      /** Asked at each sign-in. */
+      readonly oauthBearerProvider: () => Promise<{ readonly value: string }>
+    }
+  | {
+      readonly mechanism: 'aws'
+      readonly authorizationIdentity: string
+      readonly accessKeyId: string
+      readonly secretAccessKey: string
+      readonly sessionToken?: string | undefined
+    }
+  | {
+      readonly mechanism: string
+      /** `Mechanism['authenticationProvider']` of kafkajs. */
+      readonly authenticationProvider: (args: never) => { readonly authenticate: () => Promise<void> }
+    }
 
-/** What decides who could read a secret on its way. */
+/** What decides who could read a secret on its way, and how it is sent. */
 export interface Way {
+  readonly client: 'kafkajs' | 'platformatic'
   readonly ssl: boolean | ConnectionOptions
   readonly insecure: boolean
 }
 
-/** @throws OptionError unless it is what kafkajs takes, and may be sent to these hosts */
+/** What every client library has. */
+const common = /^(plain|scram-sha-256|scram-sha-512|oauthbearer)$/i
+
+/** @throws OptionError unless it is what the client library takes, and may be sent to these hosts */
 export function checkSasl(sasl: unknown, hosts: readonly string[], way: Way): Sasl {
   if (
     typeof sasl !== 'object' ||
@@ -23,6 +48,11 @@ export function checkSasl(sasl: unknown, hosts: readonly string[], way: Way): Sa
     throw new OptionError(
       'sasl',
       'sasl must be an object with a mechanism, as in kafkajs, or a function that gives one.',
+    )
+  if (way.client !== 'kafkajs' && !common.test(sasl.mechanism))
+    throw new OptionError(
+      'sasl',
+      `sasl has the mechanism ${sasl.mechanism}, which only kafkajs has: use client: 'kafkajs', or plain, scram-sha-256, scram-sha-512 or oauthbearer.`,
     )
   // SCRAM proves that it knows the password without showing it.
   if (!way.insecure && !/^scram-/i.test(sasl.mechanism))
@@ -35,62 +65,12 @@ export function checkSasl(sasl: unknown, hosts: readonly string[], way: Way): Sa
   return sasl as Sasl
 }
 
-/** The `sasl` of one client, and whether it may be sent to a host that the brokers name. */
-export interface SigningIn {
-  readonly sasl: Sasl | undefined
-  /** @throws OptionError */
-  readonly checkHost: (host: string) => void
-}
-
-/**
- * What a new client signs in with. Of a function, kafkajs is given an object that asks it anew before each sign-in: when a
- * connection comes back, and when the broker wants to see a fresh token (`connections.max.reauth.ms`).
- * @throws BrokerError if a function is asked for it
- */
-export async function signingIn(
-  option: Sasl | (() => Sasl | Promise<Sasl>) | null,
+/** What a function for `sasl` gives this time. @throws BrokerError */
+export async function askForSasl(
+  give: () => Sasl | Promise<Sasl>,
   hosts: readonly string[],
   way: Way & { readonly sendTimeoutMs: number },
-): Promise<SigningIn> {
-  if (option === null) return { sasl: undefined, checkHost: () => {} }
-  const ask = async (give: () => Sasl | Promise<Sasl>): Promise<Sasl> => {
-    const given = await askFor('sasl', give, way.sendTimeoutMs)
-    return checkAnswer('sasl', () => checkSasl(given, hosts, way))
-  }
-  const sasl = typeof option === 'function' ? renewing(await ask(option), () => ask(option)) : option
-  return { sasl, checkHost: (host) => void checkSasl(sasl, [host], way) }
-}
-
-type SignIn = Mechanism['authenticationProvider']
-
-/**
- * kafkajs makes what signs in from this object when it first needs it, keeps it on this object, and has it read this object
- * each time. So before each time the object gets what is asked for. Two connections that sign in at once may see a password
- * change between two steps of one of them: it is refused, and comes again.
- */
-function renewing(first: Sasl, ask: () => Promise<Sasl>): Sasl {
-  const { mechanism } = first
-  let signIn: SignIn | undefined =
-    'authenticationProvider' in first ? first.authenticationProvider : undefined
-  return {
-    ...first,
-    get authenticationProvider(): SignIn | undefined {
-      if (signIn === undefined) return undefined
-      return (connection) => ({
-        authenticate: async () => {
-          const now = await ask()
-          if (now.mechanism !== mechanism)
-            throw new BrokerError(
-              'reconnect',
-              `The function sasl says ${now.mechanism} instead of ${mechanism}.`,
-            )
-          Object.assign(this, now)
-          await signIn!(connection).authenticate()
-        },
-      })
-    },
-    set authenticationProvider(made) {
-      signIn = made
-    },
-  } as Sasl
+): Promise<Sasl> {
+  const given = await askFor('sasl', give, way.sendTimeoutMs)
+  return checkAnswer('sasl', () => checkSasl(given, hosts, way))
 }

@@ -3,7 +3,8 @@ import { BrokerError } from '../../base/errors.ts'
 import { limits } from '../../base/options.ts'
 import type { OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
 import { keepConsuming, type Consuming } from '../consuming.ts'
-import { openClient, type Client } from './client.ts'
+import type { Client } from './client.ts'
+import { openClient } from './clients.ts'
 import { openConsumption, type Consumption, type Feed } from './consumption.ts'
 import { toTrouble } from './errors.ts'
 import { createHandover } from './handover.ts'
@@ -48,17 +49,17 @@ async function consumeUntilStopped(
   { batchSize, batchBytes = limits.batchBytes, topics: patterns, onReceiving }: SubscribeOptions,
   groupId: string,
   onBatch: OnBatch,
-  { signal, tried, report }: Consuming,
+  { signal, tried, report, reportGap }: Consuming,
 ): Promise<void> {
   const handover = createHandover(onBatch, report)
-  const feed: Feed = { groupId, batchSize, batchBytes, handover, report }
+  const feed: Feed = { groupId, batchSize, batchBytes, handover, report, reportGap, topicIds: new Map() }
 
   /** One consumer from finding its topics to its end. Resolves when it has to be replaced without anything being wrong. */
   async function consume(): Promise<void> {
     // What watches a consumer has a client of its own: the consumer's may be the very thing that is broken.
     const observer = await openClient(settings, settings.sessionTimeoutMs)
     try {
-      const { topics, missing } = await within(signal, findTopics(observer.kafka, patterns, settings))
+      const { topics, missing } = await within(signal, findTopics(observer, patterns, settings))
       for (const trouble of missing.values()) report(trouble)
       if (topics.length === 0) {
         tried()
@@ -109,12 +110,12 @@ async function consumeUntilStopped(
     for (;;) {
       await (final ? untilAborted(enough) : pause(settings.topicRefreshMs, enough))
       if (enough.aborted) return
-      const now = await within(enough, findTopics(client.kafka, patterns, settings))
+      const now = await within(enough, findTopics(client, patterns, settings))
       if (now.topics.join(' ') !== topics.join(' ')) return
     }
   }
 
-  /** kafkajs has more than one way to stop receiving while everything looks well. */
+  /** A client may stop receiving while everything looks well: kafkajs has more than one way. */
   async function untilStalled(client: Client, consumption: Consumption, enough: AbortSignal): Promise<void> {
     const patienceMs = 2 * settings.sessionTimeoutMs
     const { progress } = consumption

@@ -1,9 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Admin, Kafka } from 'kafkajs'
 import { BrokerError } from '../../base/errors.ts'
 import { topicMatches } from '../../message/message.ts'
-import { withAdmin } from './client.ts'
-import { refusalsOf, toTrouble } from './errors.ts'
+import type { Admin, Client } from './client.ts'
+import { toTrouble, typeOf } from './errors.ts'
 import type { Settings } from './options.ts'
 
 /** Topics that cannot be had, and why. */
@@ -37,20 +36,20 @@ export function quotaPerHour(most: number): Quota {
 /** For topics that the application names itself, and nobody else. */
 const unlimited: Quota = { take: (count) => count, giveBack: () => {} }
 
-/** Those that do not exist. @throws what kafkajs throws */
-export function findAbsent(kafka: Kafka, names: readonly string[]): Promise<readonly string[]> {
-  return withAdmin(kafka, async (admin) => {
-    const existing = new Set(await admin.listTopics())
+/** Those that do not exist. @throws what the client library throws */
+export function findAbsent(client: Client, names: readonly string[]): Promise<readonly string[]> {
+  return client.withAdmin(async (admin) => {
+    const existing = new Set(await admin.topics())
     return names.filter((name) => !existing.has(name))
   })
 }
 
 /**
  * With `topology: 'declare'`, creates topics that do not exist, in one request and as far as the quota goes.
- * @returns those that cannot be had @throws what kafkajs throws
+ * @returns those that cannot be had @throws what the client library throws
  */
 export async function createTopics(
-  kafka: Kafka,
+  client: Client,
   absent: readonly string[],
   settings: Settings,
   quota: Quota = unlimited,
@@ -60,7 +59,7 @@ export async function createTopics(
   const tooMany = refusing(absent.slice(wanted.length), (name) => overQuota(name, settings))
   if (wanted.length === 0) return tooMany
   try {
-    const refused = await withAdmin(kafka, (admin) => create(admin, wanted, settings))
+    const refused = await client.withAdmin((admin) => create(admin, wanted, settings))
     quota.giveBack(refused.size)
     return new Map([...refused, ...tooMany])
   } catch (error) {
@@ -86,29 +85,14 @@ const overQuota = (name: string, { maxNewTopics }: Settings): BrokerError =>
       `Create it (kafka-topics.sh --create), wait, or raise maxNewTopics.`,
   )
 
-/** Gives those that the broker refused by name. @throws what kafkajs throws */
-async function create(
-  admin: Admin,
-  names: readonly string[],
-  { partitions: numPartitions, replicationFactor, sendTimeoutMs: timeout }: Settings,
-): Promise<Missing> {
-  const topics = names.map((topic) => ({ topic, numPartitions, replicationFactor }))
-  // Waiting for leaders, kafkajs fails at once if the broker that it asks has not heard of the topic yet.
-  const refusals = await admin.createTopics({ topics, timeout, waitForLeaders: false }).then(
-    () => [],
-    (error: unknown) => {
-      // The broker is at fault, and with it every topic; unless it named some.
-      const named = refusalsOf(error)
-      if (named === null) throw error
-      // Somebody else may have been faster.
-      return named.filter(({ type }) => type !== 'TOPIC_ALREADY_EXISTS')
-    },
-  )
+/** Gives those that the broker refused by name. @throws what the client library throws */
+async function create(admin: Admin, names: readonly string[], settings: Settings): Promise<Missing> {
+  const refusals = await admin.create(names, settings)
   const refused = new Map(
-    refusals.map((refusal) => [
-      refusal.topic,
-      toTrouble(`Could not create topic "${refusal.topic}"`, refusal),
-    ]),
+    refusals
+      // Somebody else may have been faster.
+      .filter(({ error }) => typeOf(error) !== 'TOPIC_ALREADY_EXISTS')
+      .map(({ topic, error }) => [topic, toTrouble(`Could not create topic "${topic}"`, error)]),
   )
   await untilListed(
     admin,
@@ -120,7 +104,7 @@ async function create(
 /** For a moment after their creation, not every broker knows them. Gives up after a second: those who use them retry. */
 async function untilListed(admin: Admin, names: readonly string[]): Promise<void> {
   for (let looks = 0; looks < 20; looks++) {
-    const listed = new Set(await admin.listTopics())
+    const listed = new Set(await admin.topics())
     if (names.every((name) => listed.has(name))) return
     await sleep(50)
   }
@@ -130,16 +114,16 @@ const isPattern = (topic: string): boolean => /[*#]/.test(topic)
 
 /** The topics to subscribe to by now, sorted. Names are created when `createTopics` does that; patterns find. */
 export async function findTopics(
-  kafka: Kafka,
+  client: Client,
   patterns: readonly string[],
   settings: Settings,
 ): Promise<{ readonly topics: readonly string[]; readonly missing: Missing }> {
   const names = patterns.filter((pattern) => !isPattern(pattern))
-  const absent = names.length === 0 ? [] : await findAbsent(kafka, names)
-  const missing = await createTopics(kafka, absent, settings)
+  const absent = names.length === 0 ? [] : await findAbsent(client, names)
+  const missing = await createTopics(client, absent, settings)
   const found = new Set(names.filter((name) => !missing.has(name)))
   if (names.length < patterns.length) {
-    for (const topic of await withAdmin(kafka, (admin) => admin.listTopics())) {
+    for (const topic of await client.withAdmin((admin) => admin.topics())) {
       // Two underscores are Kafka's own: `#` does not mean the offsets of all consumer groups.
       if (!topic.startsWith('__') && patterns.some((pattern) => topicMatches(pattern, topic)))
         found.add(topic)

@@ -8,6 +8,7 @@ export const postgres: Adapter = {
   urlExample: 'postgres://127.0.0.1/app',
   // The inboxes are then where the outbox is.
   urlOptional: true,
+  trialNeedsUrl: false,
   // They stand in our own table.
   keepsSubscriptions: false,
   unsubscribed: null,

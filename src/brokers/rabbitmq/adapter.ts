@@ -7,6 +7,7 @@ export const rabbitmq: Adapter = {
   peer: 'amqplib',
   urlExample: 'amqp://127.0.0.1:5672',
   urlOptional: false,
+  trialNeedsUrl: true,
   keepsSubscriptions: true,
   unsubscribed:
     'What no other queue is bound for is unroutable from now on: stop publishing it, or see unroutable.',

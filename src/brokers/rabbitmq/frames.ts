@@ -1,5 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import type { ChannelModel } from 'amqplib'
+import { isText } from '../binary.ts'
 
 /**
  * What amqplib cannot decode, taken out of a frame before it tries. An error of its decoder ends the connection, and the
@@ -79,7 +80,7 @@ const sizes: Readonly<Record<string, number>> = {
 }
 
 /**
- * Why it could not be decoded, or null. Changed in place, as long as they are: a number of 64 bits without a sign becomes a
+ * Why it could not be decoded, or null. Changed in place, as long as they are: a text that is none becomes bytes, a number of 64 bits without a sign becomes a
  * double, as amqplib would make one, and a name that an object cannot hold becomes one that it can.
  */
 function faultOf(table: Buffer): string | null {
@@ -108,6 +109,8 @@ function faultOf(table: Buffer): string | null {
     else if ('SxFA'.includes(type) && at + 4 <= table.length) {
       const length = table.readUInt32BE(at)
       at += 4
+      // amqplib decodes a text whatever it is, and what is no text would be lost. Bytes look the same, but for their type.
+      if (type === 'S' && !isText(table.subarray(at, at + length))) table.write('x', at - 5, 'latin1')
       if (type === 'S' || type === 'x') at += length
       else if (ends.length > depthMax)
         return `Its headers are nested deeper than ${depthMax} levels, the limit.`

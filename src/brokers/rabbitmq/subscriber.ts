@@ -1,6 +1,6 @@
 import { BrokerError } from '../../base/errors.ts'
-import type { IncomingMessage, OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
-import { keepConsuming, type Consuming } from '../consuming.ts'
+import type { OnBatch, SubscribeOptions, Subscription } from '../broker.ts'
+import { insist, keepConsuming, type Consuming } from '../consuming.ts'
 import { keepBound, unbind } from './bindings.ts'
 import { openConsumption, type Consumption, type Source } from './consumption.ts'
 import { openLink } from './connection.ts'
@@ -67,25 +67,9 @@ async function consumeUntilStopped(
   open: () => Promise<Consumption>,
   options: SubscribeOptions,
   onBatch: OnBatch,
-  { signal, tried, report }: Consuming,
+  consuming: Consuming,
 ): Promise<void> {
-  /**
-   * Tries until `onBatch` has taken the batch; false if the consumption ended before. A batch is never given back to
-   * the queue: each return counts against the delivery limit of the queue, and while a database is down that would
-   * be thousands. Meanwhile the prefetch keeps RabbitMQ from sending more.
-   */
-  async function insist(batch: readonly IncomingMessage[], ended: AbortSignal): Promise<boolean> {
-    for (let failures = 0; !ended.aborted; failures++) {
-      try {
-        await onBatch(batch)
-        return true
-      } catch (error) {
-        report(toBrokerError(`A batch of ${batch.length} messages was not taken`, error, 'retry'))
-        await pause(reconnectMs(failures + 1, 100, 5000), ended)
-      }
-    }
-    return false
-  }
+  const { signal, tried, report } = consuming
 
   async function consume(consumption: Consumption): Promise<void> {
     const stopListening = onAbort(signal, consumption.stop)
@@ -97,7 +81,7 @@ async function consumeUntilStopped(
       for (;;) {
         const deliveries = await consumption.take(options)
         if (deliveries === null) break
-        const taken = await insist(deliveries.map(toIncoming), consumption.ended)
+        const taken = await insist(deliveries.map(toIncoming), onBatch, consumption.ended, consuming)
         if (taken) consumption.acknowledge(deliveries.at(-1)!)
       }
     } finally {

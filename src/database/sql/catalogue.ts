@@ -3,6 +3,7 @@ import { circuitSql } from './circuit.ts'
 import { completionSql } from './completion.ts'
 import { deadSql } from './dead.ts'
 import { doctorSql } from './doctor.ts'
+import { floodSql } from './flood.ts'
 import { inboxSql } from './inbox.ts'
 import { laneSql } from './lane.ts'
 import { locksSql } from './locks.ts'
@@ -39,6 +40,7 @@ const rooms = {
   completion: completionSql,
   dead: deadSql,
   doctor: doctorSql,
+  flood: floodSql,
   inbox: inboxSql,
   lane: laneSql,
   locks: locksSql,

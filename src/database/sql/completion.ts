@@ -1,6 +1,18 @@
-import { begin, commit, isHere } from './server.ts'
-import { arrayText, bigints, int, ints, smallints, text, uuids } from './parameter.ts'
-import { fencedClaim, perSchema, prepared, quoted, type Place } from './statement.ts'
+import { begin, commit, isHere, serverIdentity } from './server.ts'
+import {
+  arrayText,
+  asText,
+  bigints,
+  int,
+  ints,
+  like,
+  optional,
+  smallints,
+  text,
+  uuids,
+  type Parameter,
+} from './parameter.ts'
+import { fencedClaim, joinedBy, perSchema, prepared, quoted, type Place } from './statement.ts'
 
 /** The SQLSTATE with which `complete` refuses what is no longer held. */
 export const claimLost = 'TWX01'
@@ -13,6 +25,9 @@ export interface Completed {
   readonly id: string
   readonly attempt: number
 }
+
+/** In psql nothing is held, and a completion of nothing does not raise. */
+const none = <Value>(parameter: Parameter<Value>): Parameter<Value> => like(asText(parameter), "'{}'")
 
 /** How messages that were handled leave the inbox. */
 export const completionSql = perSchema('completion', (s) => {
@@ -52,6 +67,27 @@ export const completionSql = perSchema('completion', (s) => {
         select $consumer, id, topic, key, received_at, published_at, attempt, $worker from gone
       )
       select lane, seq from gone`,
+    ).gives<Place>(),
+
+    // The same as the last statement of a transaction that a data library has begun and will commit. Between the two, its
+    // process may freeze or be cut off, and whoever has its lane by then waits at this row for the transaction to end: so the server
+    // ends it if nothing comes after `$idle`. Who comes second finds no row, and what it has written is rolled back.
+    completeWithin: prepared(
+      {
+        ...{ idle: like(text, "'5000ms'"), consumer: text, lanes: none(smallints), seqs: none(bigints) },
+        ...{ fences: none(bigints), ids: none(uuids), attempts: none(smallints) },
+        ...{ worker: asText(optional(int)), server: like(text, serverIdentity(s)) },
+      },
+      `select pg_catalog.set_config('idle_in_transaction_session_timeout', $idle, true) as idle,
+        ${s}.complete_many($consumer, $lanes, $seqs, $fences, $ids, $attempts, $worker, $server)::text as done`,
+    ),
+
+    // Which of these are there still. It waits for a transaction that is just about to commit.
+    left: prepared(
+      { consumer: text, lanes: smallints, seqs: bigints, ids: uuids },
+      `select i.lane, i.seq from unnest($lanes, $seqs, $ids) as a(lane, seq, id)
+      join ${s}.inbox as i on i.consumer = ${joinedBy('a', '$consumer')} and i.lane = a.lane and i.seq = a.seq and i.id = a.id
+      for no key update of i`,
     ).gives<Place>(),
 
     // The end of a handler's transaction: completion and COMMIT in one message, so that nothing comes between them, no

@@ -44,6 +44,11 @@ export interface StuckRow {
   readonly for_ms: number
 }
 
+export interface ReasonRow {
+  readonly reason: string
+  readonly count: number
+}
+
 export interface ForgottenRow {
   readonly consumer: string
   readonly count: number
@@ -93,7 +98,7 @@ export const doctorSql = perSchema('doctor', (s) => {
     catalog: planned(
       { schema: text },
       `select 'column' as kind, c.relname || '.' || a.attname as name, concat_ws(' ',
-          format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
+          ${plain('format_type(a.atttypid, a.atttypmod)')}, case when a.attnotnull then 'not null' end,
           case when a.attidentity <> '' then 'identity' end,
           case when a.attcollation <> t.typcollation then 'collate ' || l.collname end,
           'default ' || ${plain('pg_get_expr(d.adbin, d.adrelid)')}) as definition
@@ -103,6 +108,10 @@ export const doctorSql = perSchema('doctor', (s) => {
         left join pg_collation as l on l.oid = a.attcollation
         left join pg_attrdef as d on d.adrelid = c.oid and d.adnum = a.attnum
         where c.relnamespace = to_regnamespace(quote_ident($schema)) and c.relkind in ('r', 'p')
+      union all
+      select 'domain', t.typname::text, concat_ws(' ', format_type(t.typbasetype, t.typtypmod), (
+          select string_agg(${plain('pg_get_constraintdef(k.oid)')}, ' ' order by k.conname) from pg_constraint as k where k.contypid = t.oid))
+        from pg_type as t where t.typnamespace = to_regnamespace(quote_ident($schema)) and t.typtype = 'd'
       union all
       select 'index', i.relname::text, ${plain('pg_get_indexdef(i.oid)')}
         from pg_class as i where i.relnamespace = to_regnamespace(quote_ident($schema)) and i.relkind = 'i'
@@ -138,6 +147,14 @@ export const doctorSql = perSchema('doctor', (s) => {
       ) as d
       group by consumer order by count(*) desc, consumer`,
     ).gives<ForgottenRow>(),
+
+    // Why keys of the outbox wait for another attempt, counted up to 100,000.
+    waitingKeys: planned(
+      {},
+      `select reason, count(*)::int as count
+      from (select reason from ${s}.parked where consumer = '' and until < 'infinity' limit 100000) as p
+      group by reason order by count(*) desc, reason limit 5`,
+    ).gives<ReasonRow>(),
 
     // Handlers that do not end, as their claimers say.
     stuck: planned(

@@ -43,7 +43,7 @@ const only = (table: string, privilege: Privilege, ...columns: readonly string[]
 
 /** What a worker's row says, but who was logged in: that is the database's to say, see `disconnecting` in worker.ts. */
 const registered = ['id', 'kind', 'consumer', 'host', 'pid', 'version', 'application', 'locked_on', 'topics']
-const beating = ['beat_at', 'in_flight', 'locked_on', 'stuck_topic', 'stuck_since']
+const beating = ['beat_at', 'in_flight', 'locked_on', 'sign', 'stuck_topic', 'stuck_since']
 const ending = ['ended_at', 'ended_by', 'lane_assignees', 'row_assignees', 'reserved_until']
 /** Registering, giving signs of life, declaring others dead. */
 const membership = [
@@ -166,20 +166,20 @@ export const functions: Partial<Record<RoleName, readonly string[]>> = {
     'pending',
     'new_id',
     'lane_of',
-    'plain_headers',
     'sound_headers',
+    'each_header_is_sound',
   ],
-  relay: ['lane_of', 'plain_headers', 'sound_headers', 'incarnation', 'mend_sequences'],
+  relay: ['lane_of', 'sound_headers', 'each_header_is_sound', 'incarnation', 'mend_sequences'],
   receiver: ['lane_of', 'incarnation', 'mend_sequences'],
   claimer: [
     'lane_of',
-    'plain_headers',
     'sound_headers',
+    'each_header_is_sound',
     'complete_one',
     'complete_many',
     'incarnation',
     'mend_sequences',
   ],
   canceller: ['cancel'],
-  operator: ['lane_of', 'plain_headers', 'sound_headers', 'prune_audit', 'erase_audit'],
+  operator: ['lane_of', 'sound_headers', 'each_header_is_sound', 'prune_audit', 'erase_audit'],
 }

@@ -1,5 +1,5 @@
 import { disconnecting } from './worker.ts'
-import type { WorkerKind } from '../../base/events.ts'
+import type { DeathSign, WorkerKind } from '../../base/events.ts'
 import { int, ints, optional, text } from './parameter.ts'
 import { instant, perSchema, planned, readable } from './statement.ts'
 
@@ -22,10 +22,11 @@ export interface WorkerRow {
   readonly in_flight: number
   readonly topics: readonly string[] | null
   readonly ended_at: Date | null
-  readonly ended_by: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
+  readonly ended_by: DeathSign | 'stop' | 'evict' | null
   readonly silent_ms: number
   readonly locked: boolean
   readonly unlocked: boolean
+  readonly signed: boolean
   readonly lanes: number[]
   readonly since: Date | null
 }
@@ -43,6 +44,7 @@ export const operateSql = perSchema('operate', (s) => ({
       extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms,
       lock.objid is not null as locked,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked,
+      w.sign is not null and w.ended_at is null as signed,
       coalesce(held.lanes, '{}') as lanes, ${instant('held.since')} as since
     from ${s}.worker as w
     left join (

@@ -129,6 +129,33 @@ export const readingSql = perSchema('reading', (s) => {
         from found as r where r.lane = any (array(select held.lane from held)) and ${allowed('r', '$alone')}
       ) as m on true`
 
+  // What stands behind a flood. Of each key only the first that is not in flight, and only if it is none of the flood's: nothing goes
+  // before what stands before it in its key.
+  const behind = (which: string, only = '', until = ''): string =>
+    read(
+      `select ${head}
+          from (
+            with other as materialized (
+              select i.seq, i.key from ${which}
+            )
+            select min(i.seq) as seq from ${s}.inbox as i
+            where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound
+              and i.seq <= (select max(other.seq) from other)
+              and i.key = any (array(select other.key from other)) and i.seq <> all (l.held)
+            group by i.key
+          ) as first
+          -- Each looked up by its place: of many at once, all of the lane would be gone through.
+          cross join lateral (
+            select * from ${s}.inbox as i where i.consumer = $consumer and i.lane = l.lane and i.seq = first.seq offset 0
+          ) as i
+          ${only}
+          order by i.seq
+          limit l.budget`,
+      'h.reach',
+      'h.past || h.seqs',
+      { column: until, parameter: '', name: '', told: '' },
+    )
+
   /** What both reads take. `$held` and `$past` have a list for each lane. */
   const asked = {
     consumer: text,
@@ -195,35 +222,27 @@ export const readingSql = perSchema('reading', (s) => {
       ),
     ).gives<OrNot<KeyedRow, KeyedRead>>(),
 
-    // A read behind a flood: what topics other than `$without` have in the next `$span` seqs. Of each key only the first
-    // that is not in flight, and only if it is none of the flood's: nothing goes before what stands before it in its key.
+    // A read behind a flood: what topics other than `$without` have in the next `$span` seqs.
     readOthers: prepared(
       { ...asked, without: texts, span: bigint },
-      read(
-        `select ${head}
-          from (
-            with other as materialized (
-              select i.seq, i.key from ${s}.inbox as i
+      behind(
+        `${s}.inbox as i
               where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound and i.seq <= l.until
                 and i.topic <> all ($without) and i.seq <> all (l.held)
-              order by i.seq limit 500
-            )
-            select min(i.seq) as seq from ${s}.inbox as i
-            where i.consumer = $consumer and i.lane = l.lane and i.seq > l.bound
-              and i.seq <= (select max(other.seq) from other)
-              and i.key = any (array(select other.key from other)) and i.seq <> all (l.held)
-            group by i.key
-          ) as first
-          -- Each looked up by its place: of many at once, all of the lane would be gone through.
-          cross join lateral (
-            select * from ${s}.inbox as i where i.consumer = $consumer and i.lane = l.lane and i.seq = first.seq offset 0
-          ) as i
-          where i.topic <> all ($without)
-          order by i.seq
-          limit l.budget`,
-        'h.reach',
-        'h.past || h.seqs',
-        { column: ', l.bound + $span as until', parameter: '', name: '', told: '' },
+              order by i.seq limit 500`,
+        'where i.topic <> all ($without)',
+        ', l.bound + $span as until',
+      ),
+    ).gives<OrNot<KeyedRow, KeyedRead>>(),
+
+    // The same behind a flood of many topics: the messages `$chosen` of the lanes `$chosenLanes`, or what stands before them in their key.
+    readFirsts: prepared(
+      { ...asked, chosenLanes: smallints, chosen: bigints },
+      behind(
+        `unnest($chosenLanes, $chosen) as c(lane, seq) cross join lateral (
+                select i.seq, i.key from ${s}.inbox as i
+                where i.consumer = $consumer and i.lane = c.lane and i.seq = c.seq offset 0
+              ) as i where c.lane = l.lane and c.seq > l.bound and c.seq <> all (l.held)`,
       ),
     ).gives<OrNot<KeyedRow, KeyedRead>>(),
   }

@@ -1,3 +1,4 @@
+import type { DeathSign } from '../../base/events.ts'
 import { numbering } from './sequence.ts'
 import { serverIdentity, writable } from './server.ts'
 import { boolean, float8, int, ints, intsOrNull, numeric, optional, text, texts, like } from './parameter.ts'
@@ -6,15 +7,18 @@ import { durably, instant, perSchema, planned, prepared } from './statement.ts'
 /** A row of the table `worker`, as its peers see it. */
 export interface Peer {
   readonly id: number
-  readonly ended_by: 'stop' | 'lock' | 'heartbeat' | 'evict' | null
+  readonly host: string
+  readonly ended_by: DeathSign | 'stop' | 'evict' | null
   /** Its last heartbeat, as the database's text: only compared, and JavaScript would cut its microseconds. */
   readonly beat: string
   readonly in_flight: number
   /** It should hold a lock on this server, and does not. */
   readonly unlocked: boolean
+  /** The sign that it gives beside its row, as its coordination knows it. */
+  readonly sign: string | null
   readonly reserved: boolean
   readonly lane_assignees: readonly (number | null)[] | null
-  readonly row_assignees: readonly number[] | null
+  readonly row_assignees: readonly (number | null)[] | null
 }
 
 /** What a sign of life tells beside the peers. */
@@ -40,7 +44,7 @@ export const disconnecting = (s: string): string => `select count(pg_terminate_b
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
 // taken on another server, or on this one before its restart, says nothing.
 const peers = (s: string): string => `
-    select w.id, w.ended_by, ${instant('w.beat_at')}::text as beat, w.in_flight, w.lane_assignees, w.row_assignees,
+    select w.id, w.host, w.ended_by, ${instant('w.beat_at')}::text as beat, w.in_flight, w.sign, w.lane_assignees, w.row_assignees,
       coalesce(w.reserved_until > clock_timestamp(), false) as reserved,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and w.ended_at is null and w.id::oid not in (
         select lock.objid from pg_locks as lock
@@ -80,15 +84,24 @@ export const workerSql = perSchema('worker', (s) => ({
     overriding system value
     select $id, $kind, $consumer, $host, $pid, $version, $application, case when $locked then pg_postmaster_start_time() end, $topics
     from ${durably} as d where d.durable is not null
-    returning ${serverIdentity(s)} as server`,
-  ).gives<{ readonly server: string }>(),
+    returning ${serverIdentity(s)} as server, current_database() as database`,
+  ).gives<{ readonly server: string; readonly database: string }>(),
 
   // With a look at the peers, since both are due at the same time.
   beat: prepared(
-    { kind: text, consumer: text, windowMs: float8, id: int, inFlight: int, locked: boolean },
+    {
+      kind: text,
+      consumer: text,
+      windowMs: float8,
+      id: int,
+      inFlight: int,
+      locked: boolean,
+      sign: optional(text),
+    },
     `with beat as (
       update ${s}.worker
-      set beat_at = clock_timestamp(), in_flight = $inFlight, locked_on = case when $locked then pg_postmaster_start_time() end
+      set beat_at = clock_timestamp(), in_flight = $inFlight, sign = $sign,
+        locked_on = case when $locked then pg_postmaster_start_time() end
       where id = $id and ended_at is null
       returning ${serverIdentity(s)} as server
     )
@@ -127,7 +140,7 @@ export const workerSql = perSchema('worker', (s) => ({
       foundBy: text,
       beat: numeric,
       laneAssignees: optional(intsOrNull),
-      rowAssignees: optional(ints),
+      rowAssignees: optional(intsOrNull),
       reservedMs: optional(float8),
     },
     `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $foundBy, lane_assignees = $laneAssignees, row_assignees = $rowAssignees,

@@ -194,6 +194,7 @@ export function kafkaFaults(fixture: Fixture): void {
         [
           ...['--import', 'jiti/register', new URL('member.ts', import.meta.url).pathname],
           ...[service().brokers.join(), consumer, topic, String(sessionTimeoutMs)],
+          fixture.client ?? 'kafkajs',
         ],
         { stdio: ['ignore', 'pipe', 'inherit'] },
       )
@@ -219,7 +220,7 @@ export function kafkaFaults(fixture: Fixture): void {
     })
   })
 
-  describe('kafkajs', () => {
+  describe.skipIf(fixture.client !== undefined)('kafkajs', () => {
     // Its inside, since there is no way to bring these faults about from outside when one wants them.
     const inside = createRequire(createRequire(import.meta.url).resolve('kafkajs'))
     const { prototype: runner }: RunnerModule = inside('./src/consumer/runner')

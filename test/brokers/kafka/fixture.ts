@@ -11,6 +11,8 @@ export const never: AbortSignal = new AbortController().signal
 
 export interface Fixture {
   readonly service: () => KafkaService
+  /** The client library of what `make` gives. */
+  readonly client: KafkaOptions['client']
   /** Whether its nodes are ours. */
   readonly ours: boolean
   /** Closed after the test. */
@@ -30,7 +32,7 @@ export interface Fixture {
 export type StoredRecord = KafkaMessage & { readonly partition: number }
 
 /** A Kafka for the tests of one describe. */
-export function useFixture(source: KafkaSource, nodes = 1): Fixture {
+export function useFixture(source: KafkaSource, nodes = 1, client?: KafkaOptions['client']): Fixture {
   const brokers: Broker[] = []
   let service: KafkaService
   let other: Kafka
@@ -55,10 +57,11 @@ export function useFixture(source: KafkaSource, nodes = 1): Fixture {
   const newTopic = (): string => `test.${randomBytes(6).toString('hex')}`
   return {
     service: () => service,
+    client,
     ours: source.ours,
     make: (options = {}) => {
       const broker = kafka({
-        brokers: service.brokers,
+        ...{ brokers: service.brokers, client },
         sessionTimeoutMs: Math.max(service.minSessionMs, 2000),
         topology: 'declare',
         partitions: 3,

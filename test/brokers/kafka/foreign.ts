@@ -2,7 +2,7 @@ import kafkajs from 'kafkajs'
 import { describe, expect, it } from 'vitest'
 import type { BrokerError } from '../../../src/base/errors.ts'
 import { collector, subscribe } from '../contract.ts'
-import { packers, unpackers } from './bytes.ts'
+import { packers } from './bytes.ts'
 import type { Fixture } from './fixture.ts'
 
 const { CompressionTypes } = kafkajs
@@ -14,58 +14,54 @@ export function kafkaFromOthers(fixture: Fixture): void {
   const text = (body: Uint8Array): string => Buffer.from(body).toString()
 
   describe('what others send', () => {
-    it('goes on with the other topics where a codec is missing, says what to install, and uses it when it is there', async () => {
-      const names = ['snappy', 'lz4', 'zstd'] as const
-      const types = {
-        snappy: CompressionTypes.Snappy,
-        lz4: CompressionTypes.LZ4,
-        zstd: CompressionTypes.ZSTD,
-      }
-      const registered = { ...codecs }
-      const topics = { plain: await createTopic(), snappy: '', lz4: '', zstd: '' }
-      for (const name of names) {
-        const compression = types[name]
-        codecs[compression] = () => ({
-          compress: async ({ buffer }: { readonly buffer: Buffer }) => packers[name](buffer),
-        })
-        topics[name] = await createTopic({ numPartitions: 1 })
-        await producer().send({ topic: topics[name], compression, messages: [{ value: name }] })
-        codecs[compression] = registered[compression]
-      }
-      const troubles: BrokerError[] = []
-      const inbox = collector()
-      const all = [topics.plain, topics.snappy, topics.lz4, topics.zstd]
-      await subscribe(make(), 'billing', all, inbox.onBatch, 500, (error) => troubles.push(error))
-      for (let round = 1; round <= 20; round++) {
-        await producer().send({ topic: topics.plain, messages: [{ value: String(round) }] })
-        await inbox.until((received) => received.length === round)
-      }
-      await expect.poll(() => troubles.length).toBe(3)
-      for (const [index, install] of ['kafkajs-snappy', 'kafkajs-lz4', '@kafkajs/zstd'].entries()) {
-        const trouble = troubles.find(({ message }) => message.includes(topics[names[index]!]))
-        expect(trouble).toMatchObject({ kind: 'config' })
-        expect(trouble!.message).toContain('waits at offset 0')
-        expect(trouble!.message).toContain(`npm install ${install}`)
-      }
-
-      try {
-        for (const name of names) {
-          codecs[types[name]] = () => ({
-            decompress: async (packed: Buffer) => unpackers[name](packed),
-          })
+    // What is registered at kafkajs is for kafkajs.
+    it.skipIf(fixture.client !== undefined)(
+      'goes on with the other topics where a codec gives nothing, says so, and takes its own when that is gone',
+      async () => {
+        const names = ['snappy', 'lz4', 'zstd'] as const
+        const types = {
+          snappy: CompressionTypes.Snappy,
+          lz4: CompressionTypes.LZ4,
+          zstd: CompressionTypes.ZSTD,
         }
-        await inbox.until((received) => received.length === 23)
-      } finally {
+        const registered = { ...codecs }
+        const topics = { plain: await createTopic(), snappy: '', lz4: '', zstd: '' }
+        for (const name of names) {
+          const compression = types[name]
+          codecs[compression] = () => ({
+            compress: async ({ buffer }: { readonly buffer: Buffer }) => packers[name](buffer),
+            decompress: () => undefined,
+          })
+          topics[name] = await createTopic({ numPartitions: 1 })
+          await producer().send({ topic: topics[name], compression, messages: [{ value: name }] })
+        }
+        const troubles: BrokerError[] = []
+        const inbox = collector()
+        const all = [topics.plain, topics.snappy, topics.lz4, topics.zstd]
+        await subscribe(make(), 'billing', all, inbox.onBatch, 500, (error) => troubles.push(error))
+        for (let round = 1; round <= 20; round++) {
+          await producer().send({ topic: topics.plain, messages: [{ value: String(round) }] })
+          await inbox.until((received) => received.length === round)
+        }
+        await expect.poll(() => troubles.length).toBe(3)
+        for (const name of names) {
+          const trouble = troubles.find(({ message }) => message.includes(topics[name]))
+          expect(trouble).toMatchObject({ kind: 'config' })
+          expect(trouble!.message).toContain('waits at offset 0')
+          expect(trouble!.message).toContain(`the codec for ${name} that is registered`)
+        }
+
         Object.assign(codecs, registered)
-      }
-      expect(
-        inbox.received
-          .slice(20)
-          .map(({ body }) => text(body))
-          .toSorted(),
-      ).toEqual(['lz4', 'snappy', 'zstd'])
-      expect(inbox.received.every(({ refused }) => refused === undefined)).toBe(true)
-    })
+        await inbox.until((received) => received.length === 23)
+        expect(
+          inbox.received
+            .slice(20)
+            .map(({ body }) => text(body))
+            .toSorted(),
+        ).toEqual(['lz4', 'snappy', 'zstd'])
+        expect(inbox.received.every(({ refused }) => refused === undefined)).toBe(true)
+      },
+    )
 
     it('sets aside what is too much of it, and goes on', async () => {
       const topic = await createTopic({ numPartitions: 1 })
@@ -82,7 +78,7 @@ export function kafkaFromOthers(fixture: Fixture): void {
       await make().subscribe(options, inbox.onBatch)
       await inbox.until((received) => received.length === 4)
 
-      expect(inbox.received.map(({ position }) => position)).toEqual(
+      expect(inbox.received.map(({ position }) => position!.split('@')[0])).toEqual(
         [0, 1, 2, 3].map((offset) => `${topic}/0/${offset}`),
       )
       const [many, tooMany, tooLarge, good] = inbox.received
@@ -143,7 +139,7 @@ export function kafkaFromOthers(fixture: Fixture): void {
         )
         .toBe(true)
       await other.disconnect()
-      await inbox.until((received) => received.some(({ position }) => position === `${topic}/1/0`))
+      await inbox.until((received) => received.some(({ position }) => position!.startsWith(`${topic}/1/0@`)))
     })
   })
 }

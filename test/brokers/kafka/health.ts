@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { CloudEvent, Kafka as CloudEventKafka } from 'cloudevents'
 import { describe, expect, it } from 'vitest'
-import { openClient } from '../../../src/brokers/kafka/client.ts'
+import { openClient } from '../../../src/brokers/kafka/clients.ts'
 import { checkOptions } from '../../../src/brokers/kafka/options.ts'
 import { findTopics } from '../../../src/brokers/kafka/topics.ts'
+import { isTombstone, tombstone } from '../../../src/message/tombstone.ts'
 import type { BrokerError } from '../../../src/base/errors.ts'
 import { collector, errorOf, idOf, outgoing, statuses, subscribe, type Collector } from '../contract.ts'
 import { never, sockets, type Fixture } from './fixture.ts'
@@ -82,16 +83,64 @@ export function kafkaInGoodHealth(fixture: Fixture): void {
       await subscribe(make(), 'billing', [topic], inbox.onBatch)
       await inbox.until((received) => received.length === 2)
 
+      const place = (offset: number) =>
+        expect.stringMatching(new RegExp(`^${topic}/0/${offset}@[\\w-]{22}$`)) as string
       const common = { topic, redelivered: false, placedAt: expect.stringMatching(/^\d{13}$/) as string }
       expect(inbox.received).toEqual([
         {
-          ...{ ...common, key: 'gone', headers: {}, contentType: null },
-          ...{ body: Buffer.alloc(0), position: `${topic}/0/0` },
+          ...{ ...common, key: 'gone', headers: {}, contentType: tombstone.contentType },
+          ...{ body: Buffer.alloc(0), position: place(0) },
         },
         {
           ...{ ...common, key: null, headers: { twice: 'ü' }, contentType: 'x/y' },
-          ...{ body: Buffer.from([0xff, 0x00]), position: `${topic}/0/1` },
+          ...{ body: Buffer.from([0xff, 0x00]), position: place(1) },
         },
+      ])
+    })
+
+    it('sends a tombstone as a record without a value, and an empty body as one with it', async () => {
+      const topic = newTopic()
+      const broker = make({ partitions: 1 })
+      const inbox = collector()
+      const { payload: content, contentType } = tombstone
+      const messages = [
+        outgoing(topic, { key: 'gone', content, contentType }),
+        outgoing(topic, { key: 'gone', content, contentType: 'text/plain' }),
+      ]
+      expect(statuses(await broker.send(messages, { signal: never }))).toEqual(['sent', 'sent'])
+      const records = await readRecords(topic, 2)
+      expect(
+        records.map(({ key, value, headers }) => [String(key), value, headers!['content-type']]),
+      ).toEqual([
+        ['gone', null, undefined],
+        ['gone', Buffer.alloc(0), Buffer.from('text/plain')],
+      ])
+      await subscribe(broker, 'billing', [topic], inbox.onBatch)
+      await inbox.until((received) => received.length === 2)
+      expect(inbox.ids()).toEqual(messages.map(({ id }) => id))
+      expect(
+        inbox.received.map(({ body, contentType: type }) =>
+          isTombstone({ payload: body, contentType: type! }),
+        ),
+      ).toEqual([true, false])
+    })
+
+    it('finds the content type where bridges to HTTP and Spring write it', async () => {
+      const topic = await createTopic({ numPartitions: 1 })
+      const type = 'application/json'
+      const named = [{ 'Content-Type': type }, { contentType: `"${type}"` }, { CONTENT_TYPE: type }]
+      const several = { contentType: 'a/b', 'content-type': type }
+      await producer().send({
+        topic,
+        messages: [...named, several, { 'x-content-type': type }].map((headers) => ({ value: '1', headers })),
+      })
+      const inbox = collector()
+      await subscribe(make(), 'billing', [topic], inbox.onBatch)
+      await inbox.until((received) => received.length === 5)
+      expect(inbox.received.map(({ contentType, headers }) => [contentType, headers])).toEqual([
+        ...named.map(() => [type, {}]),
+        [type, { contentType: 'a/b' }],
+        [null, { 'x-content-type': type }],
       ])
     })
 
@@ -179,7 +228,7 @@ export function kafkaInGoodHealth(fixture: Fixture): void {
 
       const settings = checkOptions({ brokers: fixture.service().brokers })
       const client = await openClient(settings, 5000)
-      const { topics } = await findTopics(client.kafka, ['#'], settings)
+      const { topics } = await findTopics(client, ['#'], settings)
       client.retire()
       expect(topics).toContain(prefix)
       expect(topics.filter((topic) => topic.startsWith('__'))).toEqual([])

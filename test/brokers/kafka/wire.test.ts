@@ -1,16 +1,22 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { constants, gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { IncomingMessage } from '../../../src/brokers/broker.ts'
 import { toIncoming } from '../../../src/brokers/kafka/records.ts'
 import type { Allowance } from '../../../src/brokers/kafka/wire/allowance.ts'
-import { Cursor } from '../../../src/brokers/kafka/wire/cursor.ts'
-import { rewriteFetchResponse, type Stuck } from '../../../src/brokers/kafka/wire/fetch.ts'
-import type { Codecs } from '../../../src/brokers/kafka/wire/unpack.ts'
+import { Cursor, Malformed } from '../../../src/brokers/kafka/wire/cursor.ts'
+import type { Stuck } from '../../../src/brokers/kafka/client.ts'
+import { rewriteFetchResponse } from '../../../src/brokers/kafka/kafkajs/fetch.ts'
+import { NoCodec, unpack, type Codecs } from '../../../src/brokers/kafka/wire/unpack.ts'
+import { tombstone } from '../../../src/message/tombstone.ts'
+import { loadPeer } from '../../../src/brokers/peer.ts'
 import {
   batchOf,
   codecNumbers,
   decodeResponse,
+  packers,
   responseOf,
   sealed,
   unpackers,
@@ -53,7 +59,7 @@ async function fetched(
     new Cursor(responseOf(partitions, end), 8),
     { version: 11, positions },
     allowance,
-    { onStuck: (one) => stuck.push(one), doubts },
+    { onStuck: (one) => stuck.push(one), doubts, lost: new Map() },
   )
   const records = await decodeResponse(Buffer.concat(written))
   const incoming = records.map((all, partition) =>
@@ -95,11 +101,34 @@ describe('records that are as they should be', () => {
       })
       expect(incoming[0]).toMatchObject([
         { key: 'ä', body: records[0]!.value, contentType: 'a/b', headers: { n: 'v' }, position: 't/0/10' },
-        { key: null, body: Buffer.alloc(0), contentType: null, headers: {}, position: 't/0/11' },
+        { key: null, body: Buffer.alloc(0), contentType: tombstone.contentType, position: 't/0/11' },
         { key: null, body: Buffer.from('2'), headers: { h: 'last', __proto__x: '' }, position: 't/0/12' },
       ])
       expect(incoming[0]!.map(({ refused }) => refused)).toEqual([undefined, undefined, undefined])
       expect(seen[0]!.map(({ timestamp }) => timestamp)).toEqual(['1000000', '1000001', '1000002'])
+    },
+  )
+
+  it.each(['snappy', 'lz4', 'zstd'] as const)(
+    'are read as the Java client has packed them by %s, by the library that is installed',
+    async (codec) => {
+      // 40 records of 2 kB, each with a LongSerializer's key: kafka-clients 3.9.1 wrote them, and Kafka kept them like that.
+      const written = JSON.parse(readFileSync(join(import.meta.dirname, 'java.json'), 'utf8')) as Record<
+        Codec,
+        string
+      >
+      const unimplemented = (): never => {
+        throw new Error('not implemented')
+      }
+      for (const codecs of [{}, { [codecNumbers[codec]]: unimplemented }] as const) {
+        const { incoming, stuck } = await fetched([Buffer.from(written[codec], 'base64')], { codecs })
+        expect(stuck).toEqual([])
+        expect(bodies(incoming[0]!)).toEqual(
+          Array.from({ length: 40 }, (_, n) => 'a line of text. '.repeat(125) + n),
+        )
+        expect(new Set(incoming[0]!.map(({ key }) => key)).size).toBe(40)
+        expect(incoming[0]![5]!.key).toBe('base64,AAAAAAAAAAU=')
+      }
     },
   )
 
@@ -244,28 +273,44 @@ describe('what is too much', () => {
 
 describe('what cannot be read', () => {
   it.each(['snappy', 'lz4', 'zstd'] as const)(
-    'a batch in %s without a codec waits; what is before it arrives, and so do the other partitions',
+    'a batch in %s whose codec gives nothing waits; what is before it arrives, and so do the other partitions',
     async (codec) => {
       const packed = await batchOf(1, [text('b')], { codec })
       const before = await batchOf(0, [text('a')])
-      const registered: Codecs = {
-        [codecNumbers[codec]]: () => {
-          throw new Error('not implemented')
-        },
-      }
-      for (const codecs of [{}, registered]) {
+      for (const given of [undefined, 'b', null]) {
+        const codecs: Codecs = { [codecNumbers[codec]]: () => ({ decompress: () => given }) }
         const first = await fetched([Buffer.concat([before, packed]), before], { codecs })
         expect(first.incoming.map(bodies)).toEqual([['a'], ['a']])
         expect(first.stuck).toEqual([])
         const then = await fetched([packed, await batchOf(1, [text('b')])], { from: 1, codecs })
         expect(then.incoming.map(bodies)).toEqual([[], ['b']])
         expect(then.stuck).toMatchObject([{ topic: 't', partition: 0, offset: 1n }])
-        expect(then.stuck[0]!.error.message).toMatch(new RegExp(`codec for ${codec}.*npm install`))
+        expect(then.stuck[0]!.error.message).toMatch(new RegExp(`codec for ${codec}.*gave no bytes`))
       }
       const later = await fetched([packed], { from: 1, codecs: codecsOf([codec]) })
       expect(bodies(later.incoming[0]!)).toEqual(['b'])
     },
   )
+
+  it.each(['snappy', 'lz4', 'zstd'] as const)(
+    'a batch in %s whose library is not there waits, and says what to install',
+    async (codec) => {
+      const packed = packers[codec](Buffer.from('records'))
+      const absent = 'twinbox-no-such-codec'
+      const load = (): Promise<never> => loadPeer<never>(absent, () => import(absent) as Promise<never>)
+      const failed = await unpack(packed, codecNumbers[codec], {}, mebibyte, load).catch(
+        (thrown: unknown) => thrown,
+      )
+      expect(failed).toBeInstanceOf(NoCodec)
+      expect(String(failed)).toMatch(new RegExp(`nothing here unpacks ${codec}.*npm install ${absent}`))
+    },
+  )
+
+  it('zstd that asks for memory beyond measure is refused before anybody gives it', async () => {
+    // A window of 3.75 TiB, and a content of 2^60 bytes.
+    for (const head of ['28b52ffd00f8', '28b52ffde00000000000000010'])
+      await expect(unpack(Buffer.from(`${head}010000`, 'hex'), 4, {}, mebibyte)).rejects.toThrow(Malformed)
+  })
 
   it.each<[string, (batch: Buffer) => Buffer]>([
     ['a flipped bit', (batch) => ((batch[68]! ^= 4), batch)],

@@ -14,6 +14,8 @@ export interface Fixture {
   /** The same through a network that can be broken. */
   readonly makeBehindProxy: (options?: Partial<RabbitmqOptions>) => Promise<{ broker: Broker; proxy: Proxy }>
   readonly newTopic: () => string
+  /** The name of a queue that others make. It is removed in the end. */
+  readonly newQueue: () => string
   /** The queue of what `subscribe` of the contract calls the consumer. */
   readonly queueOf: (consumer: string, topic: string) => string
   /** A bare channel of amqplib, to arrange things and to look at them. Errors on it are the test's own fault. */
@@ -76,6 +78,11 @@ export function useFixture(server: () => string): Fixture {
       return { broker, proxy }
     },
     newTopic: () => `${run}.topic.${++topics}`,
+    newQueue: () => {
+      const name = `${run}.queue.${queues.size}`
+      queues.add(name)
+      return name
+    },
     queueOf: (consumer, topic) => `${run}.${consumer}-${topic}`,
     admin: () => bare,
   }

@@ -4,6 +4,8 @@ import type { Server } from './server.ts'
 
 export interface KafkaAddress {
   readonly brokers: string[]
+  /** The shortest consumer session that the brokers allow. */
+  readonly minSessionMs: number
 }
 
 /** One that the test files of a run share; those that kill brokers start their own. */
@@ -15,8 +17,12 @@ export const kafka: Server<KafkaAddress> = {
   start: async () => {
     const service = await findKafka()
     if (isMissing(service)) return service
-    const { brokers, version } = service
-    return { address: { brokers }, from: `${brokers.join(', ')}, ${version}`, stop: () => service.stop() }
+    const { brokers, version, minSessionMs } = service
+    return {
+      address: { brokers, minSessionMs },
+      from: `${brokers.join(', ')}, ${version}`,
+      stop: () => service.stop(),
+    }
   },
 }
 

@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
+import { isAbsolute } from 'node:path'
 import type { Found } from '../require.ts'
 
 /**
@@ -11,7 +12,10 @@ export interface Server<Address extends object = object> {
   readonly name: string
   /** The variable of the environment that gives the address of one that runs already. */
   readonly variable?: string
-  /** What `.ci/run` installs as root where the program is missing: Debian packages by the program that they bring. */
+  /**
+   * What `.ci/run` installs as root where it is missing: Debian packages by the program that they bring or, for a library
+   * without one, by the absolute path of its folder.
+   */
   readonly packages?: Readonly<Record<string, readonly string[]>>
   /** What `--url` says for it, of the server of a broker. */
   brokerUrl?(address: Address): string
@@ -48,7 +52,7 @@ export async function allServers(): Promise<readonly Server[]> {
 export function install(servers: readonly Server[]): void {
   const missing = servers
     .flatMap(({ packages = {} }) => Object.entries(packages))
-    .filter(([program]) => !isInstalled(program))
+    .filter(([brought]) => !(isAbsolute(brought) ? existsSync(brought) : isInstalled(brought)))
     .flatMap(([, packages]) => packages)
   if (missing.length === 0) return
   if (process.getuid?.() !== 0) {

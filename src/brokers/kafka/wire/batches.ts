@@ -6,18 +6,18 @@ import {
   controlFlag,
   headingBytes,
   lengthEnd,
-  writeRecords,
-  writeRefused,
-  writeStep,
+  refusedAt,
+  stepAt,
   type Frame,
   type Passage,
+  type Stretch,
 } from './records.ts'
 import { readOldFrame } from './old.ts'
 import { NoCodec, unpack } from './unpack.ts'
 
-/** What kafkajs gets of a partition instead of what the broker sent. */
+/** What a client gets of a partition instead of what the broker sent. */
 export interface Digest {
-  readonly batches: readonly Buffer[]
+  readonly stretches: readonly Stretch[]
   /** The batch at the position cannot be read here and now, though it is sound; null if that is not so. */
   readonly stuck: NoCodec | null
   /** The batch at the position reaches beyond the end, so the next fetch has to say whether that is so. */
@@ -45,11 +45,11 @@ export async function digest(
   { from, end, doubted }: { readonly from: bigint; readonly end: bigint; readonly doubted: boolean },
   allowance: Allowance,
 ): Promise<Digest> {
-  const batches: Buffer[] = []
+  const stretches: Stretch[] = []
   let position = from
   let place = 0
-  const emit = (last: bigint, written: readonly Buffer[]): void => {
-    batches.push(...written)
+  const emit = (last: bigint, stretch: Stretch): void => {
+    stretches.push(stretch)
     position = last + 1n
   }
 
@@ -63,31 +63,31 @@ export async function digest(
     try {
       const { passages, heading, last, rest } = await readFrame(frame, position, allowance)
       if (last >= end) {
-        if (!doubted || position > from) return { batches, stuck: null, doubtful: position === from }
+        if (!doubted || position > from) return { stretches, stuck: null, doubtful: position === from }
         throw new Malformed('its offsets cannot be right')
       }
       const reached = passages.at(-1)
       if (reached !== undefined) {
-        emit(heading.baseOffset + BigInt(reached.delta), writeRecords(heading, passages))
+        emit(heading.baseOffset + BigInt(reached.delta), { heading, passages })
       }
-      if (rest === 'none' && position <= last) emit(last, writeStep(last))
+      if (rest === 'none' && position <= last) emit(last, stepAt(last))
       if (rest instanceof Malformed && position <= last)
-        emit(last, writeRefused(last, describe(frame, rest), frame))
+        emit(last, refusedAt(last, describe(frame, rest), frame))
     } catch (error) {
       if (error instanceof NoCodec) {
-        return { batches, stuck: batches.length === 0 ? error : null, doubtful: false }
+        return { stretches, stuck: stretches.length === 0 ? error : null, doubtful: false }
       }
       if (!(error instanceof Malformed)) throw error
       // A broker finds batches by what they say of themselves: it may send one more, in front of what we want.
       if (next !== null && next <= position) continue
       const last = lastOffset(frame, position, next === null || next > end ? null : next, end)
-      emit(last, writeRefused(last, describe(frame, error), frame))
+      emit(last, refusedAt(last, describe(frame, error), frame))
     }
   }
   if (position === from && records.length > 0 && allowance.objectBytes > 0) {
-    emit(from, writeRefused(from, 'What stands at its offset is no batch of records.', records))
+    emit(from, refusedAt(from, 'What stands at its offset is no batch of records.', records))
   }
-  return { batches, stuck: null, doubtful: false }
+  return { stretches, stuck: null, doubtful: false }
 }
 
 async function readFrame(frame: Buffer, from: bigint, allowance: Allowance): Promise<Frame> {

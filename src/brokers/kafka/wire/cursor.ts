@@ -65,6 +65,46 @@ export class Cursor {
     throw new Malformed('a number has more than 32 bits')
   }
 
+  /** A number without a sign of at most 31 bits. */
+  uvarint(): number {
+    let value = 0
+    for (let shift = 0; shift < 35; shift += 7) {
+      if (this.at >= this.bytes.length) throw new Malformed('a number ends too soon')
+      const byte = this.bytes[this.at++]!
+      value += (byte & 0x7f) * 2 ** shift
+      if (byte < 0x80) return value
+    }
+    throw new Malformed('a number has more than 32 bits')
+  }
+
+  /** Bytes behind their length and one, which is 0 for null, as versions with tags have them. */
+  compact(): Buffer | null {
+    const length = this.uvarint()
+    return length === 0 ? null : this.take(length - 1)
+  }
+
+  compactArray(read: () => void): void {
+    for (let count = this.uvarint(); count > 1; count--) read()
+  }
+
+  /** Steps over fields that a version without them does not know. */
+  skipTags(): void {
+    for (let count = this.uvarint(); count > 0; count--) {
+      this.uvarint()
+      this.skip(this.uvarint())
+    }
+  }
+
+  /** A zigzag number of at most 64 bits. */
+  varlong(): bigint {
+    const start = this.at
+    this.skipVarlong()
+    let value = 0n
+    for (let place = this.at - 1; place >= start; place--)
+      value = (value << 7n) | BigInt(this.bytes[place]! & 0x7f)
+    return BigInt.asIntN(64, (value >> 1n) ^ -(value & 1n))
+  }
+
   /** Steps over a zigzag number of at most 64 bits. */
   skipVarlong(): void {
     for (let length = 1; length <= 10; length++) {

@@ -1,10 +1,10 @@
 import { varintSize, writeVarint, type Malformed } from './cursor.ts'
 
-/** Writes batches of records that kafkajs reads without effort: not compressed, no headers, a few thousand at a time. */
+/** What is left of batches of records when they have been unpacked, and what is damaged has been set aside. */
 
 /**
- * A record of which kafkajs learns the offset and the time. What stands behind these, from the key to the headers, is
- * the value of what we write, and `toIncoming` reads it.
+ * A record of which a client learns the offset and the time. What stands behind these, from the key to the headers, is
+ * for `toIncoming` to read.
  */
 export interface Passage {
   /** Its offset, from that of its batch on. */
@@ -14,7 +14,7 @@ export interface Passage {
   readonly head: number
   readonly content: number
   readonly end: number
-  /** Why the content cannot be read; null if it may be. Of a marker of a transaction its key, which kafkajs reads. */
+  /** Why the content cannot be read; null if it may be. Of a marker of a transaction its key. */
   readonly key: Buffer | null
 }
 
@@ -49,8 +49,6 @@ export const at = {
 export const lengthEnd = 12
 export const controlFlag = 0x20
 export const compressionMask = 0x07
-/** kafkajs hands each batch to a function as arguments, and the stack holds only so many. */
-const recordsMax = 5000
 
 /** A heading for records of our own, at an offset. */
 export function plainHeading(baseOffset: bigint, time = 0n): Heading {
@@ -63,16 +61,25 @@ export function plainHeading(baseOffset: bigint, time = 0n): Heading {
   return { bytes, baseOffset }
 }
 
-/** A record that kafkajs steps over, as it does over the markers of transactions, so that its position moves on. */
-export function writeStep(offset: bigint): Buffer[] {
+/** Records that belong together, as they are handed on. */
+export interface Stretch {
+  readonly heading: Heading
+  readonly passages: readonly Passage[]
+}
+
+/** A record that is stepped over, as the markers of transactions are, so that the position moves on. */
+export function stepAt(offset: bigint): Stretch {
   const heading = plainHeading(offset)
   heading.bytes.writeInt16BE(controlFlag, at.attributes)
-  return writeRecords(heading, [plainPassage(0, null, null)])
+  return { heading, passages: [plainPassage(0, null, null)] }
 }
 
 /** A record that says why it cannot be read, with what there is of it. */
-export function writeRefused(offset: bigint, why: string, body: Buffer): Buffer[] {
-  return writeRecords(plainHeading(offset), [{ ...plainPassage(0, null, body), key: Buffer.from(why) }])
+export function refusedAt(offset: bigint, why: string, body: Buffer): Stretch {
+  return {
+    heading: plainHeading(offset),
+    passages: [{ ...plainPassage(0, null, body), key: Buffer.from(why) }],
+  }
 }
 
 /** A record without headers, at the time of its batch. */
@@ -90,43 +97,3 @@ export function plainPassage(delta: number, key: Buffer | null, value: Buffer | 
 }
 
 const noHeaders = Buffer.from([0])
-
-export function writeRecords(heading: Heading, passages: readonly Passage[]): Buffer[] {
-  const batches: Buffer[] = []
-  for (let from = 0; from < passages.length; from += recordsMax) {
-    batches.push(writeBatch(heading, passages.slice(from, from + recordsMax)))
-  }
-  return batches
-}
-
-function writeBatch({ bytes, baseOffset }: Heading, passages: readonly Passage[]): Buffer {
-  const total = passages.reduce((sum, passage) => {
-    const size = sizeOf(passage)
-    return sum + varintSize(size) + size
-  }, headingBytes)
-  const batch = Buffer.allocUnsafe(total)
-  bytes.copy(batch)
-  batch.writeBigInt64BE(baseOffset)
-  batch.writeInt32BE(total - lengthEnd, at.length)
-  batch.writeInt16BE(bytes.readInt16BE(at.attributes) & ~compressionMask, at.attributes)
-  batch.writeInt32BE(passages.at(-1)!.delta, at.lastDelta)
-  batch.writeInt32BE(passages.length, at.count)
-  let place = headingBytes
-  for (const passage of passages) {
-    const { key, head, content, end } = passage
-    place = writeVarint(batch, place, sizeOf(passage))
-    place += passage.bytes.copy(batch, place, head, content)
-    place = writeVarint(batch, place, key?.length ?? -1)
-    if (key !== null) place += key.copy(batch, place)
-    place = writeVarint(batch, place, end - content)
-    place += passage.bytes.copy(batch, place, content, end)
-    // No headers.
-    batch[place++] = 0
-  }
-  return batch
-}
-
-function sizeOf({ head, content, end, key }: Passage): number {
-  const length = key?.length ?? -1
-  return end - head + varintSize(length) + Math.max(length, 0) + varintSize(end - content) + 1
-}

@@ -1,6 +1,6 @@
 import type pg from 'pg'
-import { backendPid } from '../database/sql/server.ts'
-import { rowTypes } from '../database/types.ts'
+import { backendPid } from './sql/server.ts'
+import { rowTypes } from './types.ts'
 
 const seen = new WeakSet<pg.ClientBase>()
 const sessions = new WeakMap<pg.ClientBase, boolean>()

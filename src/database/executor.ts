@@ -1,11 +1,12 @@
-import type { Parameters, ValuesOf } from '../database/sql/parameter.ts'
-import type { Statement } from '../database/sql/statement.ts'
-import { releaseSavepoint, savepoint } from '../database/sql/server.ts'
-import { isUnknownStatement, sqlstate } from '../database/sqlstate.ts'
-import { rowTypes } from '../database/types.ts'
-import { TransactionError } from '../base/errors.ts'
-import { keepsNone, keepsStatements } from './prepared.ts'
 import type pg from 'pg'
+import { TransactionError } from '../base/errors.ts'
+import { recognise, type LibraryTransaction, type Recognised } from './libraries.ts'
+import { keepsNone, keepsStatements } from './prepared.ts'
+import { releaseSavepoint, savepoint } from './sql/server.ts'
+import type { Parameters, ValuesOf } from './sql/parameter.ts'
+import type { Statement } from './sql/statement.ts'
+import { isUnknownStatement, statesOf } from './sqlstate.ts'
+import { rowTypes } from './types.ts'
 
 /** A Kysely `Transaction`, recognised by its shape, so that its version need not be ours. */
 export interface KyselyTransaction {
@@ -22,8 +23,11 @@ export interface Queryable {
   query(text: string, values: unknown[]): Promise<{ readonly rows: unknown[] }>
 }
 
-/** A `pg.Pool` has neither shape on purpose: each of its statements is a transaction of its own. */
-export type TransactionInput = KyselyTransaction | (Queryable & { readonly totalCount?: never })
+/** A `pg.Pool` has none of these shapes on purpose: each of its statements is a transaction of its own. */
+export type TransactionInput =
+  | KyselyTransaction
+  | LibraryTransaction
+  | (Queryable & { readonly totalCount?: never; readonly createQueryRunner?: never })
 
 type Row = Readonly<Record<string, unknown>>
 export type Run = <Takes extends Parameters, Gives>(
@@ -31,7 +35,11 @@ export type Run = <Takes extends Parameters, Gives>(
   values: ValuesOf<Takes>,
 ) => Promise<Gives[]>
 /** The same once the values are in their order. Rows of somebody's driver are what it makes of them. */
-type RunBound = (statement: Statement, values: unknown[]) => Promise<Row[]>
+interface Bound {
+  readonly run: (statement: Statement, values: unknown[]) => Promise<Row[]>
+  /** Of what does not tell whether it is in a transaction: asks the server, before each statement or once. */
+  readonly insist?: () => Promise<void>
+}
 
 /**
  * How to run a statement on the object that the caller passes. What cannot be a transaction is refused at once; what
@@ -43,14 +51,27 @@ export function executor(
   autocommit: boolean,
   prepared: boolean | null,
 ): Run {
-  const run = bound(verb, transaction, autocommit, prepared)
+  const { run, insist } = bound(verb, transaction, autocommit, prepared)
+  return async <Takes extends Parameters, Gives>(
+    statement: Statement<Takes, Gives>,
+    values: ValuesOf<Takes>,
+  ) => {
+    await insist?.()
+    return (await run(statement, statement.bind(values))) as Gives[]
+  }
+}
+
+/** The same in a transaction that a library has just begun, once it is sure that it has. @throws TransactionError */
+export async function joined(verb: string, transaction: unknown): Promise<Run> {
+  const { run, insist } = bound(verb, transaction, false, false)
+  await insist?.()
   return async <Takes extends Parameters, Gives>(
     statement: Statement<Takes, Gives>,
     values: ValuesOf<Takes>,
   ) => (await run(statement, statement.bind(values))) as Gives[]
 }
 
-function bound(verb: string, transaction: unknown, autocommit: boolean, prepared: boolean | null): RunBound {
+function bound(verb: string, transaction: unknown, autocommit: boolean, prepared: boolean | null): Bound {
   const no = (text: string, cause?: unknown): never => {
     throw new TransactionError('NO_TRANSACTION', `${verb} got ${text}`, { cause })
   }
@@ -60,75 +81,109 @@ function bound(verb: string, transaction: unknown, autocommit: boolean, prepared
       no('a Kysely instance that is not a transaction. Pass the trx of db.transaction().execute(...).')
     }
     const kysely = transaction as unknown as { executeQuery(query: unknown): Promise<unknown> }
-    return async ({ text }, parameters) => {
+    const run: Bound['run'] = async ({ text }, parameters) => {
       const query = { kind: 'RawNode', sqlFragments: [text], parameters: [] }
       const compiled = { sql: text, parameters, query, queryId: { queryId: 'twinbox' } }
       return rowsOf(verb, 'a Kysely transaction', await kysely.executeQuery(compiled).catch(explain))
     }
+    return { run }
   }
+  const isClient = isObject && hasMethods(transaction, 'query', 'getTransactionStatus')
+  const known = isClient ? null : recognise(transaction)
+  if (known !== null) return ofLibrary(verb, known, autocommit, prepared)
   const given = describe(transaction)
-  if (
-    !(isObject || typeof transaction === 'function') ||
-    typeof (transaction as Queryable).query !== 'function'
-  ) {
+  if (!(isObject || typeof transaction === 'function') || !hasMethods(transaction, 'query')) {
     return no(`${given}, and needs your transaction as its first argument: ${whatToPass}`)
   }
   if ('totalCount' in transaction || /Pool$/.test(transaction.constructor?.name ?? '')) {
     no('a pool, where each statement is a transaction of its own. Pass the client on which you ran BEGIN.')
   }
   const client = transaction as pg.ClientBase
-  const status = typeof client.getTransactionStatus === 'function' ? client.getTransactionStatus() : null
+  const status = isClient ? client.getTransactionStatus() : null
+  if (status === null) {
+    const query = async (text: string, values: unknown[]): Promise<unknown> => client.query(text, values)
+    return asking({ verb, given, pass: whatToPass, ask: !autocommit, query })
+  }
   if (status === 'I' && !autocommit) {
     no(
       'a client that is not in a transaction. Await BEGIN first, or pass { autocommit: true } if the message stands by itself.',
     )
   }
   if (status === 'E') throw new TransactionError('TRANSACTION_ABORTED', abortedText)
-  if (status !== null && prepared !== false) {
+  const run: Bound['run'] = async ({ name, text, isPrepared }, values) => {
     // Only pg itself is known to take a named statement.
-    return async ({ name, text, isPrepared }, values) => {
-      const named = prepared ?? (await Promise.resolve(keepsStatements(client)).catch(explain))
-      const query = { ...(named && isPrepared ? { name } : {}), text, values, types: rowTypes }
-      const answer = client.query(query).catch((error: unknown) => {
-        // This transaction has ended with it; the client would name the statement in the next one as well, and in each after that.
-        if (named && statesOf(error).some(isUnknownStatement)) keepsNone(client)
-        return explain(error)
-      })
-      return rowsOf(verb, given, await answer)
-    }
+    const named = prepared ?? (await Promise.resolve(keepsStatements(client)).catch(explain))
+    const query = { ...(named && isPrepared ? { name } : {}), text, values, types: rowTypes }
+    const answer = client.query(query).catch((error: unknown) => {
+      // This transaction has ended with it; the client would name the statement in the next one as well, and in each after that.
+      if (named && statesOf(error).some(isUnknownStatement)) keepsNone(client)
+      return explain(error)
+    })
+    return rowsOf(verb, given, await answer)
   }
-  /** A pool, a manager or a whole library may be behind it: only the server knows. It wants no right for this. */
-  const ask = async (): Promise<void> => {
+  return { run }
+}
+
+const hasMethods = (given: object, ...names: readonly string[]): boolean =>
+  names.every((name) => typeof (given as Record<string, unknown>)[name] === 'function')
+
+/** What is recognised says how it is asked, and mostly whether it is in a transaction. @throws TransactionError */
+function ofLibrary(
+  verb: string,
+  { what, pass, inside, alone, over, query }: Recognised,
+  autocommit: boolean,
+  prepared: boolean | null,
+): Bound {
+  if (inside === false && !(autocommit && alone === true)) {
+    throw new TransactionError(
+      'NO_TRANSACTION',
+      `${verb} got ${what} that is not in a transaction. Pass ${pass}.`,
+    )
+  }
+  if (query === undefined) return bound(verb, over, autocommit, prepared)
+  return asking({ verb, given: what, pass: `${pass}.`, ask: inside === null && !autocommit, query })
+}
+
+interface Asked {
+  readonly verb: string
+  readonly given: string
+  readonly pass: string
+  /** Whether a pool, a manager or a whole library may be behind it: then only the server knows. It wants no right for this. */
+  readonly ask: boolean
+  readonly query: (text: string, values: unknown[]) => PromiseLike<unknown>
+}
+
+function asking({ verb, given, pass, ask, query }: Asked): Bound {
+  const insist = async (): Promise<void> => {
     try {
-      const answers: unknown[] = [await client.query(savepoint, []), await client.query(releaseSavepoint, [])]
+      const answers: unknown[] = [await query(savepoint, []), await query(releaseSavepoint, [])]
       for (const answer of answers) rowsOf(verb, given, answer, 'Nothing was written')
-    } catch (error) {
-      if (!statesOf(error).includes('25P01')) throw error
-      no(
-        `${given} that is not in a transaction: the database says so. Pass ${whatToPass} Or pass { autocommit: true } if the message stands by itself.`,
-        error,
+    } catch (cause) {
+      if (!statesOf(cause).includes('25P01')) explain(cause)
+      throw new TransactionError(
+        'NO_TRANSACTION',
+        `${verb} got ${given} that is not in a transaction: the database says so. Pass ${pass} Or pass { autocommit: true } if the message stands by itself.`,
+        { cause },
       )
     }
   }
-  return async ({ text }, values) => {
+  const run: Bound['run'] = async ({ text }, values) => {
     try {
-      if (status === null && !autocommit) await ask()
-      return rowsOf(verb, given, await client.query(text, values))
+      return rowsOf(verb, given, await query(text, values))
     } catch (error) {
       return explain(error)
     }
   }
+  return ask ? { run, insist } : { run }
 }
 
 const whatToPass =
-  'a pg client after BEGIN, a Kysely transaction, or an object whose query(text, values) runs in your transaction and resolves with { rows }.'
+  'a pg client after BEGIN, a transaction of Kysely, Drizzle, postgres.js, Prisma, Knex, Objection, TypeORM, MikroORM, Sequelize, Slonik or PGlite, or an object whose query(text, values) runs in your transaction and resolves with { rows }.'
 
 /** What it is, in words for whoever passed it. Never its content. */
 function describe(transaction: unknown): string {
   if (transaction === undefined || transaction === null) return String(transaction)
-  if (typeof transaction === 'function') {
-    return 'a function (those of postgres.js and Knex have to be wrapped in such an object)'
-  }
+  if (typeof transaction === 'function') return 'a function'
   if (typeof transaction !== 'object') return `something of type ${typeof transaction}`
   const name: unknown = transaction.constructor?.name
   return typeof name === 'string' && name !== '' && name !== 'Object'
@@ -172,14 +227,4 @@ function explain(error: unknown): never {
     )
   }
   throw error
-}
-
-/** Data libraries wrap the server's error, each in its own way, and some have codes of their own that look like its. */
-const wrapped = ['cause', 'driverError', 'original', 'originalError', 'nativeError', 'meta'] as const
-
-function statesOf(error: unknown, depth = 0): string[] {
-  if (typeof error !== 'object' || error === null || depth === 5) return []
-  const inner = wrapped.flatMap((name) => statesOf((error as Record<string, unknown>)[name], depth + 1))
-  const own = sqlstate(error)
-  return own === null ? inner : [own, ...inner]
 }

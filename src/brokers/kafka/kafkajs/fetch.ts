@@ -1,7 +1,8 @@
-import { Malformed, type Cursor } from './cursor.ts'
-import type { Allowance } from './allowance.ts'
-import { digest } from './batches.ts'
-import type { NoCodec } from './unpack.ts'
+import { placeOf, type Stuck } from '../client.ts'
+import type { Allowance } from '../wire/allowance.ts'
+import { digest } from '../wire/batches.ts'
+import { Malformed, type Cursor } from '../wire/cursor.ts'
+import { writeRecords } from './writing.ts'
 
 /** The two messages of the protocol that bring records: https://kafka.apache.org/protocol#The_Messages_Fetch */
 
@@ -15,23 +16,18 @@ export interface FetchRequest {
   readonly positions: ReadonlyMap<string, bigint>
 }
 
-/** A partition that nobody can read for now. */
-export interface Stuck {
-  readonly topic: string
-  readonly partition: number
-  readonly offset: bigint
-  readonly error: NoCodec
-}
-
 /** What is known of a connection from one fetch to the next. */
 export interface FetchConnection {
   /** Called for a partition whose records somebody has to install a codec for. It gets none of them. */
   readonly onStuck: (stuck: Stuck) => void
   /** By topic and partition, the position whose batch reached beyond the end that its response spoke of. */
   readonly doubts: Map<string, bigint>
+  /** By topic and partition, the position that Kafka does not have, until kafkajs asks from another one. */
+  readonly lost: Map<string, bigint>
 }
 
-export const placeOf = (topic: string, partition: number): string => `${topic}/${partition}`
+/** An offset that is asked for and is not there: deleted, or not written yet. */
+const offsetOutOfRange = 1
 
 /** @param body what stands behind the header of the request. @throws Malformed if its version is unknown */
 export function readFetchRequest(body: Cursor, version: number): FetchRequest {
@@ -59,7 +55,7 @@ export async function rewriteFetchResponse(
   body: Cursor,
   { version, positions }: FetchRequest,
   allowance: Allowance,
-  { onStuck, doubts }: FetchConnection,
+  { onStuck, doubts, lost }: FetchConnection,
 ): Promise<Buffer[]> {
   const written: Buffer[] = []
   let kept = 0
@@ -69,7 +65,7 @@ export async function rewriteFetchResponse(
     const topic = body.string()
     for (let partitions = body.int32(); partitions > 0; partitions--) {
       const partition = body.int32()
-      body.take(2)
+      const error = body.int16()
       const end = body.int64()
       if (version >= 4) body.take(8)
       if (version >= 5) body.take(8)
@@ -80,8 +76,10 @@ export async function rewriteFetchResponse(
       kept = body.at
       const place = placeOf(topic, partition)
       const offset = positions.get(place) ?? 0n
+      if (error === offsetOutOfRange) lost.set(place, offset)
       const range = { from: offset, end, doubted: doubts.get(place) === offset }
-      const { batches, stuck, doubtful } = await digest(records, range, allowance)
+      const { stretches, stuck, doubtful } = await digest(records, range, allowance)
+      const batches = stretches.flatMap(writeRecords)
       if (doubtful) doubts.set(place, offset)
       else doubts.delete(place)
       if (stuck !== null) onStuck({ topic, partition, offset, error: stuck })
