@@ -101,6 +101,9 @@ proof('settings of a session, 200 combinations', () => files(['test/settings.tes
 proof("the soak's checker over a million messages", () =>
   files(['test/soak/checker.test.ts'], { MESSAGES: '1000000' }),
 )
+proof('each version of Kafka dies, alone and among three', () =>
+  files(['test/brokers/kafka.test.ts'], { TWINBOX_TEST_ALL: '1' }),
+)
 proof('each scenario of the benchmark', () => files(['test/bench.test.ts'], { SCENARIOS: 'all' }))
 proof('plans beside 100,000 rows', () => files(['test/plans.test.ts'], {}))
 for (const postgres of ['14', '16', '17', '18']) {
