@@ -230,6 +230,8 @@ async function startCluster(
           listeners: `PLAINTEXT://127.0.0.1:${ports[index]!},CONTROLLER://127.0.0.1:${ports[count + index]!}`,
           'advertised.listeners': `PLAINTEXT://127.0.0.1:${ports[index]!}`,
           'log.dirs': join(folder, String(index + 1), 'logs'),
+          // Tests send records of years ago, and every five minutes Kafka would delete what it finds of them.
+          'log.retention.ms': -1,
           'default.replication.factor': count,
           'min.insync.replicas': Math.min(2, count),
           'offsets.topic.replication.factor': count,
