@@ -43,7 +43,7 @@ export interface Admin {
   brokers(): Promise<readonly Address[]>
   removeGroups(groupIds: readonly string[]): Promise<void>
   /** Where a group stands, by `placeOf`. A partition of which nothing was committed is not among them. */
-  committed(groupId: string, topics: readonly string[]): Promise<ReadonlyMap<string, bigint>>
+  committed(groupId: string, topics: readonly string[]): Promise<ReadonlyMap<string, Committed>>
   /** The first offset that there still is of each partition, and the next one to be written. */
   ranges(topic: string): Promise<readonly Range[]>
 }
@@ -51,6 +51,12 @@ export interface Admin {
 export interface Refusal {
   readonly topic: string
   readonly error: unknown
+}
+
+export interface Committed {
+  readonly offset: bigint
+  /** What was committed beside it. */
+  readonly note: string | null
 }
 
 export interface Range {
@@ -88,8 +94,10 @@ export interface Reading {
   readonly onRecords: (delivery: Delivery) => Promise<void>
   /** Told what is next, after `onRecords` and after what holds nothing for us, such as the marker that ends a transaction. */
   readonly onPosition: (topic: string, partition: number, next: bigint) => void
-  /** Told which ids topics have before any record of theirs that was fetched since. */
-  readonly onTopicIds: (ids: ReadonlyMap<string, string>) => void
+  /** Told which ids topics have, and the cluster, before any record of theirs that was fetched since. */
+  readonly onTopicIds: (ids: ReadonlyMap<string, string>, cluster: string) => void
+  /** What is committed beside an offset of this topic. */
+  readonly noteOf: (topic: string) => string | null
   /** Told of a partition whose records somebody has to install a codec for. It gets none of them. */
   readonly onStuck: (stuck: Stuck) => void
   /** Told when it goes on behind what Kafka no longer has. */
@@ -128,8 +136,8 @@ export interface Member {
   hasTopicIds(): boolean
   /** The partition rests until the returned function is called. What was not committed comes again then. */
   pause(topic: string, partition: number): () => void
-  /** Commits offset 0 of these partitions. */
-  rewind(topic: string, partitions: readonly number[]): Promise<void>
+  /** Commits offset 0 of these partitions, with this note. */
+  rewind(topic: string, partitions: readonly number[], note: string | null): Promise<void>
   /** Leaves the group. Lets what is under way finish. */
   leave(): Promise<void>
 }

@@ -3,7 +3,7 @@ import { reconnectMs } from '../../base/loop.ts'
 import { atMost, within } from '../../base/waiting.ts'
 import type { Gap } from '../broker.ts'
 import { batchLength } from '../consuming.ts'
-import { placeOf, type Delivery, type Stuck } from './client.ts'
+import { placeOf, type Committed, type Delivery, type Stuck } from './client.ts'
 import { openClient } from './clients.ts'
 import { toTrouble } from './errors.ts'
 import type { Handover } from './handover.ts'
@@ -63,14 +63,18 @@ export async function openConsumption(
   const remade = new Set<string>()
   const progress = watchProgress((place) => failures.has(place))
   const client = await openClient(settings, settings.sessionTimeoutMs)
+  let cluster = ''
+  let joins = 0
+  let left: ReadonlyMap<string, Committed> = new Map()
   const member = client.member({
-    ...{ groupId, topics, batchBytes, onRecords, onTopicIds, onStuck },
+    ...{ groupId, topics, batchBytes, onRecords, onTopicIds, onStuck, onJoined },
     unpackedBytesMax: unpackedBatches * batchBytes,
     fetchWaitMs: Math.min(fetchWaitMs, settings.sessionTimeoutMs / 5),
     partitionBytesMax: Math.min(partitionBytesMax, batchBytes),
     metadataMaxAgeMs: Math.min(metadataMaxAgeMs, settings.topicRefreshMs),
-    onJoined: progress.joined,
     onPosition: progress.moved,
+    // Not by the id that it has by now: what is committed was read of the topic that there was.
+    noteOf: (topic) => noteOf(cluster, topicIds.get(topic)),
     onGap: feed.reportGap,
     onForeign: (names) =>
       feed.report(
@@ -105,14 +109,26 @@ export async function openConsumption(
     }
   }
 
-  function onTopicIds(ids: ReadonlyMap<string, string>): void {
+  function onJoined(partitions: ReadonlyMap<string, readonly number[]>): void {
+    // Who has had them since has looked as well.
+    if (++joins > 1) left = new Map()
+    progress.joined(partitions)
+  }
+
+  function onTopicIds(ids: ReadonlyMap<string, string>, inCluster: string): void {
+    cluster = inCluster
     for (const [topic, id] of ids) {
       const remadeNow = (feed.topicIds.get(topic) ?? id) !== id
       feed.topicIds.set(topic, id)
-      if (remadeNow) {
+      if (remade.has(topic) && !remadeNow) continue
+      const assigned = progress.assigned().get(topic) ?? []
+      const isLeft = (partition: number): boolean =>
+        isOfAnotherTopic(left.get(placeOf(topic, partition))?.note, cluster, id)
+      const outdated = remadeNow ? assigned : assigned.filter(isLeft)
+      if (remadeNow || outdated.length > 0) {
         remade.add(topic)
-        void beginAnew(topic)
-      } else if (!remade.has(topic)) topicIds.set(topic, id)
+        void beginAnew(topic, outdated, noteOf(cluster, id))
+      } else topicIds.set(topic, id)
     }
   }
 
@@ -120,11 +136,10 @@ export async function openConsumption(
    * Kafka forgets where a group stands in a topic that is deleted. What was being committed meanwhile counts for the new topic all
    * the same, and would step over its first records. Those that were read already are known when they come again.
    */
-  async function beginAnew(topic: string): Promise<void> {
-    const partitions = progress.assigned().get(topic) ?? []
+  async function beginAnew(topic: string, partitions: readonly number[], note: string | null): Promise<void> {
     await atMost(
       leaveTimeoutMs,
-      member.rewind(topic, partitions).catch(() => {}),
+      member.rewind(topic, partitions, note).catch(() => {}),
     )
     const text = `Topic "${topic}" was deleted and made again. It is read from its beginning.`
     end.abort(new BrokerError('reconnect', text))
@@ -170,12 +185,26 @@ export async function openConsumption(
   }
 
   try {
+    left = await within(
+      signal,
+      client.withAdmin((admin) => admin.committed(groupId, topics)),
+    )
     await within(signal, within(end.signal, member.start()))
   } catch (error) {
     await close()
     throw toTrouble('Could not join the consumer group', error)
   }
   return { ended: end.signal, progress, close }
+}
+
+/** Beside an offset, of which topic it is one: whoever is killed while a topic is deleted takes nothing back. */
+const noteOf = (cluster: string, topicId = ''): string | null =>
+  topicId === '' ? null : `${cluster} ${topicId}`
+/** One of another cluster was carried over by whoever mirrors that, and any other text is somebody else's: both offsets are believed. */
+function isOfAnotherTopic(note: string | null | undefined, cluster: string, topicId: string): boolean {
+  const [itsCluster, itsTopic, ...more] = note?.split(' ') ?? []
+  const isNote = Boolean(itsTopic) && more.length === 0
+  return isNote && topicId !== '' && itsCluster === cluster && itsTopic !== topicId
 }
 
 const weightOf = ({ value }: ReceivedRecord): number => value?.length ?? 0

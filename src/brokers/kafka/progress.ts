@@ -51,7 +51,7 @@ export function countLag(client: Client, groupId: string, progress: Progress): P
       const ours = new Set(progress.assigned().get(topic))
       for (const { partition, low, high } of await admin.ranges(topic)) {
         if (!ours.has(partition)) continue
-        const offset = committed.get(placeOf(topic, partition)) ?? -1n
+        const offset = committed.get(placeOf(topic, partition))?.offset ?? -1n
         // What retention has deleted does not wait: the group goes on at the lowest offset that there is.
         const reached = highest(low, offset, progress.position(topic, partition) ?? 0n)
         if (high > reached) lag += high - reached

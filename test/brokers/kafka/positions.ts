@@ -1,5 +1,5 @@
-import type { Message } from 'kafkajs'
-import { expect, test } from 'vitest'
+import { Kafka, logLevel, type Message } from 'kafkajs'
+import { describe, expect, test } from 'vitest'
 import type { Gap } from '../../../src/brokers/broker.ts'
 import { recordEvents, type Recorder } from '../../support/events.ts'
 import type { KafkaSource } from '../../support/kafka.ts'
@@ -19,7 +19,7 @@ export const sharedSource = ({ brokers }: { readonly brokers: string[] }): Kafka
 const patienceMs = 60_000
 
 /** A place in a topic: whose it is, and what becomes of a consumer that Kafka has left behind. */
-export function kafkaPositions({ make, admin, producer, createTopic }: Fixture): void {
+export function kafkaPositions({ service, make, admin, producer, createTopic }: Fixture): void {
   const receiving = useReceiver()
   let events: Recorder
   const one = { numPartitions: 1 }
@@ -120,4 +120,61 @@ export function kafkaPositions({ make, admin, producer, createTopic }: Fixture):
     // Nothing was deleted before it was read, but for what was read.
     expect(events.of('retention_gap')).toEqual([])
   }, 200_000)
+
+  describe('that was committed for a topic which was deleted since', () => {
+    interface Committed {
+      readonly offset: string
+      readonly metadata: string | null
+    }
+    const committed = async (topic: string): Promise<Committed> => {
+      const [found] = await admin().fetchOffsets({ groupId: `twinbox.${topic}`, topics: [topic] })
+      return found!.partitions[0]!
+    }
+    /** What a receiver had on its way when somebody deleted the topic, and was killed before it noticed. */
+    async function commit(topic: string, place: Committed): Promise<void> {
+      const kafka = new Kafka({ brokers: service().brokers, logLevel: logLevel.NOTHING })
+      const consumer = kafka.consumer({ groupId: `twinbox.${topic}` })
+      const joined = new Promise<void>((done) => void consumer.on(consumer.events.GROUP_JOIN, () => done()))
+      await consumer.connect()
+      await consumer.subscribe({ topic, fromBeginning: true })
+      await consumer.run({ autoCommit: false, eachBatchAutoResolve: false, eachBatch: async () => {} })
+      await joined
+      await consumer.commitOffsets([{ topic, partition: 0, ...place }])
+      await consumer.disconnect()
+    }
+    async function received(): Promise<{ readonly topic: string; readonly place: Committed }> {
+      const topic = await createTopic(one)
+      await ticks(topic)
+      await receive(topic)
+      await expect.poll(() => count(topic), { timeout: patienceMs }).toBe(3)
+      await receiving.stop()
+      return { topic, place: await committed(topic) }
+    }
+
+    test('steps over nothing of the one that has its name now', async () => {
+      const { topic, place } = await received()
+      await remake(topic)
+      await commit(topic, place)
+      await receive(topic)
+      await expect.poll(() => count(topic), { timeout: patienceMs }).toBe(6)
+      // And the next one goes on where this one was.
+      await receiving.stop()
+      const next = await committed(topic)
+      expect(next).toEqual({ partition: 0, offset: '3', metadata: expect.any(String) as string })
+      expect(next.metadata).not.toBe(place.metadata)
+    }, 200_000)
+
+    test('counts where somebody has carried it over from another cluster, or has said nothing', async () => {
+      const { topic, place } = await received()
+      const mirrored = place.metadata!.replace(/^\S+/, 'of-another-cluster')
+      for (const metadata of [mirrored, null, 'of somebody else']) {
+        await remake(topic)
+        await commit(topic, { offset: '2', metadata })
+        const before = await count(topic)
+        await receive(topic)
+        await expect.poll(() => count(topic), { timeout: patienceMs }).toBe(before + 1)
+        await receiving.stop()
+      }
+    }, 200_000)
+  })
 }

@@ -99,7 +99,8 @@ export function guard(socket: Socket, { codecs, reading, known }: Guarding): Soc
 
   function tellIds(body: Cursor): void {
     try {
-      reading.onTopicIds(readTopicIds(body))
+      const { ids, cluster } = readTopicIds(body)
+      reading.onTopicIds(ids, cluster)
     } catch (error) {
       if (!(error instanceof Malformed)) throw error
       // Without ids one can go on.

@@ -101,10 +101,13 @@ async function withAdmin<T>(kafka: Kafka, work: (admin: Admin) => Promise<T>): P
       removeGroups: async (groupIds) => void (await admin.deleteGroups([...groupIds])),
       committed: async (groupId, topics) => {
         const found = await admin.fetchOffsets({ groupId, topics: [...topics] })
-        const offsets = found.flatMap(({ topic, partitions }) =>
-          partitions.map(({ partition, offset }) => [placeOf(topic, partition), BigInt(offset)] as const),
+        const places = found.flatMap(({ topic, partitions }) =>
+          partitions.map(
+            ({ partition, offset, metadata: note }) =>
+              [placeOf(topic, partition), { offset: BigInt(offset), note }] as const,
+          ),
         )
-        return new Map(offsets.filter(([, offset]) => offset >= 0n))
+        return new Map(places.filter(([, { offset }]) => offset >= 0n))
       },
       ranges: async (topic) =>
         (await admin.fetchTopicOffsets(topic)).map(({ partition, low, high }) => ({

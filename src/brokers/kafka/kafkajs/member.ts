@@ -39,7 +39,9 @@ export function createMember(kafka: Kafka, settings: Settings, reading: Reading,
       stale: () => !payload.isRunning() || payload.isStale(),
       commit: async ({ offset }) => {
         payload.resolveOffset(offset)
-        await payload.commitOffsetsIfNecessary(payload.uncommittedOffsets())
+        const next = String(BigInt(offset) + 1n)
+        const place = { partition, offset: next, metadata: reading.noteOf(topic) }
+        await payload.commitOffsetsIfNecessary({ topics: [{ topic, partitions: [place] }] })
         await payload.heartbeat()
       },
     }
@@ -67,8 +69,8 @@ export function createMember(kafka: Kafka, settings: Settings, reading: Reading,
       consumer.pause(partitions)
       return () => consumer.resume(partitions)
     },
-    rewind: (topic, partitions) =>
-      consumer.commitOffsets(partitions.map((partition) => ({ topic, partition, offset: '0' }))),
+    rewind: (topic, partitions, metadata) =>
+      consumer.commitOffsets(partitions.map((partition) => ({ topic, partition, offset: '0', metadata }))),
     leave: () => consumer.disconnect(),
   }
 }

@@ -39,8 +39,13 @@ export function writeMetadataRequest(correlation: number, version: number, topic
   return Buffer.concat([size, body])
 }
 
-/** The ids by the names of the topics: text, or '' if the cluster has given none. What does not exist is not among them. */
-export function readTopicIds(answer: Cursor): Map<string, string> {
+export interface TopicIds {
+  /** By the names of the topics: text, or '' if the cluster has given none. What does not exist is not among them. */
+  readonly ids: ReadonlyMap<string, string>
+  readonly cluster: string
+}
+
+export function readTopicIds(answer: Cursor): TopicIds {
   const ids = new Map<string, string>()
   answer.skipTags()
   answer.skip(4)
@@ -51,7 +56,7 @@ export function readTopicIds(answer: Cursor): Map<string, string> {
     answer.compact()
     answer.skipTags()
   })
-  answer.compact()
+  const cluster = answer.compact()?.toString() ?? ''
   answer.skip(4)
   answer.compactArray(() => {
     const error = answer.int16()
@@ -70,7 +75,7 @@ export function readTopicIds(answer: Cursor): Map<string, string> {
     if (name !== null && (error === 0 || !none))
       ids.set(name.toString(), none ? '' : id.toString('base64url'))
   })
-  return ids
+  return { ids, cluster }
 }
 
 const noTags = Buffer.from([0])

@@ -80,7 +80,7 @@ export function createMember(pool: Pool, settings: Settings, reading: Reading): 
       commit: async (topic, partition, next) => {
         if (now.lost) throw new Error('The group has gone on.')
         try {
-          await commit(id, memberId, topic, [[partition, next]])
+          await commit(id, memberId, topic, [[partition, next]], reading.noteOf(topic))
         } catch (error) {
           if (overtaken.has(typeOf(error) ?? '')) lose()
           throw error
@@ -103,11 +103,12 @@ export function createMember(pool: Pool, settings: Settings, reading: Reading): 
     memberId: string,
     name: string,
     offsets: readonly (readonly [partition: number, next: bigint])[],
+    committedMetadata: string | null,
   ): Promise<void> {
     const coordinator = consumer.currentMetadata?.brokers.get(consumer.coordinatorId ?? -1)
     const connection = await consumer.connections.get(coordinator!)
     const partitions = offsets.map(([partitionIndex, committedOffset]) => ({
-      ...{ partitionIndex, committedOffset, committedLeaderEpoch: -1, committedMetadata: null },
+      ...{ partitionIndex, committedOffset, committedLeaderEpoch: -1, committedMetadata },
     }))
     await library.offsetCommitV8.api.async(connection, groupId, id, memberId, null, [{ name, partitions }])
   }
@@ -120,12 +121,13 @@ export function createMember(pool: Pool, settings: Settings, reading: Reading): 
     },
     hasTopicIds: () => true,
     pause: reader.pause,
-    rewind: (topic, partitions) =>
+    rewind: (topic, partitions, note) =>
       commit(
         consumer.generationId,
         consumer.memberId ?? '',
         topic,
         partitions.map((partition) => [partition, 0n]),
+        note,
       ),
     leave: async () => {
       ended = true

@@ -79,13 +79,14 @@ function adminOf(
     removeGroups: (groups) => admin.deleteGroups({ groups: [...groups] }),
     committed: async (groupId, topics) => {
       const [group] = await admin.listConsumerGroupOffsets({ groups: [groupId] })
-      const offsets = (group?.topics ?? []).flatMap(({ name, partitions }) =>
-        partitions.map((each) => [placeOf(name, each.partitionIndex), each.committedOffset] as const),
-      )
-      const ours = new Set(topics)
-      return new Map(
-        offsets.filter(([place, offset]) => offset >= 0n && ours.has(place.replace(/\/\d+$/, ''))),
-      )
+      const places = (group?.topics ?? [])
+        .filter(({ name }) => topics.includes(name))
+        .flatMap(({ name, partitions }) =>
+          partitions.map(({ partitionIndex, committedOffset: offset, metadata: note }) => {
+            return [placeOf(name, partitionIndex), { offset, note: note ?? null }] as const
+          }),
+        )
+      return new Map(places.filter(([, { offset }]) => offset >= 0n))
     },
     ranges: async (topic) => {
       const { topics } = await admin.metadata({ topics: [topic] })

@@ -58,7 +58,7 @@ export function createReader(pool: Pool, reading: Reading): Reader {
     const ids = [...found.topics].map(
       ([topic, { id }]) => [topic, toBytes(id).toString('base64url')] as const,
     )
-    reading.onTopicIds(new Map(ids))
+    reading.onTopicIds(new Map(ids), found.id)
     return found
   }
 
