@@ -57,7 +57,10 @@ export default defineConfig({
     // Each of these has a database and half a dozen workers.
     maxConcurrency: 3,
     projects: [
-      project('quick', { include: ['test/**/*.test.ts'], exclude: Object.values(tags).flat(), order: 0 }),
+      project('quick', {
+        ...{ include: ['test/**/*.test.ts'], exclude: Object.values(tags).flat(), order: 0 },
+        together: true,
+      }),
       project('servers:postgres', { order: 1 }),
       project('servers:rabbitmq', { order: 1 }),
       project('servers:kafka', { order: 1, exclude: tags['servers:platformatic'] }),
@@ -83,6 +86,8 @@ function project(
     readonly order: number
     /** One file at a time. */
     readonly alone?: boolean
+    /** Files share a process, and what they import: to import it anew takes longer than most of them. */
+    readonly together?: boolean
     readonly timeout?: number
   },
 ) {
@@ -94,6 +99,7 @@ function project(
       exclude: how.exclude ?? [],
       sequence: { groupOrder: how.order },
       fileParallelism: how.alone !== true,
+      isolate: how.together !== true,
       ...(how.timeout === undefined ? {} : { testTimeout: how.timeout, hookTimeout: how.timeout }),
     },
   }
