@@ -134,7 +134,7 @@ describe('imports run downwards', () => {
     },
     {
       name: 'observe',
-      files: /^src\/observe\/(gauges|health|logging|metrics)\.ts$/,
+      files: /^src\/observe\/(gauges|health|logging|metrics|probe)\.ts$/,
       uses: [...words, 'sql', 'database', 'worker', 'status'],
     },
     {
@@ -157,7 +157,7 @@ describe('imports run downwards', () => {
     },
     {
       name: 'index',
-      files: /^src\/(index|config)\.ts$/,
+      files: /^src\/(index|config|workers)\.ts$/,
       uses: [
         ...[...words, 'database', 'broker', 'worker', 'outbox', 'relay', 'receiver', 'claimer', 'membership'],
         ...['status', 'observe', 'doctor', 'coordination', 'topics'],
@@ -173,6 +173,21 @@ describe('imports run downwards', () => {
       ],
       packages: ['fast-string-truncated-width', 'commander'],
     },
+    {
+      name: 'frameworks',
+      files: /^src\/frameworks\/application\.ts$/,
+      uses: [...words, 'broker', 'worker', 'outbox', 'observe', 'index'],
+    },
+    // Each knows its own framework. Types of fastify are all that is imported of it.
+    ...[
+      { name: 'nestjs', packages: ['@nestjs/common', '@nestjs/core'] },
+      { name: 'fastify', packages: ['fastify'] },
+    ].map(({ name, packages }) => ({
+      name,
+      files: new RegExp(`^src/frameworks/${name}/`),
+      uses: [...words, 'topics', 'outbox', 'claimer', 'observe', 'index', 'frameworks'],
+      packages,
+    })),
     { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database', 'stage'] },
     {
       name: 'stage',

@@ -1,10 +1,10 @@
-import { createHash, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { isIP } from 'node:net'
 import { openDatabase, type DatabaseInput } from '../database/database.ts'
 import type { OnEvent } from '../base/events.ts'
 import { createHealth, type Health } from '../observe/health.ts'
+import { answerProbe, isToken } from '../observe/probe.ts'
 import type { prometheus, PrometheusMetrics } from '../observe/prometheus.ts'
 import type { Worker } from '../membership/worker.ts'
 import { printable } from '../base/printable.ts'
@@ -83,12 +83,6 @@ async function loadPrometheus(): Promise<typeof prometheus | null> {
   }
 }
 
-/** Compares digests, which are of one length: how long it takes says nothing of the token. */
-function isToken(header: string | undefined, token: string): boolean {
-  const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
-  return timingSafeEqual(digest(header ?? ''), digest(`Bearer ${token}`))
-}
-
 const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))
 
@@ -97,7 +91,6 @@ async function answer(
   response: ServerResponse,
   health: Health,
   metrics: PrometheusMetrics | null,
-  /** Whom strangers reach is told whether all is well; names of consumers, topics and hosts are for those who may know. */
   trust: { readonly metrics: boolean; readonly problems: boolean },
 ): Promise<void> {
   const say = (status: number, type: string, text: string): void => {
@@ -109,10 +102,9 @@ async function answer(
   if (request.method !== 'GET' && request.method !== 'HEAD') return json(405, { error: 'Only GET and HEAD.' })
   const { pathname } = new URL(request.url ?? '/', 'http://localhost')
   if (pathname === '/health/live' || pathname === '/health/ready') {
-    const report = await health.check()
-    const ok = pathname === '/health/live' ? report.live : report.ready
-    const { live, ready, problems } = report
-    return json(ok ? 200 : 503, { ok, live, ready, ...(trust.problems && { problems }) })
+    const probe = pathname === '/health/live' ? 'live' : 'ready'
+    const { status, body } = answerProbe(probe, await health.check(), trust.problems)
+    return say(status, 'application/json', body)
   }
   if (pathname === '/metrics' && !trust.metrics) {
     response.setHeader('www-authenticate', 'Bearer')

@@ -1,9 +1,7 @@
-import type { Broker } from '../brokers/broker.ts'
-import { createClaimer } from '../claimer/claimer.ts'
 import type { ConsumerConfig } from '../config.ts'
-import { createReceiver } from '../receiver/receiver.ts'
-import { createRelay } from '../relay/relay.ts'
-import { workerOptionNames, type Worker, type WorkerOptions } from '../membership/worker.ts'
+import type { WorkerKind } from '../base/events.ts'
+import type { Worker, WorkerOptions } from '../membership/worker.ts'
+import { createWorkers } from '../workers.ts'
 import { createEndpoint, type Endpoint } from './endpoint.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { Flags } from '../terminal/flags.ts'
@@ -11,6 +9,13 @@ import { createLog, type Log } from './log.ts'
 import { chooseConsumers, readSettings, type Settings } from './settings.ts'
 
 export type WorkerCommand = 'relay' | 'receive' | 'claim' | 'work'
+
+const kindsOf: Readonly<Record<WorkerCommand, readonly WorkerKind[]>> = {
+  relay: ['relay'],
+  receive: ['receiver'],
+  claim: ['claimer'],
+  work: ['receiver', 'claimer', 'relay'],
+}
 
 /** Runs the workers of one command until a signal stops them. */
 export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<0 | 1> {
@@ -33,7 +38,9 @@ export async function runWorkers(command: WorkerCommand, flags: Flags): Promise<
   const broker = command === 'claim' ? null : await settings.openBroker()
   const workers: Worker[] = []
   try {
-    workers.push(...createWorkers(command, flags, settings, shared, broker))
+    const consumers = command === 'relay' ? [] : consumersFor(command, flags, settings)
+    const { relay, topics } = settings.config
+    workers.push(...createWorkers({ kinds: kindsOf[command], consumers, relay, topics, broker, shared }))
     log.say(place)
     await endpoint?.open(workers, log)
     return await untilSignal(workers, log)
@@ -55,53 +62,6 @@ async function openEndpoint(flags: Flags, { database, schema }: Settings): Promi
       'TWINBOX_METRICS_TOKEN is empty. Give it a token, or unset it to serve metrics without one.',
     )
   return createEndpoint({ database: database(), schema, port, host, stuckAfterMs, token })
-}
-
-/** In the order of their start: who subscribes comes before who sends. */
-function createWorkers(
-  command: WorkerCommand,
-  flags: Flags,
-  settings: Settings,
-  shared: WorkerOptions,
-  broker: Broker | null,
-): Worker[] {
-  const workers: Worker[] = []
-  const consumers = command === 'relay' ? [] : consumersFor(command, flags, settings)
-  for (const [consumer, config] of consumers) {
-    if (broker === null) break
-    const { receiving } = partsOf(config)
-    workers.push(createReceiver({ ...sharedOptions(config), ...shared, broker, consumer, ...receiving }))
-  }
-  for (const [consumer, config] of consumers) {
-    if (command === 'receive') break
-    const { claiming, handlers } = partsOf(config)
-    workers.push(
-      createClaimer({ ...claiming, ...shared, topics: settings.config.topics, consumer }, handlers),
-    )
-  }
-  if (broker !== null && command !== 'receive') {
-    workers.push(createRelay({ ...settings.config.relay, ...shared, broker }))
-  }
-  return workers
-}
-
-function partsOf({
-  handlers,
-  topics,
-  identify,
-  topicOf,
-  from,
-  sources,
-  collisions,
-  ...claiming
-}: ConsumerConfig) {
-  return { handlers, receiving: { topics, identify, topicOf, from, sources, collisions }, claiming }
-}
-
-/** Of a consumer's options those that its receivers know too; the others are its claimers'. */
-function sharedOptions(config: ConsumerConfig): Partial<WorkerOptions> {
-  const known: readonly string[] = workerOptionNames
-  return Object.fromEntries(Object.entries(config).filter(([name]) => known.includes(name)))
 }
 
 function consumersFor(

@@ -1,0 +1,56 @@
+import type { WorkerKind } from './base/events.ts'
+import type { Broker } from './brokers/broker.ts'
+import { createClaimer } from './claimer/claimer.ts'
+import type { Config, ConsumerConfig } from './config.ts'
+import { workerOptionNames, type Worker, type WorkerOptions } from './membership/worker.ts'
+import { createReceiver } from './receiver/receiver.ts'
+import { createRelay } from './relay/relay.ts'
+
+/** What the workers of one process are made of. */
+export interface WorkerParts {
+  readonly kinds: readonly WorkerKind[]
+  readonly consumers: readonly (readonly [name: string, ConsumerConfig])[]
+  readonly relay?: Config['relay']
+  readonly topics?: Config['topics']
+  /** Claimers need none. */
+  readonly broker: Broker | null
+  readonly shared: WorkerOptions
+}
+
+/** In the order of their start: who subscribes comes before who sends. @throws OptionError */
+export function createWorkers({ kinds, consumers, relay, topics, broker, shared }: WorkerParts): Worker[] {
+  const workers: Worker[] = []
+  if (broker !== null && kinds.includes('receiver')) {
+    for (const [consumer, config] of consumers) {
+      const { receiving } = partsOf(config)
+      workers.push(createReceiver({ ...sharedOptions(config), ...shared, broker, consumer, ...receiving }))
+    }
+  }
+  if (kinds.includes('claimer')) {
+    for (const [consumer, config] of consumers) {
+      const { claiming, handlers } = partsOf(config)
+      workers.push(createClaimer({ ...claiming, ...shared, topics, consumer }, handlers))
+    }
+  }
+  if (broker !== null && kinds.includes('relay')) workers.push(createRelay({ ...relay, ...shared, broker }))
+  return workers
+}
+
+function partsOf({
+  handlers,
+  topics,
+  identify,
+  topicOf,
+  from,
+  sources,
+  collisions,
+  ...claiming
+}: ConsumerConfig) {
+  return { handlers, receiving: { topics, identify, topicOf, from, sources, collisions }, claiming }
+}
+
+/** Of a consumer's options those that its receivers know too; the others are its claimers'. */
+function sharedOptions(config: ConsumerConfig): Partial<WorkerOptions> {
+  const known: readonly string[] = workerOptionNames
+  return Object.fromEntries(Object.entries(config).filter(([name]) => known.includes(name)))
+}
