@@ -13,6 +13,7 @@ const tags = {
     'test/claimer/{circuits,errors}.test.ts',
     'test/operate/*.test.ts',
     'test/topics/{asyncapi,handling,typing}.test.ts',
+    'test/frameworks/*.test.ts',
     'test/attack/{handler,tables,surface,terminal}.test.ts',
     'test/telemetry/{cli,processes,tracing}.test.ts',
     'test/{cli,demo,roles,start}.test.ts',

