@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { describeError } from '../src/base/errors.ts'
+import { emitter } from '../src/base/events.ts'
 import { redact } from '../src/base/printable.ts'
 import { BrokerError, logEvents, type LogLevel, type TwinboxEvent } from '../src/index.ts'
 
@@ -126,4 +127,15 @@ describe('logEvents', () => {
     error.cause = error
     expect(logged({ type: 'trouble', error, doing: 'x' }, { stacks: true }).text).toContain('round')
   })
+})
+
+test('events tell times in whole milliseconds, but how long something took with fractions', () => {
+  const told: object[] = []
+  const common = { kind: 'claimer', consumer: 'billing', workerId: 7 } as const
+  const emit = emitter({ onEvent: (event) => void told.push(event) }, () => common)
+  emit({ type: 'circuit_closed', topic: 't', pausedMs: 1234.56 })
+  emit({ type: 'broker_down', error: new BrokerError('reconnect', 'away'), retryInMs: 49.7 })
+  emit({ type: 'parked', key: 'k', forMs: null })
+  emit({ type: 'handled', ids: ['1'], topic: 't', attempt: 1, durationMs: 0.25 } as never)
+  expect(told).toMatchObject([{ pausedMs: 1235 }, { retryInMs: 50 }, { forMs: null }, { durationMs: 0.25 }])
 })

@@ -36,6 +36,7 @@ type Happening =
       readonly topics: Readonly<Record<string, number>>
       /** The broker's name. */
       readonly broker: string
+      /** With fractions; all other times of events are whole milliseconds. */
       readonly durationMs: number
     }
   /** The broker refused a message by itself, or a handler failed. `dead` if it will not be tried again. */
@@ -198,6 +199,15 @@ interface Observers {
   readonly telemetry?: { readonly onEvent?: OnEvent | undefined } | undefined
 }
 
+/** Clocks and jitter give fractions of a millisecond, which say nothing of a pause. Of how long something took they do. */
+function inWholeMs<Event extends object>(event: Event): Event {
+  const fields = event as Record<string, unknown>
+  for (const [name, value] of Object.entries(fields))
+    if (typeof value === 'number' && name.endsWith('Ms') && name !== 'durationMs')
+      fields[name] = Math.round(value)
+  return event
+}
+
 /**
  * Binds the facts that all events of a worker share. An observer that throws, or rejects, must not hurt the work: an
  * unhandled rejection would end the process.
@@ -206,7 +216,7 @@ export function emitter({ onEvent, telemetry }: Observers, common: () => Common)
   const observers = [onEvent, telemetry?.onEvent].filter((observer) => observer !== undefined)
   if (observers.length === 0) return () => {}
   return (happening) => {
-    const event = { ...happening, ...common() }
+    const event = inWholeMs({ ...happening, ...common() })
     for (const observe of observers) {
       const complain = (error: unknown): void =>
         warn(`An onEvent observer threw on "${happening.type}": ${describeError(error)}`)

@@ -117,8 +117,8 @@ export async function insistOnLocks<Result>(
       })
     } catch (error) {
       if (!isInTheWay(error)) throw error
-      const waitedMs = performance.now() - startedAt
-      const retryInMs = reconnectMs(tries, 250, 2000)
+      const waitedMs = Math.round(performance.now() - startedAt)
+      const retryInMs = Math.round(reconnectMs(tries, 250, 2000))
       if (waitedMs + retryInMs > waitMs) throw busy(database.schema, blockers, error)
       onWait({ tries, waitedMs, retryInMs, blockers })
       await pause(retryInMs, signal)

@@ -1,5 +1,5 @@
 import { int } from './parameter.ts'
-import { perSchema, planned, quoted } from './statement.ts'
+import { msSince, perSchema, planned, quoted } from './statement.ts'
 
 /** By which migrations take turns. */
 export const migrationKey = (s: string): string => `hashtextextended('twinbox migrate ${s}'::text, 0::bigint)`
@@ -13,8 +13,8 @@ export type BlockerRow = Readonly<
 const blockers = (
   pids: string,
 ): string => `select b.pid, nullif(a.application_name, '') as application, a.usename::text as "user", a.state,
-        extract(epoch from clock_timestamp() - a.query_start)::float8 * 1000 as "queryMs",
-        extract(epoch from clock_timestamp() - a.xact_start)::float8 * 1000 as "transactionMs"
+        ${msSince('a.query_start')} as "queryMs",
+        ${msSince('a.xact_start')} as "transactionMs"
       from (${pids}) as b
       left join pg_stat_activity as a using (pid)
       order by a.xact_start nulls last, b.pid limit 5`

@@ -1,7 +1,7 @@
 import { disconnecting } from './worker.ts'
 import type { DeathSign, WorkerKind } from '../../base/events.ts'
 import { int, ints, optional, text } from './parameter.ts'
-import { instant, perSchema, planned, readable } from './statement.ts'
+import { instant, msSince, perSchema, planned, readable } from './statement.ts'
 
 export interface EvictRow {
   readonly id: number
@@ -41,7 +41,7 @@ export const operateSql = perSchema('operate', (s) => ({
   workers: planned(
     { limit: int, consumer: optional(text), kind: optional(text) },
     `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_flight, topics, ended_at, ended_by')},
-      extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms,
+      ${msSince('w.beat_at')} as silent_ms,
       lock.objid is not null as locked,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked,
       w.sign is not null and w.ended_at is null as signed,
@@ -70,7 +70,7 @@ export const operateSql = perSchema('operate', (s) => ({
     `with evicted as (
       update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'evict'
       where id = any ($ids) and ended_at is null
-      returning id, extract(epoch from clock_timestamp() - beat_at)::float8 * 1000 as silent_ms
+      returning id, ${msSince('beat_at')} as silent_ms
     )
     select asked.id, w.id is not null as known, e.id is not null as evicted, e.silent_ms
     from unnest($ids) with ordinality as asked(id, place)

@@ -11,7 +11,7 @@ import {
   type MessageState,
   type PlacedRow,
 } from './placed.ts'
-import { each, perSchema, planned } from './statement.ts'
+import { each, msSince, perSchema, planned } from './statement.ts'
 
 /** The tables in which a message can be whole, and `handled`, which has its key. */
 const holders = Object.values(tableOf) as Holder[]
@@ -203,8 +203,8 @@ export const privacySql = perSchema('privacy', (s) => {
     held: planned(
       matching,
       `select t.name as "table", t.pid, nullif(a.application_name, '') as application, a.usename::text as "user", a.state,
-        extract(epoch from clock_timestamp() - a.query_start)::float8 * 1000 as "queryMs",
-        extract(epoch from clock_timestamp() - a.xact_start)::float8 * 1000 as "transactionMs"
+        ${msSince('a.query_start')} as "queryMs",
+        ${msSince('a.xact_start')} as "transactionMs"
       from (
         select distinct r.name, coalesce(k.pid, 0) as pid
         from (

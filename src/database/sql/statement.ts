@@ -126,6 +126,9 @@ export const columns = (alias: string, names: string = messageColumns): string =
  */
 export const instant = (time: string): string => `extract(epoch from ${time})`
 
+/** How long ago a time is, in whole milliseconds. */
+export const msSince = (at: string) => `round(extract(epoch from clock_timestamp() - ${at}) * 1000)::float8`
+
 /** Columns of `alias` to be read, those that are times as `instant`. */
 export const readable = (alias: string, names: string = messageColumns): string =>
   names

@@ -1,6 +1,6 @@
 import type { DeadLetterRow } from './letter.ts'
 import { int } from './parameter.ts'
-import { everyConsumer, everyLane, perSchema, planned, readable } from './statement.ts'
+import { everyConsumer, everyLane, msSince, perSchema, planned, readable } from './statement.ts'
 
 export interface CountRow {
   readonly consumer: string
@@ -37,12 +37,11 @@ export const statusSql = perSchema('status', (s) => {
   const inInbox = (limit: string): string =>
     lanes('inbox', 'received_at', 'm.consumer = c.consumer and', limit)
   const unhandled = `select u.topic, u.received_at as since from ${s}.unhandled as u where u.consumer = c.consumer`
-  const ageOf = (time: string): string => `extract(epoch from clock_timestamp() - ${time})::float8 * 1000`
   const outbox = "(select '' as consumer)"
   const inboxes = everyConsumer(s)
   const depth = (rows: string, consumers: string): string => `
     select * from (
-      select c.consumer, m.topic, count(*) as count, ${ageOf('min(m.since)')} as lag_ms,
+      select c.consumer, m.topic, count(*) as count, ${msSince('min(m.since)')} as lag_ms,
         (sum(count(*)) over box)::bigint as total, count(*) over box as topics,
         row_number() over (box order by count(*) desc, m.topic) as place
       from ${consumers} as c
@@ -53,7 +52,7 @@ export const statusSql = perSchema('status', (s) => {
     where place <= $topics
     order by consumer, place`
   const lag = (table: string, since: string, where: string, consumers: string): string => `
-    select c.consumer, ${ageOf('min(m.since)')} as lag_ms
+    select c.consumer, ${msSince('min(m.since)')} as lag_ms
     from ${consumers} as c
     cross join lateral (${lanes(table, since, where, '1')}) as m
     group by c.consumer`
