@@ -638,13 +638,12 @@ describe('the terminal', () => {
     )
     expect(found).toEqual([
       `src/base/errors.ts: export const warn = (text: string): void => process.emitWarning(printableLine(text), 'TwinboxWarning')`,
-      'src/cli/main.ts: writeOut: (text) => void process.stdout.write(printable(text)),',
-      'src/cli/main.ts: writeErr: (text) => void process.stderr.write(printable(text)),',
       // It says nothing: it waits for what was said.
       "src/cli/main.ts: process.stdout.write('', () => process.exit(code))",
+      'src/terminal/command.ts: writeOut: (text) => void process.stdout.write(printable(text)),',
+      'src/terminal/command.ts: writeErr: (text) => void process.stderr.write(printable(text)),',
       'src/terminal/output.ts: export const say = (text: string): boolean => process.stdout.write(`${printable(text)}\\n`)',
-      'src/terminal/output.ts: export const remark = (text: string): boolean => process.stderr.write(`${printableLine(text)}\\n`)',
-      'src/terminal/output.ts: export const remarkLines = (text: string): boolean => process.stderr.write(`${printable(text)}\\n`)',
+      'src/terminal/output.ts: process.stderr.write(`${fold(printable(text), errColumns())}\\n`)',
     ])
   })
 
@@ -660,6 +659,7 @@ describe('the terminal', () => {
       ['src/cli/confirm.ts', true],
       ['src/cli/letters.ts', true],
       ['src/cli/screen.ts', true],
+      ['src/terminal/output.ts', true],
       ['proof/stage/view.ts', true],
     ])
   })

@@ -9,6 +9,8 @@ import { createOutbox } from '../src/index.ts'
 import type { Status } from '../src/status/status.ts'
 import { Command, type Output } from './support/command.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { columns } from '../src/terminal/prose.ts'
+import { frames, inTerminal } from './support/pty.ts'
 
 let folder: string
 let database: TestDatabase
@@ -31,6 +33,20 @@ const config = async (name: string, text: string): Promise<string> => {
   return path
 }
 
+/** Every time in milliseconds, however deep; there has to be one. */
+function expectWholeMs(json: string): void {
+  const fractions: string[] = []
+  let times = 0
+  JSON.parse(json, (name, value: unknown) => {
+    if (!name.endsWith('Ms') || value === null) return value
+    times++
+    if (!Number.isInteger(value)) fractions.push(`${name}: ${JSON.stringify(value)}`)
+    return value
+  })
+  expect(fractions).toEqual([])
+  expect(times).toBeGreaterThan(0)
+}
+
 /** A command that shows a password to everybody on the machine. */
 const withPassword = /^ *\$?.*(twinbox|npm run) .*:\/\/[^\s/:@]*:[^\s@]+@/m
 
@@ -46,6 +62,8 @@ describe('what it is told', () => {
       const help = await twinbox([command, '--help'])
       expect(help).toMatchObject({ code: 0, stderr: '' })
       expect(help.stdout).toContain(`$ twinbox ${command}`)
+      // What no terminal says is as wide as a terminal.
+      expect(help.stdout.split('\n').filter((line) => columns(line) > 80)).toEqual([])
     }
   })
 
@@ -67,12 +85,29 @@ describe('what it is told', () => {
 
   test('--version is that of the package', async () => {
     const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { version: string }
-    expect(await twinbox(['--version'])).toEqual({ code: 0, stdout: `${version}\n`, stderr: '' })
+    for (const before of [[], ['work'], ['schedules', 'add']])
+      expect(await twinbox([...before, '--version'])).toEqual({
+        code: 0,
+        stdout: `${version}\n`,
+        stderr: '',
+      })
   })
 
   test.each([
     { args: [], says: /Usage: twinbox/ },
     { args: ['migrat'], says: /unknown command 'migrat'\n\(Did you mean migrate\?\)/ },
+    {
+      args: ['dead', 'lst'],
+      says: /unknown command 'lst'\n\(Did you mean list\?\)\nSee twinbox dead --help/,
+    },
+    // These do something by themselves too.
+    { args: ['demo', 'shoop'], says: /unknown command 'shoop'\n\(Did you mean shop\?\)/ },
+    { args: ['workers', 'evct', '7'], says: /unknown command 'evct'\n\(Did you mean evict\?\)/ },
+    { args: ['help', 'statu'], says: /unknown command 'statu'\n\(Did you mean status\?\)/ },
+    { args: ['help', 'dead', 'lst'], says: /unknown command 'lst'\n\(Did you mean list\?\)/ },
+    { args: ['dead', 'help', 'lst'], says: /unknown command 'lst'\n\(Did you mean list\?\)/ },
+    { args: ['dead', 'list', '--topc', 'x'], says: /unknown option '--topc'\n\(Did you mean --topic\?\)/ },
+    { args: ['prune', 'ded'], says: /'ded' is invalid .*Allowed choices are dedupe, seen/ },
     {
       args: ['migrate', '--databse', 'x'],
       says: /unknown option '--databse'\n\(Did you mean --database\?\)/,
@@ -81,7 +116,7 @@ describe('what it is told', () => {
     { args: ['migrate', '-d', 'http://u:hidden@h/x'], says: /postgres:\/\// },
     { args: ['migrate', '-d', 'postgres://u:hid den@h:port/x'], says: /URL/ },
     { args: ['status', '--schema', 'No Good'], says: /^schema must be/ },
-    { args: ['workers', 'bogus'], says: /too many arguments for 'workers'.*\nSee twinbox workers --help\./ },
+    { args: ['workers', 'bogus'], says: /unknown command 'bogus'\nSee twinbox workers --help\./ },
     { args: ['workers', '--kind', 'pigeon'], says: /Allowed choices are relay, receiver, claimer/ },
     { args: ['workers', 'evict'], says: /missing required argument 'id'/ },
     // Found before it is known that nobody is at the other end.
@@ -318,6 +353,7 @@ describe('status', () => {
     expect(stdout.length).toBeLessThan(10_000)
     const { outbox } = JSON.parse(stdout) as Status
     expect(outbox).toMatchObject({ depth: 100_000, more: true })
+    expectWholeMs(stdout)
     expect(outbox.topics).toHaveLength(20)
     for (const { topic, depth } of outbox.topics) expect([topic.slice(0, 4), depth]).toEqual(['big.', 25])
     expect(outbox.topicCount).toBe(100_001 - 1000 + 40)
@@ -429,8 +465,9 @@ describe('workers', () => {
 describe('the roster of workers', () => {
   const register = async (ended: string | null = null): Promise<number> => {
     const [row] = await database.query<{ id: number }>(
-      `insert into twinbox.worker (kind, consumer, host, pid, version, application, ended_at, ended_by)
-      values ('claimer', 'roster', 'h', 7, '0.1.0', 'test', case when $1::text is not null then now() end, $1)
+      `insert into twinbox.worker (kind, consumer, host, pid, version, application, ended_at, ended_by, beat_at)
+      values ('claimer', 'roster', 'h', 7, '0.1.0', 'test', case when $1::text is not null then now() end, $1,
+        now() + interval '10 minutes')
       returning id`,
       [ended],
     )
@@ -450,8 +487,11 @@ describe('the roster of workers', () => {
       /^id +kind +consumer +state +up +beat +lanes +since +in flight +lock +host +pid +version\n/,
     )
     expect(people.stdout).toMatch(new RegExp(`^${alive} +claimer +roster +alive `, 'm'))
-    expect(people.stdout).toMatch(new RegExp(`^${died} +claimer +roster +died: heartbeat `, 'm'))
+    expect(people.stdout).toContain('\n1 ended in the last ten minutes: 1 died: heartbeat. ')
+    const whole = await twinbox([...args, '--ended'], env())
+    expect(whole.stdout).toMatch(new RegExp(`^${died} +claimer +roster +died: heartbeat `, 'm'))
     const programs = await twinbox([...args, '--json'], env())
+    expectWholeMs(programs.stdout)
     expect(JSON.parse(programs.stdout)).toMatchObject({ schema: 'twinbox', at: expect.any(String) as string })
     expect(shown(programs.stdout)).toMatchObject([
       {
@@ -468,7 +508,7 @@ describe('the roster of workers', () => {
     ])
     expect((await twinbox([...args, '--kind', 'relay'], env())).stdout).toBe('No such worker is running.\n')
     expect((await twinbox(['status'], env())).stdout).toMatch(
-      new RegExp(`^${died} +claimer +roster +died: heartbeat `, 'm'),
+      / ended in the last ten minutes: .*died: heartbeat/,
     )
   })
 
@@ -540,6 +580,7 @@ test('migrate says who is in the way, for people and for programs, and Ctrl-C le
     const program = start([...args, '--json'])
     await program.shows(/"waiting"/)
     const [line] = program.stderr.split('\n')
+    expectWholeMs(line!)
     expect(JSON.parse(line!)).toMatchObject({
       schema: 'twinbox',
       waiting: { tries: 1, blockers: [{ pid: expect.any(Number) as number }] },
@@ -552,4 +593,104 @@ test('migrate says who is in the way, for people and for programs, and Ctrl-C le
     holder.release()
     await other.drop()
   }
+})
+
+describe.skipIf(inTerminal === null)('in a terminal of 80 columns and 24 rows', () => {
+  const long = 'a-topic.with-a-very-long-name.that-somebody-has-chosen.for-reasons-of-their-own'
+  let crowded: TestDatabase
+  beforeAll(async () => {
+    crowded = await createTestDatabase()
+    const [columnsOf, content] = [
+      'id, topic, key, payload, errors',
+      `gen_random_uuid(), '${long}.' || n, '客户-👨‍👩‍👧-' || n, '1', '[]'`,
+    ]
+    await crowded.query(`insert into twinbox.worker
+        (kind, consumer, host, pid, version, application, started_at, beat_at, ended_at, ended_by)
+      select 'claimer', '倉庫-' || n, 'ip-10-0-0-' || n || '.eu-central-1.compute.internal', 4194304, '10.11.12', '',
+        now() - interval '3 days', now() + interval '10 minutes', case when n > 20 then now() end,
+        case when n > 20 then 'heartbeat' end
+      from generate_series(1, 30) as n`)
+    await crowded.query(`insert into twinbox.dead_letter (consumer, seq, attempt, reason, ${columnsOf})
+      select 'billing', n, 10, repeat('支付失败 💥 ', 20), ${content} from generate_series(1, 40) as n`)
+    await crowded.query(`insert into twinbox.outbox (lane, id, topic, key, payload)
+      select n % 64, gen_random_uuid(), '${long}.' || n, 'k' || n, '1' from generate_series(1, 40) as n`)
+    await crowded.query(`insert into twinbox.parked (until, blocker, consumer, lane, key, reason)
+      select 'infinity', n, 'billing', 1, '客户-' || n || repeat('x', 60), 'Error: ' || repeat('y ', 200)
+      from generate_series(1, 9) as n`)
+    await crowded.query(`insert into twinbox.schedule (name, cron, time_zone, catch_up, topic, key, payload)
+      select 'a-schedule-with-a-very-long-name-' || n, '0 6 * * 1-5', 'Europe/Berlin', 'one', '${long}', 'k', 'null'
+      from generate_series(1, 3) as n`)
+    await crowded.query(`insert into twinbox.audit (action, who, why, consumer, topic, key, id)
+      select 'redrive', 'somebody-with-a-long-name@host', repeat('why ', 50), 'billing', '${long}', 'k', gen_random_uuid()`)
+  })
+  afterAll(() => crowded.drop())
+  const env = (): NodeJS.ProcessEnv => ({ TWINBOX_DATABASE_URL: crowded.url })
+
+  test('no screen is wider', async () => {
+    const screens = [
+      ...[
+        ['status'],
+        ['workers'],
+        ['workers', '--ended'],
+        ['dead', 'list'],
+        ['dead', 'show', '1'],
+        ['parked', 'list'],
+      ],
+      ...[
+        ['messages', 'list'],
+        ['messages', 'list', '--payload'],
+        ['schedules', 'list'],
+        ['audit'],
+        ['roles'],
+        ['doctor'],
+      ],
+      ...[['--help'], ['soak', '--help'], ['prune', 'nothing'], ['dead', 'list', '--after', 'x'], ['work']],
+    ]
+    const json = inTerminal!(folder, ['workers', '--json'], env()).done
+    const shown = await Promise.all(screens.map((args) => inTerminal!(folder, args, env()).done))
+    for (const [nr, { stdout }] of shown.entries()) {
+      const lines = stdout.replaceAll('\r', '').split('\n')
+      // A word that is wider is a name, a URL or a place in a file, to be copied.
+      const wide = lines.filter(
+        (line) => columns(line) > 80 && line.trim().includes(' ') && !/^ +at |--after/.test(line),
+      )
+      expect([screens[nr], wide]).toEqual([screens[nr], []])
+      expect(lines.length).toBeGreaterThan(2)
+    }
+    expect(shown[1]!.stdout).toMatch(/^10 ended in the last ten minutes: 10 died: heartbeat\. /m)
+    expect(shown[1]!.stdout).toMatch(/^id +kind +consumer +state .*\(no room for .*version\)/ms)
+    expect(shown[2]!.stdout.match(/died: heartbeat/g)).toHaveLength(10)
+    // For programs it is what it is anywhere.
+    expect((JSON.parse((await json).stdout) as { workers: unknown[] }).workers).toHaveLength(30)
+  })
+
+  test('a picture that is drawn again and again fits it, also after it has become smaller', async () => {
+    const command = inTerminal!(folder, ['status', '--watch'], env())
+    const drawn = (count: number): Promise<void> => command.until(() => frames(command.stdout).length > count)
+    await drawn(1)
+    const before = frames(command.stdout).at(-2)!
+    await command.resize(60, 12)
+    const seen = frames(command.stdout).length
+    await drawn(seen + 1)
+    command.type('\u0003')
+    expect((await command.done).code).toBe(0)
+    const after = frames(command.stdout)[seen + 1]!
+    for (const [frame, width, height] of [
+      [before, 80, 24],
+      [after, 60, 12],
+    ] as const) {
+      expect(frame.length).toBeLessThanOrEqual(height)
+      expect(frame.filter((line) => columns(line) > width)).toEqual([])
+      expect(frame[0]).toMatch(/^Database /)
+      expect(frame.join('\n')).toMatch(/… \d+ more lines/)
+    }
+    for (const head of [
+      /^box +depth /m,
+      /^box +topic /m,
+      /^id +kind /m,
+      /^Latest dead letters\nnumber /m,
+      /^10 ended /m,
+    ])
+      expect(before.join('\n')).toMatch(head)
+  })
 })

@@ -1,6 +1,15 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import fc from 'fast-check'
+import { renderWorkers } from '../src/cli/roster.ts'
+import { renderStatus } from '../src/cli/status.ts'
+import type { WorkerStatus } from '../src/operate/workers.ts'
+import type { BoxStatus, DeadLetterStatus, Status } from '../src/status/status.ts'
+import { printableLine } from '../src/base/printable.ts'
+import { columns as columnsOf, cut, cutMiddle, fold, unfold } from '../src/terminal/prose.ts'
+import { fit, section } from '../src/terminal/section.ts'
 import { table } from '../src/terminal/table.ts'
 import { createView } from '../proof/stage/view.ts'
+import { fuzzSeed } from './support/fuzz.ts'
 
 describe('a table', () => {
   test('has its columns below each other, and nothing behind the last', () => {
@@ -42,6 +51,241 @@ describe('a table', () => {
     ).split('\n')
     expect(narrow).toBe(`${'k'.repeat(12)}  y`)
     expect(wide).toMatch(new RegExp(`[^ ] {${12 - columns + 2}}x$`))
+  })
+})
+
+/** In any script, with pictures that are made of several characters, and with what would command the terminal. */
+const anyName = (maxLength: number): fc.Arbitrary<string> =>
+  fc.oneof(
+    fc.string({ maxLength }),
+    fc.string({ unit: 'grapheme', maxLength }),
+    fc.string({ unit: 'binary', maxLength }),
+    fc
+      .array(fc.constantFrom('订单', '👨‍👩‍👧', '🇩🇪', 'é', '𠮷', 'ﾃ', '…', ' ', '\x1b[2J', 'a'), { maxLength })
+      .map((all) => all.join('')),
+  )
+const width = fc.integer({ min: 40, max: 200 })
+const holds = (property: Parameters<typeof fc.assert>[0]): void =>
+  void fc.assert(property as never, { seed: fuzzSeed, numRuns: 300 })
+const tooWide = (text: string, most: number): string[] =>
+  text.split('\n').filter((line) => columnsOf(line) > most)
+
+describe('of whatever is shown', () => {
+  test('a text that is cut fits, and only a text that does not fit is cut', () =>
+    holds(
+      fc.property(anyName(60), fc.integer({ min: 1, max: 80 }), (name, most) => {
+        const text = printableLine(name)
+        for (const shown of [cut(text, most), cutMiddle(text, most)]) {
+          expect(columnsOf(shown)).toBeLessThanOrEqual(most)
+          expect(shown === text).toBe(columnsOf(text) <= most)
+          expect(shown.isWellFormed()).toBe(text.isWellFormed() || shown.isWellFormed())
+        }
+      }),
+    ))
+
+  test('a table is never too wide, has a line for every row, and says which columns it has left out', () =>
+    holds(
+      fc.property(
+        fc.array(fc.array(anyName(60), { minLength: 6, maxLength: 6 }), { maxLength: 20 }),
+        width,
+        (rows, most) => {
+          const head = ['number', 'topic', 'key', 'age', 'pid', 'reason']
+          const numbered = rows.map((row, index) => [
+            String(index),
+            ...row.slice(1, 3),
+            '12.0 s',
+            '123456',
+            row[5]!,
+          ])
+          const shown = table(head, numbered, {
+            width: most,
+            drops: ['pid', 'age'],
+            cuts: { topic: 'middle', key: 'middle', reason: 'end' },
+          })
+          expect(tooWide(shown, most)).toEqual([])
+          const [first, ...others] = shown.split('\n')
+          const names = first!.trim().split(/ {2,}/)
+          expect(names).toEqual(expect.arrayContaining(['number', 'topic', 'key', 'reason']))
+          const missing = head.filter((name) => !names.includes(name))
+          expect(missing).toEqual([[], ['pid'], ['age', 'pid']][missing.length])
+          const note = missing.length === 0 ? [] : [`(no room for ${missing.join(', ')})`]
+          expect(others.slice(rows.length)).toEqual(note)
+          expect(others.slice(0, rows.length).map((line) => line.split(' ')[0])).toEqual(
+            numbered.map(([number]) => number),
+          )
+          // In a pipe it is whole.
+          const whole = table(head, numbered)
+          for (const row of rows) expect(whole).toContain(printableLine(row[1]!).trimEnd())
+        },
+      ),
+    ))
+
+  test('what is folded breaks at words, of which none is lost, and no other line begins where its first does', () =>
+    holds(
+      fc.property(
+        fc.array(anyName(12), { maxLength: 40 }),
+        fc.constantFrom('', '  ', 'name   ', '      → '),
+        width,
+        (words, before, most) => {
+          const text = before + printableLine(words.join(' '))
+          const lines = fold(text, most).split('\n')
+          const wordsOf = (some: string): string[] => some.split(' ').filter((word) => word !== '')
+          expect(lines.flatMap(wordsOf)).toEqual(wordsOf(text))
+          const indent = /^ */.exec(before)![0].length
+          for (const line of lines.slice(1)) expect(/^ */.exec(line)![0].length).toBeGreaterThan(indent)
+          // A word that is wider by itself stays whole.
+          for (const line of lines)
+            expect(
+              columnsOf(line) <= most ||
+                wordsOf(line.slice(line === lines[0] ? before.length : 0)).length <= 1,
+            ).toBe(true)
+        },
+      ),
+    ))
+
+  test('sections fit into a screen, keep their headings, and say how many lines are missing', () =>
+    holds(
+      fc.property(
+        fc.array(fc.tuple(fc.nat(30), fc.nat(2)), { minLength: 1, maxLength: 6 }),
+        fc.integer({ min: 1, max: 60 }),
+        (sizes, height) => {
+          const sections = sizes.map(([rows, feet], nr) =>
+            section(
+              [`head ${nr}`, ...Array.from({ length: rows }, (_, row) => `row ${nr} ${row}`)].join('\n'),
+              Array.from({ length: feet }, () => `foot ${nr}`),
+            ),
+          )
+          const lines = fit(sections, height).split('\n')
+          expect(lines.length).toBeLessThanOrEqual(height)
+          const least = sizes.reduce((sum, [rows, feet]) => sum + 2 + Math.min(rows, 1) + feet, -1)
+          if (height < least) return
+          for (const [nr, [rows, feet]] of sizes.entries()) {
+            const from = lines.indexOf(`head ${nr}`)
+            const part = lines.slice(from, [...lines, ''].indexOf('', from))
+            const more = Number(/^… (\d+) more lines?$/m.exec(part.join('\n'))?.[1] ?? 0)
+            const shown = part.filter((line) => line.startsWith('row')).length
+            expect([shown + more, part.filter((line) => line.startsWith('foot')).length]).toEqual([
+              rows,
+              feet,
+            ])
+          }
+        },
+      ),
+    ))
+
+  const at = new Date('2026-01-01T12:00:00Z')
+  const name = anyName(40)
+  const count = fc.record({ count: fc.nat(100_000), more: fc.boolean() })
+  const box = fc.record({
+    depth: fc.nat(100_000),
+    more: fc.boolean(),
+    lagMs: fc.option(fc.nat(10 ** 9)),
+    topics: fc.array(fc.record({ topic: name, depth: fc.nat(100_000), lagMs: fc.nat(10 ** 9) }), {
+      maxLength: 20,
+    }),
+    topicCount: fc.constant(200_000),
+    ...{ deferred: count, parkedKeys: count, parkedMessages: count, deadLetters: count },
+  }) satisfies fc.Arbitrary<BoxStatus>
+  const worker = fc.record({
+    id: fc.integer({ min: 1, max: 99_999 }),
+    kind: fc.constantFrom('relay', 'receiver', 'claimer'),
+    consumer: fc.option(name),
+    host: name,
+    pid: fc.nat(4_194_304),
+    version: fc.constant('10.11.12'),
+    startedAt: fc.constant(at),
+    lastBeatMs: fc.nat(10 ** 6),
+    alive: fc.boolean(),
+    state: fc.constantFrom('alive', 'silent', 'gone', 'died'),
+    locked: fc.boolean(),
+    session: fc.boolean(),
+    endedAt: fc.constantFrom(null, null, at),
+    endedBy: fc.constant('heartbeat'),
+    lanes: fc.constant([1, 2, 3]),
+    lanesSince: fc.constant(at),
+    inFlight: fc.nat(1000),
+    topics: fc.constant(null),
+  }) satisfies fc.Arbitrary<WorkerStatus>
+  const letter = fc.record({
+    number: fc.nat(10 ** 6),
+    diedAt: fc.constant(at),
+    id: fc.uuid(),
+    consumer: fc.option(name),
+    topic: name,
+    key: fc.option(name),
+    attempt: fc.nat(30),
+    reason: anyName(300),
+  }) satisfies fc.Arbitrary<DeadLetterStatus>
+  const status = fc.record({
+    schema: fc.constant('twinbox'),
+    migration: fc.constant(5),
+    at: fc.constant(at),
+    outbox: box,
+    consumers: fc.array(
+      fc
+        .record({ consumer: name, box, topic: name, reason: name })
+        .map(({ consumer, box: of, topic, reason }) => ({
+          ...of,
+          consumer,
+          subscriptions: [],
+          unhandled: [{ topic, depth: 5, lagMs: 5, hasHandler: false }],
+          paused: [{ topic, reason, error: reason, since: at, probes: 3 }],
+        })),
+      { maxLength: 4 },
+    ),
+    workers: fc.array(worker, { maxLength: 12 }),
+    deadLetters: fc.array(letter, { maxLength: 20 }),
+  }) satisfies fc.Arbitrary<Status>
+
+  test('workers are never too wide; who they are and whether they live is always there, and all are accounted for', () =>
+    holds(
+      fc.property(
+        fc.array(worker, { minLength: 1, maxLength: 30 }),
+        fc.boolean(),
+        fc.integer({ min: 64, max: 200 }),
+        (workers, ended, most) => {
+          const shown = fit([renderWorkers(workers, at, { width: most, ended })])
+          expect(tooWide(shown, most)).toEqual([])
+          const gone = ended ? 0 : workers.filter(({ endedAt }) => endedAt !== null).length
+          expect(/^(\d+) ended /m.exec(shown)?.[1] ?? '0').toBe(String(gone))
+          const listed = workers.length - gone
+          expect(
+            shown.split('\n').filter((line) => /^\d+ +(relay|receiver|claimer) /.test(line)),
+          ).toHaveLength(listed)
+          if (listed > 0) expect(shown).toMatch(/^id +kind +consumer +state .*beat .*in flight/)
+        },
+      ),
+    ))
+
+  test('a status fits into any terminal, and says how many topics it does not show', () =>
+    holds(
+      fc.property(status, width, fc.integer({ min: 10, max: 60 }), (found, most, height) => {
+        const whole = fit(renderStatus(found, most))
+        // A name without any space, in a sentence, stays whole.
+        expect(tooWide(whole, most).filter((line) => / (?=\S)/.test(line.trim()))).toEqual([])
+        expect(fit(renderStatus(found, most), height).split('\n').length).toBeLessThanOrEqual(height)
+        const boxes = [found.outbox, ...found.consumers]
+        const topics = boxes.flatMap((of) => of.topics).length
+        if (topics > 0)
+          expect(whole.replaceAll(/\s+/g, ' ')).toContain(
+            `; ${200_000 * boxes.length - Math.min(20, topics)}${boxes.some(({ more }) => more) ? '+' : ''} more have`,
+          )
+      }),
+    ))
+
+  test('help as it stands in a program becomes paragraphs, names and examples', () => {
+    const text =
+      'One line\nand another.\n\nname   what it is\nother  more\n\nExamples:\n  $ twinbox a-command that-is --to be pasted as-it-is'
+    const lines = fold(unfold(text), 40, 0).split('\n')
+    expect(lines).toEqual([
+      'One line and another.',
+      '',
+      'name   what it is',
+      'other  more',
+      '',
+      'Examples:',
+      '  $ twinbox a-command that-is --to be pasted as-it-is',
+    ])
   })
 })
 

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { renderStatus } from '../src/cli/status.ts'
+import { fit } from '../src/terminal/section.ts'
 import {
   diagnose,
   readMessages,
@@ -96,7 +97,7 @@ test('what has no handler waits apart, its keys go on, and it returns in order t
     { topic: 'invoice.paid', depth: 40, hasHandler: false },
   ])
   const said = `${consumer} receives invoice.made, and no living claimer has a handler`
-  expect(renderStatus(await readStatus(database.url))).toContain(said)
+  expect(fit(renderStatus(await readStatus(database.url)))).toContain(said)
   const findings = await diagnose(database.url)
   expect(findings.filter(({ found }) => found.includes(said))).toMatchObject([
     { level: 'wrong', check: 'topics' },

@@ -5,7 +5,7 @@ import { Client } from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { postgres } from '../src/brokers/postgres/postgres.ts'
 import { renderWorkers } from '../src/cli/roster.ts'
-import { watch } from '../src/cli/screen.ts'
+import { watch, type Picture } from '../src/cli/screen.ts'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
 import {
@@ -21,6 +21,7 @@ import {
   type WorkerStatus,
 } from '../src/index.ts'
 import { recordEvents } from './support/events.ts'
+import { fit } from '../src/terminal/section.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { until } from './support/until.ts'
 import { inboxMessage } from './support/messages.ts'
@@ -352,7 +353,9 @@ describe('the table', () => {
       worker({ id: 9, kind: 'receiver', lanes: [], lanesSince: null }),
       worker({ id: 10, state: 'died', endedBy: 'lock', ...ended, lastBeatMs: 120_000 }),
     ]
-    expect(renderWorkers(workers, at).split('\n')).toEqual([
+    const drawn = (some: WorkerStatus[], options?: Parameters<typeof renderWorkers>[2]): string =>
+      fit([renderWorkers(some, at, options)])
+    expect(drawn(workers, { ended: true }).split('\n')).toEqual([
       'id  kind      consumer  state       up     beat    lanes  since   in flight  lock  host   pid   version',
       '7   claimer   billing   alive       3 min  320 ms  3      30.0 s  5          yes   web-1  4242  0.1.0',
       '8   relay     -         alive       3 min  320 ms  3      30.0 s  5          no    web-1  4242  0.1.0',
@@ -363,25 +366,54 @@ describe('the table', () => {
       worker({ locked: false, session: true }),
       worker({ locked: false, state: 'died', endedBy: 'session', ...ended }),
     ]
-    expect(renderWorkers(signing, at)).toMatch(/^7 .* session  web-1 .*\n7 .* died: session .* - {8}web-1 /m)
-    expect(renderWorkers([], at)).toBe('No worker is running.')
+    expect(drawn(signing, { ended: true })).toMatch(
+      /^7 .* session  web-1 .*\n7 .* died: session .* - {8}web-1 /m,
+    )
+    expect(drawn([])).toBe('No worker is running.')
   })
 
-  test('fits into 120 columns, whatever the names', () => {
+  test('those who have ended are a line, by how they ended', () => {
+    const ended = { endedAt: new Date('2026-01-01T11:58:00Z') }
+    const workers = [
+      worker({ id: 1, state: 'stopped', endedBy: 'stop', ...ended }),
+      worker({ id: 2, state: 'died', endedBy: 'lock', ...ended }),
+      worker({ id: 3, state: 'stopped', endedBy: 'stop', ...ended }),
+    ]
+    const line =
+      '3 ended in the last ten minutes: 2 stopped, 1 died: lock. twinbox workers --ended lists them.'
+    expect(fit([renderWorkers(workers, at)])).toBe(`No worker is running.\n${line}`)
+    expect(fit([renderWorkers([worker(), ...workers], at)]).split('\n')).toMatchObject({ length: 3, 2: line })
+    // However little room there is, it is never among the lines that are cut.
+    const living = Array.from({ length: 100 }, (_, id) => worker({ id }))
+    const cut = fit([renderWorkers([...living, ...workers], at, { width: 120 })], 10).split('\n')
+    expect(cut).toHaveLength(10)
+    expect(cut.slice(-2)).toEqual(['… 93 more lines', line])
+  })
+
+  test('what an operator misses first goes last, and its absence is said', () => {
     const wide = worker({
       id: 999_999,
       consumer: 'b'.repeat(100),
       host: 'ip-10-0-0-12.eu-central-1.compute.internal',
       pid: 4_194_304,
       version: '10.11.12',
-      state: 'died',
-      endedBy: 'heartbeat',
       lastBeatMs: 59_900,
     })
-    const lines = renderWorkers([worker(), wide], at).split('\n')
-    expect(lines.filter((line) => line.length > 120)).toEqual([])
+    const columnsAt = (width: number): string[] => {
+      const lines = fit([renderWorkers([worker(), wide], at, { width })]).split('\n')
+      expect(lines.filter((line) => line.length > width)).toEqual([])
+      return lines[0]!.trim().split(/ {2,}/)
+    }
+    const all = columnsAt(1000)
+    expect(all).toHaveLength(13)
+    expect(all.filter((name) => !columnsAt(120).includes(name))).toEqual(['version'])
+    expect(all.filter((name) => !columnsAt(100).includes(name))).toEqual(['up', 'pid', 'version'])
+    for (const width of [80, 60])
+      expect(columnsAt(width)).toEqual(
+        expect.arrayContaining(['id', 'kind', 'consumer', 'state', 'beat', 'in flight']),
+      )
     // No more is cut than has to be.
-    const named = renderWorkers([worker({ host: 'payments-7f9c6d5b-x2x4z' })], at)
+    const named = fit([renderWorkers([worker({ host: 'payments-7f9c6d5b-x2x4z' })], at, { width: 120 })])
     expect(named).toContain(' payments-7f9c6d5b-x2x4z ')
   })
 })
@@ -390,13 +422,24 @@ describe('watching', () => {
   class Terminal {
     written = ''
     readonly isTTY: boolean
-    readonly columns = 80
-    readonly rows = 5
+    columns = 80
+    rows = 5
+    #resized: (() => void) | null = null
     constructor(isTTY: boolean) {
       this.isTTY = isTTY
     }
     write(text: string): void {
       this.written += text
+    }
+    on(_: 'resize', listener: () => void): void {
+      this.#resized = listener
+    }
+    off(_: 'resize', listener: () => void): void {
+      if (this.#resized === listener) this.#resized = null
+    }
+    resize(columns: number, rows: number): void {
+      Object.assign(this, { columns, rows })
+      this.#resized?.()
     }
   }
   let lost: unknown
@@ -411,12 +454,15 @@ describe('watching', () => {
     const stop = new AbortController()
     let drawn = 0
     await watch(
-      async (width) => {
+      async () => {
         // The third is never read to its end.
-        if (++drawn === 3) stop.abort()
-        return drawn === 3
-          ? new Promise<string>(() => {})
-          : `picture ${drawn} of width ${width}\n2\n3\n4\n5\n6`
+        if (++drawn === 3) {
+          terminal.resize(15, 4)
+          stop.abort()
+          return new Promise<Picture>(() => {})
+        }
+        const picture = drawn
+        return (width) => `picture ${picture} of width ${width}\n2\n3\n4\n5\n6`
       },
       terminal,
       false,
@@ -424,20 +470,27 @@ describe('watching', () => {
     )
     expect(terminal.written).toBe(
       '\u001b[?1049h\u001b[?25l' +
-        '\u001b[H\u001b[Jpicture 1 of width 80\n2\n3\n… 3 more' +
-        '\u001b[H\u001b[Jpicture 2 of width 80\n2\n3\n… 3 more' +
+        '\u001b[H\u001b[Jpicture 1 of width 80\n2\n3\n4\n… 2 more lines' +
+        '\u001b[H\u001b[Jpicture 2 of width 80\n2\n3\n4\n… 2 more lines' +
+        // At once, out of what was read: the next read may take its time.
+        '\u001b[H\u001b[Jpicture 2 of w…\n2\n3\n… 3 more lines' +
         '\u001b[?25h\u001b[?1049lpicture 2 of width 80\n2\n3\n4\n5\n6\n',
     )
+    // Nobody draws into what others have again.
+    terminal.written = ''
+    terminal.resize(80, 24)
+    expect(terminal.written).toBe('')
   })
 
   test('an outage of the database is shown and outlived, but not at the beginning', async () => {
     const terminal = new Terminal(false)
     const stop = new AbortController()
     let drawn = 0
-    const draw = async (): Promise<string> => {
+    const draw = async (): Promise<Picture> => {
       if (++drawn === 2) throw lost
       if (drawn === 4) stop.abort()
-      return `{"drawn":${drawn}}`
+      const picture = `{"drawn":${drawn}}`
+      return () => picture
     }
     await watch(draw, terminal, true, stop.signal)
     const [first, second, third] = terminal.written.trimEnd().split('\n')

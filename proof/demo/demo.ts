@@ -10,7 +10,7 @@ import { perform } from '../stage/performance.ts'
 import { brokerUrlOf, chooseServer, type Place } from '../stage/scratch.ts'
 import type { View } from '../stage/view.ts'
 import { Kills } from './kills.ts'
-import { remarkLines, say } from '../../src/terminal/output.ts'
+import { explain, remarkLines, say } from '../../src/terminal/output.ts'
 import { judge, renderVerdict, type Verdict } from './verdict.ts'
 
 export interface DemoOptions extends Place {
@@ -49,7 +49,8 @@ export async function runDemo(asked: DemoOptions): Promise<0 | 1> {
       crew,
       (stage) => play(options, { crew, folder, ...stage }, startedAt),
       (verdict) => {
-        say(options.json === true ? JSON.stringify(verdict) : renderVerdict(verdict).trimEnd())
+        if (options.json === true) say(JSON.stringify(verdict))
+        else explain(renderVerdict(verdict).trimEnd())
         if (options.json === true && !verdict.ok) remarkLines(verdict.problems.join('\n'))
         return verdict.ok ? 0 : 1
       },

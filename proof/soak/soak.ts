@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { version } from '../../src/base/version.ts'
-import { remarkLines, say } from '../../src/terminal/output.ts'
+import { explain, remarkLines, say } from '../../src/terminal/output.ts'
 import { perform } from '../stage/performance.ts'
 import { brokerUrlOf, chooseServer, type Place } from '../stage/scratch.ts'
 import type { View } from '../stage/view.ts'
@@ -67,7 +67,8 @@ export async function runSoak(asked: SoakOptions): Promise<0 | 1> {
       (result, view) => {
         keep ||= !result.ok
         if (options.json === true && !result.ok) remarkLines(result.problems.join('\n'))
-        say(options.json === true ? JSON.stringify(result) : renderResult(result).trimEnd())
+        if (options.json === true) say(JSON.stringify(result))
+        else explain(renderResult(result).trimEnd())
         if (keep) view.say(`The report, the schedule, the timeline and the histories are in ${folder}`)
         return result.ok ? 0 : 1
       },

@@ -1,7 +1,7 @@
 import { clearScreenDown, moveCursor } from 'node:readline'
-import widthOf from 'fast-string-truncated-width'
 import { printableLine } from '../../src/base/printable.ts'
 import { remark } from '../../src/terminal/output.ts'
+import { cut, plainColumns } from '../../src/terminal/prose.ts'
 
 /** How far a command is, on standard error: bars and lines, or one line a second without a terminal. */
 export interface View {
@@ -75,7 +75,7 @@ class Live implements View {
     above()
     // What the terminal breaks or scrolls away is not drawn over again, and would stay.
     const lines = this.#lines().slice(0, (stderr.rows || 24) - 1)
-    for (const line of lines) remark(cut(line, (stderr.columns || 80) - 1))
+    for (const line of lines) remark(cut(printableLine(line), (stderr.columns || plainColumns) - 1, ''))
     this.#drawn = lines.length
     this.#drawnAt = performance.now()
     stderr.uncork()
@@ -98,18 +98,4 @@ const barColumns = 40
 function bar(count: number, all: number): string {
   const full = all === 0 ? 0 : Math.round(barColumns * Math.min(1, count / all))
   return `${'\u2588'.repeat(full)}${'\u2591'.repeat(barColumns - full)} ${count}/${all}`
-}
-
-const characters = new Intl.Segmenter()
-
-/** As much of a line as fits into so many columns of a terminal. */
-function cut(line: string, columns: number): string {
-  let shown = ''
-  let width = 0
-  for (const { segment } of characters.segment(printableLine(line))) {
-    width += widthOf(segment).width
-    if (width > columns) break
-    shown += segment
-  }
-  return shown
 }

@@ -1,6 +1,6 @@
 import { readAudit, type AuditEntry } from '../operate/audit.ts'
-import { say } from '../terminal/output.ts'
-import { short, table } from '../terminal/table.ts'
+import { say, sayTable } from '../terminal/output.ts'
+import { short } from '../terminal/table.ts'
 import { consumerOf, type FilterFlags } from './letters.ts'
 import { readSettings } from './settings.ts'
 
@@ -12,7 +12,10 @@ export async function showAudit(flags: FilterFlags): Promise<void> {
   })
   if (flags.json === true) return void say(JSON.stringify({ schema, entries }))
   if (entries.length === 0) return void say('Nothing is written down.')
-  say(table(['at', 'did', 'by', 'login', 'of', 'topic', 'key', 'id', ''], entries.map(toCells)))
+  sayTable(['at', 'did', 'by', 'login', 'of', 'topic', 'key', 'id', 'why'], entries.map(toCells), {
+    drops: ['id', 'login', 'topic', 'of'],
+    cuts: { by: 'middle', login: 'middle', of: 'middle', topic: 'middle', key: 'middle', why: 'end' },
+  })
 }
 
 const toCells = ({ at, action, by, login, consumer, topic, key, id, why, reason }: AuditEntry): string[] => [

@@ -1,8 +1,11 @@
-import { Option, type Command } from 'commander'
+import { Argument, Option, type Command } from 'commander'
+import type { PruneKind } from '../database/sql/upkeep.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import type { ChangeFlags } from './letters.ts'
 import { duration } from '../terminal/parse.ts'
 import type { ScheduleFlags } from './times.ts'
+
+const pruneKinds: readonly PruneKind[] = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit']
 
 /** Adds the commands for what goes by time: recurring messages, and what is kept for how long. */
 export function addTimes(
@@ -18,7 +21,8 @@ export function addTimes(
       `
 Examples:
   $ twinbox schedules list
-  $ twinbox schedules add daily-report '0 6 * * 1-5' --zone Europe/Berlin --topic report.due --payload '{"of":"day"}'
+  $ twinbox schedules add daily-report '0 6 * * 1-5' --zone Europe/Berlin \\
+      --topic report.due --payload '{"of":"day"}'
   $ twinbox schedules pause daily-report`,
     )
   common(schedules.command('list'))
@@ -62,7 +66,7 @@ Examples:
 
   common(program.command('prune'))
     .description('Delete what has outlived its use, in batches. Never what has not been handled.')
-    .argument('<kind>', 'dedupe, seen, workers, handled, dead or audit')
+    .addArgument(new Argument('<kind>', 'of what').choices(pruneKinds))
     .option('--older-than <time>', 'how old it has to be, such as 30d; not for dedupe', duration)
     .option('--consumer <name>', 'only that of this consumer')
     .option('--outbox', 'only that of the outbox')
@@ -73,9 +77,12 @@ Examples:
     .addHelpText(
       'after',
       `
-dedupe   dedupe keys past their window          seen      ids of received messages: their redelivery is handled again
-workers  workers that have ended                handled   the history of keepHandledMs
-audit    what operators did                     dead      dead letters, except those that hold a key back
+dedupe   dedupe keys past their window
+seen     ids of received messages: their redelivery is handled again
+workers  workers that have ended
+handled  the history of keepHandledMs
+dead     dead letters, except those that hold a key back
+audit    what operators did
 
 Workers prune dedupe, seen and workers by themselves, and handled and dead if they are told to (keepHandledMs, keepDeadMs).
 

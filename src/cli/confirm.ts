@@ -1,6 +1,8 @@
 import { createInterface } from 'node:readline/promises'
 import { printableLine } from '../base/printable.ts'
 import { UsageError } from '../terminal/failure.ts'
+import { errColumns } from '../terminal/output.ts'
+import { fold } from '../terminal/prose.ts'
 
 /**
  * Asks before something that cannot be undone. Where nobody can be asked, it has to be said beforehand.
@@ -13,7 +15,9 @@ export async function confirmed(what: string, yes: boolean | undefined): Promise
   }
   const asking = createInterface({ input: process.stdin, output: process.stderr })
   try {
-    return /^y(es)?$/i.test((await asking.question(`${printableLine(what)} Go on? [y/N] `)).trim())
+    return /^y(es)?$/i.test(
+      (await asking.question(fold(`${printableLine(what)} Go on? [y/N]`, errColumns()) + ' ')).trim(),
+    )
   } finally {
     asking.close()
   }

@@ -3,7 +3,7 @@ import { copyFile } from 'node:fs/promises'
 import { Option, type Command } from 'commander'
 import { codeOf } from '../base/errors.ts'
 import { configNames } from '../terminal/flags.ts'
-import { say } from '../terminal/output.ts'
+import { explain, say } from '../terminal/output.ts'
 
 interface InitFlags {
   readonly typescript?: boolean
@@ -70,7 +70,7 @@ async function writeBeginning(flags: InitFlags): Promise<void> {
   for (const name of written) say(`Wrote ${name}`)
   for (const name of kept) say(`Kept ${name}, which is there already`)
   const width = Math.max(...next.map(({ command }) => command.length))
-  say(['', 'Next:', ...next.map(({ command, why }) => `  ${command.padEnd(width)}   ${why}`)].join('\n'))
+  explain(['', 'Next:', ...next.map(({ command, why }) => `  ${command.padEnd(width)}   ${why}`)].join('\n'))
 }
 
 /** Null, or the name of a file that somebody has written meanwhile. */
@@ -94,7 +94,7 @@ function nextCommands(isTyped: boolean, publish: string, composes: boolean) {
   return [
     ...(missing.length === 0
       ? []
-      : [{ command: `npm install ${missing.join(' ')}`, why: 'are missing here' }]),
+      : [{ command: `npm install ${missing.join(' ')}`, why: 'needed too, and not here yet' }]),
     database,
     { command: 'npx twinbox migrate', why: 'makes the tables, in a schema of their own' },
     { command: 'npx twinbox work', why: 'relays, receives and handles, until Ctrl-C' },

@@ -3,9 +3,9 @@ import { UsageError } from '../terminal/failure.ts'
 import { consumerOf, type ChangeFlags, type FilterFlags } from './letters.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
-import { short, table } from '../terminal/table.ts'
+import { short } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
-import { quoted, remark, say } from '../terminal/output.ts'
+import { quoted, remark, say, sayTable } from '../terminal/output.ts'
 
 const filterOf = (flags: FilterFlags, key = flags.key): ParkedKeyFilter => ({
   consumer: consumerOf(flags),
@@ -22,19 +22,18 @@ export async function listKeys(flags: FilterFlags): Promise<void> {
   if (flags.json === true) return void say(JSON.stringify({ schema, ...page }))
   if (page.keys.length === 0) return void say('No such key is held back.')
   const now = Date.now()
-  say(
-    table(
-      ['of', 'key', 'since', 'goes on', 'waiting', 'letter', 'reason'],
-      page.keys.map((parked) => [
-        parked.consumer ?? 'outbox',
-        parked.key,
-        ms(Math.max(0, now - parked.since.getTime())),
-        parked.until === null ? 'if told to' : `in ${ms(Math.max(0, parked.until.getTime() - now))}`,
-        parked.waiting > 1000 ? '1000+' : String(parked.waiting),
-        parked.letter === null ? '-' : String(parked.letter),
-        short(parked.reason),
-      ]),
-    ),
+  sayTable(
+    ['of', 'key', 'since', 'goes on', 'waiting', 'letter', 'reason'],
+    page.keys.map((parked) => [
+      parked.consumer ?? 'outbox',
+      parked.key,
+      ms(Math.max(0, now - parked.since.getTime())),
+      parked.until === null ? 'if told to' : `in ${ms(Math.max(0, parked.until.getTime() - now))}`,
+      parked.waiting > 1000 ? '1000+' : String(parked.waiting),
+      parked.letter === null ? '-' : String(parked.letter),
+      short(parked.reason),
+    ]),
+    { drops: ['letter', 'since'], cuts: { of: 'middle', key: 'middle', reason: 'end' } },
   )
   if (page.next !== null) say(`\nThere are more: --after ${quoted(page.next)}`)
 }

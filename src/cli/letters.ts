@@ -11,9 +11,10 @@ import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
-import { remark, say } from '../terminal/output.ts'
+import { folded, outColumns, remark, say } from '../terminal/output.ts'
 import { printable, printableLine } from '../base/printable.ts'
 import type { FailedAttempt } from '../message/row.ts'
+import type { DeadLetterStatus } from '../status/status.ts'
 
 /** What narrows down which messages are meant. */
 export interface FilterFlags extends CommonFlags {
@@ -79,23 +80,29 @@ export async function listLetters(flags: FilterFlags): Promise<void> {
   const page = await readDeadLetters(database(), filterOf(flags), { schema, limit, after })
   if (flags.json === true) return void say(JSON.stringify({ schema, ...page }))
   if (page.letters.length === 0) return void say('There are no such dead letters.')
-  const now = Date.now()
-  say(
-    table(
-      ['number', 'age', 'of', 'topic', 'key', 'attempts', 'reason'],
-      page.letters.map((letter) => [
-        String(letter.number),
-        ms(Math.max(0, now - letter.diedAt.getTime())),
-        letter.consumer ?? 'outbox',
-        letter.topic,
-        letter.key ?? '-',
-        String(letter.attempt),
-        short(letter.reason),
-      ]),
-    ),
-  )
+  say(renderLetters(page.letters, new Date(), outColumns()))
   if (page.next !== null) say(`\nThere are more: --after ${page.next}`)
 }
+
+/** Dead letters as a table: a line each, which may cut the reason. */
+export const renderLetters = (letters: readonly DeadLetterStatus[], at: Date, width: number): string =>
+  table(
+    ['number', 'age', 'of', 'topic', 'key', 'attempts', 'reason'],
+    letters.map((letter) => [
+      String(letter.number),
+      ms(Math.max(0, at.getTime() - letter.diedAt.getTime())),
+      letter.consumer ?? 'outbox',
+      letter.topic,
+      letter.key ?? '-',
+      String(letter.attempt),
+      short(letter.reason),
+    ]),
+    {
+      width,
+      drops: ['attempts', 'age'],
+      cuts: { of: 'middle', topic: 'middle', key: 'middle', reason: 'end' },
+    },
+  )
 
 /** Shows all that is known of it. 1 if there is none. */
 export async function showLetter(name: string, flags: CommonFlags & { payload?: boolean }): Promise<0 | 1> {
@@ -141,8 +148,8 @@ function renderLetter(letter: DeadLetterDetails): string {
   ])
   const attempts = [...history, ...(letter.errors ?? []).map(renderAttempt)]
   if (attempts.length > 0) lines.push('', ...attempts)
-  if (letter.payload !== undefined) lines.push('', renderPayload(letter.payload))
-  return lines.join('\n')
+  const told = folded(lines.join('\n'))
+  return letter.payload === undefined ? told : `${told}\n\n${renderPayload(letter.payload)}`
 }
 
 /** Who did it, as they said; and who was logged in. */
@@ -178,7 +185,7 @@ export async function changeLetters(
   if (action === 'skip' && !dryRun) {
     const { count } =
       flags.yes === true ? { count: 0 } : await run(database(), filter, { ...options, dryRun: true })
-    if (!(await confirmed(`This deletes ${count} dead letters.`, flags.yes))) return 1
+    if (!(await confirmed(`This deletes ${count} dead letter${count === 1 ? '' : 's'}.`, flags.yes))) return 1
   }
   const { result, stopped } = await untilStopped(action === 'redrive' ? 'redriven' : 'skipped', (watch) =>
     run(database(), filter, { ...options, ...watch, perSecond: flags.rate, dryRun }),

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
-import { Command, CommanderError, Option } from 'commander'
-import { version } from '../base/version.ts'
+import { CommanderError, Option, type Command } from 'commander'
 import { addTimes } from './clockwork.ts'
 import { addErasing } from './erasing.ts'
 import { addInit } from './init.ts'
+import { Command as Program } from '../terminal/command.ts'
 import { exitCode, report } from '../terminal/failure.ts'
 import { adapters, brokerNames } from '../brokers/registry.ts'
 import { insecureHelp, urlHelp } from '../terminal/brokers.ts'
@@ -16,7 +16,6 @@ import { duration, whole } from '../terminal/parse.ts'
 import { addProving } from './proving.ts'
 import type { RosterFlags } from './roster.ts'
 import type { WorkerCommand } from './workers.ts'
-import { printable, printableLine } from '../base/printable.ts'
 import { remarkLines } from '../terminal/output.ts'
 
 // What a command needs is loaded when it runs: help and complaints come at once.
@@ -47,27 +46,15 @@ function brokered(command: Command): Command {
 
 const workerId = (text: string, ids: number[] = []): number[] => [...ids, whole(text, 1, 2 ** 31 - 1)]
 
-const program = new Command('twinbox')
+const program = new Program('twinbox')
   .description('Transactional outbox and inbox for Postgres.')
-  .version(version)
-  .helpCommand(true)
-  .showHelpAfterError('Run it with --help to see what it takes.')
-  .exitOverride()
-  // It quotes arguments, which a script may have from anywhere.
-  .configureOutput({
-    writeOut: (text) => void process.stdout.write(printable(text)),
-    writeErr: (text) => void process.stderr.write(printable(text)),
-    outputError(text, write) {
-      // What it guesses stands in a line of its own; any other line break is an argument's.
-      const [guess = ''] = /\n\(Did you mean [\w ,-]+\?\)$/.exec(text.trimEnd()) ?? []
-      write(`${printableLine(text.trimEnd().slice(0, -guess.length || undefined))}${guess}\n`)
-    },
-  })
   .addHelpText(
     'after',
     `
-Flags beat TWINBOX_… in the environment, that beats the configuration file, and DATABASE_URL comes last. Each command\nsays on standard error which database it works on, unless --json is given. A URL with a password belongs into the environment:
+Flags beat TWINBOX_… in the environment, that beats the configuration file, and DATABASE_URL comes last. Each command
+says on standard error which database it works on, unless --json is given. A URL with a password belongs into the environment:
 everybody on the machine can read the flags of a process.
+
 Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 Examples:
@@ -106,21 +93,22 @@ const work: Record<WorkerCommand, { does: string; examples: string }> = {
   relay: {
     does: 'Send what was published to the broker.',
     examples: `
-  $ export TWINBOX_BROKER_URL=…                 such as amqps://app:…@rabbitmq.internal
+  $ export TWINBOX_BROKER_URL=…         such as amqps://app:…@rabbitmq.internal
   $ twinbox relay --broker rabbitmq
-  $ twinbox relay --broker postgres             no broker: straight into the inboxes`,
+  $ twinbox relay --broker postgres     no broker: straight into the inboxes`,
   },
   receive: {
     does: 'Write what the broker delivers into the inbox of a consumer.',
     examples: `
-  $ twinbox receive --consumer billing          topics as in twinbox.config.ts
-  $ twinbox receive --consumer billing --topic 'order.*' --topic invoice.sent -b kafka -u localhost:9092`,
+  $ twinbox receive --consumer billing  topics as in twinbox.config.ts
+  $ twinbox receive --consumer billing --topic 'order.*' --topic invoice.sent \\
+      --broker kafka --url localhost:9092`,
   },
   claim: {
     does: 'Handle the messages of a consumer with the handlers of twinbox.config.ts.',
     examples: `
   $ twinbox claim --consumer billing
-  $ twinbox claim                               all consumers of the configuration`,
+  $ twinbox claim                       all consumers of the configuration`,
   },
   work: {
     does: 'Relay, receive and claim for all consumers of twinbox.config.ts, in one process.',
@@ -154,20 +142,26 @@ const workers = common(program.command('workers'))
   .option('-w, --watch', 'again every second, until Ctrl-C')
   .option('--consumer <name>', 'only those of this consumer')
   .addOption(new Option('--kind <kind>', 'only these').choices(['relay', 'receiver', 'claimer']))
+  .option('--ended', 'list those who have ended too, rather than count them')
   // What stands behind "evict" belongs to it, even if "workers" has an option of that name.
   .enablePositionalOptions()
   .addHelpText(
     'after',
     `
-silent, gone            no heartbeat for 5 s; its session's lock is free: others will soon take its work
-died: lock, heartbeat,  others found it dead, since its process was gone, since it was silent, or since its session
-  session               of ZooKeeper had ended
-evicted, stopped        by "twinbox workers evict"; by itself, in good order
-lock: session, no       a pooler is between: its death is found by its session of ZooKeeper, or by its heartbeat only
+silent         no heartbeat for 5 s
+gone           its session's lock is free: others will soon take its work
+died           others found it dead, since its process was gone (lock), since it was silent (heartbeat), or since its session of ZooKeeper had ended (session)
+evicted        by "twinbox workers evict"
+stopped        by itself, in good order
+lock: no       a pooler is between: its death is found by its heartbeat only
+lock: session  the same, and by its session of ZooKeeper
+
+Where the terminal is too narrow, columns are left out, and it says which.
 
 Examples:
   $ twinbox workers
   $ twinbox workers --watch --consumer billing
+  $ twinbox workers --ended
   $ twinbox workers --json | jq '.workers[] | select(.state != "alive")'
   $ twinbox workers evict 42`,
   )
@@ -211,8 +205,8 @@ them, and changes nothing while a living receiver names it.
 
 Examples:
   $ twinbox unsubscribe --consumer billing 'invoice.#'
-  $ export TWINBOX_BROKER_URL=…            such as amqps://app:…@rabbitmq.internal
-  $ twinbox unsubscribe --consumer billing invoice.made invoice.paid --broker rabbitmq`,
+  $ export TWINBOX_BROKER_URL=…         such as amqps://app:…@rabbitmq.internal
+  $ twinbox unsubscribe invoice.made --consumer billing --broker rabbitmq`,
   )
   .action(async (topics: readonly string[], flags: Flags & { consumer: string }) => {
     const { endSubscriptions } = await import('./unsubscribe.ts')
@@ -230,12 +224,7 @@ addProving(program, (told) => void (verbose = told), exit)
 // Whoever read our output has left, as with `| head`.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
 
-function settle(command: Command, path: string): void {
-  // Before the command's own options: parents do not hand these on to commands.
-  command.exitOverride().showHelpAfterError(`See twinbox ${path} --help.`)
-  for (const below of command.commands) settle(below, `${path} ${below.name()}`)
-}
-for (const command of program.commands) settle(command, command.name())
+program.complete()
 
 try {
   await program.parseAsync()

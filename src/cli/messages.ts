@@ -5,8 +5,8 @@ import { consumerOf, doer, forJson, renderAttempt, renderPayload, type FilterFla
 import { printableLine } from '../base/printable.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
-import { short, table } from '../terminal/table.ts'
-import { remark, say } from '../terminal/output.ts'
+import { short } from '../terminal/table.ts'
+import { folded, remark, say, sayTable } from '../terminal/output.ts'
 
 export interface MessageFlags extends FilterFlags {
   readonly state?: readonly MessageState[]
@@ -25,21 +25,22 @@ export async function listMessages(flags: MessageFlags): Promise<void> {
   if (flags.json === true) return void say(JSON.stringify({ schema, messages: messages.map(forJson) }))
   if (messages.length === 0) return void say('There are no such messages.')
   const now = Date.now()
-  say(
-    table(
-      ['state', 'of', 'id', 'topic', 'key', 'age', 'attempts', 'worker', ''],
-      messages.map((message) => [
-        message.state,
-        message.consumer ?? 'outbox',
-        message.id,
-        message.topic,
-        message.key ?? '-',
-        message.since === null ? '-' : ms(Math.max(0, now - message.since.getTime())),
-        String(message.attempt),
-        message.worker === null ? '-' : String(message.worker),
-        waitsFor(message, now, message.payload),
-      ]),
-    ),
+  // The id is what "messages show" takes, and a payload that was asked for is to be seen.
+  const drops = ['worker', 'attempts', 'age', ...(payload === true ? ['topic', 'key'] : ['waits for'])]
+  sayTable(
+    ['state', 'of', 'id', 'topic', 'key', 'age', 'attempts', 'worker', 'waits for'],
+    messages.map((message) => [
+      message.state,
+      message.consumer ?? 'outbox',
+      message.id,
+      message.topic,
+      message.key ?? '-',
+      message.since === null ? '-' : ms(Math.max(0, now - message.since.getTime())),
+      String(message.attempt),
+      message.worker === null ? '-' : String(message.worker),
+      waitsFor(message, now, message.payload),
+    ]),
+    { drops, cuts: { of: 'middle', topic: 'middle', key: 'middle', 'waits for': 'end' } },
   )
 }
 
@@ -89,7 +90,7 @@ function renderHistory({ places, received, interventions }: MessageHistory): str
       `  topic ${place.topic}, key ${place.key ?? '-'}, published ${time(place.publishedAt)}, attempts ${place.attempt}` +
         (place.worker === null ? '' : `, worker ${place.worker}`),
       ...(waitsFor(place, now) === '' ? [] : [`  ${waitsFor(place, now)}`]),
-    ].map(printableLine),
+    ].map((line) => folded(printableLine(line))),
     ...(place.payload === undefined ? [] : [`  ${renderPayload(place.payload)}`]),
   ])
   const still = new Set(places.map(({ consumer }) => consumer))
@@ -98,6 +99,6 @@ function renderHistory({ places, received, interventions }: MessageHistory): str
       lines.push(printableLine(`handled by ${consumer}, or taken back by an operator`))
   const told = events
     .toSorted(([a], [b]) => (a < b ? -1 : 1))
-    .map(([at, text]) => (text.startsWith(at) ? text : `${at}  ${text}`))
+    .map(([at, text]) => folded(text.startsWith(at) ? text : `${at}  ${text}`))
   return [...lines, ...(told.length > 0 ? ['', ...told] : [])].join('\n')
 }

@@ -97,8 +97,9 @@ the whole server: a member in one database is one in all. A role of such a name 
 
 Examples:
   $ twinbox roles --print
-  $ twinbox roles --apply --consumers billing shipping   # twinbox_claimer_billing and so on, by policies
-  $ TWINBOX_DATABASE_URL=$OWNER_URL twinbox roles --apply && psql -c 'grant twinbox_publisher to app'`,
+  $ twinbox roles --apply --consumers billing shipping
+  $ TWINBOX_DATABASE_URL=$OWNER_URL twinbox roles --apply
+  $ psql -c 'grant twinbox_publisher to app'`,
     )
     .action(async (flags: RolesFlags) => {
       const { showRoles } = await import('./roles.ts')

@@ -51,7 +51,7 @@ Examples:
   $ twinbox dead list --consumer billing
   $ twinbox dead show 17 --payload
   $ twinbox dead redrive 17 18 --reason 'fixed in 1.4'
-  $ twinbox dead redrive --consumer billing --class TimeoutError --rate 50 --dry-run`,
+  $ twinbox dead redrive --consumer billing --class TimeoutError --dry-run`,
     )
   const letters = (command: Command): Command =>
     filtered(common(command))

@@ -161,7 +161,8 @@ Examples:
   $ twinbox soak
   $ twinbox soak --minutes 30 --seed 7 --rate 1000 --report soak
   $ twinbox soak --schedule soak/schedule.json
-  $ twinbox soak --broker rabbitmq --url amqp://127.0.0.1 --database postgres://postgres@127.0.0.1/postgres`,
+  $ twinbox soak --broker rabbitmq --url amqp://127.0.0.1 \\
+      --database postgres://postgres@127.0.0.1/postgres`,
     )
     .action(async (flags: Parameters<Proof['runSoak']>[0]) => {
       exit(await (await proof()).runSoak(flags))

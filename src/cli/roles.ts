@@ -4,8 +4,7 @@ import type { Flags } from '../terminal/flags.ts'
 import { tellWait } from './migration.ts'
 import { readSettings } from './settings.ts'
 import { unlessStopped } from './until.ts'
-import { table } from '../terminal/table.ts'
-import { say } from '../terminal/output.ts'
+import { explain, say, sayTable } from '../terminal/output.ts'
 
 export interface RolesFlags extends Flags {
   readonly print?: boolean
@@ -44,11 +43,11 @@ export async function showRoles(flags: RolesFlags): Promise<0 | 1> {
     exists ? (ours ? 'yes' : 'not ours') : 'no',
     members.join(', ') || '-',
   ])
-  say(table(['role', 'exists', 'members'], rows))
+  sayTable(['role', 'exists', 'members'], rows, { cuts: { role: 'middle', members: 'end' } })
   if (flags.apply === true) {
-    say('\nGrant them to the users that your processes log in as: grant … to …')
+    explain('\nGrant them to the users that your processes log in as: grant … to …')
   } else if (roles.some(({ exists }) => !exists)) {
-    say('\nMake those that are missing with --apply, or see what it would run with --print.')
+    explain('\nMake those that are missing with --apply, or see what it would run with --print.')
   }
   return 0
 }

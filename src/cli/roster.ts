@@ -1,4 +1,3 @@
-import type { DatabaseInput } from '../database/database.ts'
 import type { WorkerKind } from '../base/events.ts'
 import {
   evictWorkers,
@@ -9,96 +8,83 @@ import {
 } from '../operate/workers.ts'
 import type { Flags } from '../terminal/flags.ts'
 import { ms } from './log.ts'
-import { plainWidth, show } from './screen.ts'
+import { show } from './screen.ts'
 import { readSettings } from './settings.ts'
+import { fold } from '../terminal/prose.ts'
+import { section, type Section } from '../terminal/section.ts'
 import { table } from '../terminal/table.ts'
-import { remark, say } from '../terminal/output.ts'
+import { explain, remark, say } from '../terminal/output.ts'
 
 export interface RosterFlags extends Flags {
   readonly kind?: WorkerKind
+  readonly ended?: boolean
 }
 
 /** Shows who works, once or until a signal. */
 export async function showWorkers(flags: RosterFlags): Promise<void> {
-  const { schema } = await readSettings(flags)
-  const { consumer, kind, json = false } = flags
-  const read = (from: DatabaseInput): Promise<WorkerStatus[]> => readWorkers(from, { schema, consumer, kind })
-  const some = consumer !== undefined || kind !== undefined
-  const draw = (workers: readonly WorkerStatus[], width: number): string => {
-    if (json) return JSON.stringify({ schema, at: new Date(), workers })
-    if (workers.length === 0 && some) return 'No such worker is running.'
-    const more = workers.length < workerLimit ? '' : `\nThese are the first ${workerLimit}.`
-    return renderWorkers(workers, new Date(), width) + more
-  }
-  await show(flags, async (from, width) => draw(await read(from), width))
+  const { consumer, kind, ended, json = false } = flags
+  await show(flags, async (from, schema) => {
+    const workers = await readWorkers(from, { schema, consumer, kind })
+    const at = new Date()
+    return (width) => {
+      if (json) return JSON.stringify({ schema, at, workers })
+      if (workers.length === 0 && (consumer ?? kind) !== undefined) return 'No such worker is running.'
+      const limit = workers.length < workerLimit ? [] : [section(`These are the first ${workerLimit}.`)]
+      return [renderWorkers(workers, at, { width, ended }), ...limit]
+    }
+  })
 }
 
-/** Shorter, a name says nothing; no host has a longer one. */
-const [nameMin, nameMax] = [8, 255]
-
-/** Workers as a table that fits into a width, if need be by shortening the names of consumers and hosts. */
+/**
+ * Workers as a table. Those that have ended are one line below it, or they would take more room than those who live; `ended` lists
+ * them as well.
+ */
 export function renderWorkers(
   workers: readonly WorkerStatus[],
   at: Date,
-  width: number = plainWidth,
-): string {
-  if (workers.length === 0) return 'No worker is running.'
+  { width = Infinity, ended = false }: { readonly width?: number; readonly ended?: boolean | undefined } = {},
+): Section {
+  const listed = workers.filter(({ endedAt }) => ended || endedAt === null)
+  const others = workers.filter(({ endedAt }) => !ended && endedAt !== null)
+  const foot = others.length === 0 ? '' : fold(countEnded(others), width)
+  const feet = foot === '' ? [] : foot.split('\n')
+  if (listed.length === 0) return section('No worker is running.', feet)
   const ageOf = (time: Date | null, until = at): string =>
     time === null ? '-' : ms(Math.max(0, until.getTime() - time.getTime()))
-  const draw = (most: number): string =>
-    table(
-      [
-        'id',
-        'kind',
-        'consumer',
-        'state',
-        'up',
-        'beat',
-        'lanes',
-        'since',
-        'in flight',
-        'lock',
-        'host',
-        'pid',
-        'version',
-      ],
-      workers.map((worker) => [
-        String(worker.id),
-        worker.kind,
-        shortened(worker.consumer ?? '-', most),
-        worker.state === 'died' ? `died: ${worker.endedBy}` : worker.state,
-        ageOf(worker.startedAt, worker.endedAt ?? at),
-        ms(worker.lastBeatMs),
-        worker.kind === 'receiver' ? '-' : String(worker.lanes.length),
-        ageOf(worker.lanesSince),
-        String(worker.inFlight),
-        worker.endedAt !== null ? '-' : worker.locked ? 'yes' : worker.session ? 'session' : 'no',
-        shortened(worker.host, most),
-        String(worker.pid),
-        worker.version,
-      ]),
-    )
-  const lengths = workers.flatMap(({ consumer, host }) => [consumer?.length ?? 1, host.length])
-  const longest = Math.min(nameMax, Math.max(...lengths))
-  const fits = (most: number): boolean =>
-    draw(most)
-      .split('\n')
-      .every((line) => line.length <= width)
-  if (fits(longest)) return draw(longest)
-  let [low, high] = [nameMin, Math.max(nameMin, longest)]
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2)
-    if (fits(middle)) low = middle
-    else high = middle - 1
-  }
-  return draw(low)
+  const rows = listed.map((worker) => [
+    String(worker.id),
+    worker.kind,
+    worker.consumer ?? '-',
+    stateOf(worker),
+    ageOf(worker.startedAt, worker.endedAt ?? at),
+    ms(worker.lastBeatMs),
+    worker.kind === 'receiver' ? '-' : String(worker.lanes.length),
+    ageOf(worker.lanesSince),
+    String(worker.inFlight),
+    worker.endedAt !== null ? '-' : worker.locked ? 'yes' : worker.session ? 'session' : 'no',
+    worker.host,
+    String(worker.pid),
+    worker.version,
+  ])
+  const cuts = { consumer: 'middle', host: 'middle' } as const
+  return section(table(head, rows, { width, drops, cuts }), feet)
 }
 
-/** Without its middle: consumers differ in their beginning, hosts of a fleet in their end. */
-function shortened(name: string, max: number): string {
-  if (name.length <= max) return name
-  const tail = Math.floor((max - 1) / 2)
-  return `${name.slice(0, max - 1 - tail)}…${name.slice(name.length - tail)}`
+const head = [
+  ...['id', 'kind', 'consumer', 'state', 'up', 'beat', 'lanes', 'since', 'in flight', 'lock', 'host', 'pid'],
+  'version',
+]
+/** What an operator misses last: who it is, whether it lives, and what it has in flight. */
+const drops = ['version', 'pid', 'up', 'since', 'lock', 'lanes', 'host']
+
+const stateOf = ({ state, endedBy }: WorkerStatus): string => (state === 'died' ? `died: ${endedBy}` : state)
+
+/** `5 ended in the last ten minutes: 3 stopped, 2 died: lock.` */
+function countEnded(workers: readonly WorkerStatus[]): string {
+  const counts = new Map<string, number>()
+  for (const worker of workers) counts.set(stateOf(worker), (counts.get(stateOf(worker)) ?? 0) + 1)
+  const states = [...counts].map(([state, count]) => `${count} ${state}`).join(', ')
+  return `${workers.length} ended in the last ten minutes: ${states}. twinbox workers --ended lists them.`
 }
 
 /** Evicts, and tells what became of each id. 1 if any of them could not be evicted. */
@@ -113,7 +99,7 @@ export async function evict(ids: readonly number[], flags: Flags): Promise<0 | 1
 function tell({ evicted, unknown, ended }: Eviction, schema: string): void {
   for (const id of evicted) say(`Evicted worker ${id}.`)
   if (evicted.length > 0) {
-    say('Others of its kind take its work over now. If its process lives, it comes back under a new id.')
+    explain('Others of its kind take its work over now. If its process lives, it comes back under a new id.')
   }
   for (const id of unknown) remark(`There is no worker ${id} in the schema "${schema}".`)
   for (const id of ended) {

@@ -6,10 +6,9 @@ import { UsageError } from '../terminal/failure.ts'
 import { consumerOf, type ChangeFlags } from './letters.ts'
 import { ms } from './log.ts'
 import { readSettings } from './settings.ts'
-import { table } from '../terminal/table.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { untilStopped } from './until.ts'
-import { remark, say } from '../terminal/output.ts'
+import { remark, say, sayTable } from '../terminal/output.ts'
 
 async function schedulesOf(
   flags: CommonFlags,
@@ -30,22 +29,24 @@ export async function listSchedules(flags: CommonFlags): Promise<void> {
       ? 'never'
       : `${nextAt.toISOString()} (in ${ms(Math.max(0, nextAt.getTime() - now))})`
   }
-  say(
-    table(
-      ['name', 'cron', 'zone', 'topic', 'key', 'catch up', 'last', 'next'],
-      all.map((schedule) => [
-        ...[
-          schedule.name,
-          schedule.cron,
-          schedule.timeZone,
-          schedule.topic,
-          schedule.key ?? '-',
-          schedule.catchUp,
-        ],
-        schedule.lastAt?.toISOString() ?? '-',
-        next(schedule),
-      ]),
-    ),
+  sayTable(
+    ['name', 'cron', 'zone', 'topic', 'key', 'catch up', 'last', 'next'],
+    all.map((schedule) => [
+      ...[
+        schedule.name,
+        schedule.cron,
+        schedule.timeZone,
+        schedule.topic,
+        schedule.key ?? '-',
+        schedule.catchUp,
+      ],
+      schedule.lastAt?.toISOString() ?? '-',
+      next(schedule),
+    ]),
+    {
+      drops: ['last', 'catch up', 'key', 'zone'],
+      cuts: { name: 'middle', topic: 'middle', key: 'middle' },
+    },
   )
 }
 

@@ -3,8 +3,7 @@ import type { Config } from '../config.ts'
 import { topicMatches } from '../message/message.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
-import { remark, say } from '../terminal/output.ts'
-import { table } from '../terminal/table.ts'
+import { remark, say, sayTable } from '../terminal/output.ts'
 import { toAsyncApi } from '../topics/asyncapi.ts'
 import { readTopics, versionOf } from '../topics/topics.ts'
 import { readSettings } from './settings.ts'
@@ -43,18 +42,20 @@ export async function showTopics(flags: TopicsFlags): Promise<void> {
     summary: definition.summary ?? null,
   }))
   if (flags.json === true) return void say(JSON.stringify({ topics: shown }))
-  say(
-    table(
-      ['topic', 'version', 'schema', 'key', 'consumers', 'summary'],
-      shown.map(({ topic, version, schema, key, consumers: by, summary }) => [
-        topic,
-        String(version),
-        schema,
-        key ? 'yes' : 'no',
-        by.join(', ') || '-',
-        summary ?? '',
-      ]),
-    ),
+  sayTable(
+    ['topic', 'version', 'schema', 'key', 'consumers', 'summary'],
+    shown.map(({ topic, version, schema, key, consumers: by, summary }) => [
+      topic,
+      String(version),
+      schema,
+      key ? 'yes' : 'no',
+      by.join(', ') || '-',
+      summary ?? '',
+    ]),
+    {
+      drops: ['schema', 'version', 'key'],
+      cuts: { topic: 'middle', consumers: 'end', summary: 'end' },
+    },
   )
 }
 

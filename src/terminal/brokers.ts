@@ -6,7 +6,8 @@ import { UsageError } from './failure.ts'
 /** What help says of `--url`. */
 export const urlHelp = `TWINBOX_BROKER_URL, or this: of the broker, such as ${adapters
   .filter(({ urlOptional }) => !urlOptional)
-  .map(({ name, urlExample }) => `${urlExample} for ${name}`)
+  // The first of several: a word that is wider than its column breaks the column.
+  .map(({ name, urlExample }) => `${urlExample.split(',')[0]} for ${name}`)
   .join(', ')}`
 
 /** What help says of `--insecure`. */

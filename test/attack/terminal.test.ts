@@ -174,7 +174,7 @@ describe('what a command shows is inert', () => {
         if (written.length === 2) stop.abort()
       },
     }
-    await watch(() => Promise.resolve(`a\u001b]0;t\u0007\u009b`), screen, false, stop.signal)
+    await watch(() => Promise.resolve(() => `a\u001b]0;t\u0007\u009b`), screen, false, stop.signal)
     // eslint-disable-next-line no-control-regex
     expectClean('screen', written.join('').replaceAll(/\u001b\[(\?1049[hl]|\?25[hl]|H|J)/g, ''))
     expect(written.join('')).toContain(String.raw`a\u001b]0;t\u0007\u009b`)

@@ -101,8 +101,8 @@ describe('doctor', () => {
   test('tells people what to do', async () => {
     const { code, stdout } = await twinbox('doctor', '--schema', 'nowhere')
     expect(code).toBe(1)
-    expect(stdout).toMatch(/^WRONG schema: There are no Twinbox tables in the schema "nowhere"/m)
-    expect(stdout).toMatch(/^ {6}→ /m)
+    expect(stdout).toMatch(/^WRONG {2}schema: There are no Twinbox tables in the schema "nowhere"/m)
+    expect(stdout).toMatch(/^ {7}→ /m)
   })
 
   test('counts the connections that the configuration would want', async () => {
