@@ -91,7 +91,7 @@ describe('imports run downwards', () => {
       name: 'upkeep',
       files: /^src\/upkeep\//,
       uses: [...words, 'sql', 'database'],
-      packages: ['node-cron', 'croner', 'pg'],
+      packages: ['croner', 'pg'],
     },
     {
       name: 'broker',

@@ -1,4 +1,4 @@
-import { schedule } from 'node-cron'
+import { Cron } from 'croner'
 import type { Database } from '../database/database.ts'
 import { upkeepSql, type PruneKind } from '../database/sql/upkeep.ts'
 import type { Emit } from '../base/events.ts'
@@ -67,14 +67,14 @@ async function pruneOnce(
 }
 
 export interface Pruning {
-  /** What node-cron calls once a minute. */
+  /** What is called once a minute. */
   run(): Promise<void>
   /** Ends it; what is being deleted at this moment is. */
   stop(): Promise<void>
 }
 
 /**
- * Prunes once a minute. node-cron only wakes it up; what is due, and whose turn it is, the database decides.
+ * Prunes once a minute. The clock here only wakes it up; what is due, and whose turn it is, the database decides.
  *
  * Nothing that has not been handled is ever pruned, dead letters only if somebody says after how long. The tasks take
  * turns, a batch each: neither one that fails nor one with much to delete keeps the others from theirs. A run ends
@@ -126,13 +126,12 @@ export function startPruning(
   }
   // Not all at the first second of the minute.
   const second = Math.floor(Math.random() * 60)
-  // A tick that a busy event loop has missed is made up for by the next one: nothing to be printed into the user's output.
-  const cron = schedule(`${second} * * * * *`, run, { suppressMissedWarning: true })
+  const cron = new Cron(`${second} * * * * *`, run)
   return {
     run,
     stop: async () => {
       stop.abort()
-      await cron.destroy()
+      cron.stop()
     },
   }
 }
