@@ -26,7 +26,7 @@ export { diagnose } from './doctor/doctor.ts'
 export { createHealth } from './observe/health.ts'
 export { logEvents } from './observe/logging.ts'
 export { isTombstone, tombstone } from './message/tombstone.ts'
-export { version } from './base/version.ts'
+export { version } from './base/package.ts'
 
 export type { Cancellable, Outbox, OutboxOptions, PublishOptions, Published } from './outbox/outbox.ts'
 export type { TopicDefinition, Topics, TopicType, TopicTypes } from './topics/topics.ts'

@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { brokerNames } from '../src/brokers/registry.ts'
+import { migrationFiles } from '../src/database/migrate.ts'
 import { makeProject, strictOptions, userEnv } from './support/packed.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
 
@@ -179,6 +180,23 @@ describe('what is in it', () => {
     const known = new Set([...Object.keys(manifest.dependencies), ...Object.keys(manifest.peerDependencies)])
     expect(named.has('pg')).toBe(true)
     expect([...named].filter((name) => !known.has(name))).toEqual([])
+  })
+})
+
+describe('what it reads', () => {
+  // Bundled, it lies where nothing of its own is: `test/runtimes.test.ts` runs it there.
+  test('nothing of its own folder, but for the command line: migrations and version are in the code', async () => {
+    const looking: string[] = []
+    for (const file of files.filter((name) => /^dist\/src\/(?!cli\/).*\.js$/.test(name))) {
+      const code = await readFile(join(project, 'node_modules', 'twinbox', file), 'utf8')
+      if (code.includes('import.meta')) looking.push(file)
+    }
+    expect(looking).toEqual([])
+    const { stdout } = await node(`
+      const { migrationFiles, version } = await import('twinbox')
+      console.log(JSON.stringify([version, migrationFiles()]))`)
+    // Here they are read from the folder.
+    expect(JSON.parse(stdout)).toEqual([manifest.version, migrationFiles()])
   })
 })
 

@@ -37,9 +37,6 @@ Examples:
     })
 }
 
-/** What `init` writes, in JavaScript that is TypeScript as well. */
-const examples = new URL('../../../examples/start/', import.meta.url)
-
 const composeNames = ['compose.yaml', 'compose.yml', 'docker-compose.yaml', 'docker-compose.yml']
 
 /**
@@ -75,6 +72,8 @@ async function writeBeginning(flags: InitFlags): Promise<void> {
 
 /** Null, or the name of a file that somebody has written meanwhile. */
 async function writeNew(name: string, from: string): Promise<string | null> {
+  // What `init` writes, in JavaScript that is TypeScript as well.
+  const examples = new URL('../../../examples/start/', import.meta.url)
   try {
     await copyFile(new URL(from, examples), name, constants.COPYFILE_EXCL)
     return null

@@ -1,7 +1,7 @@
-import { readdirSync, readFileSync } from 'node:fs'
 import type { Kysely, Migration, MigrationProvider } from 'kysely'
 import { SchemaError } from '../base/errors.ts'
 import { checkSchema, readNumbers } from '../base/options.ts'
+import { migrations } from '../base/package.ts'
 import {
   lastOf,
   rangeOf,
@@ -19,29 +19,18 @@ import { refuseHiddenRows, type Read } from './rowsecurity.ts'
 import { migrationSql } from './sql/migration.ts'
 import { planned } from './sql/statement.ts'
 
-// Compiled files lie a folder deeper than sources, in `dist` as in the tests' build.
-const folder = new URL(
-  import.meta.url.endsWith('.js') ? '../../../migrations/' : '../../migrations/',
-  import.meta.url,
-)
-
 /**
  * The migrations as plain SQL for the given schema, in order. Run them with `search_path` set to `pg_catalog, pg_temp`, as
  * `migrate` does: names in them are not to be found in somebody else's schema.
  */
 export function migrationFiles(schema = 'twinbox'): MigrationFile[] {
   const quoted = `"${checkSchema(schema)}"`
-  return readdirSync(folder)
-    .filter((file) => /^\d{4}_\w+\.sql$/.test(file))
-    .toSorted()
-    .map((file) => ({
-      version: Number(file.slice(0, 4)),
-      name: file.slice(0, -'.sql'.length),
-      // In the files the word stands only for the schema; a comment that quotes the command line may change too.
-      sql: readFileSync(new URL(file, folder), 'utf8').replaceAll(/\btwinbox(?=[.\s;,'])/g, (word) =>
-        schema === 'twinbox' ? word : quoted,
-      ),
-    }))
+  return migrations.map(({ name, sql }) => ({
+    version: Number(name.slice(0, 4)),
+    name,
+    // In the files the word stands only for the schema; a comment that quotes the command line may change too.
+    sql: sql.replaceAll(/\btwinbox(?=[.\s;,'])/g, (word) => (schema === 'twinbox' ? word : quoted)),
+  }))
 }
 
 /** What `twinbox migrate --print` prints: the same for any other tool, with a `search_path` around each. */

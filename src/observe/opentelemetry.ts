@@ -17,7 +17,7 @@ import { codeOf, describeError, warn } from '../base/errors.ts'
 import { printableLabel } from '../base/printable.ts'
 import type { Operation, Telemetry, Trace, TracedMessage } from '../base/telemetry.ts'
 import { refuseUnknown } from '../base/options.ts'
-import { version } from '../base/version.ts'
+import { version } from '../base/package.ts'
 import { otelMeters } from './opentelemetry/meters.ts'
 
 export { observeDatabase, type ObserveOptions } from './opentelemetry/gauges.ts'

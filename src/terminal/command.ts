@@ -1,5 +1,5 @@
 import { Command as Commander, type AddHelpTextContext, type AddHelpTextPosition } from 'commander'
-import { version } from '../base/version.ts'
+import { version } from '../base/package.ts'
 import { printable, printableLine } from '../base/printable.ts'
 import { errColumns } from './output.ts'
 import { fold, plainColumns, unfold } from './prose.ts'

@@ -9,7 +9,16 @@ import { packed } from './shared.ts'
 const run = promisify(execFile)
 const root = resolve(import.meta.dirname, '../..')
 const ingredients = [
-  ...['package.json', 'tsconfig.json', 'tsconfig.build.json', 'src', 'proof', 'migrations', 'test'],
+  ...[
+    'package.json',
+    'tsconfig.json',
+    'tsconfig.build.json',
+    'build.mjs',
+    'src',
+    'proof',
+    'migrations',
+    'test',
+  ],
   ...['LICENSE', 'README.md', 'CHANGELOG.md', 'SECURITY.md', 'docs', 'examples'],
 ]
 
@@ -41,12 +50,17 @@ export async function makeProject(folder: string, beside: readonly string[] = []
   await run('npm', ['install', await packed(), '--no-audit', '--no-fund', '--prefer-offline'], {
     cwd: project,
   })
-  for (const name of beside) {
+  await linkBeside(project, beside)
+  return project
+}
+
+/** Puts packages of ours into the project, as if they had been installed. */
+export async function linkBeside(project: string, names: readonly string[]): Promise<void> {
+  for (const name of names) {
     const link = join(project, 'node_modules', name)
     await mkdir(dirname(link), { recursive: true })
     await symlink(join(root, 'node_modules', name), link)
   }
-  return project
 }
 
 /** What a user has in the environment: nothing of ours. */

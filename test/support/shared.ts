@@ -55,7 +55,10 @@ export async function startSharing(): Promise<() => Promise<void>> {
   async function make(name: string): Promise<unknown> {
     if (name === 'build') return compile('tsconfig.json', '--incremental')
     // Never incremental: its record would outlive a folder that packing removes, and then nothing would be written.
-    if (name === 'dist') return compile('tsconfig.build.json')
+    if (name === 'dist') {
+      await compile('tsconfig.build.json')
+      return void (await promisify(execFile)(process.execPath, ['build.mjs']))
+    }
     if (name === 'tarball') {
       const { pack } = await import('./packed.ts')
       const { folder, tarball } = await pack()

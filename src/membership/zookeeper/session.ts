@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
-import { version } from '../../base/version.ts'
+import { version } from '../../base/package.ts'
 import type { Entrant, SignOfLife, Told } from '../coordination.ts'
 import { Client, ZookeeperError } from './client.ts'
 import type { Settings } from './options.ts'

@@ -9,7 +9,7 @@ import {
   type Labels,
   type MetricName,
 } from '../metrics.ts'
-import { version } from '../../base/version.ts'
+import { version } from '../../base/package.ts'
 
 /** What the messaging conventions have a name for goes by it, with the attributes that they ask for. */
 const conventional: Partial<Record<MetricName, { readonly name: string; readonly fixed: Attributes }>> = {
