@@ -1,14 +1,12 @@
 import { BrokerError } from '../base/errors.ts'
 
-/** A client library, which is an optional peer: loaded when it is needed. @throws BrokerError that says how to get it */
-export async function loadPeer<Library>(name: string, load: () => Promise<Library>): Promise<Library> {
-  try {
-    return await load()
-  } catch (cause) {
-    throw new BrokerError(
-      'config',
-      `The package ${name} could not be loaded (npm install ${name} adds it to your project)`,
-      { cause },
-    )
-  }
-}
+/**
+ * What to throw where the client library, an optional peer, could not be loaded. Each library is imported inside of a `try`, in the
+ * function that has it: elsewhere a missing library ends a bundler's run, also of a program that uses another broker.
+ */
+export const missingPeer = (name: string, cause: unknown): BrokerError =>
+  new BrokerError(
+    'config',
+    `The package ${name} could not be loaded (npm install ${name} adds it to your project)`,
+    { cause },
+  )

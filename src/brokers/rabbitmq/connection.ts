@@ -3,7 +3,7 @@ import { Duplex } from 'node:stream'
 import type * as Amqplib from 'amqplib'
 import type { ChannelModel } from 'amqplib'
 import { describeError, warn } from '../../base/errors.ts'
-import { loadPeer } from '../peer.ts'
+import { missingPeer } from '../peer.ts'
 import { toBrokerError } from './errors.ts'
 import { guardFrames } from './frames.ts'
 import type { Settings } from './options.ts'
@@ -27,10 +27,17 @@ export interface Link {
 
 const closeTimeoutMs = 2000
 
-/** @throws BrokerError if it is not installed */
-export const loadAmqplib = (
-  load = (): Promise<typeof Amqplib> => import('amqplib'),
-): Promise<typeof Amqplib> => loadPeer('amqplib', load)
+/**
+ * @param load in place of the library
+ * @throws BrokerError if it is not installed
+ */
+export async function loadAmqplib(load?: () => Promise<typeof Amqplib>): Promise<typeof Amqplib> {
+  try {
+    return load === undefined ? await import('amqplib') : await load()
+  } catch (cause) {
+    throw missingPeer('amqplib', cause)
+  }
+}
 
 /** Connects, once. @throws BrokerError, also when the signal aborts before there is a connection. */
 export async function openLink(settings: Settings, purpose: string, signal: AbortSignal): Promise<Link> {

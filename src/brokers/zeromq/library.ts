@@ -1,6 +1,14 @@
 import type * as Zeromq from 'zeromq'
-import { loadPeer } from '../peer.ts'
+import { missingPeer } from '../peer.ts'
 
-/** @throws BrokerError if it is not installed */
-export const loadZeromq = (load = (): Promise<typeof Zeromq> => import('zeromq')): Promise<typeof Zeromq> =>
-  loadPeer('zeromq', load)
+/**
+ * @param load in place of the library
+ * @throws BrokerError if it is not installed
+ */
+export async function loadZeromq(load?: () => Promise<typeof Zeromq>): Promise<typeof Zeromq> {
+  try {
+    return load === undefined ? await import('zeromq') : await load()
+  } catch (cause) {
+    throw missingPeer('zeromq', cause)
+  }
+}

@@ -11,7 +11,7 @@ import type { Stuck } from '../../../src/brokers/kafka/client.ts'
 import { rewriteFetchResponse } from '../../../src/brokers/kafka/kafkajs/fetch.ts'
 import { NoCodec, unpack, type Codecs } from '../../../src/brokers/kafka/wire/unpack.ts'
 import { tombstone } from '../../../src/message/tombstone.ts'
-import { loadPeer } from '../../../src/brokers/peer.ts'
+import { missingPeer } from '../../../src/brokers/peer.ts'
 import {
   batchOf,
   codecNumbers,
@@ -297,7 +297,8 @@ describe('what cannot be read', () => {
     async (codec) => {
       const packed = packers[codec](Buffer.from('records'))
       const absent = 'twinbox-no-such-codec'
-      const load = (): Promise<never> => loadPeer<never>(absent, () => import(absent) as Promise<never>)
+      const load = (): Promise<never> =>
+        Promise.reject(missingPeer(absent, new Error('ERR_MODULE_NOT_FOUND')))
       const failed = await unpack(packed, codecNumbers[codec], {}, mebibyte, load).catch(
         (thrown: unknown) => thrown,
       )

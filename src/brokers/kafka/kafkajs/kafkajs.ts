@@ -3,7 +3,7 @@ import { connect as connectTls } from 'node:tls'
 import type * as Kafkajs from 'kafkajs'
 import type { ISocketFactory, Kafka } from 'kafkajs'
 import { atMost } from '../../../base/waiting.ts'
-import { loadPeer } from '../../peer.ts'
+import { missingPeer } from '../../peer.ts'
 import { placeOf, type Admin, type Client, type Library, type Producer, type Refusal } from '../client.ts'
 import { hostsOf, shuffled, type Settings } from '../options.ts'
 import { groupBy } from '../outgoing.ts'
@@ -16,10 +16,17 @@ const connectTimeoutMs = 3000
 const keepAliveMs = 5000
 const disconnectTimeoutMs = 2000
 
-/** @throws BrokerError if it is not installed */
-export const loadKafkajs = (
-  load = (): Promise<typeof Kafkajs> => import('kafkajs'),
-): Promise<typeof Kafkajs> => loadPeer('kafkajs', load)
+/**
+ * @param load in place of the library
+ * @throws BrokerError if it is not installed
+ */
+export async function loadKafkajs(load?: () => Promise<typeof Kafkajs>): Promise<typeof Kafkajs> {
+  try {
+    return load === undefined ? await import('kafkajs') : await load()
+  } catch (cause) {
+    throw missingPeer('kafkajs', cause)
+  }
+}
 
 export const kafkajs: Library = {
   peer: 'kafkajs',

@@ -1,6 +1,6 @@
 import type * as Platformatic from '@platformatic/kafka'
 import { BrokerError } from '../../../base/errors.ts'
-import { loadPeer } from '../../peer.ts'
+import { missingPeer } from '../../peer.ts'
 import { placeOf, type Admin, type Client, type Library, type Refusal } from '../client.ts'
 import type { Settings } from '../options.ts'
 import { createMember } from './member.ts'
@@ -24,9 +24,12 @@ export const platformatic: Library = {
   },
 }
 
-/** @throws BrokerError if it is not installed, or this Node is too old for it */
+/**
+ * @param load in place of the library
+ * @throws BrokerError if it is not installed, or this Node is too old for it
+ */
 export async function loadPlatformatic(
-  load = (): Promise<typeof Platformatic> => import('@platformatic/kafka'),
+  load?: () => Promise<typeof Platformatic>,
   node = process.versions.node,
 ): Promise<typeof Platformatic> {
   const [major = 0, minor = 0] = node.split('.').map(Number)
@@ -36,7 +39,11 @@ export async function loadPlatformatic(
       `client: 'platformatic' of kafka() needs Node ${nodeMin.join('.')} or later, and this is ${node}: run another Node, or leave the option out (client: 'kafkajs')`,
     )
   }
-  return loadPeer(peer, load)
+  try {
+    return load === undefined ? await import('@platformatic/kafka') : await load()
+  } catch (cause) {
+    throw missingPeer(peer, cause)
+  }
 }
 
 function openClient(pool: MadePool, settings: Settings): Client {

@@ -1,6 +1,6 @@
 import zlib from 'node:zlib'
 import { promisify } from 'node:util'
-import { loadPeer } from '../../peer.ts'
+import { missingPeer } from '../../peer.ts'
 import { blocksOf } from './measure.ts'
 
 /** The libraries that take off what Node does not: each is an optional peer, and is loaded when a batch needs it. */
@@ -11,7 +11,7 @@ export type Unpack = (packed: Buffer, maxBytes: number) => Promise<Uint8Array>
 export type LoadCodec = () => Promise<Unpack>
 
 export const loadSnappy: LoadCodec = async () => {
-  const { uncompress } = await loadPeer('snappy', () => import('snappy'))
+  const { uncompress } = await importSnappy()
   const one = async (block: Buffer): Promise<Buffer> =>
     Buffer.from(await uncompress(block, { asBuffer: true }))
   return async (packed) => {
@@ -24,7 +24,7 @@ export const loadSnappy: LoadCodec = async () => {
 }
 
 export const loadLz4: LoadCodec = async () => {
-  const { decompressFrame } = await loadPeer('lz4-napi', () => import('lz4-napi'))
+  const { decompressFrame } = await importLz4()
   return decompressFrame
 }
 
@@ -34,6 +34,30 @@ export const loadZstd: LoadCodec = async () => {
     const unpack = promisify(zlib.zstdDecompress as typeof zlib.gunzip)
     return (packed, maxBytes) => unpack(packed, { maxOutputLength: maxBytes })
   }
-  const { decompress } = await loadPeer('fzstd', () => import('fzstd'))
+  const { decompress } = await importZstd()
   return async (packed) => decompress(packed)
+}
+
+async function importSnappy() {
+  try {
+    return await import('snappy')
+  } catch (cause) {
+    throw missingPeer('snappy', cause)
+  }
+}
+
+async function importLz4() {
+  try {
+    return await import('lz4-napi')
+  } catch (cause) {
+    throw missingPeer('lz4-napi', cause)
+  }
+}
+
+async function importZstd() {
+  try {
+    return await import('fzstd')
+  } catch (cause) {
+    throw missingPeer('fzstd', cause)
+  }
 }
