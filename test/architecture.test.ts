@@ -91,7 +91,7 @@ describe('imports run downwards', () => {
       name: 'upkeep',
       files: /^src\/upkeep\//,
       uses: [...words, 'sql', 'database'],
-      packages: ['croner', 'pg'],
+      packages: ['node-cron', 'croner', 'pg'],
     },
     {
       name: 'broker',

@@ -10,9 +10,10 @@ const ticksMax = 500
 /**
  * The times of a cron expression in a time zone.
  *
- * croner tells the next one from any time on, has no dependencies and refuses what is not a whole expression. In a time zone, a
- * time that the clock skips in spring is taken when the gap ends, and one that comes twice in autumn is taken the first time. An
- * expression with a wildcard or a step among seconds, minutes and hours names no times but a rhythm, which goes on through both changes.
+ * node-cron, which wakes the upkeep up, only tells when it would run next from now on. croner tells it from any time on,
+ * has no dependencies and refuses what is not a whole expression. In a time zone, a time that the clock skips in spring
+ * is taken when the gap ends, and one that comes twice in autumn is taken the first time. An expression with a wildcard
+ * or a step among seconds, minutes and hours names no times but a rhythm, which goes on through both changes.
  */
 export class Ticks {
   readonly #cron: Cron

@@ -1,8 +1,8 @@
-import { Cron } from 'croner'
 import type { Database } from '../database/database.ts'
 import { upkeepSql, type PruneKind } from '../database/sql/upkeep.ts'
 import type { Emit } from '../base/events.ts'
 import { pause } from '../base/waiting.ts'
+import { everyMinute } from './clock.ts'
 
 export const pruneBatch = 5000
 const pauseMs = 50
@@ -74,7 +74,7 @@ export interface Pruning {
 }
 
 /**
- * Prunes once a minute. The clock here only wakes it up; what is due, and whose turn it is, the database decides.
+ * Prunes once a minute. The clock only wakes it up; what is due, and whose turn it is, the database decides.
  *
  * Nothing that has not been handled is ever pruned, dead letters only if somebody says after how long. The tasks take
  * turns, a batch each: neither one that fails nor one with much to delete keeps the others from theirs. A run ends
@@ -126,12 +126,12 @@ export function startPruning(
   }
   // Not all at the first second of the minute.
   const second = Math.floor(Math.random() * 60)
-  const cron = new Cron(`${second} * * * * *`, run)
+  const clock = everyMinute(second, run)
   return {
     run,
     stop: async () => {
       stop.abort()
-      cron.stop()
+      await clock.stop()
     },
   }
 }
