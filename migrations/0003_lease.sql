@@ -29,12 +29,14 @@ create table twinbox.worker (
   -- What the worker shows elsewhere for as long as it lives, as a session of ZooKeeper, by which those who look there know it again.
   -- Null while it shows nothing: then nobody may take its absence for a death.
   sign text collate "C",
-  -- What it works on: messages in flight; topics and patterns of its handlers or of its receiver, null if it has not said; and
-  -- of a handler that does not end, the topic and since when it runs.
+  -- What it works on: messages in flight; topics and patterns of its handlers or of its receiver, null if it has not said; of a
+  -- handler that does not end, the topic and since when it runs; and of a broker that a relay cannot reach, why and since when.
   in_flight integer not null default 0,
   topics text[] collate "C",
   stuck_topic text collate "C",
   stuck_since timestamptz,
+  broker_error text,
+  broker_down_since timestamptz,
   -- Set when the worker stopped by itself, was found dead or was evicted. A worker that finds an end in its own row has been
   -- given up on.
   ended_at timestamptz,

@@ -22,6 +22,7 @@ export { type } from './topics/schema.ts'
 export { withTransaction } from './database/transaction.ts'
 export * from './base/errors.ts'
 export { readStatus } from './status/status.ts'
+export { explainMessage } from './status/explain.ts'
 export { diagnose } from './doctor/doctor.ts'
 export { createHealth } from './observe/health.ts'
 export { logEvents } from './observe/logging.ts'
@@ -71,6 +72,15 @@ export type { NewSchedule, Schedule, Schedules, SchedulesOptions } from './opera
 export type { RedriveOptions } from './operate/steps.ts'
 export type { RoleStatus } from './database/roles.ts'
 export type { BoxStatus, ConsumerStatus, Status, StatusOptions, UnhandledTopic } from './status/status.ts'
+export type { ExplainOptions } from './status/explain.ts'
+export type {
+  ExplainedBlocker,
+  ExplainedPlace,
+  ExplainedWorker,
+  Explanation,
+  OpenTransaction,
+  Why,
+} from './status/explanation.ts'
 export type { MigrationFile } from './database/compatibility.ts'
 export type { MigrateOptions } from './database/migrate.ts'
 export type { Blocker, LockWait } from './database/lockwait.ts'

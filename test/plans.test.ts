@@ -3,6 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bookkeepingSettings } from '../src/database/sql/server.ts'
 import { applyRoles } from '../src/database/roles.ts'
 import { sqlstate } from '../src/database/sqlstate.ts'
+import { searchSql } from '../src/database/sql/search.ts'
+import { explainSql } from '../src/database/sql/explain.ts'
 import { completionSql } from '../src/database/sql/completion.ts'
 import { floodSql } from '../src/database/sql/flood.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'
@@ -373,6 +375,45 @@ describe.each([
     process.stdout.write(`${JSON.stringify(figures)}\n`)
     expect(faults).toEqual([])
     expect(Object.keys(figures).length).toBeGreaterThan(20)
+  })
+
+  test('to explain one message looks at a bounded number of others', async () => {
+    if (holder !== null) return
+    const { heads, around, more } = searchSql('twinbox')
+    const { ahead, plans } = explainSql('twinbox')
+    const [row] = await database.query<Row>(
+      `select lane, seq::int, id from twinbox.outbox order by seq offset 50000 limit 1`,
+    )
+    const { id, lane, seq } = row!
+    const own = { id, look: 500 }
+    const theirs = { ...own, consumers: ['', 'c'] }
+    const cases: Case[] = [
+      of('outbox', heads.outbox, own),
+      ...(['inbox', 'parked', 'unhandled', 'deferred'] as const).map((state) =>
+        of(state, heads[state], theirs),
+      ),
+      ...(['dead', 'handled'] as const).map((state) => of(state, heads[state], { id })),
+      of('outbox around', around.outbox, { id, look: 250, at: new Date() }),
+      of('inbox around', around.inbox, { id, look: 250, at: new Date(), consumer: 'c' }),
+      ...(['outbox', 'inbox'] as const).map((box) =>
+        of(`${box} more`, more[box], { look: 500, consumers: ['', 'c'] }),
+      ),
+      ...(['outbox', 'inbox'] as const).map((box) =>
+        of(`${box} ahead`, ahead[box], { consumer: 'c', lane, seq, key: 'k1', look: 1000 }),
+      ),
+    ]
+    const asking = new pg.Client({ connectionString: database.url })
+    await asking.connect()
+    await asking.query(plans.replaceAll('local', 'session'))
+    const faults: string[] = []
+    for (const [name, text, values] of cases) {
+      const { buffers, scans } = await explain(asking, text, values)
+      // 72 lanes of 500 rows, a page each.
+      if (buffers > (/ahead/.test(name) ? 8000 : 80_000)) faults.push(`${name}: ${buffers} buffers`)
+      faults.push(...scans.map((scan) => `${name}: ${scan}`))
+    }
+    await asking.end()
+    expect(faults).toEqual([])
   })
 
   test('without the watermark the same read visits the dead', async () => {

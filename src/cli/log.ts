@@ -3,7 +3,7 @@ import { printableLine } from '../base/printable.ts'
 import { logEvents, type LogLevel } from '../observe/logging.ts'
 import { remarkLines, say } from '../terminal/output.ts'
 
-export { ms } from '../observe/logging.ts'
+export { ms } from '../base/times.ts'
 
 export interface LogOptions {
   /** One JSON object a line on standard output, rather than lines for people on standard error. */

@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import type { Flags } from '../terminal/flags.ts'
 import { duration, whole } from '../terminal/parse.ts'
+import type { ExplainFlags } from './explain.ts'
 import type { RolesFlags } from './roles.ts'
 import type { SqlFlags } from './sql.ts'
 import type { TopicsFlags } from './topics.ts'
@@ -45,6 +46,29 @@ Examples:
     .action(async (flags: Flags) => {
       const { showStatus } = await import('./status.ts')
       await showStatus(flags)
+    })
+
+  common(program.command('explain'))
+    .description('Say why a message is where it is: one sentence of evidence for each place.')
+    .argument('<id>', 'of the message')
+    .option('--consumer <name>', 'only at this consumer')
+    .option('--outbox', 'only in the outbox')
+    .option('--all', 'look at every message that waits, which takes seconds with millions')
+    .addHelpText(
+      'after',
+      `
+What it waits behind, who holds it and whether they live, when it goes on; or when and by whom it was handled. Times are UTC.
+What waits has no index by its id: without --all, the first of each lane are looked at, and those that came when this one did. If
+that is not all, it says so. Exits with 1 if nothing is known of it. The role twinbox_reader is enough.
+
+Examples:
+  $ twinbox explain 0190c7e2-8a00-7000-8000-000000000001
+  $ twinbox explain 0190c7e2-8a00-7000-8000-000000000001 --consumer billing
+  $ twinbox explain 0190c7e2-8a00-7000-8000-000000000001 --json | jq '.places[].why'`,
+    )
+    .action(async (id: string, flags: ExplainFlags) => {
+      const { explainOne } = await import('./explain.ts')
+      exit(await explainOne(id, flags))
     })
 
   common(program.command('topics'))

@@ -1,6 +1,6 @@
 import type { Database } from '../database/database.ts'
 import { locksSql } from '../database/sql/locks.ts'
-import { ms } from '../observe/logging.ts'
+import { ms } from '../base/times.ts'
 import { orFine, wrong, type Finding } from './finding.ts'
 
 const check = 'locks'

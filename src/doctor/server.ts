@@ -2,7 +2,7 @@ import type { Database } from '../database/database.ts'
 import { doctorSql, type ServerRow } from '../database/sql/doctor.ts'
 import { crowded } from '../database/sql/sleep.ts'
 import { readHorizon } from '../observe/gauges.ts'
-import { ms } from '../observe/logging.ts'
+import { ms } from '../base/times.ts'
 import { fine, identifier, literal, note, orFine, wrong, type Finding } from './finding.ts'
 import type { Horizon } from '../database/sql/watch.ts'
 

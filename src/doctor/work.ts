@@ -1,8 +1,8 @@
 import type { Database } from '../database/database.ts'
 import { doctorSql } from '../database/sql/doctor.ts'
 import { statusSql } from '../database/sql/status.ts'
-import { topicMatches } from '../message/message.ts'
-import { ms } from '../observe/logging.ts'
+import { ms } from '../base/times.ts'
+import { boxOf, takes } from '../status/box.ts'
 import { readPaused, tellPaused } from '../status/paused.ts'
 import { note, orFine, wrong, type Finding } from './finding.ts'
 
@@ -11,10 +11,7 @@ export async function examineWork(database: Database): Promise<readonly Finding[
   const rows = await database.query(doctorSql(database.schema).consumers)
   const findings = rows.flatMap(
     ({ consumer, waits, workers, stuck, below, subscribed, lately }): Finding[] => {
-      const [box, worker, command] =
-        consumer === ''
-          ? ['the outbox', 'relay', 'twinbox relay']
-          : [`the inbox of "${consumer}"`, 'claimer', `twinbox claim --consumer ${consumer}`]
+      const { box, worker, command } = boxOf(consumer)
       const found: Finding[] = []
       if (waits && workers === 0) {
         found.push(
@@ -57,6 +54,7 @@ export async function examineWork(database: Database): Promise<readonly Finding[
     ...(await examineDead(database)),
     ...(await examineCircuits(database)),
     ...(await examineHandlers(database)),
+    ...(await examineBrokers(database)),
   )
   return orFine(findings, 'work', 'Whatever waits has somebody to work on it.')
 }
@@ -80,10 +78,9 @@ async function examineBacklog(database: Database): Promise<readonly Finding[]> {
   return lags.map(({ consumer, lag_ms: lagMs }) => {
     const topics = depths.filter((row) => row.consumer === consumer)
     const most = topics.map(({ topic, count }) => `${topic} ${count}`).join(', ')
-    const box = consumer === '' ? 'the outbox' : `the inbox of "${consumer}"`
     return note(
       'work',
-      `${topics[0]?.total ?? 0} messages wait in ${box}, the oldest for ${ms(lagMs)}. Most are of: ${most}.`,
+      `${topics[0]?.total ?? 0} messages wait in ${boxOf(consumer).box}, the oldest for ${ms(lagMs)}. Most are of: ${most}.`,
       consumer === ''
         ? 'See "Depth grows" in the runbook; maxPending of createOutbox bounds what may wait.'
         : 'See "Depth grows" in the runbook: more claimers, more concurrency, or whoever publishes so much.',
@@ -109,9 +106,7 @@ const topicsMax = 20
 /** Messages that wait since none of the living claimers has a handler for their topic. */
 async function examineTopics(database: Database): Promise<readonly Finding[]> {
   const rows = await database.query(doctorSql(database.schema).unhandled)
-  const nobodys = rows.filter(
-    ({ topic, patterns }) => !patterns.some((pattern) => topicMatches(pattern, topic)),
-  )
+  const nobodys = rows.filter(({ topic, patterns }) => !takes(patterns, topic))
   const findings = nobodys
     .slice(0, topicsMax)
     .map(({ consumer, topic, count }) =>
@@ -146,6 +141,18 @@ async function examineHandlers(database: Database): Promise<readonly Finding[]> 
       'handlers',
       `A handler of ${topic} has not ended for ${ms(forMs)}, in worker ${id} of ${consumer} (process ${pid} on ${host}).`,
       'Set handleTimeoutMs, longer than the handler may take; until then, start that process again.',
+    ),
+  )
+}
+
+/** Relays that cannot send. */
+async function examineBrokers(database: Database): Promise<readonly Finding[]> {
+  const rows = await database.query(doctorSql(database.schema).brokerless)
+  return rows.map(({ id, host, pid, error, for_ms: forMs }) =>
+    wrong(
+      'broker',
+      `The broker of relay ${id} (process ${pid} on ${host}) is out of reach for ${ms(forMs)}: ${error}`,
+      'Nothing is lost: the outbox fills, and what waits is sent when the broker is back. See how the broker is, and its URL.',
     ),
   )
 }

@@ -3,6 +3,7 @@ import { BrokerError, codeOf, describeError, textMax, TwinboxError } from '../ba
 import type { OnEvent, TwinboxEvent } from '../base/events.ts'
 import { printableLine, redactCut } from '../base/printable.ts'
 import { framesOf } from '../base/record.ts'
+import { ms } from '../base/times.ts'
 
 /** The one place that decides with which words and how loudly an event is told. */
 
@@ -159,14 +160,6 @@ const signs = {
 
 const count = (things: readonly unknown[], noun: string): string =>
   `${things.length} ${noun}${things.length === 1 ? '' : 's'}`
-
-/** Milliseconds as people read them: `85 ms`, `1.2 s`, `3 min`. */
-export function ms(value: number): string {
-  if (value < 1000) return `${Math.round(value)} ms`
-  if (value < 60_000) return `${(value / 1000).toFixed(1)} s`
-  if (value < 5_400_000) return `${Math.round(value / 60_000)} min`
-  return value < 172_800_000 ? `${Math.round(value / 3_600_000)} h` : `${Math.round(value / 86_400_000)} d`
-}
 
 /** What went wrong in one line, without a stack and without a password. Cut first: it may quote megabytes. */
 export const sentence = (error: unknown): string => printableLine(redactCut(plain(error), textMax))

@@ -1,7 +1,6 @@
 import type { Database } from '../database/database.ts'
 import { layout } from '../database/layout.ts'
 import { waitingSql } from '../database/sql/waiting.ts'
-import type { BrokerError } from '../base/errors.ts'
 import { emitter, type Emit } from '../base/events.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import { onPublished } from '../base/hints.ts'
@@ -16,6 +15,7 @@ import { Membership } from '../membership/membership.ts'
 import type { Holder, RegistrationOptions } from '../membership/options.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
 import type { RelayOptions, RelaySettings } from './options.ts'
+import { watchBroker, type Outage } from './outage.ts'
 import { Pipeline } from './pipeline.ts'
 import { promoteDue } from '../upkeep/due.ts'
 import { relayTasks, startPruning, type Pruning, type PruneTask } from '../upkeep/prune.ts'
@@ -35,6 +35,7 @@ export class RunningRelay implements Holder, LaneHolder {
   readonly #lanes: Lanes
   readonly #parking: Parking
   readonly #pipelines: Pipeline[]
+  readonly #outage: Outage
   readonly #emit: Emit
   #loops: Loop[] = []
   #house: Loop | null = null
@@ -42,7 +43,6 @@ export class RunningRelay implements Holder, LaneHolder {
   #unlisten = (): void => {}
   #pruning: Pruning | null = null
   #stopRecurring = async (): Promise<void> => {}
-  #downSince: number | null = null
 
   constructor(
     database: Database,
@@ -79,6 +79,7 @@ export class RunningRelay implements Holder, LaneHolder {
       holder: this,
     })
     this.#parking = new Parking(database, '', this.#emit)
+    this.#outage = watchBroker({ database, membership: this.membership, emit: this.#emit })
     this.#pipelines = Array.from(
       { length: pipelineCount },
       (_, number) =>
@@ -100,7 +101,7 @@ export class RunningRelay implements Holder, LaneHolder {
           redact: redaction(options.redactError, this.#emit),
           failpoint,
           wakeLanes: () => this.#lanes.wake(),
-          onBroker: (error, retryInMs) => this.#report(error, retryInMs),
+          onBroker: (error, retryInMs) => this.#outage.report(error, retryInMs),
         }),
     )
   }
@@ -213,8 +214,9 @@ export class RunningRelay implements Holder, LaneHolder {
     }, houseHurryMs).unref()
   }
 
-  /** What comes due: deferred messages, and parked keys of our lanes. */
+  /** What comes due: deferred messages, and parked keys of our lanes; and that the broker is away. */
   async #keepHouse(): Promise<number> {
+    await this.#outage.keepHouse()
     const { found, dueInMs } = await promoteDue({
       promote: () =>
         this.#database.keep(waitingSql(this.#database.schema).promoteOutbox, {
@@ -228,15 +230,5 @@ export class RunningRelay implements Holder, LaneHolder {
       onFound: () => this.#loops.forEach((loop) => loop.wake()),
     })
     return found ? 0 : this.membership.sleep.rest(housekeepingMs, dueInMs)
-  }
-
-  #report(error: BrokerError | null, retryInMs: number): void {
-    if (error !== null && this.#downSince === null) {
-      this.#downSince = performance.now()
-      this.#emit({ type: 'broker_down', error, retryInMs })
-    } else if (error === null && this.#downSince !== null) {
-      this.#emit({ type: 'broker_up', downMs: performance.now() - this.#downSince })
-      this.#downSince = null
-    }
   }
 }

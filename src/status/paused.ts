@@ -2,6 +2,7 @@ import type pg from 'pg'
 import type { Database } from '../database/database.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
 import { printableLine } from '../base/printable.ts'
+import { clock } from '../base/times.ts'
 
 /** A topic of a consumer that pauses: what its handlers need is away. */
 export interface PausedTopic {
@@ -13,6 +14,8 @@ export interface PausedTopic {
   readonly since: Date
   /** How many messages have tried since. */
   readonly probes: number
+  /** When the next one may. */
+  readonly probeAt: Date
 }
 
 /** All topics that pause, or those of one consumer. */
@@ -26,7 +29,7 @@ export async function readPaused(
     client === null
       ? await database.query(all, { consumer: of })
       : await database.run(client, all, { consumer: of })
-  return rows.map(({ opened_at: since, ...row }) => ({ ...row, since }))
+  return rows.map(({ opened_at: since, probe_at: probeAt, ...row }) => ({ ...row, since, probeAt }))
 }
 
 /** `pauses order.placed: ECONNREFUSED since 12:03`; with the day if that was not in the last twenty hours. */
@@ -35,8 +38,5 @@ export function tellPaused({
   reason,
   since,
 }: Pick<PausedTopic, 'topic' | 'reason' | 'since'>): string {
-  const text = since.toISOString()
-  const recent = Date.now() - since.getTime() < 20 * 3_600_000
-  const when = recent ? text.slice(11, 16) : text.slice(0, 16).replace('T', ' ')
-  return printableLine(`pauses ${topic}: ${reason} since ${when}`)
+  return printableLine(`pauses ${topic}: ${reason} since ${clock(since, new Date())}`)
 }

@@ -5,8 +5,8 @@ import { checkSchemaVersion } from '../database/migrate.ts'
 import { refuseUnknown, readNumbers } from '../base/options.ts'
 import { operateSql } from '../database/sql/operate.ts'
 import { statusSql, type CountRow, type LagRow } from '../database/sql/status.ts'
+import { takes } from './box.ts'
 import { readPaused, type PausedTopic } from './paused.ts'
-import { topicMatches } from '../message/message.ts'
 import { toWorker, type WorkerStatus } from '../operate/workers.ts'
 
 /** How many of something there are; with `more`, at least so many, since counting ends somewhere. */
@@ -163,8 +163,7 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
       unhandled.flatMap(({ consumer: of, topic, count, lag_ms: lagMs }) => {
         if (of !== consumer) return []
         const hasHandler = living.some(
-          (worker) =>
-            worker.consumer === consumer && worker.topics?.some((pattern) => topicMatches(pattern, topic)),
+          (worker) => worker.consumer === consumer && takes(worker.topics ?? [], topic),
         )
         return [{ topic, depth: Math.min(count, countLimit), lagMs, hasHandler }]
       })

@@ -81,6 +81,7 @@ const names = {
     'sign',
     'topics',
     'stuck_topic',
+    'broker_error',
   ],
 } as Readonly<Record<string, readonly string[]>>
 

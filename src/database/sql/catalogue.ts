@@ -3,6 +3,7 @@ import { circuitSql } from './circuit.ts'
 import { completionSql } from './completion.ts'
 import { deadSql } from './dead.ts'
 import { doctorSql } from './doctor.ts'
+import { explainSql } from './explain.ts'
 import { floodSql } from './flood.ts'
 import { inboxSql } from './inbox.ts'
 import { laneSql } from './lane.ts'
@@ -22,6 +23,7 @@ import { rightsSql } from './rights.ts'
 import { rolesSql } from './roles.ts'
 import { rowSecuritySql } from './rowsecurity.ts'
 import { scheduleSql } from './schedule.ts'
+import { searchSql } from './search.ts'
 import { sequenceSql } from './sequence.ts'
 import { sleepSql } from './sleep.ts'
 import { statusSql } from './status.ts'
@@ -40,6 +42,7 @@ const rooms = {
   completion: completionSql,
   dead: deadSql,
   doctor: doctorSql,
+  explain: explainSql,
   flood: floodSql,
   inbox: inboxSql,
   lane: laneSql,
@@ -59,6 +62,7 @@ const rooms = {
   roles: rolesSql,
   rowSecurity: rowSecuritySql,
   schedule: scheduleSql,
+  search: searchSql,
   sequence: sequenceSql,
   sleep: sleepSql,
   status: statusSql,

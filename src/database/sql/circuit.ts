@@ -6,6 +6,7 @@ import {
   perSchema,
   planned,
   prepared,
+  readable,
   type Place,
 } from './statement.ts'
 
@@ -22,8 +23,9 @@ export interface PausedRow {
   readonly reason: string
   readonly error: string
   readonly opened_at: Date
-  /** How many messages have tried since. */
+  /** How many messages have tried since, and when the next one may. */
   readonly probes: number
+  readonly probe_at: Date
 }
 
 /** Topics that pause, as the claimers of their consumer share them. */
@@ -53,8 +55,8 @@ export const circuitSql = perSchema('circuit', (s) => ({
   // What pauses, for people: of a consumer, or of all.
   all: planned(
     { consumer: optional(text) },
-    `select consumer, topic, reason, error, opened_at, probes from ${s}.circuit
-    where $consumer is null or consumer = $consumer order by consumer, topic`,
+    `select ${readable('c', 'consumer, topic, reason, error, opened_at, probes, probe_at')} from ${s}.circuit as c
+    where $consumer is null or c.consumer = $consumer order by c.consumer, c.topic`,
   ).gives<PausedRow>(),
 
   // Messages without a key of which more is in flight than can be kept: due again later, and their attempt not counted.

@@ -166,6 +166,15 @@ export const doctorSql = perSchema('doctor', (s) => {
       order by stuck_since limit 20`,
     ).gives<StuckRow>(),
 
+    // Relays whose broker is out of reach, as they say.
+    brokerless: planned(
+      {},
+      `select id, host, pid, broker_error as error, extract(epoch from clock_timestamp() - broker_down_since)::float8 * 1000 as for_ms
+      from ${s}.worker
+      where ended_at is null and broker_down_since is not null and beat_at > clock_timestamp() - interval '30 seconds'
+      order by broker_down_since limit 20`,
+    ).gives<Pick<StuckRow, 'id' | 'host' | 'pid' | 'for_ms'> & { readonly error: string }>(),
+
     tables: planned(
       {},
       `select t.relname::text as name, t.n_dead_tup::float8 as dead, t.n_live_tup::float8 as live,

@@ -43,7 +43,16 @@ const only = (table: string, privilege: Privilege, ...columns: readonly string[]
 
 /** What a worker's row says, but who was logged in: that is the database's to say, see `disconnecting` in worker.ts. */
 const registered = ['id', 'kind', 'consumer', 'host', 'pid', 'version', 'application', 'locked_on', 'topics']
-const beating = ['beat_at', 'in_flight', 'locked_on', 'sign', 'stuck_topic', 'stuck_since']
+const beating = [
+  'beat_at',
+  'in_flight',
+  'locked_on',
+  'sign',
+  'stuck_topic',
+  'stuck_since',
+  'broker_error',
+  'broker_down_since',
+]
 const ending = ['ended_at', 'ended_by', 'lane_assignees', 'row_assignees', 'reserved_until']
 /** Registering, giving signs of life, declaring others dead. */
 const membership = [
@@ -148,9 +157,13 @@ export const grants: Readonly<Record<RoleName, readonly Grant[]>> = {
     audited,
   ],
   // The columns of messages are found when the grants are given, so that none of a later version is forgotten.
-  reader: ['migration', 'lane', 'worker', 'subscription', 'audit', 'handled', 'circuit'].map((table) =>
-    on(table, 'select'),
-  ),
+  reader: [
+    ...['migration', 'lane', 'worker', 'subscription', 'audit', 'handled', 'circuit'].map((table) =>
+      on(table, 'select'),
+    ),
+    // Not the digest, by which a content that somebody guesses could be known again.
+    only('seen', 'select', 'seen_at', 'id', 'consumer'),
+  ],
 }
 
 /** Of which a worker has to see whether it has gone back. */

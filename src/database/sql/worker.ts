@@ -123,6 +123,13 @@ export const workerSql = perSchema('worker', (s) => ({
       stuck_since = clock_timestamp() - $sinceMs * interval '1 millisecond' where id = $id`,
   ),
 
+  // Of a relay: why its broker is out of reach, and for how long; null if it is not.
+  brokerDown: prepared(
+    { id: int, error: optional(text), sinceMs: optional(float8) },
+    `update ${s}.worker set broker_error = $error,
+      broker_down_since = clock_timestamp() - $sinceMs * interval '1 millisecond' where id = $id`,
+  ),
+
   look: planned({}, `select ${serverIdentity(s)} as server, ${writable} as writable`).gives<{
     readonly server: string
     readonly writable: boolean
