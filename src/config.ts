@@ -2,7 +2,8 @@ import { inspect } from 'node:util'
 import { redact } from './base/printable.ts'
 import type { Broker } from './brokers/broker.ts'
 import type { ClaimerOptions } from './claimer/options.ts'
-import type { Handlers } from './claimer/handlers.ts'
+import type { Handlers, LibraryContext } from './claimer/handlers.ts'
+import type { Opener } from './claimer/opener.ts'
 import type { Coordination } from './membership/coordination.ts'
 import type { DatabaseInput } from './database/database.ts'
 import type { RelayOptions } from './relay/options.ts'
@@ -16,18 +17,40 @@ import type { RegisteredTopics } from './topics/types.ts'
 type Given =
   'database' | 'schema' | 'preparedStatements' | 'coordination' | 'onEvent' | 'telemetry' | 'redactError'
 
-/** What is received for one consumer, and what handles it. What `createReceiver` has too goes to its receivers, the rest to its claimers. */
-export interface ConsumerConfig<Tables = unknown, Defined extends Topics = RegisteredTopics>
+/** What a consumer is told beside its handlers. What `createReceiver` has too goes to its receivers, the rest to its claimers. */
+interface ConsumerOptions
   extends
     Omit<ClaimerOptions, Given | 'consumer' | 'topics'>,
     Pick<ReceiverOptions, 'identify' | 'topicOf' | 'from' | 'sources' | 'collisions'> {
   /** Topic names or AMQP patterns: `order.*`, `order.#`. */
   readonly topics: readonly string[]
+}
+
+/** What is received for one consumer, and what handles it. */
+export interface ConsumerConfig<
+  Tables = unknown,
+  Defined extends Topics = RegisteredTopics,
+> extends ConsumerOptions {
+  readonly transaction?: undefined
   readonly handlers: Handlers<Tables, Defined>
 }
 
+/** The same with handlers in the transactions of a data library. */
+export interface LibraryConsumerConfig<
+  Tx = unknown,
+  Defined extends Topics = RegisteredTopics,
+> extends ConsumerOptions {
+  /** Who opens the transactions of handlers, as in `createClaimer`: `inTransaction((run) => prisma.$transaction(run))`. */
+  readonly transaction: Opener<Tx>
+  readonly handlers: Handlers<never, Defined, LibraryContext<Tx>>
+}
+
+/** Either of them. */
+export type AnyConsumerConfig<Tables = unknown, Defined extends Topics = RegisteredTopics, Tx = unknown> =
+  ConsumerConfig<Tables, Defined> | LibraryConsumerConfig<Tx, Defined>
+
 /** The default export of `twinbox.config.{js,mjs,ts}`, from which the command line starts workers. */
-export interface Config<Tables = unknown, Defined extends Topics = RegisteredTopics> {
+export interface Config<Tables = unknown, Defined extends Topics = RegisteredTopics, Tx = unknown> {
   readonly database?: DatabaseInput | undefined
   /** @default 'twinbox' */
   readonly schema?: string | undefined
@@ -44,7 +67,7 @@ export interface Config<Tables = unknown, Defined extends Topics = RegisteredTop
   /** What `defineTopics` gives, for all claimers and for `twinbox topics`. @default any topic, any payload */
   readonly topics?: Defined | undefined
   /** By name. */
-  readonly consumers?: Readonly<Record<string, ConsumerConfig<Tables, Defined>>> | undefined
+  readonly consumers?: Readonly<Record<string, AnyConsumerConfig<Tables, Defined, Tx>>> | undefined
   readonly relay?: Omit<RelayOptions, Given | 'broker'> | undefined
 }
 
@@ -52,9 +75,9 @@ export interface Config<Tables = unknown, Defined extends Topics = RegisteredTop
  * Returns a copy of what it is given: it is there for the types, and so that a configuration that is logged, printed or
  * turned into JSON shows no password of its database. Brokers hide theirs by themselves.
  */
-export function defineConfig<Tables = unknown, Defined extends Topics = RegisteredTopics>(
-  config: Config<Tables, Defined>,
-): Config<Tables, Defined> {
+export function defineConfig<Tables = unknown, Defined extends Topics = RegisteredTopics, Tx = unknown>(
+  config: Config<Tables, Defined, Tx>,
+): Config<Tables, Defined, Tx> {
   const shown = (): object => ({
     ...config,
     ...('database' in config && { database: withoutSecrets(config.database) }),

@@ -1,7 +1,9 @@
 import type { WorkerKind } from './base/events.ts'
 import type { Broker } from './brokers/broker.ts'
 import { createClaimer } from './claimer/claimer.ts'
-import type { Config, ConsumerConfig } from './config.ts'
+import type { Handlers } from './claimer/handlers.ts'
+import type { ClaimerOptions } from './claimer/options.ts'
+import type { Config, AnyConsumerConfig } from './config.ts'
 import { workerOptionNames, type Worker, type WorkerOptions } from './membership/worker.ts'
 import { createReceiver } from './receiver/receiver.ts'
 import { createRelay } from './relay/relay.ts'
@@ -9,7 +11,7 @@ import { createRelay } from './relay/relay.ts'
 /** What the workers of one process are made of. */
 export interface WorkerParts {
   readonly kinds: readonly WorkerKind[]
-  readonly consumers: readonly (readonly [name: string, ConsumerConfig])[]
+  readonly consumers: readonly (readonly [name: string, AnyConsumerConfig])[]
   readonly relay?: Config['relay']
   readonly topics?: Config['topics']
   /** Claimers need none. */
@@ -29,7 +31,9 @@ export function createWorkers({ kinds, consumers, relay, topics, broker, shared 
   if (kinds.includes('claimer')) {
     for (const [consumer, config] of consumers) {
       const { claiming, handlers } = partsOf(config)
-      workers.push(createClaimer({ ...claiming, ...shared, topics, consumer }, handlers))
+      const options = { ...claiming, ...shared, topics, consumer }
+      // Whose transactions they take has been said with them, in the configuration.
+      workers.push(createClaimer(options as ClaimerOptions, handlers as Handlers<unknown>))
     }
   }
   if (broker !== null && kinds.includes('relay')) workers.push(createRelay({ ...relay, ...shared, broker }))
@@ -45,12 +49,12 @@ function partsOf({
   sources,
   collisions,
   ...claiming
-}: ConsumerConfig) {
+}: AnyConsumerConfig) {
   return { handlers, receiving: { topics, identify, topicOf, from, sources, collisions }, claiming }
 }
 
 /** Of a consumer's options those that its receivers know too; the others are its claimers'. */
-function sharedOptions(config: ConsumerConfig): Partial<WorkerOptions> {
+function sharedOptions(config: AnyConsumerConfig): Partial<WorkerOptions> {
   const known: readonly string[] = workerOptionNames
   return Object.fromEntries(Object.entries(config).filter(([name]) => known.includes(name)))
 }

@@ -1,6 +1,6 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { Client, Pool } from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { placeOf } from '../src/database/place.ts'
@@ -430,6 +430,54 @@ describe('workers', () => {
     expect(events.filter(({ type }) => type === 'stopped').length).toBe(3)
     expect(await database.query('select topic from done')).toEqual([{ topic: 'order.good' }])
     expect(await database.query(`select from twinbox.worker where ended_at is null`)).toEqual([])
+  })
+
+  test('work handles in transactions that the configuration opens, and refuses what opens none', async () => {
+    await database.query('create table if not exists opened (topic text)')
+    const opening = (transaction: string): Promise<string> =>
+      config(
+        'opening.config.ts',
+        `import pg from '${resolve('node_modules/pg/lib/index.js')}'
+        import { defineConfig, inTransaction, withTransaction } from 'twinbox'
+        import { postgres } from 'twinbox/postgres'
+
+        const database: string = process.env.TWINBOX_DATABASE_URL!
+        const pool = new pg.Pool({ connectionString: database, allowExitOnIdle: true })
+        export default defineConfig({
+          broker: () => postgres({ database }),
+          consumers: {
+            opening: {
+              topics: ['opened'],
+              transaction: ${transaction},
+              handlers: {
+                opened: async (message, { tx }) => {
+                  await tx.query('insert into opened values ($1)', [message.topic])
+                },
+              },
+            },
+          },
+        })
+        export const unused = [pool, inTransaction, withTransaction]`,
+      )
+    const environment = { TWINBOX_DATABASE_URL: database.url }
+    const path = await opening('inTransaction<pg.ClientBase>((run) => withTransaction(pool, run))')
+    const command = start(['work', '--config', path, '--json', '--verbose'], environment)
+    await command.shows(/"type":"started","kind":"relay"/)
+    await publish('opened')
+    await command.shows(/"type":"handled"/)
+    command.process.kill('SIGTERM')
+    expect(await command.done).toMatchObject({ code: 0, stderr: '' })
+    expect(await database.query('select topic from opened')).toEqual([{ topic: 'opened' }])
+
+    const wrong = start(
+      ['work', '--config', await opening('(run) => withTransaction(pool, run)')],
+      environment,
+    )
+    const { code, stderr } = await wrong.done
+    expect({ code, stderr }).toEqual({
+      code: 2,
+      stderr: expect.stringContaining('transaction must be what inTransaction((run) => …) gives') as string,
+    })
   })
 
   test('a second signal ends it at once, with 1', async () => {

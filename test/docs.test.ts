@@ -35,6 +35,11 @@ declare global {
     }
   }
   const prisma: { $transaction(run: (tx: Prisma.TransactionClient) => Promise<void>): Promise<void> }
+  const bind: typeof twinbox.bind
+  const dataSource: {
+    createQueryRunner(): unknown
+    readonly manager: Pick<ClientBase, 'query'> & { save(row: { orderId: string }): Promise<unknown> }
+  }
   const createSchedules: typeof twinbox.createSchedules
   const database: string
   const broker: twinbox.Broker

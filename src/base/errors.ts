@@ -76,6 +76,8 @@ export type TransactionErrorCode =
   | 'UNKNOWN_RESULT'
   | 'TRANSACTION_ABORTED'
   | 'TRANSACTION_ROLLED_BACK'
+  | 'TRANSACTION_OWNED'
+  | 'TRANSACTION_ENDED'
   | 'COMMIT_UNKNOWN'
   | 'CONNECTION_ENDED'
 
@@ -85,6 +87,9 @@ export type TransactionErrorCode =
  * whether anything was written.
  * `TRANSACTION_ABORTED`: an earlier statement failed in this transaction; it can only be rolled back.
  * `TRANSACTION_ROLLED_BACK`: the server answered COMMIT with ROLLBACK. Nothing of the transaction exists.
+ * `TRANSACTION_OWNED`: a handler was about to begin or end the transaction that it was given, which is Twinbox's to end. Nothing was
+ * sent; the attempt fails, also if the handler swallows this error.
+ * `TRANSACTION_ENDED`: a handler used its transaction after its end, or has ended it by itself.
  * `COMMIT_UNKNOWN`: the connection broke at COMMIT and the outcome could not be found out. Publish again with the
  * same dedupe key: if the first commit took place, the second is a duplicate.
  * `CONNECTION_ENDED`: the server ended the session of a handler's transaction, and that was the handler's doing. The
@@ -95,6 +100,9 @@ export class TransactionError extends TwinboxError {
     super(code, message, options)
   }
 }
+
+export const ownedText =
+  'The transaction belongs to Twinbox: it commits when the handler returns and rolls back when it throws.'
 
 /**
  * The tables are missing, older or newer than this version of Twinbox, or the server is none that it works on. `SCHEMA_UNKNOWN`:

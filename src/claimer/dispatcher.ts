@@ -223,7 +223,7 @@ export class Dispatcher {
           inFlight.settle(claims)
           return completionAndCommit(this.#parts.context, claims, goOn)
         },
-        theirs: theirs(this.#parts.context, this.#parts.transaction, claims),
+        theirs: handler.transaction ? theirs(this.#parts.context, this.#parts.transaction, claims) : null,
         hasNext: () => !this.#stopping && inFlight.hasNext(claims),
         trace,
       }

@@ -1,8 +1,9 @@
 import type pg from 'pg'
 import { bounded } from '../database/client.ts'
+import { takeBack } from '../database/loan.ts'
 import { claimLost } from '../database/sql/completion.ts'
 import { isConflict, sqlstate } from '../database/sqlstate.ts'
-import { HandleTimeoutError, TransactionError, TwinboxError } from '../base/errors.ts'
+import { HandleTimeoutError, TransactionError } from '../base/errors.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import type { Operation, Trace } from '../base/telemetry.ts'
 import { Abort } from './abort.ts'
@@ -122,11 +123,15 @@ async function inTransaction(
     await failpoint('claimer.before_handle')
     phase = 'handling'
     for (const claim of claims) claim.transaction = client
+    takeBack(client)
     await abort.unless(run(client))
+    // What still runs, nobody waits for: it must not write into what comes next on this connection.
+    const refused = takeBack(client)
+    if (refused !== null) throw refused
     // The handler need not have noticed.
     if (evidence.gone !== null) throw evidence.gone
     if (client.getTransactionStatus?.() === 'I') {
-      throw new TwinboxError(
+      throw new TransactionError(
         'TRANSACTION_ENDED',
         `The handler of "${claims[0]!.topic}" ended the transaction itself. Let it return instead, or set transaction: false.`,
       )
@@ -138,6 +143,7 @@ async function inTransaction(
     await failpoint('claimer.after_commit')
     transactions.leave(pooled, goOn)
   } catch (error) {
+    takeBack(client)
     // The handler may still be running: it must find its connection gone, not in somebody else's transaction.
     if (abort.aborted) {
       transactions.discard(pooled)

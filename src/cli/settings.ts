@@ -4,7 +4,7 @@ import { pathToFileURL } from 'node:url'
 import type * as jiti from 'jiti'
 import type { Broker } from '../brokers/broker.ts'
 import { adapters, brokerNames } from '../brokers/registry.ts'
-import type { Config, ConsumerConfig } from '../config.ts'
+import type { Config, AnyConsumerConfig } from '../config.ts'
 import type { DatabaseInput } from '../database/database.ts'
 import { placeOf } from '../database/place.ts'
 import { codeOf } from '../base/errors.ts'
@@ -86,7 +86,7 @@ export async function readSettings(flags: CommonFlags, tell = tellPeople(flags))
 }
 
 /** The one that was asked for, or all. @throws UsageError */
-export function chooseConsumers(config: Config, name: string | undefined): [string, ConsumerConfig][] {
+export function chooseConsumers(config: Config, name: string | undefined): [string, AnyConsumerConfig][] {
   const consumers = Object.entries(config.consumers ?? {})
   if (name === undefined) return consumers
   const chosen = consumers.filter(([consumer]) => consumer === name)

@@ -1,4 +1,4 @@
-import type { ConsumerConfig } from '../config.ts'
+import type { AnyConsumerConfig } from '../config.ts'
 import type { WorkerKind } from '../base/events.ts'
 import type { Worker, WorkerOptions } from '../membership/worker.ts'
 import { createWorkers } from '../workers.ts'
@@ -68,7 +68,7 @@ function consumersFor(
   command: WorkerCommand,
   flags: Flags,
   { config }: Settings,
-): [string, ConsumerConfig][] {
+): [string, AnyConsumerConfig][] {
   const chosen = chooseConsumers(config, flags.consumer)
   if (command === 'receive' && flags.topic !== undefined) {
     if (flags.consumer === undefined)

@@ -2,6 +2,7 @@ import type pg from 'pg'
 import { TransactionError } from '../base/errors.ts'
 import { surviveErrors, useClient } from './client.ts'
 import { ofDatabase } from './evidence.ts'
+import { takeBack } from './loan.ts'
 import * as sql from './sql/server.ts'
 import { isConnectionLost } from './sqlstate.ts'
 
@@ -32,11 +33,14 @@ export async function inTransaction<Result>(
   surviveErrors(source)
   const client = await source.connect()
   return useClient(client, async () => {
+    takeBack(client)
     await ofDatabase(client.query(begin))
     let result: Result
     let xid: string | null = null
     try {
       result = await work(client)
+      const refused = takeBack(client)
+      if (refused !== null) throw refused
       const assigned = await client.query<{ xid: string | null }>(sql.currentXid).catch((error: unknown) => {
         // 25P02: a statement has failed, and the rollback below will say so better.
         if (isConnectionLost(error)) throw error
@@ -44,6 +48,7 @@ export async function inTransaction<Result>(
       })
       xid = assigned?.rows[0]?.xid ?? null
     } catch (error) {
+      takeBack(client)
       // What went wrong first is what the caller has to know; a client that cannot roll back is thrown away.
       await client.query(sql.rollback).catch(() => {})
       throw error

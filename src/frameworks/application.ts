@@ -2,7 +2,7 @@ import { OptionError } from '../base/errors.ts'
 import type { OnEvent, WorkerKind } from '../base/events.ts'
 import { refuseUnknown } from '../base/options.ts'
 import type { Broker } from '../brokers/broker.ts'
-import type { Config, ConsumerConfig } from '../config.ts'
+import type { Config, AnyConsumerConfig } from '../config.ts'
 import type { Worker } from '../membership/worker.ts'
 import { createHealth, type Health, type HealthReport } from '../observe/health.ts'
 import { logEvents, type Logger } from '../observe/logging.ts'
@@ -73,7 +73,7 @@ export class Application {
    * Starts all workers; if one of them cannot start, stops those that have, and closes what was opened.
    * @throws what the start of a worker throws, OptionError
    */
-  start(consumers: readonly (readonly [name: string, ConsumerConfig])[]): Promise<void> {
+  start(consumers: readonly (readonly [name: string, AnyConsumerConfig])[]): Promise<void> {
     this.#started ??= this.#start(consumers).catch(async (error: unknown) => {
       // What fails while it is undone matters less than why it is.
       await this.#end().catch(() => {})
@@ -104,7 +104,7 @@ export class Application {
     return { live: true, ready: false, problems: [{ who: 'application', why, restart: false }] }
   }
 
-  async #start(consumers: readonly (readonly [name: string, ConsumerConfig])[]): Promise<void> {
+  async #start(consumers: readonly (readonly [name: string, AnyConsumerConfig])[]): Promise<void> {
     if (this.kinds.length === 0 || this.#stopped !== null) return
     const { database, schema, stuckAfterMs, broker, relay, topics } = this.#options
     const { preparedStatements, coordination, telemetry, redactError } = this.#options

@@ -7,7 +7,8 @@ import { Stage } from './stage.ts'
 
 /**
  * The kill matrix of handlers in the transactions of data libraries: between the completion, which is the last statement of such a
- * transaction, and the commit, which is the library's, a process may die, and it may freeze.
+ * transaction, and the commit, which is the library's, a process may die, and it may freeze. Of a library that is bound to the claim's
+ * client, completion and commit are ours, and one message to the server.
  */
 describeWith('libraries', await shared(libraries), 'killed in the transaction of', ({ newest, oldest }) => {
   const ways = [
@@ -77,6 +78,18 @@ describeWith('libraries', await shared(libraries), 'killed in the transaction of
         ...{ faults: [], attempts: [expect.any(Number)] },
         by: ['survivor'],
       })
+    })
+  })
+
+  test.each([
+    { point: 'claimer.before_settle', key: 'a', attempt: 2 },
+    { point: 'after complete_and_commit', key: null, attempt: 1 },
+  ])('Drizzle, bound to the claim: killed at $point, key $key', async ({ point, key, attempt }) => {
+    expect(
+      await play({ name: 'Drizzle over node-postgres', loader: newest, bound: true }, key, { point }),
+    ).toEqual({
+      ...{ faults: [], attempts: [attempt] },
+      by: [attempt === 1 ? 'victim' : 'survivor'],
     })
   })
 })

@@ -13,6 +13,7 @@ import type { Message, NewMessage } from '../../src/message/message.ts'
 import type { FailoverFunction } from '../../src/membership/failover.ts'
 import { zookeeper, type ZookeeperOptions } from '../../src/membership/zookeeper/zookeeper.ts'
 import { inTransaction } from '../../src/claimer/opener.ts'
+import { bind } from '../../src/database/bind.ts'
 import { createReceiver } from '../../src/receiver/receiver.ts'
 import { createRelay } from '../../src/relay/relay.ts'
 import type { Telemetry } from '../../src/base/telemetry.ts'
@@ -34,7 +35,8 @@ export interface Program {
   /** `other`: of another version of the application, which has no handler for the topic. */
   readonly handling?: 'one' | 'batch' | 'outside' | 'other' | 'library'
   /** With `library`: whose transactions the handler gets, and where it is installed. */
-  readonly library?: { readonly name: string; readonly loader: string }
+  /** With `bound`, it is bound to the claim's client, instead of opening the transaction. */
+  readonly library?: { readonly name: string; readonly loader: string; readonly bound?: true }
   /** How long the claimer's handler takes. */
   readonly handleMs?: number
   /** Whether the handler ends the process for messages that ask for it. */
@@ -148,20 +150,27 @@ export function makeWorker(program: Program, broker: Broker, parts: Parts): Work
   if (role === 'receiver') return createReceiver({ broker, consumer, topics: [topic], ...options }, failpoint)
   if (program.library !== undefined) {
     const theirs = openLibrary(program.library, database)
+    const handle = async ({ id, key, payload }: Message, tx: unknown, attempt: number): Promise<void> => {
+      const { n } = payload as Payload
+      const given = `'${id}', ${key === null ? 'null' : `'${key}'`}, ${n}, ${attempt}, ${claimer.id}`
+      await (await theirs).run(tx, `insert into effects (id, key, n, attempt, worker) values (${given})`)
+    }
+    const bound = async (client: pg.ClientBase): Promise<unknown> =>
+      bind(client, (await theirs).bound!.instance as object)
     const transaction = inTransaction(async (run: (tx: unknown) => Promise<void>) =>
       (await theirs).transaction(run),
     )
-    const claimer = createClaimer(
-      { consumer, ...options, transaction },
-      {
-        '#': async ({ id, key, payload }, { tx, attempt }) => {
-          const { n } = payload as Payload
-          const given = `'${id}', ${key === null ? 'null' : `'${key}'`}, ${n}, ${attempt}, ${claimer.id}`
-          await (await theirs).run(tx, `insert into effects (id, key, n, attempt, worker) values (${given})`)
-        },
-      },
-      failpoint,
-    )
+    const claimer: Worker = program.library.bound
+      ? createClaimer(
+          { consumer, ...options },
+          { '#': async (message, { client, attempt }) => handle(message, await bound(client), attempt) },
+          failpoint,
+        )
+      : createClaimer(
+          { consumer, ...options, transaction },
+          { '#': async (message, { tx, attempt }) => handle(message, tx, attempt) },
+          failpoint,
+        )
     return claimer
   }
   const worker: Worker = createClaimer(

@@ -24,9 +24,23 @@ export interface Opened {
   run(tx: Any, text: string): Promise<unknown>
   /** What is in no transaction, by what it is called. */
   readonly outside: Readonly<Record<string, Any>>
+  /** Of a library that can be bound to the client of a claim. */
+  readonly bound?: Bindable
   /** Of a library that is the server itself: runs a statement as its owner. */
   readonly query?: (text: string) => Promise<Record<string, unknown>[]>
   close(): Promise<unknown>
+}
+
+/** What is done with a library that is bound, as its users do it. */
+export interface Bindable {
+  /** What `bind` is given. */
+  readonly instance: Any
+  /** Writes a row of `things`, as the library writes its rows. */
+  insert(tx: Any, name: string): PromiseLike<unknown>
+  /** How its users end a transaction; none of it may. */
+  readonly ending: Readonly<Record<string, (tx: Any) => unknown>>
+  /** What cannot be bound, by what it is called. */
+  readonly unbound?: Readonly<Record<string, Any>>
 }
 
 export interface Library {
@@ -35,6 +49,8 @@ export interface Library {
   readonly package: string
   /** The Node that its newest version needs. */
   readonly node?: number
+  /** It can be bound to the client of a claim: what it opens has `bound`. */
+  readonly binds?: true
   /** Its transaction does not tell that it has ended, and goes on with the connection. */
   readonly forgets?: true
   readonly open: (load: Load, url: string) => Promise<Opened>
@@ -90,6 +106,7 @@ export const libraries: readonly Library[] = [
   },
   {
     name: 'Kysely',
+    binds: true,
     package: 'kysely',
     forgets: true,
     node: 22,
@@ -101,6 +118,14 @@ export const libraries: readonly Library[] = [
         run,
         nested: bySavepoint(run),
         outside: { db },
+        bound: {
+          instance: db,
+          insert: (trx, name) => trx.insertInto('things').values({ name }).execute(),
+          ending: {
+            commit: (trx) => trx.commit().execute(),
+            rollback: (trx) => trx.rollback().execute(),
+          },
+        },
         transaction: (work) => db.transaction().execute(work),
         close: () => db.destroy(),
       }
@@ -108,16 +133,26 @@ export const libraries: readonly Library[] = [
   },
   {
     name: 'Drizzle over node-postgres',
+    binds: true,
     package: 'drizzle-orm',
     open: async (load, url) => {
       const { drizzle } = await load('drizzle-orm/node-postgres')
+      const { drizzle: drizzleJs } = await load('drizzle-orm/postgres-js')
       const { sql } = await load('drizzle-orm')
+      const { pgTable, text: textColumn } = await load('drizzle-orm/pg-core')
+      const rows = pgTable('things', { name: textColumn() })
       const pool = await openPool(load, url)
-      const db = drizzle(pool)
+      const db = drizzle(pool, { schema: { rows } })
       return {
         run: (tx, text) => tx.execute(sql.raw(text)),
         nested: (tx, work) => tx.transaction(work),
         outside: { db },
+        bound: {
+          instance: db,
+          insert: (tx, name) => tx.insert(rows).values({ name }),
+          ending: { 'a transaction of its session': (tx) => tx.session.transaction(async () => {}) },
+          unbound: { 'over postgres.js': drizzleJs((await load('postgres')).default(url)) },
+        },
         transaction: (work) => db.transaction(work),
         close: () => pool.end(),
       }
@@ -176,6 +211,7 @@ export const libraries: readonly Library[] = [
   },
   {
     name: 'Knex',
+    binds: true,
     package: 'knex',
     open: async (load, url) => {
       const knex = (await load('knex')).default({ client: 'pg', connection: url })
@@ -183,6 +219,11 @@ export const libraries: readonly Library[] = [
         run: (trx, text) => trx.raw(text),
         nested: (trx, work) => trx.transaction(work),
         outside: { knex },
+        bound: {
+          instance: knex,
+          insert: (trx, name) => trx('things').insert({ name }),
+          ending: { commit: (trx) => trx.commit(), rollback: (trx) => trx.rollback() },
+        },
         transaction: (work) => knex.transaction(work),
         close: () => knex.destroy(),
       }
@@ -190,18 +231,25 @@ export const libraries: readonly Library[] = [
   },
   {
     name: 'Objection',
+    binds: true,
     package: 'objection',
     open: async (load, url) => {
       const knex = (await load('knex')).default({ client: 'pg', connection: url })
       const { Model } = (await load('objection')).default
       class Thing extends Model {
         static tableName = 'things'
+        static idColumn = 'name'
       }
       Thing.knex(knex)
       return {
         run: (trx, text) => Thing.query(trx).then(() => trx.raw(text)),
         nested: (trx, work) => Thing.transaction(trx, work),
         outside: { 'the knex of a model': Thing.knex() },
+        bound: {
+          instance: Thing.knex(),
+          insert: (trx, name) => Thing.query(trx).insert({ name }),
+          ending: { commit: (trx) => trx.commit(), rollback: (trx) => trx.rollback() },
+        },
         transaction: (work) => Thing.transaction(work),
         close: () => knex.destroy(),
       }
@@ -209,11 +257,16 @@ export const libraries: readonly Library[] = [
   },
   ...(['an EntityManager', 'a QueryRunner'] as const).map((what): Library => ({
     name: `TypeORM, ${what}`,
+    ...(what === 'an EntityManager' && { binds: true as const }),
     package: 'typeorm',
     open: async (load, url) => {
       await load('reflect-metadata')
-      const { DataSource } = (await load('typeorm')).default
-      const source = await new DataSource({ type: 'postgres', url, entities: [] }).initialize()
+      const { DataSource, EntitySchema } = (await load('typeorm')).default
+      const things = new EntitySchema({
+        name: 'things',
+        columns: { name: { type: 'text', primary: true } },
+      })
+      const source = await new DataSource({ type: 'postgres', url, entities: [things] }).initialize()
       const idle = source.createQueryRunner()
       const run: Opened['run'] = (em, text) => em.query(text)
       return {
@@ -228,6 +281,17 @@ export const libraries: readonly Library[] = [
           'a QueryRunner before startTransaction': idle,
           'a manager of its own': idle.manager,
         },
+        ...(what === 'an EntityManager' && {
+          bound: {
+            instance: source,
+            // It opens a transaction of its own for this.
+            insert: (em: Any, name: string) => em.save(things, { name }),
+            ending: {
+              commit: (em: Any) => em.queryRunner.commitTransaction(),
+              rollback: (em: Any) => em.queryRunner.rollbackTransaction(),
+            },
+          },
+        }),
         async transaction(work) {
           if (what === 'an EntityManager') {
             await source.transaction(work)
@@ -251,21 +315,35 @@ export const libraries: readonly Library[] = [
   })),
   {
     name: 'MikroORM',
+    binds: true,
     package: '@mikro-orm/core',
     node: 22,
     open: async (load, url) => {
       const { MikroORM, EntitySchema } = await load('@mikro-orm/postgresql')
       const name = { type: 'string', primary: true }
+      const things = new EntitySchema({ name: 'Thing', tableName: 'things', properties: { name } })
       const orm = await MikroORM.init({
         clientUrl: url,
         dbName: new URL(url).pathname.slice(1),
-        entities: [new EntitySchema({ name: 'Thing', tableName: 'things', properties: { name } })],
+        entities: [things],
         logger: () => {},
       })
       return {
         run: (em, text) => em.getConnection().execute(text, [], 'run', em.getTransactionContext()),
         nested: (em, work) => em.transactional(work),
         outside: { em: orm.em, 'a fork': orm.em.fork() },
+        bound: {
+          instance: orm.em,
+          insert: async (em, given) => {
+            em.persist(em.create('Thing', { name: given }))
+            await em.flush()
+          },
+          ending: {
+            commit: (em) => em.commit(),
+            rollback: (em) => em.rollback(),
+            begin: (em) => em.begin(),
+          },
+        },
         transaction: (work) => orm.em.fork().transactional(work),
         close: () => orm.close(true),
       }
@@ -273,14 +351,25 @@ export const libraries: readonly Library[] = [
   },
   {
     name: 'Sequelize',
+    binds: true,
     package: 'sequelize',
     open: async (load, url) => {
-      const { Sequelize } = (await load('sequelize')).default
+      const { Sequelize, DataTypes } = (await load('sequelize')).default
       const sequelize = new Sequelize(url, { dialect: 'postgres', logging: false })
+      const name = { type: DataTypes.TEXT, primaryKey: true }
+      const Thing = sequelize.define('Thing', { name }, { tableName: 'things', timestamps: false })
       return {
         run: (transaction, text) => sequelize.query(text, { transaction }),
         nested: (transaction, work) => sequelize.transaction({ transaction }, work),
         outside: { sequelize },
+        bound: {
+          instance: sequelize,
+          insert: (transaction, given) => Thing.create({ name: given }, { transaction }),
+          ending: {
+            commit: (transaction) => transaction.commit(),
+            rollback: (transaction) => transaction.rollback(),
+          },
+        },
         transaction: (work) => sequelize.transaction(work),
         close: () => sequelize.close(),
       }

@@ -16,6 +16,7 @@ import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { describeWith } from '../support/require.ts'
 import { libraries as installed } from '../support/servers/libraries.ts'
 import { shared } from '../support/shared.ts'
+import { boundChecks } from './bound.ts'
 import { libraries, loadFrom, type Library, type Load, type Opened } from './libraries.ts'
 
 /** A database with the tables, and a table `things`. */
@@ -327,6 +328,16 @@ function checks(library: Library, load: Load, publisher: () => Publisher): void 
     })
     expect(await stored()).toEqual([])
   })
+
+  // Its claimer holds locks, which others count.
+  if (library.binds === true) {
+    describe('bound to the client of a claim', () => {
+      boundChecks(
+        () => opened,
+        () => publisher().database,
+      )
+    })
+  }
 
   // In this process there is no server that a claimer could connect to.
   test.skipIf(library.name === 'PGlite')(

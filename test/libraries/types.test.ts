@@ -9,7 +9,7 @@ import { shared } from '../support/shared.ts'
 
 /** Of each library what is a transaction, and what is none and must not compile. */
 const program = `
-import type { TransactionInput } from '${resolve('src/index.ts')}'
+import { bind, type TransactionInput } from '${resolve('src/index.ts')}'
 import type { NodePgDatabase } from 'drizzle-orm/node-postgres'
 import type { PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import type postgres from 'postgres'
@@ -48,6 +48,22 @@ take(bad.h)
 take(bad.i)
 // @ts-expect-error
 take(bad.j)
+type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
+const same = <Same extends true>(): Same | void => {}
+declare const client: pg.PoolClient
+const a = await bind(client, bad.a)
+same<Equal<typeof a, DrizzleTx>>()
+const b = await bind(client, bad.e)
+same<Equal<typeof b, Knex.Transaction>>()
+const c = await bind(client, bad.f)
+same<Equal<typeof c, EntityManager>>()
+const d = await bind(client, bad.h)
+same<Equal<typeof d, Transaction>>()
+const e = await bind(client, good.h)
+same<Equal<typeof e, SqlEntityManager>>()
+const f = await bind(client, bad.i)
+f satisfies KyselyTransaction<{}>
+take(a); take(b); take(c); take(d); take(e); take(f)
 `
 
 describeWith('libraries', await shared(libraries), 'types', ({ newest }) => {

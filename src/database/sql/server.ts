@@ -11,6 +11,13 @@ export const rollback = 'rollback'
 /** Outside of a transaction the server refuses it with 25P01, whoever asks; inside, what these two leave behind is nothing. */
 export const savepoint = 'savepoint twinbox'
 export const releaseSavepoint = 'release savepoint twinbox'
+/** Those of Kysely, by the names that it gives them. */
+export const namedSavepoint = {
+  set: (name: string): string => `savepoint ${identifier(name)}`,
+  release: (name: string): string => `release savepoint ${identifier(name)}`,
+  rollBackTo: (name: string): string => `rollback to savepoint ${identifier(name)}`,
+}
+const identifier = (name: string): string => `"${name.replaceAll('"', '""')}"`
 /**
  * Which server this is, with which tables, and since when without a crash. A failover leads to another one, a restart has
  * another start, and tables that were restored in place are others. A crash of one process, after which all others begin

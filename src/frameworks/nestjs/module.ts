@@ -12,7 +12,7 @@ import { OptionError } from '../../base/errors.ts'
 import type { TwinboxEvent } from '../../base/events.ts'
 import { refuseUnknown } from '../../base/options.ts'
 import type { Opener } from '../../claimer/opener.ts'
-import type { ConsumerConfig } from '../../config.ts'
+import type { AnyConsumerConfig, ConsumerConfig } from '../../config.ts'
 import type { Logger } from '../../observe/logging.ts'
 import {
   Application,
@@ -25,7 +25,7 @@ import { findHandlers } from './handlers.ts'
 import { TwinboxHealthIndicator } from './health.ts'
 
 /** A consumer; what handles its messages are methods with `@HandlesTopic`. */
-export interface NestConsumer extends Omit<ConsumerConfig, 'topics' | 'handlers'> {
+export interface NestConsumer extends Omit<ConsumerConfig, 'topics' | 'handlers' | 'transaction'> {
   /** Topic names or AMQP patterns to receive. @default those that its methods handle */
   readonly topics?: readonly string[] | undefined
   /** `inTransaction((run) => prisma.$transaction(run))`: who opens the transactions of its methods. @default Twinbox */
@@ -128,7 +128,7 @@ class Lifecycle implements OnApplicationBootstrap, OnModuleDestroy {
   }
 
   /** With their handlers. Where no claimer runs, a handler is not called, and may be missing. */
-  #consumers(): [string, ConsumerConfig][] {
+  #consumers(): [string, AnyConsumerConfig][] {
     const described = readConsumers(this.#options.consumers)
     const { kinds } = this.#application
     if (kinds.length === 0) return []
@@ -145,7 +145,7 @@ class Lifecycle implements OnApplicationBootstrap, OnModuleDestroy {
           'consumers',
           `Nothing handles a topic for the consumer "${name}": write @HandlesTopic('…') at a method of a provider, and have a module provide it.`,
         )
-      return [name, { ...consumer, topics, handlers }]
+      return [name, { ...consumer, topics, handlers } as AnyConsumerConfig]
     })
   }
 }

@@ -5,11 +5,13 @@ import {
   createOutbox,
   defineConfig,
   defineTopics,
+  inTransaction,
   type Handlers,
   type Message,
   type MessageOf,
   type Outbox,
   type PayloadOf,
+  type PrismaTransaction,
 } from 'twinbox'
 
 /** What is accepted and refused; compiled by test/package.test.ts with each TypeScript that is supported. */
@@ -146,6 +148,34 @@ defineConfig({
   topics,
   // @ts-expect-error no such field
   consumers: { billing: { topics: topics.names, handlers: { 'order.placed': ({ payload }) => payload.ta } } },
+})
+// One that gets transactions of a data library beside one that does not.
+type LibraryTx = PrismaTransaction & { readonly invoice: { create(id: string): Promise<unknown> } }
+declare const prisma: { $transaction(run: (tx: LibraryTx) => Promise<void>): Promise<void> }
+defineConfig({
+  topics,
+  consumers: {
+    billing: {
+      topics: topics.names,
+      transaction: inTransaction<LibraryTx>((run) => prisma.$transaction(run)),
+      handlers: {
+        'order.placed': async ({ payload }, { tx, attempt }) => {
+          same<Equal<typeof tx, LibraryTx>>()
+          await tx.invoice.create(payload.id + String(attempt))
+        },
+        // @ts-expect-error its context has no client
+        'order.paid': (message, { client: inside }) => inside,
+      },
+    },
+    shipping: {
+      topics: ['order.*'],
+      handlers: {
+        'order.placed': async ({ payload }, { client: inside, trx }) => {
+          await inside.query('select 1', [payload.id, trx.isTransaction])
+        },
+      },
+    },
+  },
 })
 
 // As it was: any topic, any payload, and a handler that says its types itself.
