@@ -229,7 +229,7 @@ describe('of whatever is shown', () => {
           consumer,
           subscriptions: [],
           unhandled: [{ topic, depth: 5, lagMs: 5, hasHandler: false }],
-          paused: [{ topic, reason, error: reason, since: at, probes: 3 }],
+          paused: [{ topic, reason, error: reason, since: at, probes: 3, probeAt: at }],
         })),
       { maxLength: 4 },
     ),
