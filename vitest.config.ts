@@ -14,6 +14,7 @@ const tags = {
     'test/operate/*.test.ts',
     'test/topics/{asyncapi,handling,typing}.test.ts',
     'test/frameworks/*.test.ts',
+    'test/testing/testing.test.ts',
     'test/attack/{handler,tables,surface,terminal}.test.ts',
     'test/telemetry/{cli,processes,tracing}.test.ts',
     'test/{cli,demo,roles,runtimes,start}.test.ts',
@@ -35,7 +36,7 @@ const tags = {
   /** The scenarios bring a Postgres of their own, so that others may run beside them. */
   'servers:zeromq': ['test/brokers/zeromq/*.test.ts', 'test/examples/scenarios.test.ts'],
   /** Data libraries in their newest and oldest versions, which are installed for it. */
-  'servers:libraries': ['test/libraries/*.test.ts'],
+  'servers:libraries': ['test/libraries/*.test.ts', 'test/testing/pglite.test.ts'],
   /** Half a dozen processes each, which are killed: two files at a time want more connections than most servers have. */
   processes: [
     'test/crash/*.test.ts',

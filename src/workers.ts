@@ -1,8 +1,10 @@
 import type { WorkerKind } from './base/events.ts'
+import { noFailpoint } from './base/failpoint.ts'
 import type { Broker } from './brokers/broker.ts'
-import { createClaimer } from './claimer/claimer.ts'
+import { claimerWith } from './claimer/claimer.ts'
 import type { Handlers } from './claimer/handlers.ts'
 import type { ClaimerOptions } from './claimer/options.ts'
+import { asJudged, type Pacing } from './claimer/verdict.ts'
 import type { Config, AnyConsumerConfig } from './config.ts'
 import { workerOptionNames, type Worker, type WorkerOptions } from './membership/worker.ts'
 import { createReceiver } from './receiver/receiver.ts'
@@ -17,10 +19,13 @@ export interface WorkerParts {
   /** Claimers need none. */
   readonly broker: Broker | null
   readonly shared: WorkerOptions
+  /** Of a consumer's failed messages, for tests. @default as judged */
+  readonly pacingOf?: (consumer: string) => Pacing
 }
 
 /** In the order of their start: who subscribes comes before who sends. @throws OptionError */
-export function createWorkers({ kinds, consumers, relay, topics, broker, shared }: WorkerParts): Worker[] {
+export function createWorkers(parts: WorkerParts): Worker[] {
+  const { kinds, consumers, relay, topics, broker, shared, pacingOf = () => asJudged } = parts
   const workers: Worker[] = []
   if (broker !== null && kinds.includes('receiver')) {
     for (const [consumer, config] of consumers) {
@@ -32,8 +37,9 @@ export function createWorkers({ kinds, consumers, relay, topics, broker, shared 
     for (const [consumer, config] of consumers) {
       const { claiming, handlers } = partsOf(config)
       const options = { ...claiming, ...shared, topics, consumer }
+      const seen = { failpoint: noFailpoint, pacing: pacingOf(consumer) }
       // Whose transactions they take has been said with them, in the configuration.
-      workers.push(createClaimer(options as ClaimerOptions, handlers as Handlers<unknown>))
+      workers.push(claimerWith(options as ClaimerOptions, handlers as Handlers<unknown>, seen))
     }
   }
   if (broker !== null && kinds.includes('relay')) workers.push(createRelay({ ...relay, ...shared, broker }))

@@ -164,6 +164,27 @@ describe('imports run downwards', () => {
       ],
     },
     {
+      // For tests of applications: it works as the workers do, and looks into them.
+      name: 'testing',
+      files: /^src\/testing\//,
+      uses: [
+        ...[
+          ...words,
+          'sql',
+          'database',
+          'broker',
+          'postgres',
+          'worker',
+          'outbox',
+          'relay',
+          'receiver',
+          'claimer',
+        ],
+        ...['status', 'topics', 'index'],
+      ],
+      packages: ['pg'],
+    },
+    {
       // How the command line, and the proof that it starts, read what they are told and say what they have to say.
       name: 'terminal',
       files: /^src\/terminal\//,

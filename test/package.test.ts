@@ -9,6 +9,7 @@ import { brokerNames } from '../src/brokers/registry.ts'
 import { migrationFiles } from '../src/database/migrate.ts'
 import { makeProject, strictOptions, userEnv } from './support/packed.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { programs, runPrograms } from './testing/programs.ts'
 
 /** What `npm install twinbox` brings: packed as for the registry, and installed into an empty project. */
 
@@ -117,6 +118,7 @@ describe('what is in it', () => {
         './opentelemetry',
         './package.json',
         './prometheus',
+        './testing',
         './zookeeper',
         ...brokerNames.map((name) => `./${name}`),
       ].toSorted(),
@@ -480,3 +482,20 @@ describe('its command', () => {
     })
   })
 })
+
+test('the programs of docs/testing.md, each by its runner', async () => {
+  await database.query('create table orders (id text, total int); create table invoices (id text)')
+  expect(programs.map(({ name }) => name)).toEqual([
+    null,
+    'orders.test.js',
+    'orders.jest.test.js',
+    'orders.node.test.js',
+    null,
+  ])
+  const printed = await runPrograms(project, database.url)
+  expect(printed['vitest']).toMatch(/Tests +3 passed/)
+  expect(printed['jest']).toMatch(/Tests: +1 passed/)
+  expect(printed['node']).toMatch(/pass 1\n/)
+  // Each has dropped its schema.
+  expect(await database.query(`select from pg_namespace where nspname like 'twinbox_test%'`)).toEqual([])
+}, 240_000)

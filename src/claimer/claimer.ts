@@ -6,8 +6,9 @@ import {
   type ClaimerOptions,
   type LibraryClaimerOptions,
 } from './options.ts'
-import { RunningClaimer } from './running.ts'
+import { RunningClaimer, type ClaimerParts } from './running.ts'
 import type { UnhandledOptions } from './unhandled.ts'
+import { asJudged } from './verdict.ts'
 import { OptionError } from '../base/errors.ts'
 import { noFailpoint, type Failpoint } from '../base/failpoint.ts'
 import { oneOf, readBoolean } from '../base/options.ts'
@@ -41,6 +42,15 @@ export function createClaimer(
   options: AnyClaimerOptions,
   handlers: object,
   failpoint: Failpoint = noFailpoint,
+): Worker {
+  return claimerWith(options, handlers, { failpoint, pacing: asJudged })
+}
+
+/** The same for tests, which see into it. */
+export function claimerWith(
+  options: AnyClaimerOptions,
+  handlers: object,
+  seen: Pick<ClaimerParts, 'failpoint' | 'pacing'>,
 ): Worker {
   const settings = readSettings(options)
   if (typeof handlers !== 'object' || handlers === null) {
@@ -79,7 +89,7 @@ export function createClaimer(
           topics,
           unhandled,
           circuit,
-          failpoint,
+          ...seen,
         })
         await claimer.start()
       },

@@ -12,6 +12,7 @@ import type { Claim, Told } from './claim.ts'
 import type { InFlight } from './in-flight.ts'
 import type { ClaimerSettings } from './options.ts'
 import type { Quarantine } from './quarantine.ts'
+import type { Pacing } from './verdict.ts'
 
 /** What the parts of one claimer share. */
 export interface ClaimerContext {
@@ -30,6 +31,7 @@ export interface ClaimerContext {
   readonly telemetry: Telemetry | undefined
   readonly told: Told
   readonly failpoint: Failpoint
+  readonly pacing: Pacing
   /** These claims are somebody else's now. Their handlers are told, and nothing of them will be settled. */
   readonly lose: (claims: readonly Claim[], reason: string) => void
   /**

@@ -1,10 +1,9 @@
-import { OptionError } from '../base/errors.ts'
 import { completionAndCommit } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import type { Claim } from './claim.ts'
 import { completeAtOnce, handleAtOnce, handledAtOnce } from './atonce.ts'
 import { handle, handling } from './handling.ts'
-import type { ResolvedHandler } from './handlers.ts'
+import { noHandlerOf, type ResolvedHandler } from './handlers.ts'
 import { Failures } from './failures.ts'
 import { causeOf } from './interruptions.ts'
 import type { Opener } from './opener.ts'
@@ -203,9 +202,7 @@ export class Dispatcher {
         ? begin(telemetry, handling(membership), () => claims.map((claim) => claim.traced(consumer)))
         : first.trace
     try {
-      if (handler === undefined) {
-        throw new OptionError('handlers', `This claimer has no handler for the topic "${first.topic}".`)
-      }
+      if (handler === undefined) throw noHandlerOf(first.topic)
       const complete = async (done: readonly Claim[]): Promise<readonly Claim[]> => {
         // The next of its key waits for the completion; other handlers need not.
         onHandled()

@@ -4,7 +4,8 @@ import { LeaseLostError } from '../base/errors.ts'
 import type { Claim } from './claim.ts'
 import type { ClaimerContext } from './context.ts'
 import { Conflict, Interrupted, Interruptions } from './interruptions.ts'
-import type { FailureOptions, Settlement } from './settlement.ts'
+import type { Settlement } from './settlement.ts'
+import type { FailureOptions } from './verdict.ts'
 
 /** A message whose transaction has lost against others so often is put off like any that fails. */
 const conflictsMax = 5

@@ -156,6 +156,9 @@ export function handlersByTopic(
   }
 }
 
+export const noHandlerOf = (topic: string): OptionError =>
+  new OptionError('handlers', `This claimer has no handler for the topic "${topic}".`)
+
 function resolve(
   topic: string,
   entry: HandlerEntry<never>,

@@ -2,7 +2,8 @@ import { InvalidPayloadError } from '../base/errors.ts'
 import { isThenable, readReceived, versionHeader, type Reading } from '../topics/reading.ts'
 import type { TopicDefinition, Topics } from '../topics/topics.ts'
 import type { Claim } from './claim.ts'
-import type { FailureOptions, Settlement } from './settlement.ts'
+import type { Settlement } from './settlement.ts'
+import type { FailureOptions } from './verdict.ts'
 
 /**
  * Payloads as their topics define them, before a handler sees them. What does not fit becomes a dead letter at once: it would never

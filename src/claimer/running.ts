@@ -29,7 +29,7 @@ import { loopReports, settledWithin } from '../membership/worker.ts'
 import type { Topics } from '../topics/topics.ts'
 
 /** How one claimer was asked to work. */
-export interface ClaimerParts extends Pick<ClaimerContext, 'settings' | 'failpoint'> {
+export interface ClaimerParts extends Pick<ClaimerContext, 'settings' | 'failpoint' | 'pacing'> {
   readonly sharing: Pick<ClaimerContext, 'failover' | 'avoidLastHolder'>
   readonly handlerOf: (topic: string) => ResolvedHandler | undefined
   readonly topics: Topics | null
@@ -55,7 +55,7 @@ export class RunningClaimer implements Holder, LaneHolder {
 
   constructor(database: Database, options: AnyClaimerOptions, parts: ClaimerParts) {
     const { consumer } = options
-    const { settings, sharing, unhandled, failpoint } = parts
+    const { settings, sharing, unhandled, failpoint, pacing } = parts
     this.#settings = settings
     this.#quarantine = new Quarantine(settings.batchSize)
     this.#inFlight = new InFlight(this.#quarantine, (claim, defect) => this.#giveUp(claim, defect))
@@ -89,6 +89,7 @@ export class RunningClaimer implements Holder, LaneHolder {
         quarantine: this.#quarantine,
         telemetry: options.telemetry,
         failpoint,
+        pacing,
       },
       ...{ membership: this.membership, parking: new Parking(database, consumer, this.#emit) },
       lose: (claims, reason) => this.#lose(claims, reason),

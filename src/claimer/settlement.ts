@@ -1,7 +1,4 @@
-import { describeError, HandleTimeoutError, type RetryLaterError } from '../base/errors.ts'
-import type { TwinboxEvent } from '../base/events.ts'
 import { errorRecord } from '../base/record.ts'
-import { verdictOn } from '../base/backoff.ts'
 import { reconnectMs } from '../base/loop.ts'
 import type { HeldKey } from '../lanes/parking.ts'
 import { Settler, type Buried } from '../lanes/settler.ts'
@@ -9,17 +6,13 @@ import { historian } from './completion.ts'
 import type { ClaimerContext } from './context.ts'
 import { Gathering } from './gathering.ts'
 import type { Claim } from './claim.ts'
-import type { ResolvedHandler } from './handlers.ts'
 import { Retries } from './retries.ts'
+import { judge, type FailureOptions, type FoundBy } from './verdict.ts'
 
 /** A key that is held back no longer than this waits in memory; for longer, its messages leave the lane. */
 const holdMsMax = 5000
 /** A key with so many messages in flight would crowd the others out of its lane's window while it waits. */
 const holdCountMax = 100
-
-type FoundBy = Extract<TwinboxEvent, { type: 'message_failed' }>['foundBy']
-
-export type FailureOptions = Pick<ResolvedHandler, 'maxAttempts' | 'backoffMsMin' | 'backoffMsMax' | 'onDead'>
 
 /** Ends claims: completes them, puts them off, or buries them. Every statement names the fence. */
 export class Settlement {
@@ -83,18 +76,13 @@ export class Settlement {
   }
 
   /** An attempt has failed: the message is tried again later, or not at all. Whether that could be written down. */
-  async fail(
-    claim: Claim,
-    error: unknown,
-    options: FailureOptions,
-    foundBy: FoundBy = error instanceof HandleTimeoutError ? 'timeout' : 'error',
-  ): Promise<boolean> {
-    const { inFlight, lanes, emit, reread } = this.#parts
+  async fail(claim: Claim, error: unknown, options: FailureOptions, found?: FoundBy): Promise<boolean> {
+    const { inFlight, lanes, emit, reread, pacing } = this.#parts
     const told = this.#parts.told(error, claim)
-    // Other than of a handler's error, it is known what it says, and dead letters are looked for by it.
-    const reason = foundBy === 'schema' ? `invalid: ${saidBy(told)}` : describeError(told)
+    const verdict = judge(claim.attempt, error, told, options, found)
+    const { foundBy, reason } = verdict
     const record = errorRecord(told, claim.attempt, lanes.membership.id)
-    const retryInMs = verdictOn(claim.attempt, options, askedBy(error))
+    const retryInMs = verdict.retryInMs === null ? null : pacing.retryIn(claim, verdict.retryInMs)
     inFlight.settle([claim])
     const stays = retryInMs !== null && this.#retries.stays(claim, retryInMs)
     const bury = async (): Promise<boolean> => {
@@ -231,13 +219,4 @@ export class Settlement {
       }
     }
   }
-}
-
-const saidBy = (told: unknown): string => describeError(told instanceof Error ? told.message : told)
-
-/** By code and not by class: a handler may have loaded another copy of this package than the command that runs it. */
-function askedBy(error: unknown): 'dead' | number | null {
-  const code = error instanceof Error && 'code' in error ? error.code : null
-  if (code === 'RETRY_LATER') return (error as RetryLaterError).afterMs
-  return code === 'DEAD_LETTER' ? 'dead' : null
 }

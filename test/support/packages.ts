@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 
 /**
  * What tests need from npm beside the lockfile: servers, runtimes and compilers of other versions, a bundler, what checks a package,
- * and AsyncAPI's parser, which brings 167 packages and 54 MB. Too large to depend on.
+ * jest, and AsyncAPI's parser, of which the last two bring 54 MB each. Too large to depend on.
  */
 const nestjs = (nest: string, terminus: string): string[] => [
   ...['common', 'core', 'platform-express'].map((name) => `@nestjs/${name}@${nest}`),
@@ -37,6 +37,7 @@ const versions: Readonly<Record<string, Readonly<Record<string, string | readonl
     11: [...nestjs('11.2.10', '11.1.1'), 'express@5.3.0', 'fastify@5.12.8'],
     12: nestjs('12.5.1', '12.1.0'),
   },
+  jest: { 30: '30.5.2' },
 }
 
 /** The `node_modules` folder with this package, or these packages, kept in the cache folder. Throws if npm cannot fetch the package. */

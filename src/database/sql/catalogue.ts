@@ -28,6 +28,7 @@ import { sequenceSql } from './sequence.ts'
 import { sleepSql } from './sleep.ts'
 import { statusSql } from './status.ts'
 import { subscriptionSql } from './subscription.ts'
+import { testingSql } from './testing.ts'
 import { unhandledSql } from './unhandled.ts'
 import { upkeepSql } from './upkeep.ts'
 import { waitingSql } from './waiting.ts'
@@ -67,6 +68,7 @@ const rooms = {
   sleep: sleepSql,
   status: statusSql,
   subscription: subscriptionSql,
+  testing: testingSql,
   unhandled: unhandledSql,
   upkeep: upkeepSql,
   waiting: waitingSql,

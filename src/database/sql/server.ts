@@ -8,6 +8,8 @@ export const begin = 'begin'
 export const beginOurs = 'begin isolation level read committed'
 export const commit = 'commit'
 export const rollback = 'rollback'
+/** What would fail at the commit fails here. */
+export const checkNow = planned({}, 'set constraints all immediate')
 /** Outside of a transaction the server refuses it with 25P01, whoever asks; inside, what these two leave behind is nothing. */
 export const savepoint = 'savepoint twinbox'
 export const releaseSavepoint = 'release savepoint twinbox'
