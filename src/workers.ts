@@ -2,7 +2,6 @@ import type { WorkerKind } from './base/events.ts'
 import { noFailpoint } from './base/failpoint.ts'
 import type { Broker } from './brokers/broker.ts'
 import { claimerWith } from './claimer/claimer.ts'
-import type { Handlers } from './claimer/handlers.ts'
 import type { ClaimerOptions } from './claimer/options.ts'
 import { asJudged, type Pacing } from './claimer/verdict.ts'
 import type { Config, AnyConsumerConfig } from './config.ts'
@@ -39,7 +38,7 @@ export function createWorkers(parts: WorkerParts): Worker[] {
       const options = { ...claiming, ...shared, topics, consumer }
       const seen = { failpoint: noFailpoint, pacing: pacingOf(consumer) }
       // Whose transactions they take has been said with them, in the configuration.
-      workers.push(claimerWith(options as ClaimerOptions, handlers as Handlers<unknown>, seen))
+      workers.push(claimerWith(options as ClaimerOptions, handlers, seen))
     }
   }
   if (broker !== null && kinds.includes('relay')) workers.push(createRelay({ ...relay, ...shared, broker }))

@@ -330,14 +330,12 @@ function checks(library: Library, load: Load, publisher: () => Publisher): void 
   })
 
   // Its claimer holds locks, which others count.
-  if (library.binds === true) {
-    describe('bound to the client of a claim', () => {
-      boundChecks(
-        () => opened,
-        () => publisher().database,
-      )
-    })
-  }
+  describe.runIf(library.binds)('bound to the client of a claim', () => {
+    boundChecks(
+      () => opened,
+      () => publisher().database,
+    )
+  })
 
   // In this process there is no server that a claimer could connect to.
   test.skipIf(library.name === 'PGlite')(
