@@ -1,4 +1,4 @@
-import type { EachBatchPayload, Kafka } from 'kafkajs'
+import type { EachBatchPayload, Kafka, OffsetsByTopicPartition } from 'kafkajs'
 import type { Delivery, Member, Reading } from '../client.ts'
 import type { Settings } from '../options.ts'
 import type { Known } from './guard.ts'
@@ -39,9 +39,7 @@ export function createMember(kafka: Kafka, settings: Settings, reading: Reading,
       stale: () => !payload.isRunning() || payload.isStale(),
       commit: async ({ offset }) => {
         payload.resolveOffset(offset)
-        const next = String(BigInt(offset) + 1n)
-        const place = { partition, offset: next, metadata: reading.noteOf(topic) }
-        await payload.commitOffsetsIfNecessary({ topics: [{ topic, partitions: [place] }] })
+        await payload.commitOffsetsIfNecessary(noted(payload.uncommittedOffsets()))
         await payload.heartbeat()
       },
     }
@@ -54,6 +52,14 @@ export function createMember(kafka: Kafka, settings: Settings, reading: Reading,
       clearInterval(timer)
     }
   }
+
+  /** kafkajs knows what is next, which may be behind markers that nobody sees. */
+  const noted = ({ topics }: OffsetsByTopicPartition): OffsetsByTopicPartition => ({
+    topics: topics.map(({ topic, partitions }) => ({
+      topic,
+      partitions: partitions.map((each) => ({ ...each, metadata: reading.noteOf(topic) })),
+    })),
+  })
 
   return {
     start: async () => {
