@@ -684,8 +684,8 @@ test('a reader may ask, and nothing from outside reaches the terminal as it is',
       [key, id],
     )
     await client.query(`insert into twinbox.seen (consumer, id) values ('evil', $1)`, [id])
-    await client.query(`create role ${reader} login; grant twinbox_reader to ${reader}`)
-    const url = Object.assign(new URL(database.url), { username: reader }).toString()
+    await client.query(`create role ${reader} login password 'secret'; grant twinbox_reader to ${reader}`)
+    const url = Object.assign(new URL(database.url), { username: reader, password: 'secret' }).toString()
     const { stdout, stderr, code } = await new Command(folder, ['explain', id], { TWINBOX_DATABASE_URL: url })
       .done
     expect({ stdout, stderr, code }).toEqual({

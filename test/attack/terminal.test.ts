@@ -111,6 +111,8 @@ const commands: readonly (readonly [args: readonly string[], shows: RegExp])[] =
   [['messages', 'list', '--payload', '--json'], /"messages"/],
   [['messages', 'show', id, '--payload'], /skip \(/],
   [['messages', 'show', id, '--payload', '--json'], /"places"/],
+  [['explain', id], /dead letter/],
+  [['explain', id, '--json'], /"dead"/],
   [['audit'], /skip/],
   [['audit', '--json'], /"entries"/],
   [['schedules', 'list'], /catch up/],

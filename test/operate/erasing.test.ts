@@ -169,10 +169,10 @@ test('no table holds anything of a message that erasing does not know', async ()
 test('an operator may do it, and needs no other right', async () => {
   const role = `o${randomBytes(5).toString('hex')}`
   await applyRoles(database.url)
-  await database.query(`create role ${role} login`)
+  await database.query(`create role ${role} login password 'secret'`)
   try {
     await database.query(`grant twinbox_operator to ${role}`)
-    const url = Object.assign(new URL(database.url), { username: role }).toString()
+    const url = Object.assign(new URL(database.url), { username: role, password: 'secret' }).toString()
     await put('inbox', canary)
     await put('outbox', canary)
     await database.query(
