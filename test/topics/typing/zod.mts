@@ -7,6 +7,7 @@ import {
   defineTopics,
   inTransaction,
   type Handlers,
+  type LibraryConsumerConfig,
   type Message,
   type MessageOf,
   type Outbox,
@@ -149,24 +150,26 @@ defineConfig({
   // @ts-expect-error no such field
   consumers: { billing: { topics: topics.names, handlers: { 'order.placed': ({ payload }) => payload.ta } } },
 })
-// One that gets transactions of a data library beside one that does not.
+// One that gets transactions of a data library beside one that does not. It says its type: of the two the compiler would find neither.
 type LibraryTx = PrismaTransaction & { readonly invoice: { create(id: string): Promise<unknown> } }
 declare const prisma: { $transaction(run: (tx: LibraryTx) => Promise<void>): Promise<void> }
+const transaction = inTransaction<LibraryTx>((run) => prisma.$transaction(run))
+const billing: LibraryConsumerConfig<LibraryTx, typeof topics> = {
+  topics: topics.names,
+  transaction,
+  handlers: {
+    'order.placed': async ({ payload }, { tx, attempt }) => {
+      same<Equal<typeof tx, LibraryTx>>()
+      await tx.invoice.create(payload.id + String(attempt))
+    },
+    // @ts-expect-error its context has no client
+    'order.paid': (message, { client: inside }) => inside,
+  },
+}
 defineConfig({
   topics,
   consumers: {
-    billing: {
-      topics: topics.names,
-      transaction: inTransaction<LibraryTx>((run) => prisma.$transaction(run)),
-      handlers: {
-        'order.placed': async ({ payload }, { tx, attempt }) => {
-          same<Equal<typeof tx, LibraryTx>>()
-          await tx.invoice.create(payload.id + String(attempt))
-        },
-        // @ts-expect-error its context has no client
-        'order.paid': (message, { client: inside }) => inside,
-      },
-    },
+    billing,
     shipping: {
       topics: ['order.*'],
       handlers: {
