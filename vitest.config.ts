@@ -37,7 +37,7 @@ const tags = {
   'servers:zeromq': ['test/brokers/zeromq/*.test.ts', 'test/examples/scenarios.test.ts'],
   /** Data libraries in their newest and oldest versions, which are installed for it. */
   'servers:libraries': ['test/libraries/*.test.ts', 'test/testing/pglite.test.ts'],
-  /** Half a dozen processes each, which are killed: two files at a time want more connections than most servers have. */
+  /** Half a dozen processes each, which are killed: two files at a time would want more connections than a server has. */
   processes: [
     'test/crash/*.test.ts',
     'test/disaster/*.test.ts',
@@ -70,8 +70,7 @@ export default defineConfig({
       project('servers:zeromq', { order: 1 }),
       project('servers:libraries', { order: 1 }),
       project('processes', {
-        // A server that the run starts for itself has enough.
-        ...{ order: 2, alone: process.env['TWINBOX_TEST_POSTGRES_VERSION'] === undefined, timeout: 120_000 },
+        ...{ order: 2, alone: true, timeout: 120_000 },
         exclude: tags['servers:platformatic'],
       }),
       project('long', { order: 3, alone: true, timeout: 60 * 60_000 }),

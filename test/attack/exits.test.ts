@@ -103,7 +103,9 @@ describe.each(Object.keys(exits))('%s', (name) => {
       const of = (length: number): string => part.repeat(Math.ceil(length / part.length))
       cost(of(10_000))
       // Below 20 ms in all, the clock of the processor says little.
-      expect([part, cost(of(1_000_000)) < 15 * Math.max(cost(of(100_000)), 20_000)]).toEqual([part, true])
+      const isBounded = (): boolean => cost(of(1_000_000)) < 15 * Math.max(cost(of(100_000)), 20_000)
+      // What else runs in this process, such as the garbage of other files being collected, only adds.
+      expect([part, isBounded() || isBounded()]).toEqual([part, true])
     }
   })
 })

@@ -10,7 +10,7 @@ import { allServers, install } from './servers/server.ts'
 import { countsOf, reporters, runOn, type Counts } from './versions.ts'
 
 /**
- * The tests as `.ci/run` runs them, with every server that they know: the README's command on the machine's own Node and Postgres 15, and the core
+ * The tests as `.ci/run` runs them, with every server that they know: the README's command on the machine's own Node and Postgres, and the core
  * of the quick files, with the libraries of which some need it, on the newest of both. The last line counts both runs, and the process fails if one
  * test of either did.
  */
@@ -33,8 +33,7 @@ try {
   const tags = join(folder, 'tags')
   const own = spawn('npm', ['test', '--', ...reporters(result)], {
     stdio: ['ignore', 'inherit', 'inherit'],
-    // A machine's own server has 100 connections, too few for the processes of two files.
-    env: { ...process.env, TWINBOX_TEST_TELL: tags, TWINBOX_TEST_POSTGRES_VERSION: '15' },
+    env: { ...process.env, TWINBOX_TEST_TELL: tags },
   })
   const ended = once(own, 'close') as Promise<[number | null]>
   // Those wait most of the time, for deaths to be noticed: the second run has what they leave of the processors.

