@@ -1,11 +1,11 @@
 import { BrokerError } from '../../base/errors.ts'
 import { reconnectMs } from '../../base/loop.ts'
-import { atMost, within } from '../../base/waiting.ts'
+import { atMost, pause, within } from '../../base/waiting.ts'
 import type { Gap } from '../broker.ts'
 import { batchLength } from '../consuming.ts'
-import { placeOf, type Committed, type Delivery, type Stuck } from './client.ts'
+import { placeOf, type Client, type Committed, type Delivery, type Stuck } from './client.ts'
 import { openClient } from './clients.ts'
-import { toTrouble } from './errors.ts'
+import { toTrouble, typeOf } from './errors.ts'
 import type { Handover } from './handover.ts'
 import type { Settings } from './options.ts'
 import { watchProgress, type Progress } from './progress.ts'
@@ -46,6 +46,10 @@ const unpackedBatches = 8
 const tellAgainMs = 60_000
 const backoffMsMin = 100
 const backoffMsMax = 5000
+/** A broker that has just become the group's coordinator does not know yet. A client library that joins waits for it too. */
+const notYet = /^(NOT_COORDINATOR|(GROUP_)?COORDINATOR_NOT_AVAILABLE|(GROUP|COORDINATOR)_LOAD_IN_PROGRESS)/
+const looksMax = 40
+const lookAgainMs = 250
 
 /** Resolves when the group has given us our partitions. @throws BrokerError, also when the signal aborts before. */
 export async function openConsumption(
@@ -185,16 +189,33 @@ export async function openConsumption(
   }
 
   try {
-    left = await within(
-      signal,
-      client.withAdmin((admin) => admin.committed(groupId, topics)),
-    )
+    left = await committedBefore(client, groupId, topics, signal)
     await within(signal, within(end.signal, member.start()))
   } catch (error) {
     await close()
     throw toTrouble('Could not join the consumer group', error)
   }
   return { ended: end.signal, progress, close }
+}
+
+/** Where the group stood before this member joined it. */
+async function committedBefore(
+  client: Client,
+  groupId: string,
+  topics: readonly string[],
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, Committed>> {
+  for (let looks = 1; ; looks++) {
+    try {
+      return await within(
+        signal,
+        client.withAdmin((admin) => admin.committed(groupId, topics)),
+      )
+    } catch (error) {
+      if (looks === looksMax || signal.aborted || !notYet.test(typeOf(error) ?? '')) throw error
+      await pause(lookAgainMs, signal)
+    }
+  }
 }
 
 /** Beside an offset, of which topic it is one: whoever is killed while a topic is deleted takes nothing back. */
