@@ -135,6 +135,8 @@ test('what cannot be bound is refused by its name, and what looks otherwise than
   for (const [given, says] of refused) await expect(bind(client, given)).rejects.toThrow(says)
   await expect(bind(client, undefined as never)).rejects.toMatchObject({ code: 'INVALID_OPTION' })
   await expect(client.query('select 1 / 0')).rejects.toThrow('division')
+  // The error comes first, and then what the state of the transaction is.
+  await expect.poll(() => client.getTransactionStatus()).toBe('E')
   await expect(bind(client, {})).rejects.toMatchObject({ code: 'TRANSACTION_ABORTED' })
   await client.query('rollback')
 })
