@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import type { Config } from '../config.ts'
-import { topicMatches } from '../message/message.ts'
+import { takes } from '../message/message.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { remark, say, sayTable } from '../terminal/output.ts'
@@ -37,7 +37,7 @@ export async function showTopics(flags: TopicsFlags): Promise<void> {
     schema: definition.schema['~standard'].vendor,
     key: definition.key !== undefined,
     consumers: Object.entries(consumers)
-      .filter(([, patterns]) => patterns.some((pattern) => topicMatches(pattern, topic)))
+      .filter(([, patterns]) => takes(patterns, topic))
       .map(([consumer]) => consumer),
     summary: definition.summary ?? null,
   }))

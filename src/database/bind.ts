@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { OptionError, TransactionError } from '../base/errors.ts'
-import { bindings, isObject } from './bindings.ts'
-import { recognise } from './libraries.ts'
+import { bindings } from './bindings.ts'
+import { isObject, recognise } from './libraries.ts'
 
 /** What a data library calls its transactions, by what `bind` is given of it. */
 export type BoundTo<Library> = Library extends { getTransactionContext(): unknown }

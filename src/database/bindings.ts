@@ -2,6 +2,7 @@ import type { Kysely } from 'kysely'
 import type pg from 'pg'
 import { OptionError } from '../base/errors.ts'
 import { transactionOf } from './kysely.ts'
+import { has, isObject, type Members } from './libraries.ts'
 import { lend } from './loan.ts'
 
 /**
@@ -9,14 +10,9 @@ import { lend } from './loan.ts'
  * libraries: `test/libraries` runs it with the versions that the docs name, and what looks otherwise is refused.
  */
 
-type Members = Readonly<Record<PropertyKey, unknown>>
 type Method = (...given: unknown[]) => unknown
 type Types = pg.CustomTypesConfig | undefined
 
-const has = (given: Members, ...names: readonly string[]): boolean =>
-  names.every((name) => typeof given[name] === 'function')
-export const isObject = (value: unknown): value is Members =>
-  (typeof value === 'object' && value !== null) || typeof value === 'function'
 const call = (given: Members, name: string, ...values: unknown[]): unknown =>
   (given[name] as Method).apply(given, values)
 

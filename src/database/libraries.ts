@@ -68,12 +68,12 @@ export interface Recognised {
   readonly query?: (text: string, values: unknown[]) => PromiseLike<unknown>
 }
 
-type Members = Readonly<Record<PropertyKey, unknown>>
+export type Members = Readonly<Record<PropertyKey, unknown>>
 type Method = (...given: unknown[]) => PromiseLike<unknown>
 
-const has = (given: Members, ...names: readonly string[]): boolean =>
+export const has = (given: Members, ...names: readonly string[]): boolean =>
   names.every((name) => typeof given[name] === 'function')
-const isObject = (value: unknown): value is Members =>
+export const isObject = (value: unknown): value is Members =>
   (typeof value === 'object' && value !== null) || typeof value === 'function'
 /** A method of the library's, called as one: some hold their state in `this`. */
 const method = (given: Members, name: string): Method => (given[name] as Method).bind(given)

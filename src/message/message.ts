@@ -143,6 +143,10 @@ export function toMessageId(identity: string): string {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-${variant}${hex.slice(17, 20)}-${hex.slice(20, 32)}`
 }
 
+/** Whether one of these names and patterns of handlers, or of subscriptions, takes a topic. */
+export const takes = (patterns: readonly string[], topic: string): boolean =>
+  patterns.some((pattern) => topicMatches(pattern, topic))
+
 /** AMQP topic patterns: words parted by dots, `*` for one word, `#` for any number, none included. */
 export function topicMatches(pattern: string, topic: string): boolean {
   const match = (patternWords: readonly string[], words: readonly string[]): boolean => {

@@ -4,7 +4,7 @@ import { admit, cut } from '../database/gate.ts'
 import type { InboxMessage } from '../database/inbox.ts'
 import { describeError } from '../base/errors.ts'
 import type { Redact } from '../base/redaction.ts'
-import { topicMatches } from '../message/message.ts'
+import { takes } from '../message/message.ts'
 import { headersOf, readEvent, saidBy, type Event } from './event.ts'
 import { identityOf, isOwn, type Identify } from './identity.ts'
 
@@ -102,7 +102,7 @@ function read(incoming: IncomingMessage, as: Reading): InboxMessage | string {
   } catch (error) {
     return `topicOf threw: ${toldOf(error, incoming, as)}`
   }
-  if (as.topicOf !== undefined && !as.topics.some((pattern) => topicMatches(pattern, topic)))
+  if (as.topicOf !== undefined && !takes(as.topics, topic))
     return `topicOf gave the topic "${cut(topic, 100)}", which is none that the receiver takes (topics).`
   const carried = fieldsOfAttributes(event.complete ? event.attributes : new Map<string, string>())
   // Assigned, not spread, see `withFields`.

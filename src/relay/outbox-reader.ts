@@ -6,7 +6,7 @@ import type { Lanes } from '../lanes/lanes.ts'
 import type { Parking } from '../lanes/parking.ts'
 import { LaneReader } from '../lanes/reader.ts'
 import { byLane } from '../lanes/rows.ts'
-import { topicMatches } from '../message/message.ts'
+import { takes } from '../message/message.ts'
 import { limits } from '../base/options.ts'
 import type { LaneRead } from '../database/sql/reading.ts'
 
@@ -115,6 +115,6 @@ export class OutboxReader {
 
   #isStrict(topic: string): boolean {
     const strict = this.#parts.strictSend
-    return typeof strict === 'boolean' ? strict : strict.some((pattern) => topicMatches(pattern, topic))
+    return typeof strict === 'boolean' ? strict : takes(strict, topic)
   }
 }

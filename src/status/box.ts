@@ -1,4 +1,3 @@
-import { topicMatches } from '../message/message.ts'
 import type { WorkerKind } from '../base/events.ts'
 
 /** The outbox, or the inbox of one consumer, as people are told of it: its name, who works on it, and how one of those is started. */
@@ -16,7 +15,3 @@ export const boxOf = (consumer: string): Box =>
         ...{ box: `the inbox of "${consumer}"`, worker: 'claimer' },
         command: `twinbox claim --consumer ${consumer}`,
       }
-
-/** Whether one of these names and patterns of handlers, or of subscriptions, takes a topic. */
-export const takes = (patterns: readonly string[], topic: string): boolean =>
-  patterns.some((pattern) => topicMatches(pattern, topic))

@@ -5,7 +5,7 @@ import { checkSchemaVersion } from '../database/migrate.ts'
 import { refuseUnknown, readNumbers } from '../base/options.ts'
 import { operateSql } from '../database/sql/operate.ts'
 import { statusSql, type CountRow, type LagRow } from '../database/sql/status.ts'
-import { takes } from './box.ts'
+import { takes } from '../message/message.ts'
 import { readPaused, type PausedTopic } from './paused.ts'
 import { toWorker, type WorkerStatus } from '../operate/workers.ts'
 

@@ -1,6 +1,6 @@
 import { layout } from '../database/layout.ts'
 import type { FoundRow } from '../database/sql/search.ts'
-import { takes } from './box.ts'
+import { takes } from '../message/message.ts'
 import { nothing, type Evidence } from './explanation.ts'
 import type { Facts } from './facts.ts'
 

@@ -4,7 +4,7 @@ import type { Database } from '../database/database.ts'
 import { testingSql, type LeftRow } from '../database/sql/testing.ts'
 import { describeError } from '../base/errors.ts'
 import type { TwinboxEvent } from '../base/events.ts'
-import { topicMatches } from '../message/message.ts'
+import { takes } from '../message/message.ts'
 
 /** An attempt that has failed. */
 export interface FailedHandling {
@@ -76,16 +76,14 @@ export class Progress {
   }
 
   takers(topic: string): readonly Consumer[] {
-    return this.#consumers.filter(({ config }) =>
-      (config.from ?? config.topics).some((pattern) => topicMatches(pattern, topic)),
-    )
+    return this.#consumers.filter(({ config }) => takes(config.from ?? config.topics, topic))
   }
 
   /** How many of each topic were sent that none of these consumers takes, nor any of these others. */
   unsubscribed(others: readonly string[]): { topic: string; count: number }[] {
     const counts = new Map<string, number>()
     for (const topic of this.#sent.values()) {
-      if (this.takers(topic).length > 0 || others.some((pattern) => topicMatches(pattern, topic))) continue
+      if (this.takers(topic).length > 0 || takes(others, topic)) continue
       counts.set(topic, (counts.get(topic) ?? 0) + 1)
     }
     return [...counts].map(([topic, count]) => ({ topic, count }))
@@ -101,9 +99,7 @@ export class Progress {
     if (consumer === '') return true
     const ours = this.#consumers.find(({ name }) => name === consumer)
     if (ours === undefined) return false
-    return (
-      place !== 'unhandled' || Object.keys(ours.config.handlers).some((each) => topicMatches(each, topic))
-    )
+    return place !== 'unhandled' || takes(Object.keys(ours.config.handlers), topic)
   }
 
   /** How long a claimer has a failed message wait: so long that it is not attempted again meanwhile. */

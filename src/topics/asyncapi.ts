@@ -1,4 +1,4 @@
-import { jsonContentType, topicMatches } from '../message/message.ts'
+import { jsonContentType, takes } from '../message/message.ts'
 import { versionHeader } from './reading.ts'
 import { jsonSchemaOf } from './schema.ts'
 import { versionOf, type TopicDefinition, type Topics } from './topics.ts'
@@ -38,7 +38,7 @@ export function toAsyncApi(topics: Topics, { title, version, consumers }: Descri
     })
     operations[`send.${topic}`] = operation('send', summary === undefined ? {} : { summary })
     for (const [consumer, patterns] of Object.entries(consumers)) {
-      if (patterns.some((pattern) => topicMatches(pattern, topic)))
+      if (takes(patterns, topic))
         operations[`receive.${topic}.${consumer}`] = operation('receive', {
           summary: `Handled by the consumer "${consumer}".`,
         })

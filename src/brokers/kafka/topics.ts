@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError } from '../../base/errors.ts'
-import { topicMatches } from '../../message/message.ts'
+import { takes } from '../../message/message.ts'
 import type { Admin, Client } from './client.ts'
 import { toTrouble, typeOf } from './errors.ts'
 import type { Settings } from './options.ts'
@@ -125,8 +125,7 @@ export async function findTopics(
   if (names.length < patterns.length) {
     for (const topic of await client.withAdmin((admin) => admin.topics())) {
       // Two underscores are Kafka's own: `#` does not mean the offsets of all consumer groups.
-      if (!topic.startsWith('__') && patterns.some((pattern) => topicMatches(pattern, topic)))
-        found.add(topic)
+      if (!topic.startsWith('__') && takes(patterns, topic)) found.add(topic)
     }
   }
   return { topics: [...found].toSorted(), missing }

@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer'
 import { limits } from '../../base/options.ts'
-import { topicMatches, type OutgoingMessage } from '../../message/message.ts'
+import { takes, type OutgoingMessage } from '../../message/message.ts'
 import type { IncomingMessage } from '../broker.ts'
 import { toWireHeaders } from '../cloudevent.ts'
 
@@ -45,7 +45,7 @@ export function readFrames(
   const topic = rest['ce_type'] ?? ''
   if (topic === '' || topic.length > limits.receivedTopicBytes)
     return { id, delivery: 'ce_type of the headers must be the topic.' }
-  if (!topics.some((pattern) => topicMatches(pattern, topic)))
+  if (!takes(topics, topic))
     return { id, delivery: `No receiver here takes the topic "${topic.slice(0, 100)}".` }
   const delivery: IncomingMessage = {
     topic,

@@ -1,6 +1,6 @@
 import { BrokerError } from '../../base/errors.ts'
 import { withDeadline, within } from '../../base/waiting.ts'
-import { topicMatches, type OutgoingMessage } from '../../message/message.ts'
+import { takes, type OutgoingMessage } from '../../message/message.ts'
 import type { Broker, SendOutcome } from '../broker.ts'
 import type { Consumers } from './addresses.ts'
 import { Channel, withoutAnswer } from './channel.ts'
@@ -62,11 +62,7 @@ export function createSender(settings: Settings): Sender {
     batch: readonly OutgoingMessage[],
   ): Promise<{ consumers: Consumers; of: string[][] }> {
     const takers = (consumers: Consumers): string[][] =>
-      batch.map(({ topic }) =>
-        Object.keys(consumers).filter((name) =>
-          consumers[name]!.topics.some((pattern) => topicMatches(pattern, topic)),
-        ),
-      )
+      batch.map(({ topic }) => Object.keys(consumers).filter((name) => takes(consumers[name]!.topics, topic)))
     let consumers = await directory.get()
     let of = takers(consumers)
     // Before a message counts as one that nobody takes, it is asked who there is by now.
