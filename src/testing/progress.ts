@@ -1,5 +1,5 @@
 import type { Broker } from '../brokers/broker.ts'
-import type { ConsumerConfig } from '../config.ts'
+import type { AnyConsumerConfig } from '../config.ts'
 import type { Database } from '../database/database.ts'
 import { testingSql, type LeftRow } from '../database/sql/testing.ts'
 import { describeError } from '../base/errors.ts'
@@ -20,7 +20,7 @@ export interface FailedHandling {
 
 interface Consumer {
   readonly name: string
-  readonly config: ConsumerConfig
+  readonly config: AnyConsumerConfig
 }
 
 /** What has happened while messages are settled, and what is still under way. */

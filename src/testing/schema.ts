@@ -51,7 +51,7 @@ export interface TestSchema<Defined extends Topics = RegisteredTopics> {
    * @throws what a handler threw; AggregateError with each message named, if several did. TwinboxError `NOT_SETTLED` after
    *   `timeoutMs`, which says what still waits, and why.
    */
-  settle<Tables = unknown>(options: SettleOptions<Tables, Defined>): Promise<Settled>
+  settle<Tables = unknown, Tx = unknown>(options: SettleOptions<Tables, Defined, Tx>): Promise<Settled>
   /**
    * Makes it so much later for all that waits for a time: delayed messages, retries, recurring messages. No clock is moved: the times
    * in the tables are, so expiries, leases and the windows of dedupe keys stay. In milliseconds, more than 0, ten years at most.

@@ -1,6 +1,6 @@
 import type { Broker } from '../brokers/broker.ts'
 import { postgres } from '../brokers/postgres/postgres.ts'
-import type { ConsumerConfig } from '../config.ts'
+import type { AnyConsumerConfig, ConsumerConfig, LibraryConsumerConfig } from '../config.ts'
 import { createWorkers } from '../workers.ts'
 import type { Database } from '../database/database.ts'
 import { subscriptionSql } from '../database/sql/subscription.ts'
@@ -15,15 +15,15 @@ import { notSettled, thrownBy } from './failures.ts'
 import { refuseUnsafe } from './safety.ts'
 
 /** A consumer as `twinbox.config` describes it; the topics are those of its handlers unless it names them. */
-export type SettledConsumer<Tables = unknown, Defined extends Topics = RegisteredTopics> = Omit<
-  ConsumerConfig<Tables, Defined>,
-  'topics' | 'circuit'
-> &
+export type SettledConsumer<Tables = unknown, Defined extends Topics = RegisteredTopics, Tx = unknown> =
+  Brief<ConsumerConfig<Tables, Defined>> | Brief<LibraryConsumerConfig<Tx, Defined>>
+
+type Brief<Described> = Omit<Described, 'topics' | 'circuit'> &
   Partial<Pick<ConsumerConfig, 'topics' | 'circuit'>>
 
-export interface SettleOptions<Tables = unknown, Defined extends Topics = RegisteredTopics> {
+export interface SettleOptions<Tables = unknown, Defined extends Topics = RegisteredTopics, Tx = unknown> {
   /** By name, as in `twinbox.config`: what each receives, and what handles it. */
-  readonly consumers: Readonly<Record<string, SettledConsumer<Tables, Defined>>>
+  readonly consumers: Readonly<Record<string, SettledConsumer<Tables, Defined, Tx>>>
   /** Over which it is sent. It is not closed. @default postgres(…) in the test schema, where what nobody takes is dropped and told */
   readonly broker?: Broker | undefined
   /** How long it may take once the workers have started. In milliseconds. @default 4000, less than the 5 s after which vitest and jest end a test */
@@ -127,7 +127,7 @@ export async function settleIn(
 
 interface Described {
   readonly name: string
-  readonly config: ConsumerConfig
+  readonly config: AnyConsumerConfig
 }
 
 /** @throws OptionError */

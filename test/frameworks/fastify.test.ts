@@ -1,8 +1,18 @@
+import type pg from 'pg'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import { twinboxFastify, type TwinboxFastifyOptions } from '../../src/frameworks/fastify/fastify.ts'
-import { BrokerError, defineTopics, type, type Broker, type Message } from '../../src/index.ts'
+import {
+  BrokerError,
+  defineTopics,
+  inTransaction,
+  type,
+  withTransaction,
+  type Broker,
+  type LibraryConsumerConfig,
+  type Message,
+} from '../../src/index.ts'
 import { recordEvents, type Recorder } from '../support/events.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
@@ -53,6 +63,24 @@ describe('an application', () => {
     expect(handled.splice(0)).toEqual(['o1'])
     await app.close()
     expect(await database.query('select from twinbox.worker where ended_by is null')).toEqual([])
+  })
+
+  test('handles in the transactions of a library', async () => {
+    const consumer: LibraryConsumerConfig<pg.PoolClient> = {
+      topics: ['order.*'],
+      transaction: inTransaction((run) => withTransaction(database.pool, run)),
+      handlers: {
+        'order.placed': async ({ key }, { tx }) => {
+          const { rows } = await tx.query<{ key: string }>('select $1 as key', [key])
+          handled.push(rows[0]!.key)
+        },
+      },
+    }
+    await app.register(twinboxFastify, { ...options(), consumers: { billing: consumer } })
+    await app.ready()
+    await publish('o2')
+    await events.next('handled')
+    expect(handled.splice(0)).toEqual(['o2'])
   })
 
   test('that only publishes needs neither database nor broker', async () => {

@@ -12,6 +12,7 @@ import {
   redriveParkedKeys,
   RetryLaterError,
   withTransaction,
+  type LibraryConsumerConfig,
   type Message,
   type TransactionContext,
 } from '../../src/index.ts'
@@ -347,6 +348,22 @@ describe('messages and contexts', () => {
 describe('settle', () => {
   const billing = (handlers: object, more: object = {}) =>
     ({ consumers: { billing: { handlers, ...more } }, timeoutMs }) as never
+
+  test('handles in the transactions of a library', async () => {
+    await place('a')
+    const consumer: LibraryConsumerConfig<pg.PoolClient, typeof topics> = {
+      topics: ['order.*'],
+      transaction: inTransaction((run) => withTransaction(database.pool, run)),
+      handlers: {
+        'order.placed': async ({ payload: { id } }, { tx }) => {
+          await tx.query('insert into effects values ($1)', [`library ${id}`])
+        },
+      },
+    }
+    const settled = await kit.settle({ consumers: { billing: consumer }, timeoutMs })
+    expect(settled).toMatchObject({ sent: 1, handled: 1 })
+    expect(await effects()).toEqual(['library a'])
+  })
 
   test('sends, receives and handles all, with what handlers publish, for every consumer', async () => {
     await place('a')

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { OptionError } from '../../base/errors.ts'
 import { readBoolean, refuseUnknown } from '../../base/options.ts'
-import type { ConsumerConfig } from '../../config.ts'
+import type { AnyConsumerConfig } from '../../config.ts'
 import { answerProbe, isToken, type Probe } from '../../observe/probe.ts'
 import type { Outbox } from '../../outbox/outbox.ts'
 import type { Topics } from '../../topics/topics.ts'
@@ -26,11 +26,12 @@ export interface HealthRoutes {
 export interface TwinboxFastifyOptions<
   Tables = unknown,
   Defined extends Topics = RegisteredTopics,
+  Tx = unknown,
 > extends Omit<ApplicationOptions, 'topics'> {
   /** What `defineTopics` gives. @default any topic, any payload */
   readonly topics?: Defined | undefined
   /** What is received and handled in this process, by name. */
-  readonly consumers?: Readonly<Record<string, ConsumerConfig<Tables, Defined>>> | undefined
+  readonly consumers?: Readonly<Record<string, AnyConsumerConfig<Tables, Defined, Tx>>> | undefined
   /** Adds `GET /health/live` and `GET /health/ready`: 200, or 503. @default false */
   readonly health?: boolean | HealthRoutes | undefined
 }
@@ -50,17 +51,18 @@ declare module 'fastify' {
  *
  * @throws OptionError for options that cannot work
  */
-export async function twinboxFastify<Tables = unknown, Defined extends Topics = RegisteredTopics>(
-  fastify: FastifyInstance,
-  options: TwinboxFastifyOptions<Tables, Defined>,
-): Promise<void> {
+export async function twinboxFastify<
+  Tables = unknown,
+  Defined extends Topics = RegisteredTopics,
+  Tx = unknown,
+>(fastify: FastifyInstance, options: TwinboxFastifyOptions<Tables, Defined, Tx>): Promise<void> {
   const { consumers, health = false, ...rest } = options
   refuseUnknown('twinboxFastify', rest, applicationOptionNames)
   const application = new Application('twinboxFastify', rest, fastify.log)
   const { outbox } = application
   fastify.decorate('outbox', outbox)
   addRoutes(fastify, application, health)
-  const described = readConsumers(consumers as Readonly<Record<string, ConsumerConfig>> | undefined)
+  const described = readConsumers(consumers as Readonly<Record<string, AnyConsumerConfig>> | undefined)
   fastify.addHook('onReady', () => application.start(described))
   fastify.addHook('onClose', () => application.stop())
 }
