@@ -1,5 +1,6 @@
 import { parseHeaders } from '../base/telemetry.ts'
-import { checkHeaders, type Fail } from './check.ts'
+import { checkHeaders } from './headers.ts'
+import type { Fail } from './text.ts'
 
 /**
  * Headers with those that a tracer adds, as far as a message may have them: its baggage is an outsider's, and what would be too

@@ -1,6 +1,5 @@
 import { MessageError, TwinboxError, type MessageErrorCode } from '../base/errors.ts'
 import {
-  isRoutingHeader,
   jsonContentType,
   newMessageId,
   uuidPattern,
@@ -9,7 +8,9 @@ import {
 } from './message.ts'
 import { faultOfTombstone } from './tombstone.ts'
 import { limits } from '../base/options.ts'
-import { asBytes, isPlain, toJson } from './payload.ts'
+import { checkHeaders } from './headers.ts'
+import { asBytes, toJson } from './payload.ts'
+import { checkText, type Fail } from './text.ts'
 
 /**
  * The checks on a message before it is published.
@@ -19,8 +20,6 @@ import { asBytes, isPlain, toJson } from './payload.ts'
  */
 
 const topicPattern = new RegExp(`^[A-Za-z0-9._-]{1,${limits.topicLength}}$`)
-const headerNamePattern = new RegExp(`^[A-Za-z0-9!#$%&'*+.^_\`|~-]{1,${limits.headerNameLength}}$`)
-const reservedHeaders = /^(ce_|cloudevents|twinbox|x-twinbox)/i
 // ASCII throughout: which other characters are spaces or control characters, each locale of a database sees its own way.
 const contentTypePattern = /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[!-:<-~]+)*$/
 const knownFields = new Set([
@@ -126,9 +125,6 @@ function checkDate(path: string, value: unknown, fail: Fail): Date {
   return copy
 }
 
-export type Fail = (code: MessageErrorCode, path: string, text: string) => never
-export { checkText }
-
 export function checkTopic(topic: unknown, fail: Fail): void {
   if (typeof topic !== 'string' || !topicPattern.test(topic)) {
     const found =
@@ -143,25 +139,6 @@ export function checkTopic(topic: unknown, fail: Fail): void {
     fail('INVALID_TOPIC', 'topic', 'may not be "." or "..": Kafka forbids both.')
 }
 
-function checkText(path: string, value: unknown, maxBytes: number, code: MessageErrorCode, fail: Fail): void {
-  if (typeof value !== 'string') {
-    // String({}) would give every message the same key, and drop all but one as duplicates.
-    return fail(code, path, `must be a string, but is of type ${typeof value}.`)
-  }
-  if (value === '') fail(code, path, 'may not be empty; leave it out instead.')
-  const size = Buffer.byteLength(value)
-  if (size > maxBytes) fail(code, path, `has ${size} bytes, but the limit is ${maxBytes}.`)
-  checkStorable(path, value, fail)
-}
-
-function checkStorable(path: string, value: string, fail: Fail): void {
-  if (value.includes('\0'))
-    fail('INVALID_TEXT', path, 'contains a NUL character, which Postgres cannot store.')
-  // Buffer.from would quietly replace a lone surrogate by U+FFFD: two different keys would become one.
-  if (!value.isWellFormed())
-    fail('INVALID_TEXT', path, 'contains a lone surrogate, so it is not valid Unicode text.')
-}
-
 function checkContentType(contentType: unknown, fail: Fail): void {
   const max = limits.contentTypeLength
   if (typeof contentType !== 'string' || contentType.length > max || !contentTypePattern.test(contentType)) {
@@ -173,57 +150,6 @@ function checkContentType(contentType: unknown, fail: Fail): void {
       `must be a media type such as application/avro, of at most ${max} characters; it ${found}.`,
     )
   }
-}
-
-/** The headers as JSON text, null if there is none. What they may not be, `fail` is told. */
-export function checkHeaders(headers: Readonly<Record<string, string>>, fail: Fail): string | null {
-  // A Map or a Headers has no properties of its own: its entries would vanish without a word.
-  if (typeof headers !== 'object' || headers === null || !isPlain(headers)) {
-    return fail('INVALID_HEADERS', 'headers', 'must be a plain object of strings.')
-  }
-  const entries = Object.entries(headers)
-  if (entries.length === 0) return null
-  if (entries.length > limits.headerCount) {
-    fail(
-      'HEADERS_TOO_LARGE',
-      'headers',
-      `has ${entries.length} entries, but the limit is ${limits.headerCount}.`,
-    )
-  }
-  let size = 0
-  for (const [name, value] of entries) {
-    const path = `headers[${JSON.stringify(name.slice(0, 100))}]`
-    if (!headerNamePattern.test(name) || name === '__proto__') {
-      fail(
-        'INVALID_HEADERS',
-        path,
-        `needs a name of 1 to ${limits.headerNameLength} characters that HTTP, AMQP and Kafka all carry.`,
-      )
-    }
-    if (reservedHeaders.test(name))
-      fail('HEADER_RESERVED', path, 'has a name that Twinbox or CloudEvents uses itself.')
-    if (isRoutingHeader(name))
-      fail(
-        'HEADER_RESERVED',
-        path,
-        'has a name by which RabbitMQ sends copies elsewhere. Choose another one.',
-      )
-    if (typeof value !== 'string') {
-      fail(
-        'INVALID_HEADERS',
-        path,
-        `must be a string, since brokers differ in what else they carry; it is of type ${typeof value}.`,
-      )
-    }
-    checkStorable(path, value, fail)
-    if (/[\r\n]/.test(value))
-      fail('INVALID_TEXT', path, 'contains a line break, which would forge headers further on.')
-    size += Buffer.byteLength(name) + Buffer.byteLength(value)
-  }
-  if (size > limits.headersBytes) {
-    fail('HEADERS_TOO_LARGE', 'headers', `has ${size} bytes in all, but the limit is ${limits.headersBytes}.`)
-  }
-  return JSON.stringify(Object.fromEntries(entries))
 }
 
 /** What names a delayed message. @throws MessageError */
