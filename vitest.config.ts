@@ -37,13 +37,10 @@ const tags = {
   'servers:zeromq': ['test/brokers/zeromq/*.test.ts', 'test/examples/scenarios.test.ts'],
   /** Data libraries in their newest and oldest versions, which are installed for it. */
   'servers:libraries': ['test/libraries/*.test.ts', 'test/testing/pglite.test.ts'],
+  /** Servers that die, each file with its own: they wait most of the time, and take no connections of others. */
+  'servers:disaster': ['test/disaster/*.test.ts', 'test/soak/soak.test.ts'],
   /** Half a dozen processes each, which are killed: two files at a time would want more connections than a server has. */
-  processes: [
-    'test/crash/*.test.ts',
-    'test/disaster/*.test.ts',
-    'test/soak/soak.test.ts',
-    'test/bench.test.ts',
-  ],
+  processes: ['test/crash/*.test.ts', 'test/bench.test.ts'],
   /** Hours in all, and so no part of `npm test`: `npm run test:long` says in `test/long/results.md` what came of them. */
   long: ['test/long/*.test.ts'],
 }
@@ -69,6 +66,7 @@ export default defineConfig({
       project('servers:platformatic', { order: 1 }),
       project('servers:zeromq', { order: 1 }),
       project('servers:libraries', { order: 1 }),
+      project('servers:disaster', { order: 1, timeout: 120_000 }),
       project('processes', {
         ...{ order: 2, alone: true, timeout: 120_000 },
         exclude: tags['servers:platformatic'],

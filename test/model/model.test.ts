@@ -14,7 +14,7 @@ import { consumer, happened, history, places, publishers, topic, World } from '.
  *
  * `RUNS=5000 SEED=42 npx vitest run test/model` runs more of them, or those of a seed again.
  */
-const runs = Number(process.env['RUNS'] ?? 12)
+const runs = Number(process.env['RUNS'] ?? 8)
 const seed = Number(process.env['SEED'] ?? Date.now() % 2 ** 31)
 
 vi.mock(import('../../src/base/loop.ts'), async (original) => {
