@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { openDatabase } from '../src/database/database.ts'
+import { Plans } from '../src/database/plans.ts'
 import { forgetPlans } from '../src/database/sql/server.ts'
 import { planned } from '../src/database/sql/statement.ts'
 import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
@@ -42,4 +43,41 @@ test('plans are made anew after a slow statement, but not after each where all a
     asked.mockRestore()
     await ours.close()
   }
+})
+
+/** How often plans are made anew in ten minutes of statements of which each takes `ms`, and how far apart. */
+function madeAnew(msAt: (at: number) => number): number[] {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  try {
+    const [plans, client] = [new Plans(), new pg.Client()]
+    const at: number[] = []
+    const begun = performance.now()
+    while (performance.now() < begun + 600_000) {
+      const startedAt = performance.now()
+      if (plans.forget(client)) at.push(startedAt - begun)
+      vi.advanceTimersByTime(msAt(startedAt - begun))
+      plans.answered(client, startedAt)
+    }
+    return at
+  } finally {
+    vi.useRealTimers()
+  }
+}
+
+test('where new plans are as slow, they are made anew ever more seldom, and at once again where they were not', () => {
+  // The machine is slow: nothing is gained, so nothing more is spent.
+  const slow = madeAnew(() => 100)
+  expect(slow.length).toBeLessThanOrEqual(16)
+  expect(slow.slice(1, 6).map((at, nr) => Math.round((at - slow[nr]!) / 1000))).toEqual([1, 2, 4, 8, 16])
+  expect(slow.at(-1)! - slow.at(-2)!).toBeGreaterThanOrEqual(60_000)
+  // A table has grown, once a minute: each time the next plan is good.
+  let good = 0
+  const grown = madeAnew((at) => {
+    const minute = Math.floor(at / 60_000)
+    if (minute < good) return 10
+    good = minute + 1
+    return 200
+  })
+  expect(grown).toHaveLength(10)
+  expect(Math.max(...grown.map((at, minute) => at - minute * 60_000))).toBeLessThan(1000)
 })
