@@ -25,6 +25,8 @@ export class UnkeyedClaims {
   readonly leases: RowLeases
   /** Whether the last claim was cut short by its limit. */
   #more = false
+  /** How many the last claim has brought, if it has brought all that it wanted. */
+  #full = 0
   readonly #polling: Polling
   /** Whether the last sweep has found abandoned messages, or somebody says that there are some. */
   #abandoned = false
@@ -96,6 +98,9 @@ export class UnkeyedClaims {
     const { database, settings, inFlight, membership, quarantine, failpoint } = this.#context
     const { id: workerId } = membership
     const { batchSize, concurrency, pollMsMax } = settings
+    // So many were begun sooner than it is looked again at how many are handled in a moment.
+    if (inFlight.waitingRows === 0) this.#pace = Math.max(this.#pace, 2 * this.#full)
+    this.#full = 0
     const ahead = Math.min(batchSize, Math.max(concurrency * 2, this.#pace))
     // Abandoned messages do not wait until what is in flight has been worked off: with a deep inbox they would be the
     // last.
@@ -123,7 +128,8 @@ export class UnkeyedClaims {
     const before = inFlight.bytes
     const inOrder = this.#takeInFlight(rows, at)
     // Large ones are cut short by their bytes: then there is more as well, perhaps.
-    this.#more = rows.length === want || inFlight.bytes - before > room.bytes / 2
+    if (rows.length === want) this.#full = want
+    this.#more = this.#full > 0 || inFlight.bytes - before > room.bytes / 2
     // What was adopted stands anywhere, and before it there may be others.
     if (adopted === null) this.#partitions.passed(inOrder)
     this.#context.dispatch()
