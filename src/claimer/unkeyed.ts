@@ -99,7 +99,7 @@ export class UnkeyedClaims {
     const { id: workerId } = membership
     const { batchSize, concurrency, pollMsMax } = settings
     // So many were begun sooner than it is looked again at how many are handled in a moment.
-    if (inFlight.waitingRows === 0) this.#pace = Math.max(this.#pace, 2 * this.#full)
+    if (this.#full > 0 && this.#isStarving()) this.#pace = Math.max(this.#pace, 2 * this.#full)
     this.#full = 0
     const ahead = Math.min(batchSize, Math.max(concurrency * 2, this.#pace))
     // Abandoned messages do not wait until what is in flight has been worked off: with a deep inbox they would be the
@@ -135,6 +135,14 @@ export class UnkeyedClaims {
     this.#context.dispatch()
     // Handlers that do not wait for anything have had it all by now.
     return this.wanted ? 0 : pauseMs
+  }
+
+  /** Whether more could be handled now than is there. */
+  #isStarving(): boolean {
+    const { inFlight, settings } = this.#context
+    if (inFlight.waitingRows > 0) return false
+    const handling = [...inFlight.all()].filter(({ state }) => state === 'handling').length
+    return handling < settings.concurrency
   }
 
   /** Claims what stands behind a flood. Before it there is the flood, so nothing has been passed. */

@@ -13,7 +13,9 @@ test('claims that come back full and are handled at once grow at once', async ()
   await deliver(1000)
   await startClaimer({ '#': { transaction: false, handle: () => {} } }, { concurrency: 8, batchSize: 200 })
   await events.next('handled', () => true, 1000)
-  expect(sizes().slice(0, 5)).toEqual([16, 32, 64, 128, 200])
+  // 16, 32, 64, 128, and so on. Of 16 each, there would be 63.
+  expect(sizes().length).toBeLessThan(25)
+  expect(Math.max(...sizes())).toBeGreaterThan(100)
 })
 
 test('a slow claimer does not sit on what others could do', async () => {
