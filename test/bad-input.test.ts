@@ -516,6 +516,7 @@ describe('options', () => {
       'batchSize',
       'maxAttempts',
       'handleTimeoutMs',
+      'keyWindow',
       'backoffMsMin',
       'backoffMsMax',
       'pollMs',

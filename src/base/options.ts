@@ -84,6 +84,7 @@ export const numberOptions = {
   pollMs: number(5, 1, 60_000, '0 would be a busy loop'),
   pollMsMax: number(100, 1, 60_000, 'it may not be less than pollMs'),
   batchSize: number(500, 1, 10_000, 'a batch is held in memory as a whole'),
+  keyWindow: number(1, 1, 1000, 'a crash repeats up to so many messages of a key'),
   concurrency: number(10, 1, 1000, 'each handler with a transaction takes a connection'),
   maxAttempts: number(10, 1, 10_000, 'a message needs at least one attempt'),
   backoffMsMin: number(500, 0, day, 'it is a delay'),

@@ -117,6 +117,7 @@ export class Dispatcher {
       if (work === handledAtOnce) {
         circuits.succeeded(claims)
         handled.push(claim)
+        inFlight.handled(claim)
       } else this.#track(this.#run(handler, claims, work))
     }
   }
@@ -204,10 +205,12 @@ export class Dispatcher {
     try {
       if (handler === undefined) throw noHandlerOf(first.topic)
       const complete = async (done: readonly Claim[]): Promise<readonly Claim[]> => {
-        // The next of its key waits for the completion; other handlers need not.
-        onHandled()
         circuits.succeeded(done)
-        const completed = await settlement.complete(done)
+        for (const claim of done) inFlight.handled(claim)
+        const completing = settlement.complete(done)
+        // Other handlers need not wait for the completion. It is under way before that of the next of its key can be.
+        onHandled()
+        const completed = await completing
         for (const claim of completed) inFlight.remove(claim)
         return completed
       }

@@ -83,6 +83,8 @@ export class Failures {
     const { settlement } = this.#parts
     const { inFlight, lose, reread, circuits } = this.#parts.context
     const held = claims.filter((claim) => inFlight.has(claim))
+    // Their handlers have returned, and the stop that has cut the completion short gives them back.
+    if (held.some(({ state }) => state === 'handled') && !(error instanceof LeaseLostError)) throw error
     inFlight.unsettle(held)
     // Of several, only some were lost, and it is not known which: the others must stay in flight.
     if (error instanceof LeaseLostError && claims.length === 1) {

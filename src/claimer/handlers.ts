@@ -68,6 +68,8 @@ export type HandlerEntry<Tables, Handled = Message, Context = TransactionContext
   | (HandlerOptions & {
       readonly transaction: false
       readonly batch?: false
+      /** How many of a key may be handled and not completed, see `createClaimer`. @default that of the claimer */
+      readonly keyWindow?: number | undefined
       readonly handle: Handler<HandlerContext, Handled>
     })
   | (HandlerOptions & {
@@ -99,7 +101,7 @@ export type Handlers<
         readonly [Pattern in PatternsOf<Defined>]?: HandlerEntry<Tables, MessageOf<Defined, Pattern>, Context>
       }
 
-const names = ['maxAttempts', 'handleTimeoutMs', 'backoffMsMin', 'backoffMsMax'] as const
+const names = ['maxAttempts', 'handleTimeoutMs', 'backoffMsMin', 'backoffMsMax', 'keyWindow'] as const
 type Numbers = Record<(typeof names)[number], number>
 
 /** A handler with all its options settled. */
@@ -181,6 +183,14 @@ function resolve(
   ])
   const numbers = readNumbers({ ...defaults, ...defined(spec) }, names)
   const batch = spec.batch ?? false
+  const transaction = spec.transaction ?? true
+  const isWindowed = !transaction && !batch
+  if (!isWindowed && 'keyWindow' in spec && spec.keyWindow !== undefined) {
+    throw new OptionError(
+      'keyWindow',
+      `The handler of "${topic}" has a keyWindow, and ${batch ? 'takes batches' : 'a transaction'}: a window is for handlers with transaction: false that take one message at a time.`,
+    )
+  }
   const { batchSize } = readNumbers(
     { batchSize: ('batchSize' in spec ? spec.batchSize : undefined) ?? 100 },
     ['batchSize'],
@@ -189,7 +199,8 @@ function resolve(
     ...numbers,
     batch,
     batchSize: batch ? batchSize : 1,
-    transaction: spec.transaction ?? true,
+    transaction,
+    keyWindow: isWindowed ? numbers.keyWindow : 1,
     onDead: spec.onDead ?? defaults.onDead,
     handle: spec.handle,
   }

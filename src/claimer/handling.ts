@@ -93,8 +93,6 @@ export async function handle(
       const before = begun === undefined ? parts.failpoint('claimer.before_handle') : undefined
       if (before !== undefined) await before
       await abort.unless(run(context))
-      const after = parts.failpoint('claimer.before_settle')
-      if (after !== undefined) await after
       const completed = await parts.complete(claims)
       await parts.failpoint('claimer.after_commit')
       if (completed.length < claims.length) throw lost(claims)

@@ -22,6 +22,14 @@ export interface ClaimerOptions<Defined extends Topics = Topics> extends WorkerO
    * How many handlers run at a time; each one with a transaction takes a connection. @default 10
    */
   readonly concurrency?: number | undefined
+  /**
+   * How many messages of a key may be handled and not completed yet, for handlers without a transaction that take one message at a time.
+   * With 1 the next of a key starts when the one before is completed. With more it starts when that one's handler has returned,
+   * and the completions follow in order: a key with a backlog is handled many times faster. The price: after a crash, up to so many
+   * messages of the key are handled again, in order, and with 1 one. It is read ahead of a key no further than a lane gives, so more
+   * than 100 adds little. @default 1
+   */
+  readonly keyWindow?: number | undefined
   /** Most messages in one claim. How many are claimed ahead follows from how fast they are handled. @default 500 */
   readonly batchSize?: number | undefined
   /** How often a message is attempted before it becomes a dead letter. @default 10 */
@@ -94,6 +102,7 @@ const claimerNumbers = [
   ...workerNumbers,
   'batchSize',
   'concurrency',
+  'keyWindow',
   'maxAttempts',
   'backoffMsMin',
   'backoffMsMax',
