@@ -517,6 +517,7 @@ describe('options', () => {
       'maxAttempts',
       'handleTimeoutMs',
       'keyWindow',
+      'runSize',
       'backoffMsMin',
       'backoffMsMax',
       'pollMs',

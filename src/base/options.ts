@@ -85,6 +85,7 @@ export const numberOptions = {
   pollMsMax: number(100, 1, 60_000, 'it may not be less than pollMs'),
   batchSize: number(500, 1, 10_000, 'a batch is held in memory as a whole'),
   keyWindow: number(1, 1, 1000, 'a crash repeats up to so many messages of a key'),
+  runSize: number(1, 1, 100, 'what a handler locks stays locked until the last one of its run has ended'),
   concurrency: number(10, 1, 1000, 'each handler with a transaction takes a connection'),
   maxAttempts: number(10, 1, 10_000, 'a message needs at least one attempt'),
   backoffMsMin: number(500, 0, day, 'it is a delay'),

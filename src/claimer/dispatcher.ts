@@ -9,6 +9,7 @@ import { causeOf } from './interruptions.ts'
 import type { Opener } from './opener.ts'
 import type { Payloads } from './payloads.ts'
 import { theirs } from './theirs.ts'
+import { together } from './together.ts'
 import type { Settlement } from './settlement.ts'
 import { Stuck } from './stuck.ts'
 import { Transactions } from './transactions.ts'
@@ -109,10 +110,8 @@ export class Dispatcher {
         unknown.push(claim, ...inFlight.more(claim, settings.batchSize))
         continue
       }
-      const claims =
-        handler?.batch === true && !this.#failures.isAlone(claim)
-          ? [claim, ...inFlight.more(claim, handler.batchSize - 1, (other) => !this.#failures.isAlone(other))]
-          : [claim]
+      const places = settings.concurrency - this.#handling
+      const claims = together(inFlight, claim, handler, places, this.#failures.isAlone)
       const work = handleAtOnce(this.#parts.context, handler, claims, this.#parts.payloads)
       if (work === handledAtOnce) {
         circuits.succeeded(claims)
@@ -197,7 +196,7 @@ export class Dispatcher {
     const claims = taken.filter(({ state }) => state === 'handling')
     const first = claims[0]
     if (first === undefined) return
-    const ended = this.#stuck.begin(claims)
+    let ended = this.#stuck.begin(claims)
     const trace =
       work === undefined
         ? begin(telemetry, handling(membership), () => claims.map((claim) => claim.traced(consumer)))
@@ -224,6 +223,7 @@ export class Dispatcher {
           return completionAndCommit(this.#parts.context, claims, goOn)
         },
         theirs: handler.transaction ? theirs(this.#parts.context, this.#parts.transaction, claims) : null,
+        goesOn: (called: readonly Claim[]) => void (ended = this.#stuck.goOn(ended, called)),
         hasNext: () => !this.#stopping && inFlight.hasNext(claims),
         trace,
       }

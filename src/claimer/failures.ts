@@ -33,9 +33,8 @@ export class Failures {
   }
 
   /** Whether it is not to be handled in a batch. */
-  isAlone(claim: Claim): boolean {
-    return claim.alone || claim.tries || this.#interruptions.quarantines(claim)
-  }
+  readonly isAlone = (claim: Claim): boolean =>
+    claim.alone || claim.tries || this.#interruptions.quarantines(claim)
 
   /**
    * Messages that may have crashed the server take turns: of several at once nobody would know again whose fault it was. Nor would anybody

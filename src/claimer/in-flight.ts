@@ -45,6 +45,11 @@ export class InFlight {
     return this.#free.size
   }
 
+  /** Of how many keys, and how many without a key, a message may be handled at once. */
+  get ready(): number {
+    return this.#free.size + this.#keys.ready
+  }
+
   countOf(lane: number): number {
     return this.#lanes.get(lane)?.size ?? 0
   }
@@ -99,12 +104,14 @@ export class InFlight {
   next(): Claim | null {
     // In turns, so that neither kind starves the other.
     this.#turn = !this.#turn
-    return this.#turn ? (this.#nextRow() ?? this.#nextOfKey()) : (this.#nextOfKey() ?? this.#nextRow())
+    const row = (): Claim | null => this.#given(this.#free.shift())
+    const ofKey = (): Claim | null => this.#given(this.#keys.shift())
+    return this.#turn ? (row() ?? ofKey()) : (ofKey() ?? row())
   }
 
   /** Whether there is likely to be another one to handle as soon as these are done. */
   hasNext(running: readonly Claim[]): boolean {
-    if (this.#free.size > 0 || this.#keys.ready > 0) return true
+    if (this.ready > 0) return true
     return running.some((claim) => {
       const last = claim.keyed ? this.#keys.of(claim)?.claims.at(-1) : undefined
       return last !== undefined && !running.includes(last)
@@ -113,9 +120,14 @@ export class InFlight {
 
   /**
    * More messages that may be handled together with one that `next` gave: of the same topic, of its key as long as
-   * they follow it without a gap, of other keys their first ones, and any without a key.
+   * they follow it without a gap, of other keys their first ones, and any without a key. Of so many `others` at most.
    */
-  more(first: Claim, limit: number, mayJoin: (claim: Claim) => boolean = () => true): Claim[] {
+  more(
+    first: Claim,
+    limit: number,
+    mayJoin: (claim: Claim) => boolean = () => true,
+    others = Infinity,
+  ): Claim[] {
     const joins = (claim: Claim): boolean => claim.topic === first.topic && mayJoin(claim)
     const more: Claim[] = []
     const take = (queue: KeyQueue, from: number): void => {
@@ -126,13 +138,14 @@ export class InFlight {
     }
     if (first.keyed) {
       take(this.#keys.of(first)!, 1)
-      for (const queue of this.#keys.readyOf(first.topic)) {
+      for (const queue of this.#keys.readyOf(first.topic).slice(0, others)) {
         if (more.length >= limit) break
         take(queue, 0)
       }
       return more
     }
-    return this.#free.take(first.topic, limit, mayJoin).filter((claim) => this.#move(claim, 'handling'))
+    const taken = this.#free.take(first.topic, Math.min(limit, others), mayJoin)
+    return taken.filter((claim) => this.#move(claim, 'handling'))
   }
 
   /** Its handler has returned: if it has a window, the next of its key may start before it is completed. */
@@ -207,13 +220,6 @@ export class InFlight {
     return [...(this.#keys.of(claim)?.claims ?? [])]
   }
 
-  /** How many of each topic. */
-  topics(): ReadonlyMap<string, number> {
-    const counts = new Map<string, number>()
-    for (const { topic } of this.all()) counts.set(topic, (counts.get(topic) ?? 0) + 1)
-    return counts
-  }
-
   countOfKey(claim: Claim): number {
     return this.#keys.of(claim)?.claims.length ?? 0
   }
@@ -237,13 +243,7 @@ export class InFlight {
     return defect === null
   }
 
-  #nextRow(): Claim | null {
-    const claim = this.#free.shift()
+  #given(claim: Claim | undefined): Claim | null {
     return claim !== undefined && this.#move(claim, 'handling') ? claim : null
-  }
-
-  #nextOfKey(): Claim | null {
-    const claim = this.#keys.shift()
-    return claim !== null && this.#move(claim, 'handling') ? claim : null
   }
 }

@@ -41,13 +41,13 @@ export class Keys {
   }
 
   /** A message that may be handled next, of the key whose turn it is. */
-  shift(): Claim | null {
+  shift(): Claim | undefined {
     for (let queue = this.#ready.shift(); queue !== undefined; queue = this.#ready.shift()) {
       queue.queued = false
       const next = queue.next(this.#windowOf)
       if (next !== null) return next
     }
-    return null
+    return undefined
   }
 
   /** One of its messages may be handled again. */

@@ -30,6 +30,15 @@ export interface ClaimerOptions<Defined extends Topics = Topics> extends WorkerO
    * than 100 adds little. @default 1
    */
   readonly keyWindow?: number | undefined
+  /**
+   * How many messages that wait are handled one after the other in one transaction and committed together, for handlers with a
+   * transaction of the claimer's that take one message at a time. Each handler is awaited before the next is called, and has its own
+   * context and its own time. If one fails, all of the run is rolled back, and each is repeated alone, in a transaction of its own, with
+   * no attempt counted for the others. It pays where the commit costs more than the handler. Price: what handlers lock stays locked
+   * until the run has been committed, `now()` is the same for all, and what they do outside of the transaction is repeated more often.
+   * A connection that is free gets its part, so a run is longer than one only with a backlog. @default 1
+   */
+  readonly runSize?: number | undefined
   /** Most messages in one claim. How many are claimed ahead follows from how fast they are handled. @default 500 */
   readonly batchSize?: number | undefined
   /** How often a message is attempted before it becomes a dead letter. @default 10 */
@@ -103,6 +112,7 @@ const claimerNumbers = [
   'batchSize',
   'concurrency',
   'keyWindow',
+  'runSize',
   'maxAttempts',
   'backoffMsMin',
   'backoffMsMax',

@@ -356,6 +356,7 @@ describe('senders who choose what handlers meet', () => {
       backoffMsMin: 1,
       backoffMsMax: 1,
       keyWindow: 1,
+      runSize: 1,
       onDead: 'skip',
     } as const
     const find = handlersByTopic({ 'made.#': () => {}, named: () => {} }, defaults)
