@@ -124,19 +124,25 @@ test('if one fails, all is rolled back, each is repeated alone, and only that on
 test('each has its own time, and one that takes too long is the one that fails', async () => {
   await deliver(many(6, 'k'))
   const signals: AbortSignal[] = []
+  const calls: number[] = []
   await startClaimer(
     {
       '#': async (message, context) => {
-        if (numberOf(message) === 4) await new Promise((resolve) => setTimeout(resolve, 10_000).unref())
-        signals.push(context.signal)
+        const { signal } = context
+        calls.push(numberOf(message))
+        signals.push(signal)
+        // It ends when it is told, and nobody waits for it any more.
+        if (numberOf(message) === 4)
+          return new Promise((resolve) => signal.addEventListener('abort', resolve))
         await new Promise((resolve) => setTimeout(resolve, 300))
-        await write(message, context)
+        return write(message, context)
       },
     },
     { runSize: 16, concurrency: 1, handleTimeoutMs: 1000, maxAttempts: 1, onDead: 'skip' },
   )
   await ended()
   expect((await effects()).map(({ n }) => n)).toEqual([0, 1, 2, 3, 5])
+  expect(calls).toEqual([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5])
   expect(events.of('message_failed').map(({ foundBy }) => foundBy)).toEqual(['timeout'])
   // Of the run that was rolled back all are told, also those whose handlers had ended.
   expect(signals.slice(0, 4).every(({ aborted }) => aborted)).toBe(true)

@@ -85,9 +85,9 @@ export async function killInWindow(at: Kill): Promise<number> {
     const repeated = first.length + second.length - hot.length
     expect(repeated).toBeGreaterThanOrEqual(0)
     expect(repeated).toBeLessThanOrEqual(keyWindow)
+    // Of the other keys too one may be repeated.
     const faults = await stage.faults()
     expect(faults.filter((fault) => !/^(duplicateEffects|orderViolations)/.test(fault))).toEqual([])
-    if (repeated === 0) expect(faults).toEqual([])
     return repeated
   } finally {
     await stage.close()
