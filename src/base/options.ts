@@ -65,12 +65,7 @@ export const numberOptions = {
     64 * 1024 * 1024,
     'a larger row makes Postgres, the broker and the worker hold it in memory several times over',
   ),
-  dedupeWindowMs: number(
-    7 * day,
-    1000,
-    3650 * day,
-    'shorter than a second no retry would find its first publish',
-  ),
+  dedupeWindowMs: number(7 * day, 1000, 3650 * day, 'below a second no retry finds its first publish'),
   maxPending: number(0, 0, 10_000_000, '0 is no limit, and a higher one takes too long to count'),
   leaseMs: number(
     15_000,
