@@ -10,7 +10,7 @@ const tags = {
     'test/model/*.test.ts',
     'test/{bad-input,claimer,doctor,failover,foreign,watermark,health,memory,migrate,package,plans,receiver}.test.ts',
     'test/{rowsecurity,schedules,settings,sleep,unhandled,upkeep,sequences,workers}.test.ts',
-    'test/claimer/{circuits,errors}.test.ts',
+    'test/claimer/{circuits,errors,runs,window}.test.ts',
     'test/operate/*.test.ts',
     'test/topics/{asyncapi,handling,typing}.test.ts',
     'test/frameworks/*.test.ts',

@@ -8,7 +8,7 @@ import { claimers } from './scenarios/claimers.ts'
 import { cost } from './scenarios/cost.ts'
 import { handleTx, retryStorm } from './scenarios/handling.ts'
 import { heldXmin } from './scenarios/held-xmin.ts'
-import { claimKeyed } from './scenarios/keys.ts'
+import { claimKeyed, hotKey } from './scenarios/keys.ts'
 import { latency } from './scenarios/latency.ts'
 import { pipeline } from './scenarios/pipeline.ts'
 import { publishBulk, publishSingle } from './scenarios/publishing.ts'
@@ -118,6 +118,7 @@ const races = [
   relayKafka,
   claim,
   claimKeyed,
+  hotKey,
   handleTx,
   pipeline,
   latency,

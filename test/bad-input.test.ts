@@ -516,6 +516,8 @@ describe('options', () => {
       'batchSize',
       'maxAttempts',
       'handleTimeoutMs',
+      'keyWindow',
+      'runSize',
       'backoffMsMin',
       'backoffMsMax',
       'pollMs',

@@ -116,7 +116,8 @@ describe('the bench', () => {
   const seldom: typeof often = [
     ['publish-single', 'twinbox,bare'],
     ['relay-null', 'twinbox,bare,pg-transactional-outbox'],
-    ['handle-tx', 'twinbox,bare,twinbox in batches'],
+    ['handle-tx', 'twinbox,twinbox in runs,bare,twinbox in batches'],
+    ['hot-key', 'a window of 100,runs of 16'],
     ['claim', 'twinbox,graphile-worker,pg-boss'],
     ['latency', 'twinbox,graphile-worker'],
     ['held-xmin', 'twinbox, writer'],

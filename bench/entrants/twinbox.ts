@@ -95,6 +95,13 @@ export function handlerOf(task: Task, tally: Tally): HandlerEntry<unknown> {
         return new Promise((resolve) => signal.addEventListener('abort', resolve))
       },
     },
+    async: {
+      transaction: false,
+      handle: async ({ payload }) => {
+        await new Promise((resolve) => setImmediate(resolve))
+        tally.note((payload as Body).n)
+      },
+    },
     'no-op': {
       transaction: false,
       handle: ({ payload }, { attempt }) => {
@@ -108,13 +115,16 @@ export function handlerOf(task: Task, tally: Tally): HandlerEntry<unknown> {
 }
 
 export function claimerOf(database: DatabaseInput, task: Task, tally: Tally) {
-  const { concurrency, batchSize, failures = 0 } = task
+  const { concurrency, batchSize, keyWindow, runSize, failures = 0 } = task
   return createClaimer(
     {
       database,
       consumer,
       concurrency,
       batchSize,
+      // Those of an earlier commit, beside which this one may be measured, know neither.
+      ...(keyWindow === undefined ? {} : { keyWindow }),
+      ...(runSize === undefined ? {} : { runSize }),
       // Each message fails at first, and a pause of the topic is not what is measured.
       ...(failures > 0 ? { backoffMsMin: 0, backoffMsMax: 0, circuit: false } : {}),
     },

@@ -17,10 +17,10 @@ export interface Task {
   /** How often the handler of each message fails before it succeeds. */
   readonly failures?: number
   /**
-   * What the handlers do: nothing; insert a row in the transaction that they are given, alone or for many messages; or
+   * What the handlers do: nothing, at once or a turn of the event loop later; insert a row in the transaction that they are given, alone or for many messages; or
    * never end.
    */
-  readonly handler?: 'no-op' | 'insert' | 'insert-many' | 'hold'
+  readonly handler?: 'no-op' | 'async' | 'insert' | 'insert-many' | 'hold'
   /** Where the brokers of the scenario are. */
   readonly broker?: { readonly kind: BrokerKind; readonly address: string }
   /** Messages per second, where they are published meanwhile, for so long; the rest comes at once then. */
@@ -28,6 +28,10 @@ export interface Task {
   readonly steadyMs?: number
   /** The lap ends when so many are done; the others only wait. */
   readonly upTo?: number
+  /** How many of a key may be handled and not completed. */
+  readonly keyWindow?: number
+  /** How many share the transaction of their handlers. */
+  readonly runSize?: number
   /** How many claimers share a process. */
   readonly claimers?: number
 }

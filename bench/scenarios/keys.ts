@@ -50,6 +50,33 @@ export const claimKeyed: Scenario<RaceOptions> = {
   },
 }
 
+export const hotKey: Scenario<RaceOptions> = {
+  name: 'hot-key',
+  does: 'Drains an inbox with nine tenths in one key: with a window and without, in a transaction each and in runs of 16.',
+  addOptions: (command) => addRaceOptions(command, { messages: 10_000 }),
+  run(stage, options) {
+    const outside = taskOf(options, { keys: 'hot', handler: 'async' })
+    const inside = { ...outside, handler: 'insert' as const }
+    const claimer = (name: string, task: typeof outside) => ({ name, entrant: 'twinbox claim', task })
+    return runRace(stage, {
+      ...options,
+      runners: [
+        claimer('a window of 100', { ...outside, keyWindow: 100 }),
+        claimer('a window of 1', outside),
+        claimer('runs of 16', { ...inside, runSize: 16 }),
+        claimer('a transaction each', inside),
+      ],
+      hooks: (): LapHooks => ({ extra: cold }),
+      extras: ['cold p95 ms', 'cold p99 ms'],
+      goals: (laps) => [
+        atLeast('a window of 100, one of 1', ratio(laps, 'a window of 100', 'a window of 1'), 8),
+        atLeast('runs of 16, a transaction each', ratio(laps, 'runs of 16', 'a transaction each'), 3),
+      ],
+      bound: "that a lane gives some 100 of a key's messages at a time, and a run waits for its commit.",
+    })
+  },
+}
+
 function cold(sheets: readonly Sheet[], goAt: number): Record<string, number> {
   const waits = sheets.flatMap(({ ns, ats }) =>
     [...ns].flatMap((n, index) => (n % 10 === 0 ? [ats[index]! - goAt] : [])),

@@ -65,12 +65,7 @@ export const numberOptions = {
     64 * 1024 * 1024,
     'a larger row makes Postgres, the broker and the worker hold it in memory several times over',
   ),
-  dedupeWindowMs: number(
-    7 * day,
-    1000,
-    3650 * day,
-    'shorter than a second no retry would find its first publish',
-  ),
+  dedupeWindowMs: number(7 * day, 1000, 3650 * day, 'below a second no retry finds its first publish'),
   maxPending: number(0, 0, 10_000_000, '0 is no limit, and a higher one takes too long to count'),
   leaseMs: number(
     15_000,
@@ -84,6 +79,8 @@ export const numberOptions = {
   pollMs: number(5, 1, 60_000, '0 would be a busy loop'),
   pollMsMax: number(100, 1, 60_000, 'it may not be less than pollMs'),
   batchSize: number(500, 1, 10_000, 'a batch is held in memory as a whole'),
+  keyWindow: number(1, 1, 1000, 'a crash repeats up to so many messages of a key'),
+  runSize: number(1, 1, 100, 'what a handler locks stays locked until the last one of its run has ended'),
   concurrency: number(10, 1, 1000, 'each handler with a transaction takes a connection'),
   maxAttempts: number(10, 1, 10_000, 'a message needs at least one attempt'),
   backoffMsMin: number(500, 0, day, 'it is a delay'),

@@ -74,8 +74,6 @@ export async function completeAtOnce(
   const { inFlight, emit, lose, reread, failpoint } = context
   for (const claim of claims) claim.forgetContent()
   try {
-    const before = failpoint('claimer.before_settle')
-    if (before !== undefined) await before
     const completed = await settlement.complete(claims)
     const after = failpoint('claimer.after_commit')
     if (after !== undefined) await after

@@ -15,17 +15,19 @@ export const queueOf = ({ lane, key }: Pick<ClaimedRow, 'lane' | 'key'>): string
  *
  * - `waiting`: it may be handled, those with a key when it is their turn. Read or claimed; or its pause is over.
  * - `handling`: it was given out. Its handler runs, or has ended and it is being decided what becomes of it.
+ * - `handled`: its handler has returned, it is being completed, and the next of its key need not wait for that.
  * - `settling`: what becomes of it is on the way to the database. If that fails, it is decided anew.
  * - `pausing`: it waits in flight for its next attempt, or for its topic to go on. What is behind it in its key waits
  * with it.
  * - `gone`: it has ended, was given back, or was lost. A lease may be lost at any moment, so whatever is asked of one that
  *   is gone does nothing; all else that no arrow allows is a defect.
  */
-export type ClaimState = 'waiting' | 'handling' | 'settling' | 'pausing' | 'gone'
+export type ClaimState = 'waiting' | 'handling' | 'handled' | 'settling' | 'pausing' | 'gone'
 
 export const claimMoves: Moves<ClaimState> = {
   waiting: ['handling', 'gone'],
-  handling: ['settling', 'pausing', 'waiting', 'gone'],
+  handling: ['handled', 'settling', 'pausing', 'waiting', 'gone'],
+  handled: ['gone'],
   settling: ['handling', 'pausing', 'waiting', 'gone'],
   pausing: ['waiting', 'gone'],
   gone: [],

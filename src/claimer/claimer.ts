@@ -1,4 +1,10 @@
-import { handlersByTopic, type HandlerEntry, type Handlers, type LibraryContext } from './handlers.ts'
+import {
+  handlersByTopic,
+  refuseRuns,
+  type HandlerEntry,
+  type Handlers,
+  type LibraryContext,
+} from './handlers.ts'
 import {
   readSettings,
   unknownPolicies,
@@ -61,6 +67,7 @@ export function claimerWith(
   }
   const topics = readTopics('createClaimer', options.topics)
   const given = handlers as unknown as Readonly<Record<string, HandlerEntry<never>>>
+  if (options.transaction !== undefined) refuseRuns(given, settings.runSize)
   const handlerOf = handlersByTopic(given, { ...settings, onDead: options.onDead ?? 'park' }, topics)
   const unhandled: UnhandledOptions = {
     policy: oneOf('unknown', options.unknown, unknownPolicies),

@@ -9,6 +9,7 @@ import { causeOf } from './interruptions.ts'
 import type { Opener } from './opener.ts'
 import type { Payloads } from './payloads.ts'
 import { theirs } from './theirs.ts'
+import { together } from './together.ts'
 import type { Settlement } from './settlement.ts'
 import { Stuck } from './stuck.ts'
 import { Transactions } from './transactions.ts'
@@ -109,14 +110,13 @@ export class Dispatcher {
         unknown.push(claim, ...inFlight.more(claim, settings.batchSize))
         continue
       }
-      const claims =
-        handler?.batch === true && !this.#failures.isAlone(claim)
-          ? [claim, ...inFlight.more(claim, handler.batchSize - 1, (other) => !this.#failures.isAlone(other))]
-          : [claim]
+      const places = settings.concurrency - this.#handling
+      const claims = together(inFlight, claim, handler, places, this.#failures.isAlone)
       const work = handleAtOnce(this.#parts.context, handler, claims, this.#parts.payloads)
       if (work === handledAtOnce) {
         circuits.succeeded(claims)
         handled.push(claim)
+        inFlight.handled(claim)
       } else this.#track(this.#run(handler, claims, work))
     }
   }
@@ -196,7 +196,7 @@ export class Dispatcher {
     const claims = taken.filter(({ state }) => state === 'handling')
     const first = claims[0]
     if (first === undefined) return
-    const ended = this.#stuck.begin(claims)
+    let ended = this.#stuck.begin(claims)
     const trace =
       work === undefined
         ? begin(telemetry, handling(membership), () => claims.map((claim) => claim.traced(consumer)))
@@ -204,10 +204,12 @@ export class Dispatcher {
     try {
       if (handler === undefined) throw noHandlerOf(first.topic)
       const complete = async (done: readonly Claim[]): Promise<readonly Claim[]> => {
-        // The next of its key waits for the completion; other handlers need not.
-        onHandled()
         circuits.succeeded(done)
-        const completed = await settlement.complete(done)
+        for (const claim of done) inFlight.handled(claim)
+        const completing = settlement.complete(done)
+        // Other handlers need not wait for the completion. It is under way before that of the next of its key can be.
+        onHandled()
+        const completed = await completing
         for (const claim of completed) inFlight.remove(claim)
         return completed
       }
@@ -221,6 +223,7 @@ export class Dispatcher {
           return completionAndCommit(this.#parts.context, claims, goOn)
         },
         theirs: handler.transaction ? theirs(this.#parts.context, this.#parts.transaction, claims) : null,
+        goesOn: (called: readonly Claim[]) => void (ended = this.#stuck.goOn(ended, called)),
         hasNext: () => !this.#stopping && inFlight.hasNext(claims),
         trace,
       }

@@ -33,9 +33,8 @@ export class Failures {
   }
 
   /** Whether it is not to be handled in a batch. */
-  isAlone(claim: Claim): boolean {
-    return claim.alone || claim.tries || this.#interruptions.quarantines(claim)
-  }
+  readonly isAlone = (claim: Claim): boolean =>
+    claim.alone || claim.tries || this.#interruptions.quarantines(claim)
 
   /**
    * Messages that may have crashed the server take turns: of several at once nobody would know again whose fault it was. Nor would anybody
@@ -83,6 +82,8 @@ export class Failures {
     const { settlement } = this.#parts
     const { inFlight, lose, reread, circuits } = this.#parts.context
     const held = claims.filter((claim) => inFlight.has(claim))
+    // Their handlers have returned, and the stop that has cut the completion short gives them back.
+    if (held.some(({ state }) => state === 'handled') && !(error instanceof LeaseLostError)) throw error
     inFlight.unsettle(held)
     // Of several, only some were lost, and it is not known which: the others must stay in flight.
     if (error instanceof LeaseLostError && claims.length === 1) {

@@ -1,6 +1,7 @@
 import { floodSql, type First } from '../database/sql/flood.ts'
 import type { Place } from '../database/sql/statement.ts'
 import { roomOf, type ClaimerContext } from './context.ts'
+import type { InFlight } from './in-flight.ts'
 
 /** Where reads have left something behind for so long, others may wait behind it. */
 const patienceMs = 500
@@ -76,7 +77,7 @@ export class Flood {
    */
   async #lookForFirsts(lanes: Lanes): Promise<number> {
     const { database, consumer, settings, inFlight } = this.#context
-    const topics = [...inFlight.topics()]
+    const topics = [...topicsOf(inFlight)]
     // Then what others have is what any other topic has.
     if (topics.every(([, count]) => count >= this.#enough)) return vainShare
     const { span } = this.#firsts
@@ -97,7 +98,7 @@ export class Flood {
 
   /** What topics have that have too little in flight to go on until the next look. */
   async #lookForOthers(lanes: Lanes): Promise<number> {
-    const topics = [...this.#context.inFlight.topics()]
+    const topics = [...topicsOf(this.#context.inFlight)]
     const without = topics.flatMap(([topic, count]) => (count >= this.#enough ? [topic] : []))
     if (without.length === 0) return vainShare
     const { span } = this.#others
@@ -135,4 +136,11 @@ async function inTurn(turn: { at: number }, look: () => Promise<number>): Promis
   const share = await look()
   const now = performance.now()
   turn.at = now + Math.min(Math.max(lookMsMin, (now - began) / share), lookMsMax)
+}
+
+/** How many of each topic are in flight. */
+function topicsOf(inFlight: InFlight): ReadonlyMap<string, number> {
+  const counts = new Map<string, number>()
+  for (const { topic } of inFlight.all()) counts.set(topic, (counts.get(topic) ?? 0) + 1)
+  return counts
 }

@@ -63,11 +63,15 @@ export type HandlerEntry<Tables, Handled = Message, Context = TransactionContext
   | (HandlerOptions & {
       readonly transaction?: true
       readonly batch?: false
+      /** How many messages, handled one by one, share a transaction, see `createClaimer`. @default that of the claimer */
+      readonly runSize?: number | undefined
       readonly handle: Handler<Context, Handled>
     })
   | (HandlerOptions & {
       readonly transaction: false
       readonly batch?: false
+      /** How many of a key may be handled and not completed, see `createClaimer`. @default that of the claimer */
+      readonly keyWindow?: number | undefined
       readonly handle: Handler<HandlerContext, Handled>
     })
   | (HandlerOptions & {
@@ -99,13 +103,17 @@ export type Handlers<
         readonly [Pattern in PatternsOf<Defined>]?: HandlerEntry<Tables, MessageOf<Defined, Pattern>, Context>
       }
 
-const names = ['maxAttempts', 'handleTimeoutMs', 'backoffMsMin', 'backoffMsMax'] as const
+const names = [
+  ...(['maxAttempts', 'handleTimeoutMs', 'backoffMsMin', 'backoffMsMax'] as const),
+  ...(['keyWindow', 'runSize'] as const),
+] as const
 type Numbers = Record<(typeof names)[number], number>
 
 /** A handler with all its options settled. */
-export interface ResolvedHandler extends Numbers {
+export interface ResolvedHandler extends Omit<Numbers, 'runSize'> {
   readonly transaction: boolean
-  readonly batchSize: number
+  /** Most messages in one call or, if it is no batch that it takes, in one transaction. */
+  readonly together: number
   readonly batch: boolean
   readonly onDead: 'park' | 'skip'
   readonly handle: (input: never, context: never) => unknown
@@ -181,6 +189,11 @@ function resolve(
   ])
   const numbers = readNumbers({ ...defaults, ...defined(spec) }, names)
   const batch = spec.batch ?? false
+  const transaction = spec.transaction ?? true
+  const isWindowed = !transaction && !batch
+  const isRun = transaction && !batch
+  if (!isWindowed) refuse(topic, spec, 'keyWindow', 'with transaction: false')
+  if (!isRun) refuse(topic, spec, 'runSize', 'with a transaction')
   const { batchSize } = readNumbers(
     { batchSize: ('batchSize' in spec ? spec.batchSize : undefined) ?? 100 },
     ['batchSize'],
@@ -188,11 +201,30 @@ function resolve(
   return {
     ...numbers,
     batch,
-    batchSize: batch ? batchSize : 1,
-    transaction: spec.transaction ?? true,
+    together: batch ? batchSize : isRun ? numbers.runSize : 1,
+    transaction,
+    keyWindow: isWindowed ? numbers.keyWindow : 1,
     onDead: spec.onDead ?? defaults.onDead,
     handle: spec.handle,
   }
+}
+
+/** A data library lets a handler commit its transaction, and with it what others of the run have done and is not completed. */
+export function refuseRuns(handlers: Readonly<Record<string, HandlerEntry<never>>>, runSize: number): void {
+  const sizes = Object.values(handlers).map((entry) => ('runSize' in entry ? (entry.runSize ?? 1) : 1))
+  if (Math.max(runSize, ...sizes) === 1) return
+  throw new OptionError(
+    'runSize',
+    'runSize needs transactions of the claimer: in that of a data library, leave inTransaction away and use bind.',
+  )
+}
+
+function refuse(topic: string, spec: object, name: 'keyWindow' | 'runSize', of: string): void {
+  if ((spec as Record<string, unknown>)[name] === undefined) return
+  throw new OptionError(
+    name,
+    `The handler of "${topic}" has a ${name}, which is for handlers ${of} that take one message at a time.`,
+  )
 }
 
 function defined<Options extends object>(options: Options): Partial<Options> {

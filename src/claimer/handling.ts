@@ -1,6 +1,6 @@
 import type pg from 'pg'
 import { bounded } from '../database/client.ts'
-import { takeBack } from '../database/loan.ts'
+import { lend, takeBack } from '../database/loan.ts'
 import { claimLost } from '../database/sql/completion.ts'
 import { isConflict, sqlstate } from '../database/sqlstate.ts'
 import { HandleTimeoutError, TransactionError } from '../base/errors.ts'
@@ -13,7 +13,7 @@ import type { HandlerContext, ResolvedHandler, TransactionContext } from './hand
 import { Conflict, Interrupted, lost, type Phase } from './interruptions.ts'
 import { readable } from './readable.ts'
 import { inTheirTransaction, type Theirs } from './theirs.ts'
-import type { Transactions } from './transactions.ts'
+import type { PooledConnection, Transactions } from './transactions.ts'
 
 /** What is traced of handlers. */
 export const handling = (membership: { readonly id: number | null }): Operation => ({
@@ -30,6 +30,8 @@ export interface HandlingParts {
   readonly consumer: string
   readonly failpoint: Failpoint
   readonly complete: Complete
+  /** Of a run, these are handled next. */
+  readonly goesOn: (claims: readonly Claim[]) => void
   /** Whether there will be something to handle after this. */
   readonly hasNext: () => boolean
   /** Of a claimer whose handlers' transactions are a data library's; null if they are ours. */
@@ -40,8 +42,10 @@ export interface HandlingParts {
   readonly trace: Trace | null
 }
 
+type Given = HandlerContext | TransactionContext<unknown>
+
 /**
- * Runs one handler over one message, or over a batch of them, and completes them.
+ * Runs one handler over one message, over a batch of them, or over the messages of a run one after the other, and completes them.
  *
  * With a transaction, the completion is a statement of that transaction and names the fence: if the claim has been
  * lost, it raises, and everything that the handler wrote is rolled back. Without one, the completion comes
@@ -61,7 +65,7 @@ export async function handle(
   const passOn = (reason: Error): void => abort.abort(reason)
   if (claims.length > 1) for (const claim of claims) claim.abort.listen(passOn)
   let timeout: NodeJS.Timeout | undefined
-  const run = async (context: HandlerContext | TransactionContext<unknown>): Promise<unknown> => {
+  const run = async (called: readonly Claim[], context: Given): Promise<unknown> => {
     // Its time begins here and ends with it. If the wait for a connection were part of it, a server that is slow to give
     // one would fail every attempt of messages that no handler has seen, and each failure would cost it a connection.
     if (handler.handleTimeoutMs > 0) {
@@ -72,7 +76,7 @@ export async function handle(
         for (const claim of claims) claim.abort.abort(error)
       }, handler.handleTimeoutMs)
     }
-    const work = (): unknown => call(handler, claims, context)
+    const work = (): unknown => call(handler, called, context)
     try {
       return await (begun ?? (parts.trace === null ? work() : parts.trace.run(work)))
     } catch (error) {
@@ -84,17 +88,32 @@ export async function handle(
   try {
     const context = contextOf(parts.consumer, claims, abort)
     if (handler.transaction && parts.theirs !== null) {
-      const runOn = (tx: unknown): Promise<unknown> => run(Object.assign(context, { tx }))
+      const runOn = (tx: unknown): Promise<unknown> => run(claims, Object.assign(context, { tx }))
       await inTheirTransaction(parts, parts.theirs, runOn, claims, abort)
+    } else if (handler.transaction && (handler.batch || claims.length === 1)) {
+      const runOn = async (client: pg.ClientBase, check: () => void): Promise<void> => {
+        await run(claims, withTransaction(context, client))
+        check()
+      }
+      await inTransaction(parts, runOn, claims, abort)
     } else if (handler.transaction) {
-      const runOn = (client: pg.ClientBase): Promise<unknown> => run(withTransaction(context, client))
+      const runOn = async (client: pg.ClientBase, check: () => void): Promise<void> => {
+        for (const [index, claim] of claims.entries()) {
+          if (index > 0) await parts.failpoint('claimer.before_handle')
+          // The one before need not have noticed that nobody waits for it any more.
+          if (abort.aborted) throw abort.reason!
+          parts.goesOn([claim])
+          // Who ended the transaction would commit what the others of the run have done, and it is not completed.
+          const own = contextOf(parts.consumer, [claim], abort)
+          await run([claim], withTransaction(own, lend(client).client))
+          check()
+        }
+      }
       await inTransaction(parts, runOn, claims, abort)
     } else {
       const before = begun === undefined ? parts.failpoint('claimer.before_handle') : undefined
       if (before !== undefined) await before
-      await abort.unless(run(context))
-      const after = parts.failpoint('claimer.before_settle')
-      if (after !== undefined) await after
+      await abort.unless(run(claims, context))
       const completed = await parts.complete(claims)
       await parts.failpoint('claimer.after_commit')
       if (completed.length < claims.length) throw lost(claims)
@@ -107,7 +126,7 @@ export async function handle(
 
 async function inTransaction(
   parts: HandlingParts,
-  run: (client: pg.ClientBase) => Promise<unknown>,
+  run: (client: pg.ClientBase, check: () => void) => Promise<void>,
   claims: readonly Claim[],
   abort: Abort,
 ): Promise<void> {
@@ -124,18 +143,7 @@ async function inTransaction(
     phase = 'handling'
     for (const claim of claims) claim.transaction = client
     takeBack(client)
-    await abort.unless(run(client))
-    // What still runs, nobody waits for: it must not write into what comes next on this connection.
-    const refused = takeBack(client)
-    if (refused !== null) throw refused
-    // The handler need not have noticed.
-    if (evidence.gone !== null) throw evidence.gone
-    if (client.getTransactionStatus?.() === 'I') {
-      throw new TransactionError(
-        'TRANSACTION_ENDED',
-        `The handler of "${claims[0]!.topic}" ended the transaction itself. Let it return instead, or set transaction: false.`,
-      )
-    }
+    await abort.unless(run(client, () => checkSound(pooled, claims[0]!)))
     await failpoint('claimer.before_settle')
     phase = 'ending'
     const goOn = hasNext() && transactions.mayStay(pooled)
@@ -166,6 +174,19 @@ async function inTransaction(
   } finally {
     for (const claim of claims) claim.transaction = null
   }
+}
+
+/** What a handler need not have noticed, or has done to its transaction. @throws that */
+function checkSound({ client, evidence }: PooledConnection, { topic }: Claim): void {
+  // What still runs, nobody waits for: it must not write into what comes next on this connection.
+  const refused = takeBack(client)
+  if (refused !== null) throw refused
+  if (evidence.gone !== null) throw evidence.gone
+  if (client.getTransactionStatus?.() !== 'I') return
+  throw new TransactionError(
+    'TRANSACTION_ENDED',
+    `The handler of "${topic}" ended the transaction itself. Let it return instead, or set transaction: false.`,
+  )
 }
 
 /** By where the server has raised it: a trigger that waits for the commit may raise the same, and would repeat its message for ever. */

@@ -1,43 +1,53 @@
 import { defectOf } from '../base/state.ts'
 import type { TwinboxError } from '../base/errors.ts'
-import { claimMoves, queueOf, type Claim, type ClaimState } from './claim.ts'
+import { claimMoves, type Claim, type ClaimState } from './claim.ts'
+import type { KeyQueue } from './key-queue.ts'
+import { Keys } from './keys.ts'
 import type { Quarantine } from './quarantine.ts'
 import { Turns } from './turns.ts'
 
-/** The messages of one key, in order. The first may be handled if it is waiting, and nothing behind it before it is gone. */
-interface KeyQueue {
-  readonly claims: Claim[]
-  /** Whether it stands among the keys of which a message may be handled. */
-  queued: boolean
-}
-
 /**
  * What a claimer has in flight: claimed and not settled. It alone changes the state of a claim, see `ClaimState`, and
- * so knows which message may be handled next: any without a key, and the first of each key, if it is waiting. Topics take
- * turns: one with 1,000 messages in flight keeps another one waiting for one handler, and not for all of its own.
+ * so knows which message may be handled next: any without a key, and of each key the first that was not handled yet, if it is
+ * waiting and may start before those are completed. Topics take turns: one with 1,000 messages in flight keeps another one
+ * waiting for one handler, and not for all of its own.
  */
 export class InFlight {
   size = 0
   bytes = 0
   readonly #quarantine: Quarantine
   readonly #free = new Turns<Claim>()
-  readonly #keys = new Map<string, KeyQueue>()
-  readonly #ready = new Turns<KeyQueue>()
+  readonly #keys: Keys
   readonly #lanes = new Map<number, Map<number, Claim>>()
   /** How many were read past a hot key, by lane. */
   readonly #past = new Map<number, number>()
   readonly #onDefect: (claim: Claim, defect: TwinboxError) => void
+  readonly #windowOf: (claim: Claim) => number
   #turn = false
 
-  /** @param onDefect an impossible move was asked of a claim, which has to be given back */
-  constructor(quarantine: Quarantine, onDefect: (claim: Claim, defect: TwinboxError) => void) {
+  /**
+   * @param onDefect an impossible move was asked of a claim, which has to be given back
+   * @param windowOf how many of its key may be handled and not completed when it has been handled, itself among them
+   */
+  constructor(
+    quarantine: Quarantine,
+    onDefect: (claim: Claim, defect: TwinboxError) => void,
+    windowOf: (claim: Claim) => number,
+  ) {
     this.#quarantine = quarantine
     this.#onDefect = onDefect
+    this.#windowOf = windowOf
+    this.#keys = new Keys(windowOf)
   }
 
   /** How many without a key wait to be handled. */
   get waitingRows(): number {
     return this.#free.size
+  }
+
+  /** Of how many keys, and how many without a key, a message may be handled at once. */
+  get ready(): number {
+    return this.#free.size + this.#keys.ready
   }
 
   countOf(lane: number): number {
@@ -87,37 +97,37 @@ export class InFlight {
       else this.#free.push(claim.topic, claim)
       return
     }
-    const id = queueOf(claim)
-    let queue = this.#keys.get(id)
-    if (queue === undefined) this.#keys.set(id, (queue = { claims: [], queued: false }))
-    // What a late commit or a release brought below what is not being handled goes before it.
-    let at = queue.claims.length
-    while (at > 0 && queue.claims[at - 1]!.seq > claim.seq && isAtRest(queue.claims[at - 1]!)) at--
-    queue.claims.splice(at, 0, claim)
-    this.#makeReady(queue)
+    this.#keys.add(claim)
   }
 
   /** The next message that may be handled, for handling; null if there is none. */
   next(): Claim | null {
     // In turns, so that neither kind starves the other.
     this.#turn = !this.#turn
-    return this.#turn ? (this.#nextRow() ?? this.#nextOfKey()) : (this.#nextOfKey() ?? this.#nextRow())
+    const row = (): Claim | null => this.#given(this.#free.shift())
+    const ofKey = (): Claim | null => this.#given(this.#keys.shift())
+    return this.#turn ? (row() ?? ofKey()) : (ofKey() ?? row())
   }
 
   /** Whether there is likely to be another one to handle as soon as these are done. */
   hasNext(running: readonly Claim[]): boolean {
-    if (this.#free.size > 0 || this.#ready.size > 0) return true
+    if (this.ready > 0) return true
     return running.some((claim) => {
-      const last = claim.keyed ? this.#keys.get(queueOf(claim))?.claims.at(-1) : undefined
+      const last = claim.keyed ? this.#keys.of(claim)?.claims.at(-1) : undefined
       return last !== undefined && !running.includes(last)
     })
   }
 
   /**
    * More messages that may be handled together with one that `next` gave: of the same topic, of its key as long as
-   * they follow it without a gap, of other keys their first ones, and any without a key.
+   * they follow it without a gap, of other keys their first ones, and any without a key. Of so many `others` at most.
    */
-  more(first: Claim, limit: number, mayJoin: (claim: Claim) => boolean = () => true): Claim[] {
+  more(
+    first: Claim,
+    limit: number,
+    mayJoin: (claim: Claim) => boolean = () => true,
+    others = Infinity,
+  ): Claim[] {
     const joins = (claim: Claim): boolean => claim.topic === first.topic && mayJoin(claim)
     const more: Claim[] = []
     const take = (queue: KeyQueue, from: number): void => {
@@ -127,14 +137,32 @@ export class InFlight {
       }
     }
     if (first.keyed) {
-      take(this.#keys.get(queueOf(first))!, 1)
-      for (const queue of this.#ready.of(first.topic)) {
+      take(this.#keys.of(first)!, 1)
+      for (const queue of this.#keys.readyOf(first.topic).slice(0, others)) {
         if (more.length >= limit) break
         take(queue, 0)
       }
       return more
     }
-    return this.#free.take(first.topic, limit, mayJoin).filter((claim) => this.#move(claim, 'handling'))
+    const taken = this.#free.take(first.topic, Math.min(limit, others), mayJoin)
+    return taken.filter((claim) => this.#move(claim, 'handling'))
+  }
+
+  /** Its handler has returned: if it has a window, the next of its key may start before it is completed. */
+  handled(claim: Claim): void {
+    if (!claim.keyed || this.#windowOf(claim) === 1 || !this.#move(claim, 'handled')) return
+    this.#keys.handled(claim)
+  }
+
+  /** Waits until what was handled before it in its key is completed. False if that fails, or if it is not in flight any more. */
+  completedBefore(claim: Claim): boolean | Promise<boolean> {
+    const queue = claim.keyed ? this.#keys.of(claim) : undefined
+    return queue === undefined || queue.handled === 0 || queue.completed(() => this.has(claim))
+  }
+
+  /** Its completion could not be written down: its key does not go on here. */
+  stall(claim: Claim): void {
+    if (claim.state === 'handled') this.#keys.of(claim)!.stall()
   }
 
   /** What becomes of them is about to be written down. */
@@ -155,13 +183,13 @@ export class InFlight {
   /** It may be handled again, if it is still in flight. */
   proceed(claim: Claim): void {
     if (!this.#move(claim, 'waiting')) return
-    if (claim.keyed) this.#makeReady(this.#keys.get(queueOf(claim))!)
+    if (claim.keyed) this.#keys.proceed(claim)
     else this.#free.push(claim.topic, claim)
   }
 
   /** Whether none of its key is before it. */
   leads(claim: Claim): boolean {
-    return !claim.keyed || this.#keys.get(queueOf(claim))?.claims[0] === claim
+    return !claim.keyed || this.#keys.of(claim)?.claims[0] === claim
   }
 
   /** It has been settled, released or lost. The next of its key may start. */
@@ -177,38 +205,27 @@ export class InFlight {
       if (before === 'waiting') this.#free.remove(claim.topic, claim)
       return
     }
-    const id = queueOf(claim)
-    const queue = this.#keys.get(id)!
-    queue.claims.splice(queue.claims.indexOf(claim), 1)
-    if (queue.claims.length === 0) this.#keys.delete(id)
-    else this.#makeReady(queue)
+    this.#keys.remove(claim, before === 'handled')
   }
 
-  /** Removes a claim and all others of its key, of which none may be handled before it. Returns what it removed. */
-  drop(claim: Claim): readonly Claim[] {
-    const dropped = claim.keyed ? this.ofKey(claim) : [claim]
-    for (const each of dropped) this.remove(each)
-    return dropped
+  /** It, and all behind it in its key, of which none may be handled before it. Nothing if it is gone. */
+  from(claim: Claim): readonly Claim[] {
+    if (!claim.keyed || !this.has(claim)) return this.has(claim) ? [claim] : []
+    const ofKey = this.ofKey(claim)
+    return ofKey.slice(ofKey.indexOf(claim))
   }
 
   /** All that is in flight of a key, in order. */
   ofKey(claim: Claim): readonly Claim[] {
-    return [...(this.#keys.get(queueOf(claim))?.claims ?? [])]
-  }
-
-  /** How many of each topic. */
-  topics(): ReadonlyMap<string, number> {
-    const counts = new Map<string, number>()
-    for (const { topic } of this.all()) counts.set(topic, (counts.get(topic) ?? 0) + 1)
-    return counts
+    return [...(this.#keys.of(claim)?.claims ?? [])]
   }
 
   countOfKey(claim: Claim): number {
-    return this.#keys.get(queueOf(claim))?.claims.length ?? 0
+    return this.#keys.of(claim)?.claims.length ?? 0
   }
 
   hasKey(lane: number, key: string): boolean {
-    return this.#keys.has(queueOf({ lane, key }))
+    return this.#keys.of({ lane, key }) !== undefined
   }
 
   /** All that is in flight, or of one lane. */
@@ -226,25 +243,7 @@ export class InFlight {
     return defect === null
   }
 
-  #makeReady(queue: KeyQueue): void {
-    if (queue.queued || queue.claims[0]!.state !== 'waiting') return
-    queue.queued = true
-    this.#ready.push(queue.claims[0]!.topic, queue)
-  }
-
-  #nextRow(): Claim | null {
-    const claim = this.#free.shift()
+  #given(claim: Claim | undefined): Claim | null {
     return claim !== undefined && this.#move(claim, 'handling') ? claim : null
   }
-
-  #nextOfKey(): Claim | null {
-    for (let queue = this.#ready.shift(); queue !== undefined; queue = this.#ready.shift()) {
-      queue.queued = false
-      const first = queue.claims[0]
-      if (first?.state === 'waiting' && this.#move(first, 'handling')) return first
-    }
-    return null
-  }
 }
-
-const isAtRest = ({ state }: Claim): boolean => state === 'waiting' || state === 'pausing'

@@ -22,6 +22,23 @@ export interface ClaimerOptions<Defined extends Topics = Topics> extends WorkerO
    * How many handlers run at a time; each one with a transaction takes a connection. @default 10
    */
   readonly concurrency?: number | undefined
+  /**
+   * How many messages of a key may be handled and not completed yet, for handlers without a transaction that take one message at a time.
+   * With 1 the next of a key starts when the one before is completed. With more it starts when that one's handler has returned,
+   * and the completions follow in order: a key with a backlog is handled many times faster. The price: after a crash, up to so many
+   * messages of the key are handled again, in order, and with 1 one. It is read ahead of a key no further than a lane gives, so more
+   * than 100 adds little. @default 1
+   */
+  readonly keyWindow?: number | undefined
+  /**
+   * How many messages that wait are handled one after the other in one transaction and committed together, for handlers with a
+   * transaction of the claimer's that take one message at a time. Each handler is awaited before the next is called, and has its own
+   * context and its own time. If one fails, all of the run is rolled back, and each is repeated alone, in a transaction of its own, with
+   * no attempt counted for the others. It pays where the commit costs more than the handler. Price: what handlers lock stays locked
+   * until the run has been committed, `now()` is the same for all, and what they do outside of the transaction is repeated more often.
+   * A connection that is free gets its part, so a run is longer than one only with a backlog. @default 1
+   */
+  readonly runSize?: number | undefined
   /** Most messages in one claim. How many are claimed ahead follows from how fast they are handled. @default 500 */
   readonly batchSize?: number | undefined
   /** How often a message is attempted before it becomes a dead letter. @default 10 */
@@ -94,6 +111,8 @@ const claimerNumbers = [
   ...workerNumbers,
   'batchSize',
   'concurrency',
+  'keyWindow',
+  'runSize',
   'maxAttempts',
   'backoffMsMin',
   'backoffMsMax',

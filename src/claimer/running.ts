@@ -9,6 +9,7 @@ import { Loops } from './loops.ts'
 import { Payloads } from './payloads.ts'
 import { Settlement } from './settlement.ts'
 import { Quarantine } from './quarantine.ts'
+import { rereader } from './reread.ts'
 import { Unhandled, type UnhandledOptions } from './unhandled.ts'
 import type { AnyClaimerOptions } from './options.ts'
 import type { ClaimerContext } from './context.ts'
@@ -58,7 +59,9 @@ export class RunningClaimer implements Holder, LaneHolder {
     const { settings, sharing, unhandled, failpoint, pacing } = parts
     this.#settings = settings
     this.#quarantine = new Quarantine(settings.batchSize)
-    this.#inFlight = new InFlight(this.#quarantine, (claim, defect) => this.#giveUp(claim, defect))
+    const windowOf = (claim: Claim): number =>
+      claim.quarantined || circuits.pauses(claim) ? 1 : (parts.handlerOf(claim.topic)?.keyWindow ?? 1)
+    this.#inFlight = new InFlight(this.#quarantine, (claim, defect) => this.#giveUp(claim, defect), windowOf)
     this.#emit = emitter(options, () => ({ kind: 'claimer', consumer, workerId: this.membership.id }))
     const shared = { ...settings, ...sharing, database, consumer, emit: this.#emit }
     const { coordination } = options
@@ -67,10 +70,8 @@ export class RunningClaimer implements Holder, LaneHolder {
       this,
     )
     this.#lanes = new Lanes({ ...shared, membership: this.membership, count: inboxLanes, holder: this })
-    const reread: ClaimerContext['reread'] = (claims) => {
-      for (const { lane, seq } of claims.flatMap((claim) => this.#inFlight.drop(claim)))
-        this.#lanes.held.get(lane)?.watermark.lower(seq)
-    }
+    const lose: ClaimerContext['lose'] = (claims, reason) => this.#lose(claims, reason)
+    const reread = rereader({ inFlight: this.#inFlight, lanes: this.#lanes, lose })
     const dispatch = (): void => this.#dispatcher.dispatch()
     const redact = redaction(options.redactError, this.#emit)
     const told: Told = (error, { id, topic, key, attempt }) =>
@@ -92,7 +93,7 @@ export class RunningClaimer implements Holder, LaneHolder {
         pacing,
       },
       ...{ membership: this.membership, parking: new Parking(database, consumer, this.#emit) },
-      lose: (claims, reason) => this.#lose(claims, reason),
+      lose,
     }
     const settlement = new Settlement(context, () => this.#dispatcher.isStopping)
     this.#unhandled = new Unhandled(context, unhandled)

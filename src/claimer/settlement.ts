@@ -29,10 +29,19 @@ export class Settlement {
     this.#retries = new Retries(parts, this.#settler, (claims, write) => this.#insist(claims, write))
   }
 
-  /** Completes claims whose handlers had no transaction. What ends in the same moment goes in one statement. */
-  complete(claims: readonly Claim[]): Promise<readonly Claim[]> {
-    this.#parts.inFlight.settle(claims)
-    return this.#completing.add(claims)
+  /**
+   * Completes claims whose handlers had no transaction. What ends in the same moment goes in one statement, and one statement follows
+   * the other: of a key that goes on meanwhile, nothing is completed before what was handled before it.
+   */
+  async complete(claims: readonly Claim[]): Promise<readonly Claim[]> {
+    const { inFlight } = this.#parts
+    inFlight.settle(claims.filter(({ state }) => state !== 'handled'))
+    try {
+      return await this.#completing.add(claims)
+    } catch (error) {
+      for (const claim of claims) inFlight.stall(claim)
+      throw error
+    }
   }
 
   /** Nobody here has a handler for these: they wait apart. No attempt is counted. */
@@ -57,6 +66,7 @@ export class Settlement {
 
   /** Its topic pauses, and more of it is in flight than can be kept: it waits elsewhere, what follows of its key behind it. */
   async putOff(claim: Claim, forMs: number): Promise<void> {
+    if (!(await this.#parts.inFlight.completedBefore(claim))) return
     this.#parts.inFlight.settle([claim])
     if (claim.keyed) {
       await this.#insist([claim], () => this.#park(claim, forMs * (1 + Math.random()), 'paused'))
@@ -68,6 +78,8 @@ export class Settlement {
 
   async #completeAll(groups: readonly (readonly Claim[])[]): Promise<readonly (readonly Claim[])[]> {
     const claims = groups.flat()
+    const before = this.#parts.failpoint('claimer.before_settle')
+    if (before !== undefined) await before
     const completed = await this.#insist(claims, () => this.#settler.complete(claims, historian(this.#parts)))
     // Mostly all of them; who has lost something has to look which.
     if (completed.length === claims.length) return groups
@@ -78,6 +90,7 @@ export class Settlement {
   /** An attempt has failed: the message is tried again later, or not at all. Whether that could be written down. */
   async fail(claim: Claim, error: unknown, options: FailureOptions, found?: FoundBy): Promise<boolean> {
     const { inFlight, lanes, emit, reread, pacing } = this.#parts
+    if (!(await inFlight.completedBefore(claim))) return false
     const told = this.#parts.told(error, claim)
     const verdict = judge(claim.attempt, error, told, options, found)
     const { foundBy, reason } = verdict
@@ -133,6 +146,7 @@ export class Settlement {
   async expire(claim: Claim): Promise<void> {
     const { inFlight, emit, reread } = this.#parts
     const attempt = claim.attempt - 1
+    if (!(await inFlight.completedBefore(claim))) return
     inFlight.settle([claim])
     const settled = await this.#insist([claim], () =>
       this.#bury({ of: claim, attempt, reason: 'expired', record: null }),

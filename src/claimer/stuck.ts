@@ -30,6 +30,12 @@ export class Stuck {
     return () => this.#handlings.delete(handling)
   }
 
+  /** The next handler of a run is about to be called, after one for which `begin` gave this. */
+  goOn(ended: () => void, claims: readonly Claim[]): () => void {
+    ended()
+    return this.begin(claims)
+  }
+
   /** Tells of those that take too long, each time after twice as long, and writes down the oldest for others to see. */
   async keepHouse(): Promise<void> {
     const { database, membership, settings, emit } = this.#parts

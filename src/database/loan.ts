@@ -75,6 +75,8 @@ export function lend(client: pg.ClientBase, { types, begins = false }: Terms = {
     set: (_, name, value) => own.set(name, value) === own,
     deleteProperty: (_, name) => own.delete(name) || true,
   })
+  // What is lent on is on the same loan.
+  loans.set(lent, loan)
   return { client: lent, refuse }
 }
 

@@ -196,6 +196,7 @@ class Trial {
       consumer,
       failpoint: noFailpoint,
       complete: async (claims) => claims,
+      goesOn: () => {},
       hasNext: () => false,
       theirs: opener === undefined ? null : this.#theirs(opener),
       ending: () => `${checkNow.text};${this.#keep ? commit : rollback}`,

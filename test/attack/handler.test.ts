@@ -355,6 +355,8 @@ describe('senders who choose what handlers meet', () => {
       handleTimeoutMs: 0,
       backoffMsMin: 1,
       backoffMsMax: 1,
+      keyWindow: 1,
+      runSize: 1,
       onDead: 'skip',
     } as const
     const find = handlersByTopic({ 'made.#': () => {}, named: () => {} }, defaults)

@@ -16,10 +16,14 @@ import { inboxMessage, messageRow } from '../support/messages.ts'
 /** The states of a claim: what may follow what, and what becomes of a move that is impossible. */
 
 const states = Object.keys(claimMoves) as ClaimState[]
-const newHand = (): InFlight =>
-  new InFlight(new Quarantine(100), () => {
-    throw new Error('In tests an impossible move throws before anything is given back.')
-  })
+const newHand = (windowOf: (claim: Claim) => number = () => 1): InFlight =>
+  new InFlight(
+    new Quarantine(100),
+    () => {
+      throw new Error('In tests an impossible move throws before anything is given back.')
+    },
+    windowOf,
+  )
 
 let nextId = 0
 const row = (of: Partial<ClaimedRow>): ClaimedRow => ({
@@ -35,6 +39,7 @@ function bring(inFlight: InFlight, keyed: boolean, state: ClaimState): Claim {
   if (state === 'gone') inFlight.remove(claim)
   if (state === 'waiting' || state === 'gone') return claim
   expect(inFlight.next()).toBe(claim)
+  if (state === 'handled') inFlight.handled(claim)
   if (state === 'settling') inFlight.settle([claim])
   if (state === 'pausing') inFlight.pause(claim)
   return claim
@@ -52,7 +57,9 @@ describe.each([true, false])('with a key: %s', (keyed) => {
   test.each(states.flatMap((from) => Object.entries(calls).map(([name, call]) => ({ from, name, ...call }))))(
     '$name of one that is $from',
     ({ from, to, call }) => {
-      const inFlight = newHand()
+      // Without a key there is nothing that could go on meanwhile.
+      if (from === 'handled' && !keyed) return
+      const inFlight = newHand(() => 2)
       const claim = bring(inFlight, keyed, from)
       expect(claim.state).toBe(from)
       if (claimMoves[from].includes(to)) call(inFlight, claim)
@@ -77,7 +84,18 @@ test('from each state there is a way to the end', () => {
 type Step =
   | { readonly do: 'add'; readonly key: string | null; readonly seq: number; readonly topic: string }
   | {
-      readonly do: 'next' | 'more' | 'settle' | 'fail' | 'pause' | 'proceed' | 'again' | 'remove' | 'drop'
+      readonly do:
+        | 'next'
+        | 'more'
+        | 'return'
+        | 'settle'
+        | 'fail'
+        | 'pause'
+        | 'proceed'
+        | 'again'
+        | 'complete'
+        | 'remove'
+        | 'drop'
       readonly which: number
     }
 
@@ -90,16 +108,30 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   }),
   fc.record({
     do: fc.constantFrom(
-      ...(['next', 'next', 'more', 'settle', 'fail', 'pause', 'proceed', 'again', 'remove', 'drop'] as const),
+      ...([
+        'next',
+        'next',
+        'next',
+        'more',
+        'return',
+        'return',
+        'settle',
+        'fail',
+        'pause',
+        'proceed',
+      ] as const),
+      ...(['again', 'complete', 'remove', 'drop'] as const),
     ),
     which: fc.nat(20),
   }),
 )
 
-test('whatever happens in whatever order: no impossible move, a key one at a time in order, and nothing is forgotten', () => {
+test('whatever happens in whatever order: no impossible move, a key one at a time in order, within its window, and nothing is forgotten', () => {
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
-      const inFlight = newHand()
+    fc.property(fc.array(step, { maxLength: 60 }), fc.integer({ min: 1, max: 4 }), (steps, keyWindow) => {
+      // Those of the other topic lead their key, as with a handler that has a transaction.
+      const windowOf = ({ topic }: Claim): number => (topic === 't' ? keyWindow : 1)
+      const inFlight = newHand(windowOf)
       const all: Claim[] = []
       /** Given out together with others of its key. */
       const groups = new Map<Claim, readonly Claim[]>()
@@ -109,8 +141,10 @@ test('whatever happens in whatever order: no impossible move, a key one at a tim
           groups.set(claim, claims)
           if (!claim.keyed) continue
           const ofKey = inFlight.ofKey(claim)
-          const before = ofKey.slice(0, ofKey.indexOf(claim))
-          expect(before.every((other) => claims.includes(other))).toBe(true)
+          const before = ofKey.slice(0, ofKey.indexOf(claim)).filter((other) => !claims.includes(other))
+          expect(before.every(({ state }) => state === 'handled')).toBe(true)
+          expect(before.length).toBeLessThan(windowOf(claim))
+          expect(ofKey.every((other) => other.state !== 'handling' || claims.includes(other))).toBe(true)
         }
       }
       const choose = (state: ClaimState, which: number): Claim | undefined => {
@@ -131,17 +165,35 @@ test('whatever happens in whatever order: no impossible move, a key one at a tim
           const handled = choose('handling', each.which)
           const settling = choose('settling', each.which)
           const pausing = choose('pausing', each.which)
+          const completing = choose('handled', each.which)
           const any = all.filter((claim) => inFlight.has(claim))[each.which]
+          // The first of those that were given out together is the first to return.
+          if (each.do === 'return' && handled) {
+            const first = groups
+              .get(handled)!
+              .find((other) => other.state === 'handling' && other.key === handled.key)!
+            inFlight.handled(first)
+            expect(first.state).toBe(first.keyed && windowOf(first) > 1 ? 'handled' : 'handling')
+          }
+          if (each.do === 'complete' && completing) inFlight.remove(inFlight.ofKey(completing)[0]!)
           if (each.do === 'settle' && handled) inFlight.settle([handled])
           if (each.do === 'fail' && settling) inFlight.unsettle([settling])
           if (each.do === 'pause' && handled) inFlight.pause(handled)
           if (each.do === 'proceed' && pausing) inFlight.proceed(pausing)
           if (each.do === 'again' && handled) inFlight.proceed(handled)
           if (each.do === 'remove' && settling) inFlight.remove(settling)
-          if (each.do === 'drop' && any) inFlight.drop(any)
+          if (each.do === 'drop' && any) for (const other of inFlight.from(any)) inFlight.remove(other)
         }
         const held = all.filter((claim) => inFlight.has(claim))
         expect(inFlight.size).toBe(held.length)
+        for (const claim of held) {
+          if (!claim.keyed) continue
+          const ofKey = inFlight.ofKey(claim)
+          const handled = ofKey.filter(({ state }) => state === 'handled')
+          expect(ofKey.slice(0, handled.length)).toEqual(handled)
+          expect(handled.length).toBeLessThanOrEqual(keyWindow)
+          expect(inFlight.completedBefore(claim) === true).toBe(handled.length === 0)
+        }
         expect(new Set(inFlight.all())).toEqual(new Set(held))
         expect(inFlight.waitingRows).toBe(
           held.filter(({ keyed, state }) => !keyed && state === 'waiting').length,
@@ -150,7 +202,7 @@ test('whatever happens in whatever order: no impossible move, a key one at a tim
       // All that is still there can be worked off.
       for (const claim of all) if (claim.state === 'pausing') inFlight.proceed(claim)
       for (const claim of all)
-        if (claim.state === 'handling' || claim.state === 'settling') inFlight.remove(claim)
+        if (['handling', 'handled', 'settling'].includes(claim.state)) inFlight.remove(claim)
       for (let claim = inFlight.next(); claim !== null; claim = inFlight.next()) {
         give([claim])
         inFlight.remove(claim)

@@ -28,6 +28,10 @@ export interface HandlesTopicOptions<
   readonly batch?: Batch | undefined
   /** Most messages in one call. @default that of a handler */
   readonly batchSize?: number | undefined
+  /** With `transaction: false`: how many of a key may be handled and not completed. @default that of the claimer */
+  readonly keyWindow?: number | undefined
+  /** With a transaction: how many messages, handled one by one, share it. @default that of the claimer */
+  readonly runSize?: number | undefined
 }
 
 // oxlint-disable-next-line no-explicit-any
