@@ -209,6 +209,11 @@ describe('imports run downwards', () => {
       uses: [...words, 'topics', 'outbox', 'claimer', 'observe', 'index', 'frameworks'],
       packages,
     })),
+    {
+      name: 'dashboard',
+      files: /^src\/dashboard\//,
+      uses: [...words, 'sql', 'database', 'worker', 'status', 'observe', 'doctor'],
+    },
     { name: 'proof sql', files: /^proof\/sql\//, uses: ['sql', 'database', 'stage'] },
     {
       name: 'stage',

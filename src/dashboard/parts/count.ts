@@ -1,0 +1,8 @@
+import type { Count } from '../../status/status.ts'
+
+const grouped = new Intl.NumberFormat('en')
+
+/** `12,345`; `100,000+` where counting has ended before the end. */
+export const count = ({ count: found, more }: Count): string => `${grouped.format(found)}${more ? '+' : ''}`
+
+export const number = (value: number): string => grouped.format(value)
