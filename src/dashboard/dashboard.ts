@@ -1,7 +1,7 @@
 import { openDatabase } from '../database/database.ts'
 import { listenerOf, type Listener } from './node.ts'
 import { checkOptions, readBasePath, type DashboardOptions } from './options.ts'
-import { readPoll } from './poll.ts'
+import { createReader } from './poll.ts'
 import { Poller } from './poller.ts'
 import { Router } from './router.ts'
 import { viewsOf } from './views.ts'
@@ -35,7 +35,7 @@ export function createDashboard(options: DashboardOptions): Dashboard {
   const shared: Shared = {
     database,
     schema: database.schema,
-    poller: new Poller(() => readPoll(database)),
+    poller: new Poller(createReader(database)),
     options: { traceUrl: options.traceUrl, showPayload: options.showPayload },
     onClose: (end) => void ends.push(end),
   }

@@ -9,8 +9,9 @@ export interface Outage {
 
 /** As often as somebody wants to see something move. */
 const paceMs = 2000
-/** One part in so many of the time is spent with statements: where they take long, polls are rarer. */
-const sparing = 100
+/** And so often, where the database takes long to answer. */
+const sparing = 10
+const paceMaxMs = 15_000
 
 /**
  * Looks at the database for all viewers at once, and only while somebody watches. However many watch, there is one poll at a
@@ -24,7 +25,7 @@ export class Poller {
   readonly #observers = new Set<() => void>()
   #watching = 0
   #running: Promise<void> | null = null
-  #endedAt = -Infinity
+  #startedAt = -Infinity
   #tookMs = 0
   #timer: NodeJS.Timeout | null = null
   #closed = false
@@ -65,7 +66,8 @@ export class Poller {
   }
 
   #dueInMs(): number {
-    return this.#endedAt + Math.max(paceMs, this.#tookMs * sparing) - performance.now()
+    const pace = Math.min(paceMaxMs, Math.max(paceMs, this.#tookMs * sparing))
+    return this.#startedAt + pace - performance.now()
   }
 
   #plan(): void {
@@ -91,15 +93,14 @@ export class Poller {
   }
 
   async #look(): Promise<void> {
-    const startedAt = performance.now()
+    this.#startedAt = performance.now()
     try {
       this.latest = await this.#read()
       this.outage = null
     } catch (error) {
       this.outage = { since: this.outage?.since ?? new Date(), why: describeError(error) }
     }
-    this.#endedAt = performance.now()
-    this.#tookMs = this.#endedAt - startedAt
+    this.#tookMs = performance.now() - this.#startedAt
     for (const observer of this.#observers) observer()
   }
 }
