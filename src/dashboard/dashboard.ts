@@ -1,4 +1,6 @@
 import { openDatabase } from '../database/database.ts'
+import { Findings } from './findings.ts'
+import { Ring } from './ring.ts'
 import { listenerOf, type Listener } from './node.ts'
 import { checkOptions, readBasePath, type DashboardOptions } from './options.ts'
 import { createReader } from './poll.ts'
@@ -36,9 +38,16 @@ export function createDashboard(options: DashboardOptions): Dashboard {
     database,
     schema: database.schema,
     poller: new Poller(createReader(database)),
+    findings: new Findings(database),
+    ring: new Ring(),
     options: { traceUrl: options.traceUrl, showPayload: options.showPayload },
     onClose: (end) => void ends.push(end),
   }
+  const { poller, findings, ring } = shared
+  poller.observe(() => {
+    if (poller.latest !== null && poller.outage === null) ring.add(poller.latest)
+    void findings.refresh()
+  })
   const router = new Router(options, shared, viewsOf(shared), closing.signal)
   return {
     fetch: (request) => router.answer(request, basePath),
@@ -48,7 +57,8 @@ export function createDashboard(options: DashboardOptions): Dashboard {
     async close() {
       closing.abort()
       for (const end of ends) await end()
-      await shared.poller.close()
+      await poller.close()
+      await findings.close()
       if (owned) await database.close()
     },
   }

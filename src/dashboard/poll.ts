@@ -15,8 +15,10 @@ export interface Sampled {
 
 /** What one look at the database has found. */
 export interface Poll {
-  /** By the database's clock. */
+  /** When the workers were read, by the database's clock. */
   readonly at: Date
+  /** When the boxes were looked at: at the same time, or some seconds before. */
+  readonly lookedAt: Date
   readonly outbox: BoxStatus & Sampled
   readonly consumers: readonly (ConsumerStatus & Sampled)[]
   readonly workers: readonly WorkerStatus[]
@@ -86,7 +88,8 @@ function toPoll({ waiting, at }: Look, before: Look | null, workers: readonly Wo
     return { inRate: rate(received), outRate: rate(isExact ? then.count + received - now.count : null) }
   }
   return {
-    at: toDate(waiting.now),
+    at: new Date(waiting.now * 1000 + performance.now() - at),
+    lookedAt: toDate(waiting.now),
     workers,
     outbox: { ...boxOf(waiting, ''), ...flows('') },
     consumers: waiting.boxes.flatMap(({ consumer, patterns }) =>

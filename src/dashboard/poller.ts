@@ -34,6 +34,11 @@ export class Poller {
     this.#read = read
   }
 
+  /** Whether nobody watches, so that nothing is planned. */
+  get isIdle(): boolean {
+    return this.#timer === null && this.#running === null
+  }
+
   /** Calls back after each poll, whether it succeeded or not, until the function that it returns is called. */
   observe(observer: () => void): () => void {
     this.#observers.add(observer)

@@ -75,6 +75,12 @@ export class Router {
 
   async #get(place: Place, viewer: Viewer): Promise<Response> {
     if (place.path === '/live') return this.#live(place, viewer)
+    if (place.path === '/chart') {
+      const after = Number(place.url.searchParams.get('after') ?? 0)
+      return answer(200, JSON.stringify(this.#shared.ring.since(after)), {
+        'content-type': 'application/json',
+      })
+    }
     const view = this.#views.find(({ path }) => path === place.path)
     if (view === undefined) {
       const context = this.#context(place, viewer)

@@ -1,14 +1,18 @@
 import type { Database } from '../database/database.ts'
+import type { Findings } from './findings.ts'
 import type { Html } from './html.ts'
 import type { DisplayOptions, Viewer } from './options.ts'
 import type { Poll } from './poll.ts'
 import type { Poller } from './poller.ts'
+import type { Ring } from './ring.ts'
 
 /** What all views and actions of one dashboard share: made once, closed with it. */
 export interface Shared {
   readonly database: Database
   readonly schema: string
   readonly poller: Poller
+  readonly findings: Findings
+  readonly ring: Ring
   readonly options: DisplayOptions
   /** Runs when the dashboard is closed, before its database is. */
   onClose(end: () => Promise<void> | void): void

@@ -1,4 +1,5 @@
 import type { Action, Shared, View } from './view.ts'
+import { doctor } from './views/doctor.ts'
 import { overview } from './views/overview.ts'
 
 /** What a dashboard consists of. */
@@ -10,6 +11,6 @@ export interface Views {
 }
 
 export const viewsOf = (shared: Shared): Views => ({
-  views: [overview(shared)],
+  views: [overview(shared), doctor(shared)],
   actions: [],
 })

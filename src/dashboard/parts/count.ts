@@ -6,3 +6,7 @@ const grouped = new Intl.NumberFormat('en')
 export const count = ({ count: found, more }: Count): string => `${grouped.format(found)}${more ? '+' : ''}`
 
 export const number = (value: number): string => grouped.format(value)
+
+/** Messages a second; a dash where nobody knows. */
+export const rate = (value: number | null): string =>
+  value === null ? '–' : `${value >= 10 ? grouped.format(Math.round(value)) : value.toFixed(1)}/s`

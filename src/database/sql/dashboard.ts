@@ -76,7 +76,7 @@ export const dashboardSql = perSchema('dashboard', (s) => {
         ) as m
       ),
       weighed as materialized (
-        select n.consumer, n.lane, n.count, n.since, n.count >= $sample as estimated,
+        select n.consumer, n.lane, n.count, n.since, coalesce(last.seq > n.nth, false) as estimated,
           case when n.count < $sample then 1 else greatest(1, (last.seq - n.first + 1)::float8 / (n.nth - n.first + 1)) end as weight
         from (
           select consumer, lane, count(*) as count, min(seq) as first, max(seq) as nth, min(since) as since
