@@ -40,7 +40,7 @@ interface Look {
 }
 
 /**
- * Five statements at most, the two around the transaction among them, each ended after two seconds. Workers are read each
+ * Three statements at most in one transaction, each ended after two seconds. Workers are read each
  * time; what waits is looked at as often as it costs no more than a hundredth of the time.
  */
 export function createReader(database: Database): () => Promise<Poll> {

@@ -4,6 +4,7 @@ import { Flashes } from './flashes.ts'
 import { readForm } from './form.ts'
 import { answer, answerHtml, redirect } from './headers.ts'
 import { html, none, type Html } from './html.ts'
+import { linkBelow } from './link.ts'
 import { stream } from './live.ts'
 import type { DashboardOptions, Viewer } from './options.ts'
 import { page, plainPage } from './page.ts'
@@ -181,15 +182,6 @@ export class Router {
     return answerHtml(status, plainPage(frame, html`<p>${text}</p>`))
   }
 }
-
-const linkBelow =
-  (base: string) =>
-  (path: string, query: Fields = {}): string => {
-    const given = Object.entries(query).flatMap(([name, value]): [string, string][] =>
-      value === null || value === undefined || value === '' ? [] : [[name, String(value)]],
-    )
-    return `${base}${path}${given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`}`
-  }
 
 const hidden = (fields: Fields): Html[] =>
   Object.entries(fields).map(([name, value]) =>
