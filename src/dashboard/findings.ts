@@ -11,7 +11,7 @@ export interface Diagnosis {
 }
 
 /** The doctor counts what has waited for too long, which takes a second with a million: so of the time, one part in so many. */
-const sparing = 100
+const sparing = 400
 const everyMs = { min: 20_000, max: 600_000 }
 
 /** What the doctor says of the work, looked at again from time to time while somebody watches. */

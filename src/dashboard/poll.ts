@@ -31,7 +31,7 @@ const most = 10_000
 const topicsMax = 20
 
 /** Of the time, one part in so many is spent with looking at what waits: where that takes long, it is looked at more rarely. */
-const sparing = 100
+const sparing = 200
 const waitingEveryMs = { min: 1500, max: 15_000 }
 
 interface Look {
@@ -41,7 +41,7 @@ interface Look {
 
 /**
  * Three statements at most in one transaction, each ended after two seconds. Workers are read each
- * time; what waits is looked at as often as it costs no more than a hundredth of the time.
+ * time; what waits is looked at as often as it takes half a hundredth of the time.
  */
 export function createReader(database: Database): () => Promise<Poll> {
   const sql = dashboardSql(database.schema)

@@ -79,7 +79,7 @@ async function start(name: string): Promise<Send> {
 }
 
 /** What must hold however it is mounted. */
-async function works(send: Send, origin: string): Promise<void> {
+async function expectToWork(send: Send, origin: string): Promise<void> {
   const cookie = 'user=ada'
   const headers = { cookie }
   expect((await send(base)).status).toBe(403)
@@ -108,12 +108,14 @@ async function works(send: Send, origin: string): Promise<void> {
 
 const servers = programs.filter(({ name }) => !name.endsWith('/route.mjs'))
 
+// eslint-disable-next-line vitest/expect-expect -- expectToWork asserts.
 test.each(servers)('$name', async ({ name }) => {
   const send = await start(name)
   const { url } = await send('/')
-  await works(send, new URL(url).origin)
+  await expectToWork(send, new URL(url).origin)
 })
 
+// eslint-disable-next-line vitest/expect-expect -- expectToWork asserts.
 test('Next.js gives its route a Request', async () => {
   const { name } = programs.find((each) => each.name.endsWith('/route.mjs'))!
   const env = { ...process.env }
@@ -126,7 +128,7 @@ test('Next.js gives its route a Request', async () => {
     const origin = 'https://shop.example'
     const send: Send = (path, init) =>
       (init?.method === 'POST' ? route.POST : route.GET)(new Request(`${origin}${path}`, init))
-    await works(send, origin)
+    await expectToWork(send, origin)
     const { dashboard } = (await import(pathToFileURL(join(folder, 'dashboard.mjs')).href)) as {
       dashboard: { close(): Promise<void> }
     }
