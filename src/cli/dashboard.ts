@@ -46,14 +46,12 @@ export async function serveDashboard(flags: DashboardFlags): Promise<void> {
     ...{ database: database(), schema, traceUrl, basePath: base, authorize: signIn.authorize },
     showPayload: flags.payloads === true ? toText : undefined,
   })
+  const { fetch: answer } = dashboard
   const server = createServer(
     { headersTimeout: 5000, requestTimeout: 15_000, connectionsCheckingInterval: 1000 },
     (req, res) => {
       const address = req.socket.remoteAddress ?? ''
-      listenerOf(async (request) => (await signIn.answer(request, address)) ?? dashboard.fetch(request))(
-        req,
-        res,
-      )
+      listenerOf(async (request) => (await signIn.answer(request, address)) ?? answer(request))(req, res)
     },
   )
   endOldest(server, connectionsMax)

@@ -46,9 +46,9 @@ async function respond(
 }
 
 function toRequest(req: Mounted, signal: AbortSignal): Request | null {
-  const scheme = 'encrypted' in req.socket && req.socket.encrypted === true ? 'https' : 'http'
+  const isEncrypted = 'encrypted' in req.socket && req.socket.encrypted === true
   const host = req.headers.host ?? req.headers[':authority'] ?? 'localhost'
-  const url = `${scheme}://${String(host)}${req.originalUrl ?? req.url ?? '/'}`
+  const url = `http${isEncrypted ? 's' : ''}://${String(host)}${req.originalUrl ?? req.url ?? '/'}`
   const method = req.method ?? 'GET'
   if (!URL.canParse(url)) return null
   const headers = new Headers()
