@@ -1,8 +1,12 @@
 import { writeFile } from 'node:fs/promises'
 
-// The end of `npm run build`: what src/base/package.ts has read becomes part of the compiled file. The comment there says why.
-const file = new URL('dist/src/base/package.js', import.meta.url)
-const constants = Object.entries(await import(file.href)).map(
+// The end of `npm run build`: what these files have read becomes part of the compiled ones. The comments there say why.
+const base = new URL('dist/src/base/package.js', import.meta.url)
+const constants = Object.entries(await import(base.href)).map(
   ([name, value]) => `export const ${name} = ${JSON.stringify(value)};\n`,
 )
-await writeFile(file, constants.join(''))
+await writeFile(base, constants.join(''))
+
+const assets = new URL('dist/src/dashboard/files.js', import.meta.url)
+const { files } = await import(assets.href)
+await writeFile(assets, `export const files = ${JSON.stringify(files)};\n`)

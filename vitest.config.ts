@@ -15,6 +15,7 @@ const tags = {
     'test/topics/{asyncapi,handling,typing}.test.ts',
     'test/frameworks/*.test.ts',
     'test/testing/testing.test.ts',
+    'test/dashboard/{command,mounts,overview,signin}.test.ts',
     'test/attack/{handler,tables,surface,terminal}.test.ts',
     'test/telemetry/{cli,processes,tracing}.test.ts',
     'test/{cli,demo,roles,runtimes,start}.test.ts',

@@ -6,6 +6,7 @@ import { claim } from './scenarios/claim.ts'
 import { backlog } from './scenarios/backlog.ts'
 import { claimers } from './scenarios/claimers.ts'
 import { cost } from './scenarios/cost.ts'
+import { dashboard } from './scenarios/dashboard.ts'
 import { handleTx, retryStorm } from './scenarios/handling.ts'
 import { heldXmin } from './scenarios/held-xmin.ts'
 import { claimKeyed, hotKey } from './scenarios/keys.ts'
@@ -108,6 +109,7 @@ add(takeover)
 add(strategies)
 add(calm)
 add(abandoned)
+add(dashboard)
 
 /** Those that the report shows, in its order. */
 const races = [

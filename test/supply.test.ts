@@ -130,7 +130,12 @@ test('at run time nothing is fetched, started or evaluated', () => {
   expect(found).toEqual([])
   // It listens, if it is asked to, and asks nobody.
   const http = filesOf('src').filter((file) => /'node:http'/.test(readFileSync(join(root, file), 'utf8')))
-  expect(http.toSorted()).toEqual(['src/cli/endpoint.ts', 'src/cli/sockets.ts'])
+  expect(http.toSorted()).toEqual([
+    'src/cli/dashboard.ts',
+    'src/cli/endpoint.ts',
+    'src/cli/sockets.ts',
+    'src/dashboard/node.ts',
+  ])
   for (const line of [
     `import { exec } from 'child_process'`,
     `await fetch(url)`,

@@ -125,7 +125,7 @@ export class Meter {
 }
 
 /** User and system time of a process of Postgres, in ticks of 10 ms; null if it is not there or somebody else's. */
-function cpuTicks(pid: number): number | null {
+export function cpuTicks(pid: number): number | null {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
     const end = text.lastIndexOf(')')

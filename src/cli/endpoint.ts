@@ -83,7 +83,8 @@ async function loadPrometheus(): Promise<typeof prometheus | null> {
   }
 }
 
-const isLoopback = (host: string): boolean =>
+/** Whether only this machine reaches an address. */
+export const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))
 
 async function answer(

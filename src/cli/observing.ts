@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import type { Flags } from '../terminal/flags.ts'
 import { duration, whole } from '../terminal/parse.ts'
+import type { DashboardFlags } from './dashboard.ts'
 import type { ExplainFlags } from './explain.ts'
 import type { RolesFlags } from './roles.ts'
 import type { SqlFlags } from './sql.ts'
@@ -46,6 +47,30 @@ Examples:
     .action(async (flags: Flags) => {
       const { showStatus } = await import('./status.ts')
       await showStatus(flags)
+    })
+
+  common(program.command('dashboard'))
+    .description('Serve the pages on which a browser shows all this, and on which an operator acts.')
+    .option('--host <address>', 'where to listen (default: 127.0.0.1)')
+    .option('--port <port>', 'and at which port; 0 picks one (default: 8460)', port)
+    .option('--base-path <path>', 'the path under which a proxy serves it, such as /ops')
+    .option('--read-only', 'let nobody act')
+    .option('--payloads', 'let viewers see payloads, each when asked for')
+    .option('--trace-url <url>', 'where a trace is found, with {traceId} in it')
+    .addHelpText(
+      'after',
+      `
+Prints a link that signs in one browser, once. With TWINBOX_DASHBOARD_USER and TWINBOX_DASHBOARD_PASSWORD in the environment it asks
+for these instead, and only then it listens to others than this machine. The role twinbox_reader is enough to look.
+
+Examples:
+  $ twinbox dashboard
+  $ twinbox dashboard --read-only --port 9000
+  $ TWINBOX_DASHBOARD_USER=ops TWINBOX_DASHBOARD_PASSWORD=… twinbox dashboard --host 0.0.0.0`,
+    )
+    .action(async (flags: DashboardFlags) => {
+      const { serveDashboard } = await import('./dashboard.ts')
+      await serveDashboard(flags)
     })
 
   common(program.command('explain'))

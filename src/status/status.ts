@@ -158,13 +158,11 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
       consumer: null,
       kind: null,
     })
-    const living = workers.map(toWorker).filter(({ kind, alive }) => kind === 'claimer' && alive)
+    const working = workers.map(toWorker)
     const unhandledBy = (consumer: string): UnhandledTopic[] =>
       unhandled.flatMap(({ consumer: of, topic, count, lag_ms: lagMs }) => {
         if (of !== consumer) return []
-        const hasHandler = living.some(
-          (worker) => worker.consumer === consumer && takes(worker.topics ?? [], topic),
-        )
+        const hasHandler = isHandled(working, consumer, topic)
         return [{ topic, depth: Math.min(count, countLimit), lagMs, hasHandler }]
       })
     const letters = await rows(sql.latestDeadLetters, { most: deadLetterLimit })
@@ -180,7 +178,7 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
         unhandled: unhandledBy(consumer),
         paused: paused.flatMap(({ consumer: of, ...topic }) => (of === consumer ? [topic] : [])),
       })),
-      workers: workers.map(toWorker),
+      workers: working,
       deadLetters: letters.map(({ died_at: diedAt, consumer, ...letter }) => ({
         ...letter,
         diedAt,
@@ -189,6 +187,16 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
     }
   })
 }
+
+/** Whether a living claimer of this consumer has a handler for the topic. */
+export const isHandled = (workers: readonly WorkerStatus[], consumer: string, topic: string): boolean =>
+  workers.some(
+    (worker) =>
+      worker.kind === 'claimer' &&
+      worker.alive &&
+      worker.consumer === consumer &&
+      takes(worker.topics ?? [], topic),
+  )
 
 const oldest = (rows: readonly LagRow[]): number | null =>
   rows.length === 0 ? null : Math.max(...rows.map(({ lag_ms: lagMs }) => lagMs))

@@ -1,0 +1,158 @@
+import type { Database } from '../database/database.ts'
+import { dashboardSql, type Waiting } from '../database/sql/dashboard.ts'
+import { operateSql } from '../database/sql/operate.ts'
+import { toWorker, workerLimit, type WorkerStatus } from '../operate/workers.ts'
+import { isHandled, type BoxStatus, type ConsumerStatus, type Count } from '../status/status.ts'
+
+/** How a box stands, by a look at the first messages of its lanes. */
+export interface Sampled {
+  /** Whether its depth and those of its topics are estimates: there is more than was looked at. */
+  readonly estimated: boolean
+  /** Messages that came and that went, a second, between the two latest looks; null where that cannot be told. */
+  readonly inRate: number | null
+  readonly outRate: number | null
+}
+
+/** What one look at the database has found. */
+export interface Poll {
+  /** When the workers were read, by the database's clock. */
+  readonly at: Date
+  /** When the boxes were looked at: at the same time, or some seconds before. */
+  readonly lookedAt: Date
+  readonly outbox: BoxStatus & Sampled
+  readonly consumers: readonly (ConsumerStatus & Sampled)[]
+  readonly workers: readonly WorkerStatus[]
+}
+
+/** Of each lane, so many messages are looked at. What has fewer is counted exactly. */
+const sample = 20
+/** Where counting of all else ends. */
+const most = 10_000
+const topicsMax = 20
+
+/** Of the time, one part in so many is spent with looking at what waits: where that takes long, it is looked at more rarely. */
+const sparing = 200
+const waitingEveryMs = { min: 1500, max: 15_000 }
+
+interface Look {
+  readonly waiting: Waiting
+  readonly at: number
+}
+
+/**
+ * Three statements at most in one transaction, each ended after two seconds. Workers are read each
+ * time; what waits is looked at as often as it takes half a hundredth of the time.
+ */
+export function createReader(database: Database): () => Promise<Poll> {
+  const sql = dashboardSql(database.schema)
+  let before: Look | null = null
+  let latest: Look | null = null
+  let dueAt = -Infinity
+  return async () => {
+    const startedAt = performance.now()
+    const isDue = startedAt >= dueAt
+    const { row, workers } = await database.transaction(async (client) => {
+      await client.query(sql.limitPoll)
+      // What came since the look before: a message may come while the statement runs, and is counted the next time.
+      const sinceMs = latest === null ? 0 : startedAt - latest.at
+      const given = { sample, most, topics: topicsMax, sinceMs }
+      const [found] = isDue ? await database.run(client, sql.boxes, given) : []
+      const tookMs = performance.now() - startedAt
+      if (isDue) {
+        const { min, max } = waitingEveryMs
+        dueAt = startedAt + Math.min(max, Math.max(min, tookMs * sparing))
+      }
+      const limits = { limit: workerLimit, consumer: null, kind: null }
+      return { row: found, workers: await database.run(client, operateSql(database.schema).workers, limits) }
+    })
+    if (row !== undefined) {
+      before = latest
+      latest = { waiting: JSON.parse(row.waiting) as Waiting, at: startedAt }
+    }
+    return toPoll(latest!, before, workers.map(toWorker))
+  }
+}
+
+function toPoll({ waiting, at }: Look, before: Look | null, workers: readonly WorkerStatus[]): Poll {
+  const seconds = before === null ? 0 : (at - before.at) / 1000
+  const rate = (count: number | null): number | null =>
+    count === null || seconds <= 0 ? null : Math.max(0, count / seconds)
+  const { added, removed } = waiting.outbox
+  const was = before?.waiting.outbox
+  const flows = (consumer: string): Pick<Sampled, 'inRate' | 'outRate'> => {
+    if (before === null) return { inRate: null, outRate: null }
+    if (consumer === '') return { inRate: rate(added - was!.added), outRate: rate(removed - was!.removed) }
+    const received = waiting.received.find((row) => row.consumer === consumer)?.count ?? 0
+    const [now, then] = [heldBy(waiting, consumer), heldBy(before.waiting, consumer)]
+    const isExact = now.isExact && then.isExact && received < most
+    return { inRate: rate(received), outRate: rate(isExact ? then.count + received - now.count : null) }
+  }
+  return {
+    at: new Date(waiting.now * 1000 + performance.now() - at),
+    lookedAt: toDate(waiting.now),
+    workers,
+    outbox: { ...boxOf(waiting, ''), ...flows('') },
+    consumers: waiting.boxes.flatMap(({ consumer, patterns }) =>
+      consumer === ''
+        ? []
+        : [
+            {
+              consumer,
+              ...boxOf(waiting, consumer),
+              ...flows(consumer),
+              subscriptions: patterns ?? [],
+              unhandled: waiting.unhandled
+                .filter((row) => row.consumer === consumer)
+                .map(({ topic, count, lag_ms: lagMs }) => ({
+                  ...{ topic, depth: count, lagMs },
+                  hasHandler: isHandled(workers, consumer, topic),
+                })),
+              paused: waiting.paused
+                .filter((row) => row.consumer === consumer)
+                .map(({ topic, reason, error, probes, opened_at: since, probe_at: probeAt }) => ({
+                  ...{ topic, reason, error, probes },
+                  ...{ since: toDate(since), probeAt: toDate(probeAt) },
+                })),
+            },
+          ],
+    ),
+  }
+}
+
+function boxOf(waiting: Waiting, consumer: string): BoxStatus & Pick<Sampled, 'estimated'> {
+  const of = <Row extends { readonly consumer: string }>(rows: readonly Row[]): Row[] =>
+    rows.filter((row) => row.consumer === consumer)
+  const [depth] = of(waiting.depths)
+  const unhandled = of(waiting.unhandled)
+  const topics = of(waiting.topics)
+  const aside = unhandled.reduce((sum, { count }) => sum + count, 0)
+  const lags = [...(depth === undefined ? [] : [depth]), ...unhandled].map(({ lag_ms: lagMs }) => lagMs)
+  const countOf = (what: string): Count => {
+    const count = of(waiting.counts).find((row) => row.what === what)?.count ?? 0
+    return { count, more: count >= most }
+  }
+  return {
+    depth: (depth?.depth ?? 0) + aside,
+    estimated: depth?.estimated ?? false,
+    more: aside >= most,
+    lagMs: lags.length === 0 ? null : Math.max(...lags),
+    topics: topics.map(({ topic, depth: size, lag_ms: lagMs }) => ({ topic, depth: size, lagMs })),
+    topicCount: topics[0]?.topics ?? 0,
+    deferred: countOf('deferred'),
+    parkedKeys: countOf('parked'),
+    parkedMessages: countOf('parked_message'),
+    deadLetters: countOf('dead_letter'),
+  }
+}
+
+/** All messages of a consumer, wherever they wait or have died: of those that were received, the others were handled. */
+function heldBy(waiting: Waiting, consumer: string): { readonly count: number; readonly isExact: boolean } {
+  const box = boxOf(waiting, consumer)
+  const counts = [box.deferred, box.parkedMessages, box.deadLetters]
+  return {
+    count: counts.reduce((sum, { count }) => sum + count, box.depth),
+    isExact: !box.estimated && !box.more && !counts.some(({ more }) => more),
+  }
+}
+
+const toDate = (seconds: number): Date => new Date(seconds * 1000)

@@ -1,0 +1,158 @@
+import { tellPaused } from '../../status/paused.ts'
+import type { BoxStatus, ConsumerStatus } from '../../status/status.ts'
+import { boxOf } from '../../status/box.ts'
+import { fragment } from '../fragment.ts'
+import { html, type Html } from '../html.ts'
+import { badge } from '../parts/badge.ts'
+import { chart } from '../parts/chart.ts'
+import { count, number, rate } from '../parts/count.ts'
+import { empty } from '../parts/empty.ts'
+import { findingList } from '../parts/findings.ts'
+import { table, type Column } from '../parts/table.ts'
+import { duration, time } from '../parts/time.ts'
+import type { Poll, Sampled } from '../poll.ts'
+import type { Context, Shared, View } from '../view.ts'
+
+type Row = BoxStatus &
+  Sampled &
+  Partial<Pick<ConsumerStatus, 'paused' | 'unhandled'>> & { readonly consumer: string }
+
+export const overview = (shared: Shared): View => {
+  const live = (context: Context): Record<string, Html> => ({
+    state: state(shared),
+    boxes: boxes(context),
+    topics: topics(context),
+  })
+  return {
+    path: '/',
+    title: 'Overview',
+    nav: 'Overview',
+    live,
+    async render(context) {
+      await shared.findings.refresh()
+      const parts = live(context)
+      const source = context.link('/chart')
+      const box = context.query.get('box')
+      const named = box === null ? 'outbox' : `inbox of ${box}`
+      return html`${fragment('state', parts['state']!)}
+        <section>
+          <h2>Boxes</h2>
+          ${fragment('boxes', parts['boxes']!)}
+        </section>
+        <section class="charts" aria-label="Charts">
+          ${chart({ title: 'Depth of each box', lines: ['depth'], unit: 'messages' }, source)}
+          ${chart({ title: 'Lag of each box', lines: ['lag'], unit: 's' }, source)}
+          ${chart({ title: `In and out: ${named}`, lines: ['in', 'out'], box: named, unit: 'messages/s' }, source)}
+        </section>
+        <section>
+          <h2>Topics of the ${named}</h2>
+          ${fragment('topics', parts['topics']!)}
+        </section>`
+    },
+  }
+}
+
+/** What is red, why, and what to do. */
+function state({ poller: { outage, latest }, findings: { latest: diagnosis } }: Shared): Html {
+  const now = new Date()
+  const down =
+    outage !== null &&
+    html`<p class="flash bad" role="alert">
+      ${badge('bad', 'no answer')} The database has not answered since ${time(outage.since, now)}:
+      ${outage.why}. ${latest === null ? '' : html`What stands here is from ${time(latest.at, now)}.`} It is
+      asked again by itself.
+    </p>`
+  if (diagnosis === null) return html`${down}`
+  const wanting = diagnosis.findings.filter(({ level }) => level !== 'ok')
+  return html`${down}
+    <section>
+      <h2>What needs somebody</h2>
+      ${wanting.length === 0 ? html`<p>${badge('good', 'fine')} Whatever waits has somebody to work on it.</p>` : findingList(wanting)}
+      ${diagnosis.failure !== null && html`<p>${badge('warn', 'old')} The doctor could not look: ${diagnosis.failure}</p>`}
+      <p class="fine">Looked ${time(diagnosis.at, now)}.</p>
+    </section>`
+}
+
+const rowsOf = ({ outbox, consumers }: Poll): Row[] => [{ ...outbox, consumer: '' }, ...consumers]
+
+function boxes({ poll, link }: Context): Html {
+  const columns: Column<Row>[] = [
+    {
+      head: 'Box',
+      cell: ({ consumer }) =>
+        html`<a href="${link('/', { box: consumer })}"
+          >${consumer === '' ? 'outbox' : html`inbox of ${consumer}`}</a
+        >`,
+    },
+    { head: 'State', cell: (row) => stateOf(row, poll!) },
+    { head: 'Depth', number: true, cell: (row) => depth(row) },
+    { head: 'Lag', number: true, cell: ({ lagMs }) => duration(lagMs) },
+    { head: 'In', number: true, cell: ({ inRate }) => rate(inRate) },
+    { head: 'Out', number: true, cell: ({ outRate }) => rate(outRate) },
+    { head: 'Deferred', number: true, cell: ({ deferred }) => count(deferred) },
+    { head: 'Parked keys', number: true, cell: ({ parkedKeys }) => count(parkedKeys) },
+    { head: 'Dead letters', number: true, cell: ({ deadLetters }) => count(deadLetters) },
+  ]
+  return table(
+    'The outbox, and the inbox of each consumer',
+    columns,
+    poll === null ? [] : rowsOf(poll),
+    empty(
+      'Nothing could be read yet.',
+      'The database has not answered. It is asked again every few seconds.',
+    ),
+  )
+}
+
+const depth = (box: Pick<Row, 'depth' | 'more' | 'estimated'>): string =>
+  `${box.estimated ? '≈ ' : ''}${count({ count: box.depth, more: box.more })}`
+
+function stateOf({ consumer, depth: waits, paused = [], unhandled = [] }: Row, { workers }: Poll): Html {
+  const { worker, command } = boxOf(consumer)
+  const living = workers.filter(
+    ({ kind, alive, consumer: of }) => kind === worker && alive && (of ?? '') === consumer,
+  )
+  if (living.length === 0 && waits > 0)
+    return html`${badge('bad', `no ${worker}`)}
+      <span class="advice">start one: <code>${command}</code></span>`
+  if (paused.length > 0)
+    return html`${badge('bad', 'pauses')}
+      <span class="advice">${paused.map(tellPaused).join('; ')} UTC</span>`
+  const nobodys = unhandled.filter(({ hasHandler }) => !hasHandler)
+  if (nobodys.length > 0)
+    return html`${badge('bad', 'no handler')}
+      <span class="advice"
+        >${nobodys
+          .map(({ topic }) => topic)
+          .slice(0, 3)
+          .join(', ')}</span
+      >`
+  if (living.length === 0) return badge('note', `no ${worker}`)
+  return badge('good', `${living.length} ${worker}${living.length === 1 ? '' : 's'}`)
+}
+
+function topics({ poll, query }: Context): Html {
+  const of = query.get('box') ?? ''
+  const box = poll === null ? undefined : rowsOf(poll).find(({ consumer }) => consumer === of)
+  const told = table(
+    'The largest topics',
+    [
+      { head: 'Topic', cell: ({ topic }) => html`<code>${topic}</code>` },
+      {
+        head: 'Depth',
+        number: true,
+        cell: ({ depth: size }) => depth({ depth: size, more: false, estimated: box!.estimated }),
+      },
+      { head: 'Lag', number: true, cell: ({ lagMs }) => duration(lagMs) },
+    ],
+    box?.topics ?? [],
+    empty(
+      'Nothing waits here.',
+      'What is published or received, and not yet sent or handled, is listed by its topic.',
+    ),
+  )
+  const others = (box?.topicCount ?? 0) - (box?.topics.length ?? 0)
+  if (others <= 0) return told
+  return html`${told}
+    <p class="fine">And ${box!.estimated ? 'at least ' : ''}${number(others)} other topics.</p>`
+}

@@ -1,0 +1,207 @@
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { createReader } from '../../src/dashboard/poll.ts'
+import { Poller } from '../../src/dashboard/poller.ts'
+import { Ring } from '../../src/dashboard/ring.ts'
+import { createDashboard } from '../../src/dashboard/dashboard.ts'
+import { applyRoles } from '../../src/database/roles.ts'
+import { Database } from '../../src/database/database.ts'
+import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
+import { until } from '../support/until.ts'
+
+/** What the overview says of boxes of any size, and what it costs the database. */
+
+let tables: TestDatabase
+let database: Database
+beforeAll(async () => {
+  tables = await createTestDatabase()
+  database = new Database(tables.url)
+})
+afterAll(async () => {
+  await database.close()
+  await tables.drop()
+})
+
+const fill = (consumer: string, count: number, topics = 10) =>
+  tables.query(
+    `insert into twinbox.inbox (consumer, id, lane, topic, key, payload)
+    select $1, gen_random_uuid(), i % 64, 't.' || i % $3::int, 'k' || i, '1' from generate_series(1, $2::int) as i`,
+    [consumer, count, topics],
+  )
+
+/** Runs `work` as somebody who has the role of readers and nothing else. */
+async function asReader(work: (url: string) => Promise<void>): Promise<void> {
+  const reader = `dashboard_reader_${process.pid}`
+  await applyRoles(tables.url)
+  await tables.query(`create role ${reader} login password 'secret'; grant twinbox_reader to ${reader}`)
+  try {
+    await work(Object.assign(new URL(tables.url), { username: reader, password: 'secret' }).toString())
+  } finally {
+    await tables.query(`drop owned by ${reader}; drop role ${reader}`)
+  }
+}
+
+const look = () => createReader(database)()
+
+describe('a look', () => {
+  test('counts a small box exactly, and by its topics', async () => {
+    await fill('small', 100)
+    const box = (await look()).consumers.find(({ consumer }) => consumer === 'small')!
+    expect([box.depth, box.estimated, box.topicCount]).toEqual([100, false, 10])
+    expect(box.topics.map(({ depth }) => depth)).toEqual(Array<number>(10).fill(10))
+  })
+
+  test('estimates a large one, also where much has gone from between', async () => {
+    await fill('large', 21_000, 3000)
+    // Consumers share the sequence, so that each has its gaps.
+    await tables.query("delete from twinbox.inbox where consumer = 'large' and seq % 3 = 0")
+    const box = (await look()).consumers.find(({ consumer }) => consumer === 'large')!
+    expect(box.estimated).toBe(true)
+    expect(box.depth / 14_000).toBeGreaterThan(0.8)
+    expect(box.depth / 14_000).toBeLessThan(1.2)
+    expect(box.topics).toHaveLength(20)
+    await tables.query("delete from twinbox.inbox where consumer = 'large'")
+  })
+
+  test('tells what came and what went since the look before', async () => {
+    const consumer = 'flowing'
+    const receive = (count: number) =>
+      tables.query(
+        `with m as (
+          insert into twinbox.seen (consumer, id) select $1, gen_random_uuid() from generate_series(1, $2::int) returning id)
+        insert into twinbox.inbox (consumer, id, lane, topic, payload) select $1, id, 64, 't', '1' from m`,
+        [consumer, count],
+      )
+    const read = createReader(database)
+    const find = (poll: Awaited<ReturnType<typeof read>>) =>
+      poll.consumers.find((box) => box.consumer === consumer)
+    await read()
+    await receive(10)
+    let box: ReturnType<typeof find>
+    await until(async () => (box = find(await read())) !== undefined)
+    await receive(30)
+    await tables.query(
+      'delete from twinbox.inbox where seq in (select seq from twinbox.inbox where consumer = $1 limit 20)',
+      [consumer],
+    )
+    await until(async () => (box = find(await read()))!.depth === 20)
+    expect(box!.inRate! / box!.outRate!).toBeCloseTo(30 / 20)
+  })
+})
+
+describe('what it costs', () => {
+  test('ten viewers are one poll, and nobody is none', async () => {
+    let polls = 0
+    const poller = new Poller(async () => {
+      polls += 1
+      return look()
+    })
+    await Promise.all(Array.from({ length: 10 }, () => poller.current()))
+    expect(polls).toBe(1)
+    const seen: number[] = []
+    const releases = Array.from({ length: 10 }, () => poller.watch())
+    const forget = Array.from({ length: 10 }, (_, viewer) => poller.observe(() => seen.push(viewer)))
+    await until(() => seen.length === 10)
+    expect(polls).toBe(2)
+    for (const release of releases) release()
+    for (const each of forget) each()
+    expect(poller.isIdle).toBe(true)
+    await poller.close()
+  })
+
+  test('a poll is three statements in a transaction, each of which ends after two seconds', async () => {
+    const read = createReader(database)
+    await read()
+    const query = vi.spyOn(pg.Client.prototype, 'query')
+    const said = () => query.mock.calls.map(([asked]) => JSON.stringify(asked))
+    try {
+      await until(async () => {
+        query.mockClear()
+        await read()
+        return said().some((text) => text.includes('json_build_object'))
+      })
+      // The transaction itself has three: its begin, its id and its commit.
+      expect(said()).toHaveLength(3 + 3)
+      expect(said()[1]).toContain("'statement_timeout', '2000'")
+    } finally {
+      query.mockRestore()
+    }
+  })
+
+  test('a database that fails is asked again, and its error is told', async () => {
+    let fails = true
+    const poller = new Poller(async () => {
+      if (fails) throw new Error('no such host')
+      return look()
+    })
+    expect(await poller.current()).toBeNull()
+    expect(poller.outage!.why).toContain('no such host')
+    fails = false
+    const release = poller.watch()
+    await until(() => poller.outage === null)
+    expect(poller.latest).not.toBeNull()
+    release()
+    await poller.close()
+  })
+})
+
+describe('the ring', () => {
+  test('keeps an hour of each box, and of a hundred boxes', async () => {
+    const ring = new Ring()
+    const poll = await look()
+    const at = (minutes: number) => new Date(Date.UTC(2026, 0, 1, 0, minutes))
+    for (let minutes = 0; minutes <= 90; minutes++) ring.add({ ...poll, lookedAt: at(minutes) })
+    ring.add({ ...poll, lookedAt: at(90) })
+    expect(ring.since(0)['outbox']!.at).toHaveLength(60)
+    expect(ring.since(at(85).getTime())['inbox of small']!.depth).toEqual(Array<number>(5).fill(100))
+    const [box] = poll.consumers
+    const many = Array.from({ length: 150 }, (_, n) => ({ ...box!, consumer: `c${n}` }))
+    ring.add({ ...poll, consumers: many, lookedAt: at(91) })
+    expect(Object.keys(ring.since(0)).length).toBeLessThanOrEqual(100)
+  })
+})
+
+describe('the page', () => {
+  const dashboard = () =>
+    createDashboard({ database: tables.url, authorize: () => ({ name: 'ada', access: 'read' }) })
+  const get = async (of: ReturnType<typeof dashboard>, path: string) =>
+    (await of.fetch(new Request(`http://localhost${path}`))).text()
+
+  test('says what is red, why, and what to do', async () => {
+    const of = dashboard()
+    await tables.query(
+      `insert into twinbox.circuit (consumer, topic, reason, error, probe_at) values ('small', 't.1', 'ECONNREFUSED', 'no "<b>bank</b>"', now())`,
+    )
+    const page = await get(of, '/')
+    expect(page).toContain('Messages wait in the inbox of &quot;small&quot;, and no claimer is running.')
+    expect(page).toContain('What to do: Start one: twinbox claim --consumer small')
+    expect(page).toContain('pauses t.1: ECONNREFUSED since')
+    expect(page).toContain('no &quot;&lt;b&gt;bank&lt;/b&gt;&quot;')
+    expect(await get(of, '/?box=small')).toContain('<code>t.3</code>')
+    const series = JSON.parse(await get(of, '/chart')) as ReturnType<Ring['since']>
+    expect(series['inbox of small']!.depth.at(-1)).toBe(100)
+    await of.close()
+  })
+
+  test('the doctor says all that the command says', async () => {
+    const of = dashboard()
+    const page = await get(of, '/doctor')
+    expect(page).toContain('<strong>schema</strong>')
+    expect(page).toContain('<strong>grants</strong>')
+    await of.close()
+  })
+
+  test('needs no more than the role of readers', async () => {
+    await asReader(async (url) => {
+      const of = createDashboard({ database: url, authorize: () => ({ name: 'bob', access: 'read' }) })
+      for (const path of ['/', '/doctor']) {
+        const page = await get(of, path)
+        expect(page).toContain('</h1>')
+        expect(page).not.toContain('Not done')
+        expect(page).not.toContain('has not answered')
+        expect(page).not.toContain('could not look')
+      }
+      await of.close()
+    })
+  })
+})
