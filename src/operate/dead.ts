@@ -22,6 +22,8 @@ export interface ReadDeadLettersOptions {
   readonly limit?: number | undefined
   /** Go on behind an earlier page: what its `next` was. @default from the latest on */
   readonly after?: string | undefined
+  /** Most that are looked at, matching or not: then the page ends, and `next` goes on from there. @default as many as it takes */
+  readonly lookMax?: number | undefined
 }
 
 export interface Redriven {
@@ -42,19 +44,20 @@ export async function readDeadLetters(
   filter: DeadLetterFilter = {},
   options: ReadDeadLettersOptions = {},
 ): Promise<DeadLetterPage> {
-  refuseUnknown('readDeadLetters', options, ['schema', 'limit', 'after'])
+  refuseUnknown('readDeadLetters', options, ['schema', 'limit', 'after', 'lookMax'])
   const { scope, values } = readFilter(filter)
   const limit = whole('limit', options.limit, 100, 1, 1000)
+  let left = whole('lookMax', options.lookMax, Number.MAX_SAFE_INTEGER, 1, Number.MAX_SAFE_INTEGER)
   let below = readCursor(options.after)
   return withTables(input, options.schema, async (database) => {
     const letters: DeadLetter[] = []
     for (;;) {
       const wanted = limit - letters.length
+      const look = Math.min(lookMax, left)
       const rows = await database.query(deadSql(database.schema).list[scope], {
         ...values,
         ...below,
-        look: lookMax,
-        limit: wanted,
+        ...{ look, limit: wanted },
       })
       const found = rows.filter((row) => row.number !== null)
       letters.push(...found.map(toDeadLetter))
@@ -63,7 +66,9 @@ export async function readDeadLetters(
         const last = found.at(-1)!
         return { letters, next: `${last.seq}.${last.number}` }
       }
-      if (lookedAt < lookMax) return { letters, next: null }
+      if (lookedAt < look) return { letters, next: null }
+      left -= lookedAt
+      if (left === 0) return { letters, next: `${seq}.${number}` }
       below = { belowSeq: seq!, belowNumber: number! }
     }
   })

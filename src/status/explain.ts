@@ -8,7 +8,7 @@ import { consumerColumn, isMessageId } from '../operate/filter.ts'
 import { withTables } from '../operate/tables.ts'
 import { nothing, type Evidence, type Explanation } from './explanation.ts'
 import { Facts } from './facts.ts'
-import { findPlaces } from './places.ts'
+import { findPlaces, type Places, type Wanted } from './places.ts'
 import type { Snapshot } from './snapshot.ts'
 import { tell } from './sentence.ts'
 import { judge } from './why.ts'
@@ -45,16 +45,27 @@ export async function explainMessage(
   if (!isMessageId(id)) throw new OptionError('id', 'id must be the id of a message, a UUID.')
   const consumer = consumerColumn(options.consumer)
   const all = readBoolean('all', options.all, false)
-  return withTables(input, options.schema, (database) =>
+  return inSnapshot(input, options.schema, async (snapshot) => {
+    const { told } = await explain(snapshot, { id: id.toLowerCase(), consumer, all })
+    return told
+  })
+}
+
+/** Runs `work` on one picture of the tables, in which what is read is looked up and ends after 20 s. */
+export const inSnapshot = <Result>(
+  input: DatabaseInput,
+  schema: string | undefined,
+  work: (snapshot: Snapshot) => Promise<Result>,
+): Promise<Result> =>
+  withTables(input, schema, (database) =>
     database.transaction(async (client) => {
       const { begin, limit } = statusSql(database.schema)
       await client.query(begin)
       await client.query(limit)
       await client.query(explainSql(database.schema).plans)
-      return explain(snapshotOf(database, client), id.toLowerCase(), consumer, all)
+      return work(snapshotOf(database, client))
     }),
   )
-}
 
 const snapshotOf = (database: Database, client: pg.ClientBase): Snapshot => ({
   schema: database.schema,
@@ -62,22 +73,23 @@ const snapshotOf = (database: Database, client: pg.ClientBase): Snapshot => ({
   paused: { database, client },
 })
 
-async function explain(
+/** What is told of a message, and what that was judged by: of its places, the first are those where it was found, in that order. */
+export async function explain(
   snapshot: Snapshot,
-  id: string,
-  consumer: string | null,
-  all: boolean,
-): Promise<Explanation> {
+  wanted: Wanted,
+): Promise<{ readonly told: Explanation; readonly found: Places; readonly facts: Facts }> {
+  const { id, consumer } = wanted
   const sql = explainSql(snapshot.schema)
   const [{ at } = { at: new Date() }] = await snapshot.rows(sql.now)
   const facts = new Facts(snapshot, id, at)
-  const found = await findPlaces(snapshot, { id, consumer, all })
+  const found = await findPlaces(snapshot, wanted)
   const evidence: Evidence[] = []
   for (const row of found.rows) evidence.push(await judge(row, facts))
   evidence.push(...(await facts.left(found, consumer)))
   if (evidence.length === 0) evidence.push({ ...nothing, transactions: await snapshot.rows(sql.writers) })
-  return {
+  const told = {
     ...{ id, at, known: evidence[0]!.why !== 'unknown', complete: found.complete },
     places: evidence.map((each) => ({ sentence: tell(each, at, found.complete), ...each })),
   }
+  return { told, found, facts }
 }

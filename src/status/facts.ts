@@ -112,10 +112,11 @@ export class Facts {
 
   /** What an operator did last with it at this consumer. */
   async intervention(consumer: string): Promise<Intervention | null> {
-    return (await this.#interventions()).findLast((row) => row.consumer === consumer) ?? null
+    return (await this.interventions()).findLast((row) => row.consumer === consumer) ?? null
   }
 
-  async #interventions(): Promise<readonly (Intervention & { readonly consumer: string })[]> {
+  /** All that operators did with it, the first first. */
+  async interventions(): Promise<readonly (Intervention & { readonly consumer: string })[]> {
     const { ofMessage } = auditSql(this.#snapshot.schema)
     this.#audit ??= (await this.#snapshot.rows(ofMessage, { id: this.id, consumer: null })).map((row) => ({
       consumer: row.consumer,
@@ -126,7 +127,7 @@ export class Facts {
 
   /** Of consumers that have it nowhere: what they, or an operator, have done with it. */
   async left({ rows, received }: Places, consumer: string | null): Promise<readonly Evidence[]> {
-    const audited = (await this.#interventions()).map((row) => row.consumer)
+    const audited = (await this.interventions()).map((row) => row.consumer)
     const known = new Set([...received.map((row) => row.consumer), ...audited])
     const gone = [...known].filter(
       (of) => (consumer === null || of === consumer) && !rows.some((row) => row.consumer === of),

@@ -1,7 +1,7 @@
 import { isOutboxId } from '../message/message.ts'
 import { inboxLanes } from '../database/layout.ts'
 import { messageSql } from '../database/sql/message.ts'
-import { searchSql, type FoundRow } from '../database/sql/search.ts'
+import { searchSql, type PlaceRow } from '../database/sql/search.ts'
 import { statusSql } from '../database/sql/status.ts'
 import type { Snapshot } from './snapshot.ts'
 
@@ -19,7 +19,7 @@ interface Received {
 }
 
 export interface Places {
-  readonly rows: readonly FoundRow[]
+  readonly rows: readonly PlaceRow[]
   /** Who has received it inside the dedupe window, and when. */
   readonly received: readonly Received[]
   /** Whether all was looked at where it could be. */
@@ -72,9 +72,9 @@ async function lookDeeper(
   missing: readonly string[],
   received: readonly Received[],
   look: number,
-): Promise<readonly { readonly of: string; readonly row: FoundRow | null }[]> {
+): Promise<readonly { readonly of: string; readonly row: PlaceRow | null }[]> {
   const { more, around } = searchSql(schema)
-  const found: { of: string; row: FoundRow | null }[] = []
+  const found: { of: string; row: PlaceRow | null }[] = []
   for (const of of missing) {
     const isOutbox = of === ''
     const beside = { look: isOutbox ? laneMax : look, consumers: [of] }
@@ -94,5 +94,5 @@ async function lookDeeper(
 }
 
 /** When an outbox made it, which its id says. */
-const madeAt = (id: string): Date | undefined =>
+export const madeAt = (id: string): Date | undefined =>
   isOutboxId(id) ? new Date(Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16)) : undefined

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readDeadLetters, readParkedKeys, redriveDeadLetters, skipParkedKeys } from '../../src/index.ts'
 import { deadSql, type DeadAction, type DeadScope, type Filtering } from '../../src/database/sql/dead.ts'
 import type { Parameters, ValuesOf } from '../../src/database/sql/parameter.ts'
+import { listingSql } from '../../src/database/sql/listing.ts'
 import { parkedSql } from '../../src/database/sql/parked.ts'
 import { bookkeepingSettings } from '../../src/database/sql/server.ts'
 import { parkingSql } from '../../src/database/sql/parking.ts'
@@ -115,6 +116,29 @@ test('what one statement touches does not grow with the number of dead letters',
     'redriving 500': await step('all', 'redrive', {}, ['c1', 50_000, 0]),
     'redriving 500 of a key': await step('key', 'redrive', { consumer: 'c0', key: 'one' }, ['', 90_000, 0]),
     'skipping 500': await step('all', 'skip', {}, ['c1', 50_000, 0]),
+    'those of a key, searched': await buffers(database.pool, listingSql('twinbox').list.dead, {
+      ...{
+        consumers: ['', 'c0', 'c1', 'c2'],
+        topic: null,
+        key: 'k70000',
+        error: null,
+        look: 5000,
+        limit: 100,
+      },
+    }),
+    'an error, searched': await buffers(database.pool, listingSql('twinbox').list.dead, {
+      ...{
+        consumers: ['', 'c0', 'c1', 'c2'],
+        topic: null,
+        key: null,
+        error: 'needle',
+        look: 5000,
+        limit: 100,
+      },
+    }),
+    'groups of the latest 5000': await buffers(database.pool, listingSql('twinbox').groups, {
+      ...{ consumer: null, look: 5000, limit: 100 },
+    }),
     'a page of keys': await buffers(database.pool, parked.list.all, {
       ...{ ...keys, afterConsumer: '', afterLane: -1, afterKey: '', look: 5000, most: 100 },
     }),

@@ -7,6 +7,7 @@ import { explainSql } from './explain.ts'
 import { floodSql } from './flood.ts'
 import { inboxSql } from './inbox.ts'
 import { laneSql } from './lane.ts'
+import { listingSql } from './listing.ts'
 import { locksSql } from './locks.ts'
 import { messageSql } from './message.ts'
 import { migrationSql } from './migration.ts'
@@ -47,6 +48,7 @@ const rooms = {
   flood: floodSql,
   inbox: inboxSql,
   lane: laneSql,
+  listing: listingSql,
   locks: locksSql,
   message: messageSql,
   migration: migrationSql,

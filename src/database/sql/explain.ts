@@ -1,5 +1,4 @@
 import type { FailedAttempt } from '../../message/row.ts'
-import { inboxLanes } from '../layout.ts'
 import { bigint, int, optional, smallint, text } from './parameter.ts'
 import { tableOf } from './placed.ts'
 import { instant, perSchema, planned, readable } from './statement.ts'
@@ -91,7 +90,6 @@ export const explainSql = perSchema('explain', (s) => {
       from ${s}.lane as l where l.consumer = $consumer and l.lane = $lane`,
     ).gives<HeldLaneRow>(),
 
-    // Without a function of ours, which a reader may not call: the key's lane is one of all.
     key: planned(
       { consumer: text, key: text },
       `select ${instant(`nullif(p.until, 'infinity')`)} as until, ${instant('p.since')} as since, p.reason, p.released_to, p.blocker as place,
@@ -106,7 +104,7 @@ export const explainSql = perSchema('explain', (s) => {
         select m.number, m.id, m.attempt, m.errors from ${s}.dead_letter as m
         where m.consumer = p.consumer and m.key = p.key and m.seq = p.blocker order by m.number desc limit 1
       ) as d on w.id is null
-      where p.consumer = $consumer and p.key = $key and p.lane = any (array(select l.lane from generate_series(0, ${inboxLanes - 1}) as l(lane)))`,
+      where p.consumer = $consumer and p.lane = ${s}.lane_of($key) and p.key = $key`,
     ).gives<HeldKeyRow>(),
 
     workers: planned(

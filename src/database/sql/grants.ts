@@ -194,5 +194,7 @@ export const functions: Partial<Record<RoleName, readonly string[]>> = {
     'mend_sequences',
   ],
   canceller: ['cancel'],
+  // It sees keys, and which lane a key has is no secret.
+  reader: ['lane_of'],
   operator: ['lane_of', 'sound_headers', 'each_header_is_sound', 'prune_audit', 'erase_audit'],
 }

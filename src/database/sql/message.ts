@@ -1,6 +1,30 @@
-import { boolean, int, optional, text, texts, uuid } from './parameter.ts'
+import { bigint, boolean, int, optional, smallint, text, texts, uuid } from './parameter.ts'
+import type { MessageRow } from '../../message/row.ts'
 import { contentOf, placed, shown, tableOf, type MessageState, type PlacedRow } from './placed.ts'
-import { everyConsumer, everyLane, instant, perSchema, planned } from './statement.ts'
+import { each as eachOf, everyConsumer, everyLane, instant, perSchema, planned } from './statement.ts'
+
+/** Headers and payload of a message where it is. */
+export type ContentRow = Pick<MessageRow, 'headers' | 'payload' | 'body' | 'content_type'>
+
+/** Where a message stands, as far as its table has an index for it. */
+const standing = {
+  consumer: text,
+  lane: optional(smallint),
+  key: optional(text),
+  topic: text,
+  place: bigint,
+  id: uuid,
+}
+const inLane = 'm.consumer = $consumer and m.lane = $lane'
+const at = {
+  outbox: 'm.lane = $lane and m.seq = $place',
+  inbox: `${inLane} and m.seq = $place`,
+  deferred: 'm.consumer = $consumer and m.seq = $place',
+  parked: `${inLane} and m.key = $key and m.seq = $place`,
+  unhandled: `${inLane} and m.topic = $topic and m.seq = $place`,
+  dead: 'm.number = $place',
+} as const satisfies Partial<Record<MessageState, string>>
+const statesWithContent = Object.keys(at) as (keyof typeof at)[]
 
 /**
  * Where messages are, for operators. Of each table `$look` rows are looked at, and of each state `$limit` messages are told.
@@ -48,6 +72,15 @@ export const messageSql = perSchema('message', (s) => {
         ),
       ].join(' union all '),
     ).gives<PlacedRow>(),
+
+    /** What a reader may not see. */
+    content: eachOf(statesWithContent, (state) => {
+      const named = Object.entries(standing).filter(([name]) => `${at[state]} $id`.includes(`$${name}`))
+      return planned(
+        Object.fromEntries(named) as typeof standing,
+        `select m.headers, m.payload, m.body, m.content_type from ${s}.${tableOf[state]} as m where ${at[state]} and m.id = $id`,
+      ).gives<ContentRow>()
+    }),
 
     /** Who has received it inside the dedupe window. $states id. */
     seen: planned(

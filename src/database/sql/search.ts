@@ -4,6 +4,14 @@ import { int, text, texts, timestamptz, uuid } from './parameter.ts'
 import { placed, tableOf, type MessageState } from './placed.ts'
 import { everyLane, instant, perSchema, planned } from './statement.ts'
 
+/** What is told of a message that was found, in rows `m`. */
+export const told = (
+  state: MessageState,
+): string => `'${state}' as state, m.consumer, m.topic, m.key, m.place,
+    ${instant('m.since')} as since, ${instant('m.due_at')} as due_at, ${
+      state === 'handled' ? 'null::numeric' : instant('m.expires_at')
+    } as expires_at, m.attempt, m.holder, m.reason, m.errors -> -1 as error`
+
 /** Where a message waits. */
 export type WaitingState = Exclude<MessageState, 'dead' | 'handled'>
 
@@ -29,16 +37,21 @@ export interface FoundRow {
   readonly error: FailedAttempt | null
 }
 
-const light = 'm.id, m.seq, m.topic, m.key, m.attempt, m.errors, m.expires_at'
+/** The same with all of its failed attempts. */
+export interface PlaceRow extends FoundRow {
+  readonly errors: readonly FailedAttempt[] | null
+}
+
+export const light = 'm.id, m.seq, m.topic, m.key, m.attempt, m.errors, m.expires_at'
 /** Of each table what `placed` needs beside. */
-const beside: Readonly<Record<Exclude<WaitingState, 'deferred'>, string>> = {
+export const beside: Readonly<Record<Exclude<WaitingState, 'deferred'>, string>> = {
   outbox: `''::text as consumer, m.lane, m.published_at`,
   inbox: 'm.consumer, m.lane, m.received_at, m.holder, m.lease_until',
   parked: 'm.consumer, m.lane, m.received_at',
   unhandled: 'm.consumer, m.lane, m.received_at',
 }
 /** The order of each table's key within a lane. */
-const order: Readonly<Record<keyof typeof beside, string>> = {
+export const order: Readonly<Record<keyof typeof beside, string>> = {
   outbox: 'm.seq',
   inbox: 'm.seq',
   parked: 'm.key, m.seq, m.id',
@@ -50,16 +63,13 @@ const order: Readonly<Record<keyof typeof beside, string>> = {
  * looked at from its beginning, and then as many around the time at which the message came. None is prepared by name, see operate.ts.
  */
 export const searchSql = perSchema('search', (s) => {
-  const told = (state: MessageState): string => `'${state}' as state, m.consumer, m.topic, m.key, m.place,
-    ${instant('m.since')} as since, ${instant('m.due_at')} as due_at, ${instant('m.expires_at')} as expires_at,
-    m.attempt, m.holder, m.reason, m.errors -> -1 as error`
   const held = `left join ${s}.lane as h on h.consumer = m.consumer and h.lane = m.lane`
   const of = (state: keyof typeof beside, consumer: string): string =>
     state === 'outbox' ? 'm.lane = l.lane' : `m.consumer = ${consumer} and m.lane = l.lane`
   const consumers = (state: keyof typeof beside): string =>
     state === 'outbox' ? `(select '') as c(consumer)` : 'unnest($consumers) as c(consumer)'
   const evidence = (state: keyof typeof beside, rows: string): string => `
-    select ${told(state)}, m.lane, ${instant('m.lease_until')} as lease_until
+    select ${told(state)}, m.errors, m.lane, ${instant('m.lease_until')} as lease_until
     from (
       select ${placed(s)[state]}, m.topic, m.key, m.lane, m.expires_at, ${
         state === 'inbox' ? 'm.lease_until' : 'null::timestamptz'
@@ -111,13 +121,13 @@ export const searchSql = perSchema('search', (s) => {
   const takesTime = { id: uuid, at: timestamptz, look: int }
   return {
     heads: {
-      outbox: planned(takesOutbox, heads('outbox')).gives<FoundRow>(),
-      inbox: planned(takes, heads('inbox')).gives<FoundRow>(),
-      parked: planned(takes, heads('parked')).gives<FoundRow>(),
-      unhandled: planned(takes, heads('unhandled')).gives<FoundRow>(),
+      outbox: planned(takesOutbox, heads('outbox')).gives<PlaceRow>(),
+      inbox: planned(takes, heads('inbox')).gives<PlaceRow>(),
+      parked: planned(takes, heads('parked')).gives<PlaceRow>(),
+      unhandled: planned(takes, heads('unhandled')).gives<PlaceRow>(),
       deferred: planned(
         takes,
-        `select ${told('deferred')}, null::smallint as lane, null::numeric as lease_until
+        `select ${told('deferred')}, m.errors, null::smallint as lane, null::numeric as lease_until
         from (
           select ${placed(s).deferred}, m.topic, m.key, m.expires_at from (
             (select ${light}, m.consumer, m.received_at, m.published_at, m.due_at from ${s}.deferred as m
@@ -129,23 +139,23 @@ export const searchSql = perSchema('search', (s) => {
             ) as m where c.consumer <> '')
           ) as m where m.id = $id
         ) as m`,
-      ).gives<FoundRow>(),
+      ).gives<PlaceRow>(),
       dead: planned(
         { id: uuid },
-        `select ${told('dead')}, null::smallint as lane, null::numeric as lease_until
+        `select ${told('dead')}, m.errors, null::smallint as lane, null::numeric as lease_until
         from (
           select ${placed(s).dead}, m.topic, m.key, m.expires_at from ${s}.dead_letter as m where m.id = $id order by m.number limit 100
         ) as m`,
-      ).gives<FoundRow>(),
+      ).gives<PlaceRow>(),
       handled: planned(
         { id: uuid },
-        `select ${told('handled').replace('m.expires_at', 'null::timestamptz')}, null::smallint as lane, null::numeric as lease_until
+        `select ${told('handled')}, m.errors, null::smallint as lane, null::numeric as lease_until
         from (select ${placed(s).handled}, m.topic, m.key from ${s}.handled as m where m.id = $id order by m.number desc limit 100) as m`,
-      ).gives<FoundRow>(),
+      ).gives<PlaceRow>(),
     },
     around: {
-      outbox: planned(takesTime, around('outbox', 'published_at')).gives<FoundRow>(),
-      inbox: planned({ ...takesTime, consumer: text }, around('inbox', 'received_at')).gives<FoundRow>(),
+      outbox: planned(takesTime, around('outbox', 'published_at')).gives<PlaceRow>(),
+      inbox: planned({ ...takesTime, consumer: text }, around('inbox', 'received_at')).gives<PlaceRow>(),
     },
     // Whether some lane has more than was looked at.
     more: {
