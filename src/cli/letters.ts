@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readDeadLetters, redriveDeadLetters, showDeadLetter, skipDeadLetters } from '../operate/dead.ts'
 import { exportDeadLetters } from '../operate/export.ts'
 import type { DeadLetterFilter } from '../operate/filter.ts'
-import type { DeadLetterDetails, Intervention } from '../operate/letter.ts'
+import { forJson, type DeadLetterDetails, type Intervention } from '../operate/letter.ts'
 import { confirmed } from './confirm.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
@@ -114,12 +114,6 @@ export async function showLetter(name: string, flags: CommonFlags & { payload?: 
   if (letters.length === 0) remark(`There is no dead letter ${name} in the schema "${schema}".`)
   return letters.length === 0 ? 1 : 0
 }
-
-/** Bytes as text that JSON can hold. */
-export const forJson = <Letter extends { readonly payload?: string | Uint8Array }>(letter: Letter): object =>
-  letter.payload === undefined || typeof letter.payload === 'string'
-    ? letter
-    : { ...letter, payload: Buffer.from(letter.payload).toString('base64'), payloadEncoding: 'base64' }
 
 function renderLetter(letter: DeadLetterDetails): string {
   const time = (at: Date | null): string => at?.toISOString() ?? '-'

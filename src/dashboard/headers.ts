@@ -1,4 +1,5 @@
 import type { Html } from './html.ts'
+import type { Download } from './view.ts'
 
 /** What every answer says. No script or style but our own files, no frame, no other host. */
 const guarding: Readonly<Record<string, string>> = {
@@ -26,3 +27,7 @@ export const answerHtml = (status: number, page: Html): Response =>
 /** To one of our pages, to be read by GET. */
 export const redirect = (location: string, more: Readonly<Record<string, string>> = {}): Response =>
   answer(303, null, { location, ...more })
+
+/** A file to be kept, which no browser shows by itself. */
+export const download = ({ file, type, body }: Download): Response =>
+  answer(200, body, { 'content-type': type, 'content-disposition': `attachment; filename="${file}"` })

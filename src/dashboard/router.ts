@@ -2,7 +2,7 @@ import { describeError, OptionError } from '../base/errors.ts'
 import { assetAt } from './assets.ts'
 import { Flashes } from './flashes.ts'
 import { readForm } from './form.ts'
-import { answer, answerHtml, redirect } from './headers.ts'
+import { answer, answerHtml, download, redirect } from './headers.ts'
 import { html, none, type Html } from './html.ts'
 import { linkBelow } from './link.ts'
 import { stream } from './live.ts'
@@ -141,7 +141,9 @@ export class Router {
       )
     }
     try {
-      const { to, query, said } = await action.run(form, context)
+      const result = await action.run(form, context)
+      if ('body' in result) return download(result)
+      const { to, query, said } = result
       const flash = said === undefined ? null : this.#flashes.keep(said, viewer)
       return redirect(context.link(to, { ...query, flash }))
     } catch (error) {

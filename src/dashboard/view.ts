@@ -71,6 +71,13 @@ export interface Result {
   readonly said?: Flash
 }
 
+/** A file that an action gives instead of a page. */
+export interface Download {
+  readonly file: string
+  readonly type: string
+  readonly body: ReadableStream<Uint8Array>
+}
+
 export interface Flash {
   readonly tone: 'good' | 'bad' | 'note'
   readonly text: string
@@ -81,7 +88,7 @@ export interface Action {
   /** Below the mount, such as `/workers/evict`. */
   readonly path: string
   /** An OptionError of it is said on the page from which the form came. */
-  run(form: URLSearchParams, context: Context): Promise<Result>
+  run(form: URLSearchParams, context: Context): Promise<Result | Download>
   /** Whether those who may only read may do it, since it changes nothing for others. */
   readonly harmless?: boolean
 }

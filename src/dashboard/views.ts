@@ -1,6 +1,7 @@
 import type { Action, Shared, View } from './view.ts'
 import { doctor } from './views/doctor.ts'
 import { overview } from './views/overview.ts'
+import { workViews } from './work.ts'
 
 /** What a dashboard consists of. */
 export interface Views {
@@ -10,7 +11,7 @@ export interface Views {
   readonly actions: readonly Action[]
 }
 
-export const viewsOf = (shared: Shared): Views => ({
-  views: [overview(shared), doctor(shared)],
-  actions: [],
-})
+export function viewsOf(shared: Shared): Views {
+  const work = workViews(shared)
+  return { views: [overview(shared), ...work.views, doctor(shared)], actions: [...work.actions] }
+}

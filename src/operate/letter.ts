@@ -77,3 +77,9 @@ export function contentOf(row: DeadLetterRow): DeadLetterContent {
     ...(payload === undefined ? {} : { payload }),
   }
 }
+
+/** Bytes as text that JSON can hold. */
+export const forJson = <Letter extends { readonly payload?: string | Uint8Array }>(letter: Letter): object =>
+  letter.payload === undefined || typeof letter.payload === 'string'
+    ? letter
+    : { ...letter, payload: Buffer.from(letter.payload).toString('base64'), payloadEncoding: 'base64' }

@@ -5,7 +5,7 @@ import { listingSql, type ListedRow } from '../database/sql/listing.ts'
 import { messageStates, type MessageState } from '../database/sql/placed.ts'
 import { statusSql } from '../database/sql/status.ts'
 import { sqlstate } from '../database/sqlstate.ts'
-import { whole } from '../base/options.ts'
+import { oneOf, whole } from '../base/options.ts'
 import type { FailedAttempt } from '../message/row.ts'
 import { consumerColumn, textOrNull } from './filter.ts'
 
@@ -69,7 +69,8 @@ export async function searchMessages(
   search: MessageSearch,
   options: { readonly limit?: number; readonly look?: number } = {},
 ): Promise<SearchResult> {
-  const { states = messageStates, consumer, topic, key, error } = search
+  const { consumer, topic, key, error } = search
+  const states = search.states?.map((state) => oneOf('state', state, messageStates)) ?? messageStates
   const of = consumerColumn(consumer)
   const given = {
     topic: textOrNull('topic', topic),
