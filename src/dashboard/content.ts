@@ -28,26 +28,22 @@ interface Exported {
  * Messages as a file of JSON, one a line, read as fast as the browser takes them. Payloads are in it as the application lets this viewer see
  * them, and without `showPayload` none is.
  */
-export function exportOf(context: Context, name: string, messages: AsyncGenerator<Exported>): Download {
-  const bytes = new TextEncoder()
+export function exportOf(context: Context, name: string, messages: AsyncIterable<Exported>): Download {
   const day = new Date().toISOString().slice(0, 10)
   return {
     file: `${name}-${day}.jsonl`,
     type: 'application/x-ndjson; charset=utf-8',
-    body: new ReadableStream({
-      async pull(controller) {
-        const { value: message, done } = await messages.next()
-        if (done === true) return controller.close()
-        const { payload: stored, ...told } = message
-        const { contentType = jsonContentType } = message
-        const payload =
-          stored === undefined ? null : await payloadFor(context, { ...told, contentType, payload: stored })
-        const line = forJson({ ...told, ...(payload === null ? {} : { payload }) })
-        controller.enqueue(bytes.encode(`${printable(JSON.stringify(line))}\n`))
-      },
-      async cancel() {
-        await messages.return(undefined)
-      },
-    }),
+    body: ReadableStream.from(linesOf(context, messages)),
+  }
+}
+
+async function* linesOf(context: Context, messages: AsyncIterable<Exported>): AsyncGenerator<Uint8Array> {
+  const bytes = new TextEncoder()
+  for await (const { payload: stored, ...message } of messages) {
+    const contentType = message.contentType ?? jsonContentType
+    const payload =
+      stored === undefined ? null : await payloadFor(context, { ...message, contentType, payload: stored })
+    const line = forJson({ ...message, ...(payload === null ? {} : { payload }) })
+    yield bytes.encode(`${printable(JSON.stringify(line))}\n`)
   }
 }

@@ -10,8 +10,7 @@ import type { DashboardOptions, Viewer } from './options.ts'
 import { page, plainPage } from './page.ts'
 import { readTheme, setTheme } from './theme.ts'
 import { isSameOrigin, Tokens } from './token.ts'
-import type { Action, Context, Fields, Shared, View } from './view.ts'
-import type { Views } from './views.ts'
+import type { Action, Context, Fields, Shared, View, Views } from './view.ts'
 
 /** Where a request is in the dashboard: below its mount. */
 interface Place {

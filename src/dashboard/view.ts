@@ -92,3 +92,11 @@ export interface Action {
   /** Whether those who may only read may do it, since it changes nothing for others. */
   readonly harmless?: boolean
 }
+
+/** What a dashboard consists of. */
+export interface Views {
+  /** All pages, in the order of the navigation. */
+  readonly views: readonly View[]
+  /** All that forms can do. */
+  readonly actions: readonly Action[]
+}

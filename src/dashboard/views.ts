@@ -1,15 +1,7 @@
-import type { Action, Shared, View } from './view.ts'
+import type { Shared, Views } from './view.ts'
 import { doctor } from './views/doctor.ts'
 import { overview } from './views/overview.ts'
 import { workViews } from './work.ts'
-
-/** What a dashboard consists of. */
-export interface Views {
-  /** All pages, in the order of the navigation. */
-  readonly views: readonly View[]
-  /** All that forms can do. */
-  readonly actions: readonly Action[]
-}
 
 export function viewsOf(shared: Shared): Views {
   const work = workViews(shared)

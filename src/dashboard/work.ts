@@ -1,5 +1,5 @@
 import { Jobs } from './jobs.ts'
-import type { Shared } from './view.ts'
+import type { Shared, Views } from './view.ts'
 import { auditView } from './views/audit.ts'
 import { deadViews } from './views/dead.ts'
 import { eraseActions, eraseView } from './views/erase.ts'
@@ -9,7 +9,6 @@ import { letterActions, letterChangeView } from './views/letterchange.ts'
 import { messageView } from './views/message.ts'
 import { messagesView } from './views/messages.ts'
 import { parkedActions, parkedViews } from './views/parked.ts'
-import type { Views } from './views.ts'
 
 /** Messages, and what operators do with them. */
 export function workViews(shared: Shared): Views {

@@ -29,7 +29,10 @@ export const messagesView = ({ database }: Shared): View => ({
     const dedupeKey = given(query, 'dedupe')
     const found =
       dedupeKey === undefined
-        ? results(context, await searchMessages(database, searchOf(query), { look: lookOf(query) }))
+        ? results(
+            context,
+            await searchMessages(database, searchOf(query), { limit: 50, look: lookOf(query) }),
+          )
         : byDedupeKey(context, await findDedupeKey(database, { dedupeKey, topic: given(query, 'topic') }))
     return html`${asking(context, '/message', [field({ name: 'id', label: 'Id', required: true })], 'Find by id')}
     ${asking(
