@@ -38,6 +38,13 @@ export class Jobs {
   readonly #jobs = new Map<string, Job>()
   readonly #running = new Map<string, { readonly stopping: AbortController; ended: Promise<void> }>()
 
+  readonly #onChange: () => void
+
+  /** @param onChange called whenever one has changed */
+  constructor(onChange: () => void = () => undefined) {
+    this.#onChange = onChange
+  }
+
   /** The latest first. */
   get all(): readonly Job[] {
     return [...this.#jobs.values()].toReversed()
@@ -104,5 +111,6 @@ export class Jobs {
 
   #change(id: string, to: Partial<Job>): void {
     this.#jobs.set(id, { ...this.#jobs.get(id)!, ...to })
+    this.#onChange()
   }
 }

@@ -45,6 +45,11 @@ export class Poller {
     return () => void this.#observers.delete(observer)
   }
 
+  /** Has streams look again at what they show, without a poll: it is this process's own that has changed. */
+  tell(): void {
+    for (const observer of this.#observers) observer()
+  }
+
   /** Has it poll until the function that it returns is called. */
   watch(): () => void {
     this.#watching += 1
@@ -106,6 +111,6 @@ export class Poller {
       this.outage = { since: this.outage?.since ?? new Date(), why: describeError(error) }
     }
     this.#tookMs = performance.now() - this.#startedAt
-    for (const observer of this.#observers) observer()
+    this.tell()
   }
 }

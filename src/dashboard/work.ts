@@ -12,7 +12,7 @@ import { parkedActions, parkedViews } from './views/parked.ts'
 
 /** Messages, and what operators do with them. */
 export function workViews(shared: Shared): Views {
-  const jobs = new Jobs()
+  const jobs = new Jobs(rarely(() => shared.poller.tell()))
   shared.onClose(() => jobs.close())
   return {
     views: [
@@ -28,5 +28,19 @@ export function workViews(shared: Shared): Views {
         jobActions(jobs),
       ].flat(),
     ],
+  }
+}
+
+/** A batch of a job may take milliseconds, and nobody reads that fast. */
+const paceMs = 500
+
+/** Calls at most so often, and after the last time as well. */
+function rarely(call: () => void): () => void {
+  let timer: NodeJS.Timeout | null = null
+  return () => {
+    timer ??= setTimeout(() => {
+      timer = null
+      call()
+    }, paceMs).unref()
   }
 }

@@ -198,6 +198,20 @@ describe('dead letters', () => {
     expect(await left()).toBeGreaterThan(0)
   })
 
+  test('move on the page of their job while it runs, without a poll', async () => {
+    await letters(3, 'TypeError: x')
+    const { get, act, dashboard } = browse()
+    const job = await act(await get(`/dead/change?box=${consumer}&does=redrive`), '/dead/change', {
+      ...{ reason: 'slowly', rate: '1' },
+    })
+    const stream = await dashboard.fetch(new Request(`${origin}/ops/live?page=${encodeURIComponent(job)}`))
+    const reading = stream.body!.pipeThrough(new TextDecoderStream()).getReader()
+    let seen = ''
+    while (!seen.includes('Redriven: 3.')) seen += (await reading.read()).value ?? ''
+    expect(seen).toMatch(/event: fragment\ndata: {"name":"job".* of 3/)
+    await reading.cancel()
+  })
+
   test('are exported with as much of the payload as the application shows', async () => {
     await letters(120, 'TypeError: x')
     const lines = async (options: Partial<DashboardOptions>) => {

@@ -44,7 +44,7 @@ export const choice = (
 
 /** A form that asks, and changes nothing: its answer is a page that can be shared. */
 export const asking = ({ link }: Context, path: string, fields: readonly Html[], button: string): Html =>
-  html`<form class="asking" method="get" action="${link(path)}" role="search" aria-label="${button}">
+  html`<form class="asking row" method="get" action="${link(path)}" role="search" aria-label="${button}">
     ${fields}
     <button>${button}</button>
   </form>`

@@ -29,7 +29,7 @@ export const auditView = ({ database }: Shared): View => ({
         'Redrives, skips, prunes and erasures stand here: who they said they were, who was logged in, and why.',
       ),
     )}
-    ${entries.length === limit && html`<p class="note">These are the latest ${limit}; <code>twinbox audit</code> reads up to 1,000.</p>`}`
+    ${entries.length === limit && html`<p class="fine">These are the latest ${limit}; <code>twinbox audit</code> reads up to 1,000.</p>`}`
   },
 })
 

@@ -29,8 +29,8 @@ export const deadViews = ({ database }: Shared): readonly View[] => [
       const found = await groupDeadLetters(database, { consumer: readBox(context.query) })
       return html`${asking(context, '/dead', [boxChoice(context)], 'Show')}
       ${table('Dead letters by what they failed of, the most first', groupColumns(context), found.groups, noLetters)}
-      ${found.others > 0 && html`<p class="note">${number(found.others)} more groups are not shown: choose a box.</p>`}
-      ${found.more && html`<p class="note">Of more dead letters, these are the latest ${number(found.lookedAt)}.</p>`}
+      ${found.others > 0 && html`<p class="fine">${number(found.others)} more groups are not shown: choose a box.</p>`}
+      ${found.more && html`<p class="fine">Of more dead letters, these are the latest ${number(found.lookedAt)}.</p>`}
       ${found.lookedAt > 0 && html`<p class="actions"><a class="button" href="${context.link('/dead/list', boxFields(readBox(context.query)))}">See them one by one</a></p>`}`
     },
   },
@@ -70,7 +70,7 @@ export const deadViews = ({ database }: Shared): readonly View[] => [
             letters,
             next === null
               ? noLetters
-              : html`<p class="note">None of the ${number(lookMax)} that were looked at matches.</p>`,
+              : html`<p class="fine">None of the ${number(lookMax)} that were looked at matches.</p>`,
           )}
           ${
             mayOperate &&
@@ -81,7 +81,7 @@ export const deadViews = ({ database }: Shared): readonly View[] => [
             </p>`
           }
         </form>
-        ${next !== null && html`<p><a rel="next" href="${link('/dead/list', { ...fields, after: next })}">Further ones</a></p>`}`
+        ${next !== null && html`<p class="pages"><a rel="next" href="${link('/dead/list', { ...fields, after: next })}">Further ones</a></p>`}`
     },
   },
 ]

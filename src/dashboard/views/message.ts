@@ -84,7 +84,7 @@ const changes = ({ link, mayOperate }: Context, letter: number): Html =>
 const further = ({ link, mayOperate }: Context, { id, complete, known }: Followed): Html =>
   html`${
     !complete &&
-    html`<p class="note">
+    html`<p class="fine">
       Not every message that waits was looked at.
       <a href="${link('/message', { id, all: 1 })}">Look at all</a>: with millions waiting that takes seconds.
     </p>`

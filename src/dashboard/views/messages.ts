@@ -77,7 +77,7 @@ function results(context: Context, { messages, beyond, consumersLeft }: SearchRe
   const asked = ['box', 'state', 'topic', 'key', 'error'].some((name) => given(context.query, name))
   return html`${messageTable(context, 'Messages found, those of each state the oldest first', messages, asked)}
   ${notLooked(context, beyond)}
-  ${consumersLeft > 0 && html`<p class="note">The inboxes of ${number(consumersLeft)} more consumers were not looked at: choose a box.</p>`}`
+  ${consumersLeft > 0 && html`<p class="fine">The inboxes of ${number(consumersLeft)} more consumers were not looked at: choose a box.</p>`}`
 }
 
 export const messageTable = (
@@ -151,5 +151,5 @@ function byDedupeKey(context: Context, { messages, more }: Awaited<ReturnType<ty
     messages,
     empty('Nothing was found.', 'A dedupe key is known for as long as its window lasts.'),
   )}
-  ${more && html`<p class="note">There are more topics than were looked at: name the topic.</p>`}`
+  ${more && html`<p class="fine">There are more topics than were looked at: name the topic.</p>`}`
 }

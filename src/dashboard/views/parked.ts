@@ -60,7 +60,7 @@ export const parkedViews = ({ database }: Shared): readonly View[] => [
           'When a message with a key fails, later ones of its key wait behind it, in order, and other keys go on.',
         ),
       )}
-      ${next !== null && html`<p><a rel="next" href="${link('/parked', { ...fields, after: next })}">Further ones</a></p>`}`
+      ${next !== null && html`<p class="pages"><a rel="next" href="${link('/parked', { ...fields, after: next })}">Further ones</a></p>`}`
     },
   },
   {
