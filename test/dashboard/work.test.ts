@@ -257,7 +257,7 @@ describe('parked keys', () => {
     )
     const queue = await get(`/key?key=order-17&box=${consumer}`)
     expect(queue.words).toMatch(/parked since .* until an operator redrives or skips it: TypeError: no total/)
-    expect(queue.words).toContain('3 messages wait behind it.')
+    expect(queue.words).toContain('Behind it wait 3 messages.')
     expect(queue.text.match(/href="\/ops\/message\?id=/g)).toHaveLength(3)
     const link = /href="\/ops(\/parked\/change\?does=redrive[^"]*)"/.exec(queue.text)![1]!
     const job = await act(await get(decode(link)), '/parked/change', { reason: 'fixed' })

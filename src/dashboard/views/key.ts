@@ -52,8 +52,8 @@ function queue(
           </p>
           <p>
             ${parked.letter !== null && html`It is held back behind <a href="${link('/dead/list', { numbers: parked.letter })}">dead letter ${parked.letter}</a>. `}
-            ${countWords({ count: Math.min(parked.waiting, 1000), more: parked.waiting > 1000 }, 'message waits', 'messages wait')}
-            behind it.
+            Behind it ${parked.waiting === 1 ? 'waits' : 'wait'}
+            ${countWords({ count: Math.min(parked.waiting, 1000), more: parked.waiting > 1000 }, 'message', 'messages')}.
           </p>
           ${
             mayOperate &&
