@@ -1,6 +1,7 @@
 import { auditSql } from './audit.ts'
 import { circuitSql } from './circuit.ts'
 import { completionSql } from './completion.ts'
+import { dashboardSql } from './dashboard.ts'
 import { deadSql } from './dead.ts'
 import { doctorSql } from './doctor.ts'
 import { explainSql } from './explain.ts'
@@ -42,6 +43,7 @@ const rooms = {
   audit: auditSql,
   circuit: circuitSql,
   completion: completionSql,
+  dashboard: dashboardSql,
   dead: deadSql,
   doctor: doctorSql,
   explain: explainSql,
