@@ -4,10 +4,12 @@ import type { Poller } from './poller.ts'
 
 /** Proxies end connections on which nothing comes for a minute or so. */
 const beatMs = 20_000
+/** Who has lost their access sees no more after this: a browser whose stream has ended asks for another, and is asked who it is. */
+const streamMs = 300_000
 
 /**
- * A stream of what has changed on a page, after each poll that changed it. It ends when the browser leaves, or the dashboard
- * is closed.
+ * A stream of what has changed on a page, after each poll that changed it. It ends when the browser leaves, after five minutes, when
+ * the page cannot be drawn, or when the dashboard is closed.
  */
 export function stream(poller: Poller, view: View, contextNow: () => Context, signal: AbortSignal): Response {
   const sent = new Map<string, string>()
@@ -32,13 +34,22 @@ export function stream(poller: Poller, view: View, contextNow: () => Context, si
         )
       }
       const release = poller.watch()
-      const forget = poller.observe(tell)
+      const forget = poller.observe(() => {
+        try {
+          tell()
+        } catch {
+          // Thrown into the poll, it would end the poll for all. The browser comes back, and its page says what is wrong.
+          leave()
+        }
+      })
       const beat = setInterval(() => send(': here\n\n'), beatMs).unref()
+      const last = setTimeout(() => leave(), streamMs).unref()
       end = () => {
         end = () => undefined
         release()
         forget()
         clearInterval(beat)
+        clearTimeout(last)
         signal.removeEventListener('abort', leave)
       }
       const leave = (): void => {

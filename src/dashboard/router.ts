@@ -1,4 +1,4 @@
-import { describeError, OptionError } from '../base/errors.ts'
+import { describeError, OptionError, warn } from '../base/errors.ts'
 import { assetAt } from './assets.ts'
 import { Flashes } from './flashes.ts'
 import { readForm } from './form.ts'
@@ -58,7 +58,16 @@ export class Router {
     const { method } = request
     const isSafe = method === 'GET' || method === 'HEAD'
     if (isSafe && path.startsWith('/assets/')) return serveAsset(path)
-    const viewer = checkViewer(await this.#options.authorize(request))
+    const viewer = await this.#viewerOf(request)
+    if (viewer instanceof Error) {
+      // Whoever reads this may be anybody: what has gone wrong in the application is none of their business.
+      return this.#plain(
+        place,
+        500,
+        'This did not work',
+        'Who you are could not be found out: authorize has failed. The log of the application says why.',
+      )
+    }
     if (viewer === null) {
       return this.#plain(
         place,
@@ -71,6 +80,15 @@ export class Router {
     if (method !== 'POST')
       return this.#plain(place, 405, 'No such method', 'Pages are read, and forms are posted.')
     return this.#post(place, viewer)
+  }
+
+  async #viewerOf(request: Request): Promise<Viewer | Error | null> {
+    try {
+      return checkViewer(await this.#options.authorize(request))
+    } catch (error) {
+      warn(`authorize of the dashboard has failed: ${describeError(error)}`)
+      return new Error('authorize has failed', { cause: error })
+    }
   }
 
   async #get(place: Place, viewer: Viewer): Promise<Response> {

@@ -59,7 +59,9 @@ describe('a page', () => {
         throw new Error('no session store')
       },
     })
-    expect((await get(failing, '/')).status).toBe(500)
+    const response = await get(failing, '/')
+    expect(response.status).toBe(500)
+    expect(await response.text()).not.toContain('session store')
   })
 
   test('forbids frames, foreign and inline code, and being stored', async () => {
