@@ -195,6 +195,7 @@ describe('of whatever is shown', () => {
     version: fc.constant('10.11.12'),
     startedAt: fc.constant(at),
     lastBeatMs: fc.nat(10 ** 6),
+    beatAt: fc.constant(at),
     alive: fc.boolean(),
     state: fc.constantFrom('alive', 'silent', 'gone', 'died'),
     locked: fc.boolean(),
@@ -202,9 +203,12 @@ describe('of whatever is shown', () => {
     endedAt: fc.constantFrom(null, null, at),
     endedBy: fc.constant('heartbeat'),
     lanes: fc.constant([1, 2, 3]),
+    lanesTaken: fc.constant([at, at, at]),
     lanesSince: fc.constant(at),
     inFlight: fc.nat(1000),
     topics: fc.constant(null),
+    stuck: fc.constant(null),
+    brokerDown: fc.constant(null),
   }) satisfies fc.Arbitrary<WorkerStatus>
   const letter = fc.record({
     number: fc.nat(10 ** 6),

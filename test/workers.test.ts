@@ -130,15 +130,49 @@ describe('reading', () => {
       lanes: Array.from({ length: 72 }, (_, lane) => lane),
     })
     expect(shown!.lastBeatMs).toBeLessThan(5000)
-    for (const time of [shown!.startedAt, shown!.lanesSince!]) {
+    for (const time of [shown!.startedAt, shown!.lanesSince!, shown!.beatAt, ...shown!.lanesTaken]) {
       expect(Math.abs(time.getTime() - begun)).toBeLessThan(30_000)
     }
+    expect(shown!.lanesTaken).toHaveLength(72)
+    expect(shown).toMatchObject({ stuck: null, brokerDown: null })
     letGo()
     await until(async () => (await waiting()) === 0)
     await worker.stop()
     expect(await read()).toMatchObject([
       { id: shown!.id, state: 'stopped', endedBy: 'stop', lanes: [], lanesSince: null, inFlight: 0 },
     ])
+  })
+
+  test('what holds a worker up is told with it, and since when it holds each lane', async () => {
+    const claimer = await register()
+    const relay = await register({ kind: 'relay' })
+    const since = new Date('2026-11-30T08:00:00Z')
+    await database.query('update twinbox.worker set stuck_topic = $2, stuck_since = $3 where id = $1', [
+      ...[claimer, 'order.placed', since],
+    ])
+    await database.query(
+      'update twinbox.worker set broker_error = $2, broker_down_since = $3 where id = $1',
+      [...[relay, 'connect ECONNREFUSED', since]],
+    )
+    const times = [new Date('2026-11-30T08:00:01Z'), new Date('2026-11-30T08:00:00.500Z')]
+    for (const [lane, time] of times.entries())
+      await database.query(
+        `insert into twinbox.lane (consumer, lane, holder, since, lease_until) values ($1, $2, $3, $4, 'infinity')`,
+        [consumer, lane, claimer, time],
+      )
+    const found = new Map((await read()).map((worker) => [worker.id, worker]))
+    expect(found.get(claimer)).toMatchObject({
+      stuck: { topic: 'order.placed', since },
+      brokerDown: null,
+      lanes: [0, 1],
+      lanesTaken: times,
+      lanesSince: times[1],
+    })
+    expect(found.get(relay)).toMatchObject({
+      stuck: null,
+      brokerDown: { error: 'connect ECONNREFUSED', since },
+      lanesTaken: [],
+    })
   })
 
   test('every state is told apart, and who ended long ago is not shown', async () => {
@@ -332,6 +366,7 @@ describe('the table', () => {
     version: '0.1.0',
     startedAt: new Date('2026-01-01T11:57:00Z'),
     lastBeatMs: 320,
+    beatAt: new Date('2026-01-01T11:59:59.680Z'),
     alive: true,
     state: 'alive',
     locked: true,
@@ -339,9 +374,12 @@ describe('the table', () => {
     endedAt: null,
     endedBy: null,
     lanes: [1, 2, 3],
+    lanesTaken: ['30', '31', '32'].map((second) => new Date(`2026-01-01T11:59:${second}Z`)),
     lanesSince: new Date('2026-01-01T11:59:30Z'),
     inFlight: 5,
     topics: ['order.*'],
+    stuck: null,
+    brokerDown: null,
     ...fields,
   })
 

@@ -2,6 +2,7 @@ import type { WorkerKind } from '../base/events.ts'
 import {
   evictWorkers,
   readWorkers,
+  tellEviction,
   workerLimit,
   type Eviction,
   type WorkerStatus,
@@ -96,13 +97,9 @@ export async function evict(ids: readonly number[], flags: Flags): Promise<0 | 1
   return eviction.evicted.length === new Set(ids).size ? 0 : 1
 }
 
-function tell({ evicted, unknown, ended }: Eviction, schema: string): void {
-  for (const id of evicted) say(`Evicted worker ${id}.`)
-  if (evicted.length > 0) {
-    explain('Others of its kind take its work over now. If its process lives, it comes back under a new id.')
-  }
-  for (const id of unknown) remark(`There is no worker ${id} in the schema "${schema}".`)
-  for (const id of ended) {
-    remark(`Worker ${id} had already ended, so there is nothing to take from it.`)
-  }
+function tell(eviction: Eviction, schema: string): void {
+  const { done, follows, not } = tellEviction(eviction, schema)
+  for (const line of done) say(line)
+  if (follows !== null) explain(follows)
+  for (const line of not) remark(line)
 }

@@ -71,8 +71,9 @@ const parsers = new Map<number, Parse>([
   ...[1005, 1007, 1016].map((oid): [number, Parse] => [oid, arrayOf(Number)]),
   // name[], text[], uuid[].
   ...[1003, 1009, 2951].map((oid): [number, Parse] => [oid, arrayOf(text)]),
-  // numeric: nothing of ours is one but a time.
+  // numeric, numeric[]: nothing of ours is one but a time.
   [1700, parseInstant],
+  [1231, arrayOf(parseInstant)],
   [1184, parseTimestamp],
   [3802, JSON.parse],
 ])

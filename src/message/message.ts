@@ -166,6 +166,27 @@ export function topicMatches(pattern: string, topic: string): boolean {
   return pattern === topic || match(pattern.split('.'), topic.split('.'))
 }
 
+/** Whether there can be a topic that both of these patterns take. */
+export function patternsMeet(one: string, other: string): boolean {
+  const [rows, columns] = [one.split('.'), other.split('.')]
+  // What is left of both, from their ends on: whether it meets.
+  let below: boolean[] = []
+  for (let row = rows.length; row >= 0; row--) {
+    const here: boolean[] = []
+    for (let column = columns.length; column >= 0; column--) {
+      const [a, b] = [rows[row], columns[column]]
+      if (a === undefined && b === undefined) here[column] = true
+      else if (a === '#' || b === '#')
+        here[column] = (a !== undefined && below[column]!) || (b !== undefined && here[column + 1]!)
+      else here[column] = a !== undefined && b !== undefined && below[column + 1]! && isSameWord(a, b)
+    }
+    below = here
+  }
+  return below[0]!
+}
+
+const isSameWord = (a: string, b: string): boolean => a === b || a === '*' || b === '*'
+
 /** Checks a topic pattern of a subscription. @throws MessageError */
 export function checkTopicPattern(pattern: string): void {
   const words = typeof pattern === 'string' ? pattern.split('.') : []

@@ -19,6 +19,8 @@ export interface WorkerStatus {
   readonly startedAt: Date
   /** Age of its last heartbeat, by the database's clock. */
   readonly lastBeatMs: number
+  /** When that was. Of a worker that was found dead, `endedAt` is so much later as it took to find out. */
+  readonly beatAt: Date
   readonly alive: boolean
   /**
    * `silent` (no heartbeat for longer than `deadAfterMs` by default) and `gone` (its session's lock is free) have not
@@ -40,12 +42,18 @@ export interface WorkerStatus {
   readonly endedBy: DeathSign | 'stop' | 'evict' | null
   /** Those whose lease runs. A worker that has ended keeps them until another one takes them. */
   readonly lanes: readonly number[]
+  /** Since when it has held each of them, in the same order. */
+  readonly lanesTaken: readonly Date[]
   /** Since when it has held the first of them. */
   readonly lanesSince: Date | null
   /** Messages in flight at its last heartbeat. */
   readonly inFlight: number
   /** Names and patterns that a claimer has handlers for, or a receiver receives. Null for a relay. */
   readonly topics: readonly string[] | null
+  /** A claimer's handler that has run for longer than it should: of which topic, and since when. */
+  readonly stuck: { readonly topic: string; readonly since: Date } | null
+  /** Of a relay that cannot reach its broker: why, and since when. */
+  readonly brokerDown: { readonly error: string; readonly since: Date } | null
 }
 
 export interface ReadWorkersOptions {
@@ -135,6 +143,24 @@ export async function evictWorkers(
   })
 }
 
+/** What became of each id, in a sentence for each, and what follows if any was evicted. */
+export function tellEviction(
+  { evicted, unknown, ended }: Eviction,
+  schema: string,
+): { readonly done: readonly string[]; readonly follows: string | null; readonly not: readonly string[] } {
+  return {
+    done: evicted.map((id) => `Evicted worker ${id}.`),
+    follows: evicted.length === 0 ? null : afterEviction,
+    not: [
+      ...unknown.map((id) => `There is no worker ${id} in the schema "${schema}".`),
+      ...ended.map((id) => `Worker ${id} had already ended, so there is nothing to take from it.`),
+    ],
+  }
+}
+
+export const afterEviction =
+  'Others of its kind take its work over now. If its process lives, it comes back under a new id.'
+
 const workerIdMax = 2 ** 31 - 1
 
 /** Whether it can be the id of a worker: the column is an integer. */
@@ -151,6 +177,7 @@ export function toWorker(row: WorkerRow): WorkerStatus {
     version: row.version,
     startedAt: row.started_at,
     lastBeatMs: row.silent_ms,
+    beatAt: row.beat_at,
     alive: state === 'alive',
     state,
     locked: row.locked,
@@ -158,9 +185,13 @@ export function toWorker(row: WorkerRow): WorkerStatus {
     endedAt: row.ended_at,
     endedBy: row.ended_by,
     lanes: row.lanes,
+    lanesTaken: row.taken,
     lanesSince: row.since,
     inFlight: row.in_flight,
     topics: row.topics,
+    stuck: row.stuck_since === null ? null : { topic: row.stuck_topic ?? '', since: row.stuck_since },
+    brokerDown:
+      row.broker_down_since === null ? null : { error: row.broker_error ?? '', since: row.broker_down_since },
   }
 }
 

@@ -43,7 +43,8 @@ export function lifeOf({ state, lastBeatMs, endedAt, endedBy }: ExplainedWorker,
 export const named = ({ id, host, pid }: ExplainedWorker): string =>
   `worker ${id}${host === null ? '' : ` on host ${host} (process ${pid})`}`
 
-const signs: Readonly<Record<DeathSign, string>> = {
+/** How a death was found. */
+export const signs: Readonly<Record<DeathSign, string>> = {
   lock: 'its process was gone',
   session: 'its session of ZooKeeper had ended',
   heartbeat: 'it gave no sign of life',

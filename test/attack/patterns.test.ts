@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { describeError } from '../../src/base/errors.ts'
 import { limits } from '../../src/base/options.ts'
-import { checkTopicPattern, topicMatches } from '../../src/message/message.ts'
+import { checkTopicPattern, patternsMeet, topicMatches } from '../../src/message/message.ts'
 import { createOutbox } from '../../src/index.ts'
 
 /**
@@ -74,3 +74,31 @@ test.each(['a://b:', 'postgres://u:', '://:@', 'password=', ':@'.repeat(3)])(
     expect(described.length).toBeLessThan(long / 10)
   },
 )
+
+test('two patterns meet if some topic is taken by both, and only then', () => {
+  const combinations = (from: readonly string[], longest: number): string[] =>
+    Array.from({ length: longest }, (_, length) => length + 1).flatMap((length) =>
+      Array.from({ length: from.length ** length }, (_, number) =>
+        Array.from({ length }, (_, at) => from[Math.floor(number / from.length ** at) % from.length]!).join(
+          '.',
+        ),
+      ),
+    )
+  const patterns = combinations(['a', 'b', '*', '#'], 3)
+  // Longer than the words of two patterns, it could be shorter as well.
+  const topics = combinations(['a', 'b'], 5)
+  const taken = new Map(
+    patterns.map((pattern) => [pattern, topics.filter((topic) => topicMatches(pattern, topic))]),
+  )
+  const wrong = patterns.flatMap((one) =>
+    patterns
+      .filter(
+        (other) =>
+          patternsMeet(one, other) !== taken.get(one)!.some((topic) => taken.get(other)!.includes(topic)),
+      )
+      .map((other) => [one, other]),
+  )
+  expect(wrong).toEqual([])
+  const longest = Array(124).fill('#').join('.')
+  expect(patternsMeet(longest, `${longest}.a`)).toBe(true)
+})

@@ -28,7 +28,13 @@ export interface WorkerRow {
   readonly unlocked: boolean
   readonly signed: boolean
   readonly lanes: number[]
+  readonly taken: Date[]
   readonly since: Date | null
+  readonly beat_at: Date
+  readonly stuck_topic: string | null
+  readonly stuck_since: Date | null
+  readonly broker_error: string | null
+  readonly broker_down_since: Date | null
 }
 
 /**
@@ -40,15 +46,16 @@ export const operateSql = perSchema('operate', (s) => ({
   // this one before its restart, says nothing about its worker: after a failover all would be shown as gone.
   workers: planned(
     { limit: int, consumer: optional(text), kind: optional(text) },
-    `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_flight, topics, ended_at, ended_by')},
+    `select ${readable('w', 'id, kind, consumer, host, pid, version, started_at, in_flight, topics, beat_at, ended_at, ended_by')},
+      w.stuck_topic, ${instant('w.stuck_since')} as stuck_since, w.broker_error, ${instant('w.broker_down_since')} as broker_down_since,
       ${msSince('w.beat_at')} as silent_ms,
       lock.objid is not null as locked,
       coalesce(w.locked_on = pg_postmaster_start_time(), false) and lock.objid is null as unlocked,
       w.sign is not null and w.ended_at is null as signed,
-      coalesce(held.lanes, '{}') as lanes, ${instant('held.since')} as since
+      coalesce(held.lanes, '{}') as lanes, coalesce(held.taken, '{}') as taken, ${instant('held.since')} as since
     from ${s}.worker as w
     left join (
-      select holder, array_agg(lane order by lane) as lanes, min(since) as since
+      select holder, array_agg(lane order by lane) as lanes, array_agg(${instant('since')} order by lane) as taken, min(since) as since
       from ${s}.lane where lease_until > clock_timestamp() group by holder
     ) as held on held.holder = w.id
     left join pg_locks as lock

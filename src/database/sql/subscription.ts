@@ -1,5 +1,5 @@
-import { float8, text, texts } from './parameter.ts'
-import { perSchema, planned, prepared } from './statement.ts'
+import { float8, int, optional, text, texts } from './parameter.ts'
+import { instant, perSchema, planned, prepared } from './statement.ts'
 
 /** All that is subscribed to over Postgres, as one number: whoever knows it sees by it whether that has changed. */
 export const subscribed = (schema: string): string =>
@@ -14,6 +14,14 @@ export interface Subscription {
   readonly ended: boolean
   /** Of all subscriptions. */
   readonly version: string
+}
+
+/** One that lasts. */
+export interface SubscriptionRow {
+  readonly consumer: string
+  readonly broker: string
+  readonly pattern: string
+  readonly created_at: Date
 }
 
 /** Who gets what, for the Postgres broker; of the others, what their receivers have bound. */
@@ -50,6 +58,12 @@ export const subscriptionSql = perSchema('subscription', (s) => {
     ).gives<{ readonly pattern: string }>(),
 
     // What an operator asks and does, see operate.ts.
+    list: planned(
+      { consumer: optional(text), limit: int },
+      `select consumer, broker, pattern, ${instant('created_at')} as created_at from ${s}.subscription
+      where ended_at is null and ($consumer is null or consumer = $consumer)
+      order by consumer, pattern, broker limit $limit`,
+    ).gives<SubscriptionRow>(),
     known: planned(
       { consumer: text, patterns: texts },
       `select broker, pattern from ${s}.subscription
