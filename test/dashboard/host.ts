@@ -1,0 +1,69 @@
+import { once } from 'node:events'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { BrowserContext } from 'playwright-core'
+import {
+  createDashboard,
+  type Dashboard,
+  type DashboardOptions,
+  type Viewer,
+} from '../../src/dashboard/dashboard.ts'
+
+/** A site with a dashboard under `/ops`, whose viewers are known by a cookie. */
+export class Host {
+  readonly origin: string
+  readonly url: string
+  readonly #server: Server
+  readonly #dashboard: Dashboard
+
+  private constructor(server: Server, dashboard: Dashboard) {
+    this.#server = server
+    this.#dashboard = dashboard
+    this.origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+    this.url = `${this.origin}/ops`
+  }
+
+  static async open(options: Omit<DashboardOptions, 'authorize'>): Promise<Host> {
+    const dashboard = createDashboard({ basePath: '/ops', authorize, ...options })
+    const server = createServer((request, response) => dashboard.listener(request, response))
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    return new Host(server, dashboard)
+  }
+
+  /** Signs somebody in: `ada` operates, anybody else reads. */
+  async signIn(context: BrowserContext, name: 'ada' | 'bob' = 'ada'): Promise<void> {
+    await context.addCookies([{ name: 'viewer', value: name, url: this.origin }])
+  }
+
+  async close(): Promise<void> {
+    await this.#dashboard.close()
+    this.#server.closeAllConnections()
+    this.#server.close()
+    await once(this.#server, 'close')
+  }
+}
+
+function authorize(request: Request): Viewer | null {
+  const name = /(?:^|; )viewer=(\w+)/.exec(request.headers.get('cookie') ?? '')?.[1]
+  if (name === undefined) return null
+  return { name, access: name === 'ada' ? 'operate' : 'read' }
+}
+
+/** Another site, with a page that tries something. */
+export async function foreignSite(page: string): Promise<{ url: string; close(): Promise<void> }> {
+  const server = createServer((_, response) =>
+    response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(page),
+  )
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return {
+    // Another name of this machine is another site to the browser.
+    url: `http://localhost:${(server.address() as AddressInfo).port}/`,
+    async close() {
+      server.closeAllConnections()
+      server.close()
+      await once(server, 'close')
+    },
+  }
+}
