@@ -11,7 +11,10 @@ const library = 'node_modules/uplot/'
 
 /** By name. The chart library comes with its licence. */
 export const files: Readonly<Record<string, string>> = {
-  'style.css': read('src/dashboard/assets/style.css') + read(`${library}dist/uPlot.min.css`),
+  'style.css': [
+    ...['style', 'lanes'].map((name) => read(`src/dashboard/assets/${name}.css`)),
+    read(`${library}dist/uPlot.min.css`),
+  ].join('\n'),
   'dashboard.js': read('src/dashboard/assets/dashboard.js'),
   'uplot.js': `/*\n${read(`${library}LICENSE`).trim()}\n*/\n${read(`${library}dist/uPlot.iife.min.js`)}`,
 }

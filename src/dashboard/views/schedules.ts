@@ -1,0 +1,101 @@
+import { ms } from '../../base/times.ts'
+import { createSchedules, type Schedule } from '../../operate/schedules.ts'
+import { html, none, type Html } from '../html.ts'
+import { badge } from '../parts/badge.ts'
+import { empty } from '../parts/empty.ts'
+import { table } from '../parts/table.ts'
+import { time } from '../parts/time.ts'
+import type { Action, Context, Shared, View } from '../view.ts'
+import { nowOf } from './workers.ts'
+
+/** More are found by their names. */
+const shownMax = 200
+/** Relays look every second or so. */
+const lateMs = 60_000
+
+/** Recurring messages: when each comes next, and whether anybody publishes it. */
+export const schedules = ({ database }: Shared): View => ({
+  path: '/schedules',
+  title: 'Schedules',
+  nav: 'Schedules',
+  async render(context) {
+    const { query, link, poll } = context
+    const wanted = query.get('name') ?? ''
+    const found = (await createSchedules({ database }).list()).filter(({ name }) => name.includes(wanted))
+    const now = poll === null ? new Date() : nowOf(poll)
+    const relays = poll?.workers.filter(({ kind, alive }) => kind === 'relay' && alive).length ?? 0
+    return html`<form class="row" method="get" action="${link('/schedules')}">
+        <label>Name contains <input name="name" value="${wanted}" autocomplete="off" /></label>
+        <button>Show</button>
+      </form>
+      ${
+        found.length > 0 &&
+        poll !== null &&
+        relays === 0 &&
+        html`<p>
+          ${badge('bad', 'No relay lives')} Relays publish schedules: nothing comes until one is started.
+        </p>`
+      }
+      ${list(found.slice(0, shownMax), context, now)}
+      ${
+        found.length > shownMax &&
+        html`<p class="fine">${found.length - shownMax} more are not shown: give a part of their names.</p>`
+      }`
+  },
+})
+
+const list = (found: readonly Schedule[], context: Context, now: Date): Html =>
+  table<Schedule>(
+    'Recurring messages',
+    [
+      { head: 'Name', cell: ({ name }) => name },
+      { head: 'State', cell: (schedule) => stateOf(schedule, now) },
+      { head: 'When', cell: ({ cron, timeZone }) => html`<code>${cron}</code> ${timeZone}` },
+      { head: 'Next', cell: ({ nextAt, pausedAt }) => time(pausedAt === null ? nextAt : null, now, '–') },
+      { head: 'Last', cell: ({ lastAt }) => time(lastAt, now) },
+      { head: 'Topic', cell: ({ topic }) => topic },
+      { head: 'Key', cell: ({ key }) => key ?? '–' },
+      { head: 'Missed', cell: ({ catchUp }) => catchUps[catchUp] },
+      ...(context.mayOperate ? [{ head: 'Act', cell: (schedule: Schedule) => act(schedule, context) }] : []),
+    ],
+    found,
+    empty(
+      'There is no such schedule.',
+      html`A schedule publishes a message again and again:
+        <code>twinbox schedules add daily-report '0 6 * * 1-5' --topic report.due</code>`,
+    ),
+  )
+
+const catchUps = { one: 'one for all', skip: 'skipped', all: 'one each' } as const
+
+function stateOf({ pausedAt, nextAt }: Schedule, now: Date): Html {
+  if (pausedAt !== null) return html`${badge('warn', 'paused')} ${time(pausedAt, now)}`
+  if (nextAt === null) return badge('note', 'over')
+  const forMs = now.getTime() - nextAt.getTime()
+  return forMs > lateMs ? badge('bad', `late by ${ms(forMs)}`) : badge('good', 'runs')
+}
+
+function act({ name, pausedAt, nextAt }: Schedule, { form }: Context): Html {
+  if (pausedAt !== null)
+    return form('/schedules/resume', { name }, html`<button aria-label="Resume ${name}">Resume</button>`)
+  if (nextAt === null) return none
+  return form('/schedules/pause', { name }, html`<button aria-label="Pause ${name}">Pause</button>`)
+}
+
+export const scheduleActions = ({ database }: Shared): readonly Action[] => {
+  const all = createSchedules({ database })
+  return (['pause', 'resume'] as const).map((action) => ({
+    path: `/schedules/${action}`,
+    async run(form) {
+      const name = form.get('name') ?? ''
+      const done = await all[action](name)
+      const text = done ? `${name} ${said[action]}` : `There is no schedule ${name} to ${action}.`
+      return { to: '/schedules', said: { tone: done ? 'good' : 'bad', text } }
+    },
+  }))
+}
+
+const said = {
+  pause: 'publishes no more, until it is resumed.',
+  resume: 'goes on with the first tick from now on.',
+} as const
