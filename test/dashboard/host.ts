@@ -23,7 +23,9 @@ export class Host {
     this.url = `${this.origin}/ops`
   }
 
-  static async open(options: Omit<DashboardOptions, 'authorize'>): Promise<Host> {
+  static async open(
+    options: Omit<DashboardOptions, 'authorize'> & Partial<Pick<DashboardOptions, 'authorize'>>,
+  ): Promise<Host> {
     const dashboard = createDashboard({ basePath: '/ops', authorize, ...options })
     const server = createServer((request, response) => dashboard.listener(request, response))
     server.listen(0, '127.0.0.1')

@@ -13,10 +13,30 @@ export async function pages(database: TestDatabase): Promise<readonly Shown[]> {
   const [worker] = await database.query<{ id: number }>(
     `select id from twinbox.worker where ended_at is null and kind = 'claimer' order by id limit 1`,
   )
+  const [letter] = await database.query<{ id: string; consumer: string; key: string }>(
+    `select id, consumer, key from twinbox.dead_letter where key is not null order by number limit 1`,
+  )
+  const [parked] = await database.query<{ consumer: string; key: string }>(
+    'select consumer, key from twinbox.parked order by consumer, key limit 1',
+  )
+  const query = (fields: Record<string, string>): string => `?${new URLSearchParams(fields).toString()}`
+  const { consumer, key } = parked ?? letter!
   return [
     { name: 'overview', path: '/' },
+    { name: 'messages', path: '/messages' },
+    { name: 'message', path: `/message${query({ id: letter!.id })}` },
+    { name: 'key', path: `/key${query({ box: consumer, key })}` },
+    { name: 'dead', path: '/dead' },
+    { name: 'dead-list', path: '/dead/list' },
+    { name: 'dead-change', path: `/dead/change${query({ does: 'redrive' })}` },
+    { name: 'parked', path: '/parked' },
+    { name: 'parked-change', path: `/parked/change${query({ does: 'redrive', box: consumer, key })}` },
+    { name: 'erase', path: '/erase' },
+    { name: 'jobs', path: '/jobs' },
+    { name: 'job', path: '/job' },
+    { name: 'audit', path: '/audit' },
     { name: 'workers', path: '/workers' },
-    { name: 'evict', path: `/workers/evict?id=${worker!.id}` },
+    { name: 'evict', path: `/workers/evict${query({ id: String(worker!.id) })}` },
     { name: 'schedules', path: '/schedules' },
     { name: 'subscriptions', path: '/subscriptions' },
   ]
