@@ -12,7 +12,7 @@ const library = 'node_modules/uplot/'
 /** By name. The chart library comes with its licence. */
 export const files: Readonly<Record<string, string>> = {
   'style.css': [
-    ...['style', 'lanes'].map((name) => read(`src/dashboard/assets/${name}.css`)),
+    ...['style', 'views'].map((name) => read(`src/dashboard/assets/${name}.css`)),
     read(`${library}dist/uPlot.min.css`),
   ].join('\n'),
   'dashboard.js': read('src/dashboard/assets/dashboard.js'),

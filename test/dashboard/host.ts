@@ -13,6 +13,8 @@ import {
 export class Host {
   readonly origin: string
   readonly url: string
+  /** What was answered to requests that are no reading: `POST /ops/workers/evict 403`. */
+  readonly answers: string[] = []
   readonly #server: Server
   readonly #dashboard: Dashboard
 
@@ -30,7 +32,13 @@ export class Host {
     const server = createServer((request, response) => dashboard.listener(request, response))
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
-    return new Host(server, dashboard)
+    const host = new Host(server, dashboard)
+    server.on('request', ({ method, url }, response) =>
+      response.once('finish', () => {
+        if (method !== 'GET') host.answers.push(`${method} ${url} ${response.statusCode}`)
+      }),
+    )
+    return host
   }
 
   /** Signs somebody in: `ada` operates, anybody else reads. */

@@ -39,5 +39,6 @@ export async function pages(database: TestDatabase): Promise<readonly Shown[]> {
     { name: 'evict', path: `/workers/evict${query({ id: String(worker!.id) })}` },
     { name: 'schedules', path: '/schedules' },
     { name: 'subscriptions', path: '/subscriptions' },
+    { name: 'doctor', path: '/doctor' },
   ]
 }

@@ -39,7 +39,7 @@ try {
       await page.goto(`${host.url}${path}`)
       const file = join(folder, `${name}-${look.width}-${look.theme}.png`)
       // The charts have a few points then, and the page is not caught in the middle of an update.
-      if (path === '/') await page.waitForTimeout(10_000)
+      if (path === '/') await page.waitForTimeout(6000)
       await page.screenshot({ path: file, fullPage: true })
       const wide = await overhang(page)
       const faults = [

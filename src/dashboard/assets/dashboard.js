@@ -134,7 +134,10 @@ function looks(room, drawn, unit) {
   return {
     width: room.clientWidth,
     height: 200,
-    scales: { y: { range: (_, __, max) => [0, Math.max(1, max * 1.1)] } },
+    scales: {
+      x: { range: (_, min, max) => [Math.min(min, max - 60), max] },
+      y: { range: (_, __, max) => [0, Math.max(1, max * 1.1)] },
+    },
     axes: [axis, { ...axis, size: 60 }],
     series: [
       {},

@@ -19,7 +19,7 @@ export const evictPage = ({ database }: Shared): View => ({
       return empty(`There is no living worker ${id}.`, html`It has ended, or never was. ${back}.`)
     const { kind, consumer, host, pid, lanes, lanesSince, inFlight } = worker
     const now = new Date(worker.beatAt.getTime() + worker.lastBeatMs)
-    return html`<dl class="facts">
+    return html`<dl>
         <dt>Worker</dt>
         <dd>${id}, ${kind}${consumer !== null && ` of ${consumer}`}</dd>
         <dt>State</dt>
