@@ -14,6 +14,7 @@ const tags = {
     'test/operate/*.test.ts',
     'test/topics/{asyncapi,handling,typing}.test.ts',
     'test/frameworks/*.test.ts',
+    'test/dashboard/{browser,workers}.test.ts',
     'test/testing/testing.test.ts',
     'test/dashboard/{command,mounts,overview,signin}.test.ts',
     'test/attack/{handler,tables,surface,terminal}.test.ts',

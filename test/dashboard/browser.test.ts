@@ -179,7 +179,7 @@ describeWith('chromium', found, 'the dashboard', () => {
     test('redrives 1,000 dead letters after it has said how many', async () => {
       await database.query(
         `insert into twinbox.dead_letter (consumer, seq, id, topic, payload, attempt, reason)
-        select 'rebuilding', -n, gen_random_uuid(), 'order.rebuilt', '1', 3, 'RangeError: it was a bug' from generate_series(1, 1000) as n`,
+        select 'rebuilding', n, gen_random_uuid(), 'order.rebuilt', '1', 3, 'RangeError: it was a bug' from generate_series(1, 1000) as n`,
       )
       const { context, page, seen } = await visit(host)
       await page.goto(

@@ -136,7 +136,7 @@ export class Scene {
   async #bury(count: number): Promise<void> {
     await this.#database.query(
       `insert into twinbox.dead_letter (consumer, seq, id, topic, key, payload, attempt, reason, died_at, received_at, published_at, headers, errors)
-      select case when n % 5 = 0 then 'shipping' else 'billing' end, -n, gen_random_uuid(),
+      select case when n % 5 = 0 then 'shipping' else 'billing' end, n, gen_random_uuid(),
         case when n % 5 = 0 then 'order.placed' else 'payment.captured' end, case when n % 2 = 0 then 'order-' || n end,
         '{"total":1}', 3, case when n % 5 = 0 then 'TypeError: Cannot read properties of undefined (reading ''street'')'
           else 'Error: connect ETIMEDOUT 10.0.0.7:443' end,
