@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createClaimer, evictWorkers, type Worker } from '../../src/index.ts'
 import { Stage } from '../crash/stage.ts'
 import { launch, openWindow, overhang, stumbles, watchPage, type Look } from '../support/browser.ts'
+import { Command } from '../support/command.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { describeWith, isMissing } from '../support/require.ts'
 import { chromium, type Chromium } from '../support/servers/chromium.ts'
@@ -241,6 +242,30 @@ describeWith('chromium', found, 'the dashboard', () => {
     await context.close()
     await host.close()
     await stage.close()
+  })
+
+  test('signs in by the link of the terminal, once', async () => {
+    const database = await createTestDatabase()
+    const command = new Command('.', ['dashboard', '--port', '0', '--database', database.url])
+    await command.shows(/\/sign-in\?once=/)
+    const link = /http:\S+/.exec(command.stdout + command.stderr)![0]
+    const context = await openWindow(browser)
+    const page = await context.newPage()
+    await page.goto(link)
+    await page.getByRole('heading', { name: 'Overview' }).waitFor()
+    // Nothing of the link stays where others could read it.
+    expect(page.url()).not.toContain('once')
+    await page.getByRole('link', { name: 'Workers' }).click()
+    await page.getByText('No such worker lives.').waitFor()
+    const another = await openWindow(browser)
+    const stranger = await another.newPage()
+    await stranger.goto(link)
+    expect(await stranger.locator('nav').count()).toBe(0)
+    await another.close()
+    await context.close()
+    command.process.kill('SIGTERM')
+    await command.done
+    await database.drop()
   })
 
   describe('under attack', () => {
