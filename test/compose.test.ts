@@ -14,7 +14,10 @@ interface Service {
 const compose = parse(await readFile('docker-compose.yml', 'utf8'), { strict: true, uniqueKeys: true }) as {
   readonly services: Readonly<Record<string, Service>>
 }
-const pages = ['README.md', ...(await readdir('docs')).map((name) => `docs/${name}`)]
+const pages = [
+  'README.md',
+  ...(await readdir('docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`),
+]
 const written = (await Promise.all(pages.map((page) => readFile(page, 'utf8')))).join('\n')
 const services = Object.entries(compose.services)
 

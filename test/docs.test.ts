@@ -12,7 +12,7 @@ import { compiled } from './support/shared.ts'
 await compiled('dist')
 
 const run = promisify(execFile)
-const docs = (await readdir('docs')).map((name) => `docs/${name}`)
+const docs = (await readdir('docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)
 const names = ['README.md', 'CONTRIBUTING.md', 'ARCHITECTURE.md', 'examples/python/README.md', ...docs]
 const pages = await Promise.all(names.map(async (name) => ({ name, text: await readFile(name, 'utf8') })))
 const blocks = (text: string, language: string): string[] =>

@@ -11,10 +11,11 @@ import { Scene } from './scene.ts'
 import { pages } from './pages.ts'
 
 /**
- * `npm run screenshots [folder]`: every view of the dashboard, at both widths and in both themes, as PNG files; and a line for each page
+ * `npm run screenshots [-- FOLDER [PATTERN]]`: every view, or those whose files match, of the dashboard, at both widths and in both themes, as PNG files; and a line for each page
  * that a screen reader stumbles over, that is wider than its window, or that does something behind its reader's back.
  */
 const folder = resolve(process.argv[2] ?? '.cache/screenshots')
+const wanted = new RegExp(process.argv[3] ?? '')
 await rm(folder, { recursive: true, force: true })
 await mkdir(folder, { recursive: true })
 
@@ -35,9 +36,10 @@ try {
     const page = await context.newPage()
     const seen = watchPage(page, host.origin)
     for (const { name, path } of list) {
+      const file = join(folder, `${name}-${look.width}-${look.theme}.png`)
+      if (!wanted.test(file)) continue
       await scene.publish(3)
       await page.goto(`${host.url}${path}`)
-      const file = join(folder, `${name}-${look.width}-${look.theme}.png`)
       // The charts have a few points then, and the page is not caught in the middle of an update.
       if (path === '/') await page.waitForTimeout(6000)
       await page.screenshot({ path: file, fullPage: true })

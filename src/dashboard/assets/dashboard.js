@@ -106,6 +106,8 @@ function draw(figure, known) {
   )
   if (drawn.length === 0) return
   const times = [...new Set(drawn.flatMap(({ at }) => at))].toSorted((a, b) => a - b)
+  // Of one point, a chart would span years.
+  if (times.length < 2) return
   const data = [
     times,
     ...drawn.map(({ at, values }) => {
@@ -135,7 +137,6 @@ function looks(room, drawn, unit) {
     width: room.clientWidth,
     height: 200,
     scales: {
-      x: { range: (_, min, max) => [Math.min(min, max - 60), max] },
       y: { range: (_, __, max) => [0, Math.max(1, max * 1.1)] },
     },
     axes: [axis, { ...axis, size: 60 }],
