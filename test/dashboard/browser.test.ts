@@ -6,7 +6,7 @@ import { launch, openWindow, overhang, stumbles, watchPage, type Look } from '..
 import { Command } from '../support/command.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { describeWith, isMissing } from '../support/require.ts'
-import { chromium, type Chromium } from '../support/servers/chromium.ts'
+import { chromium } from '../support/servers/chromium.ts'
 import { shared } from '../support/shared.ts'
 import { until } from '../support/until.ts'
 import { foreignSite, Host } from './host.ts'
@@ -18,7 +18,7 @@ import { Scene } from './scene.ts'
 const found = await shared(chromium)
 let browser: Browser
 beforeAll(async () => {
-  if (!isMissing(found)) browser = await launch(found as Chromium)
+  if (!isMissing(found)) browser = await launch(found)
 })
 afterAll(() => browser?.close())
 
@@ -109,8 +109,8 @@ describeWith('chromium', found, 'the dashboard', () => {
       await page.goto(`${host.url}/schedules`)
       const ground = () =>
         page.evaluate(() => {
-          const page = globalThis as unknown as Styled
-          return page.getComputedStyle(page.document.body).backgroundColor
+          const { getComputedStyle, document } = globalThis as unknown as Styled
+          return getComputedStyle(document.body).backgroundColor
         })
       const light = await ground()
       await page.getByRole('button', { name: 'dark' }).click()
