@@ -78,7 +78,7 @@ test.each(['a://b:', 'postgres://u:', '://:@', 'password=', ':@'.repeat(3)])(
 test('two patterns meet if some topic is taken by both, and only then', () => {
   const combinations = (from: readonly string[], longest: number): string[] =>
     Array.from(Array(longest).keys(), (index) => index + 1).flatMap((length) =>
-      Array.from({ length: from.length ** length }, (_, number) =>
+      Array.from(Array(from.length ** length).keys(), (number) =>
         Array.from({ length }, (_, at) => from[Math.floor(number / from.length ** at) % from.length]!).join(
           '.',
         ),

@@ -109,8 +109,8 @@ describeWith('chromium', found, 'the dashboard', () => {
       await page.goto(`${host.url}/schedules`)
       const ground = () =>
         page.evaluate(() => {
-          const { getComputedStyle, document } = globalThis as unknown as Styled
-          return getComputedStyle(document.body).backgroundColor
+          const shown = globalThis as unknown as Styled
+          return shown.getComputedStyle(shown.document.body).backgroundColor
         })
       const light = await ground()
       await page.getByRole('button', { name: 'dark' }).click()
