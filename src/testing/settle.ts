@@ -18,8 +18,7 @@ import { refuseUnsafe } from './safety.ts'
 export type SettledConsumer<Tables = unknown, Defined extends Topics = RegisteredTopics, Tx = unknown> =
   Brief<ConsumerConfig<Tables, Defined>> | Brief<LibraryConsumerConfig<Tx, Defined>>
 
-type Brief<Whole> = Omit<Whole, 'topics' | 'circuit'> &
-  Partial<Pick<ConsumerConfig, 'topics' | 'circuit'>>
+type Brief<Whole> = Omit<Whole, 'topics' | 'circuit'> & Partial<Pick<ConsumerConfig, 'topics' | 'circuit'>>
 
 export interface SettleOptions<Tables = unknown, Defined extends Topics = RegisteredTopics, Tx = unknown> {
   /** By name, as in `twinbox.config`: what each receives, and what handles it. */
