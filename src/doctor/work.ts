@@ -129,7 +129,7 @@ async function examineCircuits(database: Database): Promise<readonly Finding[]> 
     wrong(
       'circuits',
       `${topic.consumer} ${tellPaused(topic)} (UTC), ${topic.probes} tries.`,
-      `Its handlers fail with: ${topic.error === '' ? topic.reason : topic.error}. Nothing is counted; it goes on by itself at the first success.`,
+      `Its handlers fail with: ${(topic.error === '' ? topic.reason : topic.error).replace(/\.$/, '')}. Nothing is counted; it goes on by itself at the first success.`,
     ),
   )
 }

@@ -139,9 +139,12 @@ function looks(room, drawn, unit) {
     scales: {
       y: { range: (_, __, max) => [0, Math.max(1, max * 1.1)] },
     },
-    axes: [axis, { ...axis, size: 60 }],
+    axes: [
+      { ...axis, space: 70, values: (_, times) => times.map(clock) },
+      { ...axis, size: 60 },
+    ],
     series: [
-      {},
+      { label: 'Time', value: (_, time) => (time === null ? '–' : clock(time)) },
       ...drawn.map(({ label }, index) => ({
         ...{ label, stroke: strokes[index % linesMax], dash: dashes[index % linesMax], width: 2 },
         ...{ spanGaps: true, value: said },
@@ -149,6 +152,9 @@ function looks(room, drawn, unit) {
     ],
   }
 }
+
+/** The time of day where the viewer is, in 24 hours. */
+const clock = (time) => new Date(time * 1000).toTimeString().slice(0, 8)
 
 /** g and a number leads to that page, / to the search. */
 let isGoing = false

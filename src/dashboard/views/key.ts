@@ -68,7 +68,7 @@ function queue(
           }
         </section>`
   return html`${held}
-  ${messageTable(context, 'What waits of this key, in the order in which it is handled', messages)}
+  ${messageTable(context, 'What waits of this key, in the order in which it is handled', messages, { ofKey: true })}
   ${more && html`<p class="fine">More wait, or may: these are the first.</p>`}
   ${mayOperate && html`<p class="actions"><a class="button" href="${link('/erase', { key })}">Erase or export this key</a></p>`}`
 }

@@ -75,7 +75,7 @@ const lookOf = (query: URLSearchParams): number => {
 
 function results(context: Context, { messages, beyond, consumersLeft }: SearchResult): Html {
   const asked = ['box', 'state', 'topic', 'key', 'error'].some((name) => given(context.query, name))
-  return html`${messageTable(context, 'Messages found, those of each state the oldest first', messages, asked)}
+  return html`${messageTable(context, 'Messages found, those of each state the oldest first', messages, { asked })}
   ${notLooked(context, beyond)}
   ${consumersLeft > 0 && html`<p class="fine">The inboxes of ${number(consumersLeft)} more consumers were not looked at: choose a box.</p>`}`
 }
@@ -84,16 +84,18 @@ export const messageTable = (
   context: Context,
   caption: string,
   messages: readonly FoundMessage[],
-  asked = true,
+  { asked = true, ofKey = false }: { readonly asked?: boolean; readonly ofKey?: boolean } = {},
 ): Html =>
   table(
     caption,
     [
       { head: 'State', cell: ({ state, worker }) => stateBadge(state, state === 'inbox' && worker !== null) },
-      { head: 'Box', cell: ({ consumer }) => boxName(consumer) },
+      ...(ofKey ? [] : [{ head: 'Box', cell: ({ consumer }: FoundMessage) => boxName(consumer) }]),
       { head: 'Id', cell: ({ id }) => messageLink(context, id) },
       { head: 'Topic', cell: ({ topic }) => topic },
-      { head: 'Key', cell: ({ consumer, key }) => keyLink(context, consumer, key) },
+      ...(ofKey
+        ? []
+        : [{ head: 'Key', cell: ({ consumer, key }: FoundMessage) => keyLink(context, consumer, key) }]),
       { head: 'Since', cell: ({ since }) => time(since, new Date(), 'unknown') },
       { head: 'Attempts', number: true, cell: ({ attempt }) => attempt },
       { head: 'Waits for', cell: waitsFor },
