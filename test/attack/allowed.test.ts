@@ -61,7 +61,7 @@ const functions: Readonly<Record<string, readonly RoleName[]>> = {
   each_header_is_sound: ['publisher', 'relay', 'claimer', 'operator'],
   erase_audit: ['operator'],
   incarnation: ['relay', 'receiver', 'claimer'],
-  lane_of: ['publisher', 'relay', 'receiver', 'claimer', 'operator'],
+  lane_of: ['publisher', 'relay', 'receiver', 'claimer', 'operator', 'reader'],
   mend_sequences: ['relay', 'receiver', 'claimer'],
   new_id: ['publisher'],
   own_kind: [],

@@ -78,16 +78,17 @@ test('nothing of src evaluates, starts or fetches anything', () => {
     return [
       /\beval\(/,
       /\bnew Function\b/,
-      /from 'node:(vm|child_process|worker_threads|cluster|https?2?|inspector)'/,
+      /^import (?!type\b)[^;]*? from 'node:(vm|child_process|worker_threads|cluster|https?2?|inspector)'/m,
       /(?<![\w.#])fetch\(/,
       /\bimport\((?!['"]|\s*\/)/,
     ]
       .filter((pattern) => pattern.test(text))
       .map((pattern) => `${file}: ${pattern}`)
   })
-  // The endpoint listens, and asks nobody. A configuration is imported, from where the user has it.
+  // The endpoint and the dashboard listen, and ask nobody. A configuration is imported, from where the user has it.
   expect(new Set(faults.map((fault) => fault.split(':')[0]))).toEqual(
-    new Set(['cli/endpoint.ts', 'cli/settings.ts', 'cli/sockets.ts']),
+    new Set(['cli/dashboard.ts', 'cli/endpoint.ts', 'cli/settings.ts']),
   )
-  expect(readFileSync(join(root, 'src/cli/endpoint.ts'), 'utf8')).not.toMatch(/\b(request|get)\(/)
+  for (const file of ['dashboard', 'endpoint'])
+    expect(readFileSync(join(root, `src/cli/${file}.ts`), 'utf8')).not.toMatch(/\b(request|get)\(/)
 })
