@@ -113,6 +113,7 @@ describe('what is in it', () => {
     expect(Object.keys(manifest.exports).toSorted()).toEqual(
       [
         '.',
+        './dashboard',
         './fastify',
         './nestjs',
         './opentelemetry',

@@ -137,6 +137,7 @@ const commands: readonly (readonly [args: readonly string[], shows: RegExp])[] =
     /ECONNREFUSED/,
   ],
   [['relay', '--broker', 'postgres', '--metrics-host', hostile, '--metrics-port', '0'], /Cannot listen/],
+  [['dashboard', '--port', hostile], /port/],
 ]
 
 describe('what a command shows is inert', () => {
