@@ -22,7 +22,7 @@ export const schedules = ({ database }: Shared): View => ({
     const { query, link, poll } = context
     const wanted = query.get('name') ?? ''
     const found = (await createSchedules({ database }).list()).filter(({ name }) => name.includes(wanted))
-    const now = poll === null ? new Date() : nowOf(poll)
+    const now = nowOf(poll)
     const relays = poll?.workers.filter(({ kind, alive }) => kind === 'relay' && alive).length ?? 0
     return html`<form class="row" method="get" action="${link('/schedules')}">
         <label>Name contains <input name="name" value="${wanted}" autocomplete="off" /></label>

@@ -31,7 +31,7 @@ export const subscriptions = ({ database }: Shared): View => ({
     const { poll, query, link } = context
     const consumer = query.get('consumer') ?? ''
     const found = await readSubscriptions(database, consumer === '' ? {} : { consumer })
-    const now = poll === null ? new Date() : nowOf(poll)
+    const now = nowOf(poll)
     const rows = found.map((each) => ({
       ...each,
       service: serviceOf(each, poll?.workers ?? []),

@@ -59,9 +59,12 @@ export function workers({ poller }: Shared): View {
   }
 }
 
-/** By the database's clock, which has beaten in every row. */
-export const nowOf = ({ workers: [first], at }: Poll): Date =>
-  first === undefined ? at : new Date(first.beatAt.getTime() + first.lastBeatMs)
+/** By the database's clock, which has beaten in every row; before the first poll, by this machine's. */
+export const nowOf = (poll: Poll | null): Date => {
+  if (poll === null) return new Date()
+  const first = poll.workers[0]
+  return first === undefined ? poll.at : new Date(first.beatAt.getTime() + first.lastBeatMs)
+}
 
 const chosenBy = (query: URLSearchParams): { readonly kind: string; readonly consumer: string } => ({
   kind: query.get('kind') ?? '',
