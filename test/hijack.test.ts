@@ -144,8 +144,9 @@ let admin: pg.Pool
 const query = async <Row>(text: string): Promise<Row[]> => (await admin.query(text)).rows as Row[]
 beforeAll(async () => {
   database = await createTestDatabase({ migrated: false })
-  await database.query(filled(traps))
   admin = new pg.Pool({ connectionString: database.url, options: '-c search_path=pg_catalog' })
+  // With `public` in its path, the script falls into its own traps when Postgres plans a line of it anew, as it does under load.
+  await query(filled(traps))
   await query(filled(shadows))
 }, 120_000)
 afterAll(async () => {
