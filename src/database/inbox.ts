@@ -63,7 +63,7 @@ export async function deliver(
     const carried = messages.map(({ headers }, index) => carryOn(headers, trace?.carried[index]))
     const [result] = await database.query(receiveSql(database.schema).receive, {
       consumers: messages.map(({ consumer }) => consumer),
-      ...valuesOf(receivedColumns, messages),
+      ...valuesOf(receivedColumns, messages, (message, field) => message[field]),
       headers: carried,
       ...pieces(messages.map(({ body }) => body)),
       firstPartition: anyPartition(),

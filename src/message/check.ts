@@ -96,11 +96,14 @@ function check(message: NewMessage, maxPayloadBytes: number, at: string): Checke
   }
 }
 
+const untimed = { deliverAt: null, delayMs: null, expiresAt: null }
+
 /** When it is to be sent, and until when to be handled. */
 function checkTimes(
   { deliverAt, delayMs, expiresAt }: NewMessage,
   fail: Fail,
 ): Pick<CheckedMessage, 'deliverAt' | 'delayMs' | 'expiresAt'> {
+  if (deliverAt === undefined && delayMs === undefined && expiresAt === undefined) return untimed
   const sendAt = deliverAt === undefined ? null : checkDate('deliverAt', deliverAt, fail)
   if (delayMs !== undefined) {
     if (deliverAt !== undefined) fail('INVALID_DURATION', 'delayMs', 'excludes deliverAt: give one of them.')

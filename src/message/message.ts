@@ -1,4 +1,4 @@
-import { randomFillSync, createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { MessageError } from '../base/errors.ts'
 import { limits } from '../base/options.ts'
 
@@ -97,7 +97,7 @@ export interface Message<Payload = unknown, Topic extends string = string> exten
 
 export const jsonContentType = 'application/json'
 
-let randomPool = Buffer.alloc(0)
+let randomPool = ''
 let randomUsed = 0
 
 /**
@@ -105,12 +105,12 @@ let randomUsed = 0
  * one end instead of touching a random page for every message.
  */
 export function newMessageId(): string {
-  if (randomUsed + 10 > randomPool.length) {
-    randomPool = randomFillSync(Buffer.allocUnsafe(4000))
+  if (randomUsed + 19 > randomPool.length) {
+    randomPool = randomBytes(1900).toString('hex')
     randomUsed = 0
   }
-  const random = randomPool.toString('hex', randomUsed, randomUsed + 10)
-  randomUsed += 10
+  const random = randomPool.slice(randomUsed, randomUsed + 19)
+  randomUsed += 19
   return toOutboxId(Date.now(), random)
 }
 
@@ -121,10 +121,18 @@ export const toTickId = (schedule: string, at: Date): string =>
     createHash('sha256').update(`schedule ${schedule} ${at.toISOString()}`).digest('hex'),
   )
 
+let lastMs = Number.NaN
+let lastTime = ''
+
 function toOutboxId(atMs: number, random: string): string {
-  const time = atMs.toString(16).padStart(12, '0')
+  // Hundreds of messages are published in the same millisecond.
+  if (atMs !== lastMs) {
+    const time = atMs.toString(16).padStart(12, '0')
+    lastTime = `${time.slice(0, 8)}-${time.slice(8)}`
+    lastMs = atMs
+  }
   const variant = '89ab'[Number.parseInt(random[3]!, 16) & 3]!
-  return `${time.slice(0, 8)}-${time.slice(8)}-7${random.slice(0, 3)}-${variant}${random.slice(4, 7)}-${random.slice(7, 19)}`
+  return `${lastTime}-7${random.slice(0, 3)}-${variant}${random.slice(4, 7)}-${random.slice(7, 19)}`
 }
 
 export const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i

@@ -7,19 +7,17 @@ import type { ValuesOf } from '../database/sql/parameter.ts'
 import type { CheckedMessage } from '../message/message.ts'
 import { fieldOf, textColumns, type FieldsOf } from '../message/row.ts'
 
-/** A message as the columns have it, in the object that is given, see `withFields`. */
-function stored<Values extends object>(message: CheckedMessage, values: Values): Values & Published {
+/** A message as the columns have it, field by field: an object for each message in between would be thrown away at once. */
+function stored(message: CheckedMessage, field: PublishedField): string | Buffer | null {
   const { content } = message
-  const isText = typeof content === 'string'
-  const given = { payload: isText ? content : null, body: isText ? null : asBuffer(content) }
-  const target = values as Record<string, unknown>
-  for (const field of publishedFields)
-    target[field] = field === 'payload' || field === 'body' ? given[field] : message[field]
-  return values as Values & Published
+  if (field === 'payload') return typeof content === 'string' ? content : null
+  if (field === 'body') return typeof content === 'string' ? null : asBuffer(content)
+  return message[field]
 }
 
 type Published = FieldsOf<(typeof publishedColumns)[number]>
-const publishedFields = publishedColumns.map(fieldOf)
+type PublishedField = keyof Published
+const publishedFields: readonly PublishedField[] = publishedColumns.map(fieldOf)
 type Statements = ReturnType<typeof outboxSql>
 
 /** What a statement that publishes several is given. */
@@ -27,10 +25,7 @@ export const columnsOf = (
   messages: readonly CheckedMessage[],
   locks: boolean,
 ): ValuesOf<Statements['publish']['takes']> => ({
-  ...valuesOf(
-    publishedColumns,
-    messages.map((message) => stored(message, {})),
-  ),
+  ...valuesOf(publishedColumns, messages, stored),
   firstLane: anyLane(),
   locks,
 })
@@ -59,7 +54,11 @@ const iso = (time: number): string => new Date(time).toISOString()
 export const fieldsOf = (
   message: CheckedMessage,
   locks: boolean,
-): ValuesOf<Statements['publishOne']['takes']> => stored(message, { lane: anyLane(), locks })
+): ValuesOf<Statements['publishOne']['takes']> => {
+  const values: Record<string, unknown> = { lane: anyLane(), locks }
+  for (const field of publishedFields) values[field] = stored(message, field)
+  return values as ValuesOf<Statements['publishOne']['takes']>
+}
 
 /** And one that has a dedupe key or a time. */
 export const timedFieldsOf = (

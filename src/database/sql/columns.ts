@@ -6,7 +6,6 @@ import {
   type ColumnOf,
   type ColumnType,
   type FieldOf,
-  type FieldsOf,
   type MessageRow,
   type ValueOf,
 } from '../../message/row.ts'
@@ -95,14 +94,15 @@ export const listed = <Names extends ColumnName>(
 export const arrayOf = (name: ColumnName, type: ColumnType): string =>
   type === 'json' ? parted(`$${fieldOf(name)}`) : `$${fieldOf(name)}`
 
-/** Of several messages, the values of each column. */
-export const valuesOf = <Names extends ColumnName>(
+/** Of several messages, the values of each column, as `read` gives them. */
+export const valuesOf = <Names extends ColumnName, Told>(
   names: readonly Names[],
-  messages: readonly FieldsOf<Names>[],
+  messages: readonly Told[],
+  read: (message: Told, field: FieldOf<Names>) => unknown,
 ): { readonly [name in Names as FieldOf<name>]: readonly MessageRow[name][] } =>
   Object.fromEntries(
     names.map((name) => {
-      const field = fieldOf(name) as keyof FieldsOf<Names>
-      return [field, messages.map((message) => message[field])]
+      const field = fieldOf(name)
+      return [field, messages.map((message) => read(message, field))]
     }),
   ) as never
