@@ -23,20 +23,28 @@ export function launch({ program }: Chromium): Promise<Browser> {
 /** A window of somebody who has been nowhere yet: no cookies, nothing stored. */
 export function openWindow(
   browser: Browser,
-  { width, theme }: Look = { width: 1440, theme: 'light' },
+  look: Look = { width: 1440, theme: 'light' },
   options: Parameters<Browser['newContext']>[0] = {},
 ): Promise<BrowserContext> {
   return browser.newContext({
-    ...{ viewport: { width, height: width < 600 ? 780 : 900 }, colorScheme: theme, reducedMotion: 'reduce' },
+    ...{ viewport: sizeOf(look), colorScheme: look.theme, reducedMotion: 'reduce' },
     ...{ locale: 'en-GB', timezoneId: 'Europe/Berlin' },
     ...options,
   })
 }
 
+const sizeOf = ({ width }: Look) => ({ width, height: width < 600 ? 780 : 900 })
+
+/** Looks at a page that is there in another way. */
+export async function lookAt(page: Page, look: Look): Promise<void> {
+  await page.setViewportSize(sizeOf(look))
+  await page.emulateMedia({ colorScheme: look.theme })
+}
+
 /** What a screen reader and people with weak eyes would stumble over, a line for each rule that is broken. */
 export async function stumbles(page: Page): Promise<string[]> {
   // Through the debugger, since the page's policy lets in no script but its own.
-  await page.evaluate(axe.source)
+  if (!(await page.evaluate(() => 'axe' in globalThis))) await page.evaluate(axe.source)
   const violations = await page.evaluate(async () => {
     const run = (globalThis as unknown as { axe: typeof axe }).axe
     return (await run.run({ resultTypes: ['violations'], iframes: false })).violations
