@@ -133,6 +133,32 @@ describeWith('chromium', found, 'the dashboard', () => {
       await context.close()
     })
 
+    test('charts are drawn in the colours of a theme that the system changes to', async () => {
+      const { context, page } = await visit(host)
+      await page.goto(host.url)
+      await page.locator('.chart canvas').first().waitFor()
+      // From now on, polls bring nothing to draw.
+      let kept = 0
+      await page.route('**/chart?*', async (route) => {
+        kept++
+        await route.abort()
+      })
+      await until(() => kept > 0)
+      const picture = () =>
+        page
+          .locator('.chart canvas')
+          .first()
+          .evaluate((canvas) => (canvas as unknown as { toDataURL(): string }).toDataURL())
+      const light = await picture()
+      await page.emulateMedia({ colorScheme: 'dark' })
+      await until(async () => (await picture()) !== light)
+      const dark = await picture()
+      await page.emulateMedia({ colorScheme: 'light' })
+      await until(async () => (await picture()) !== dark)
+      expect(await picture()).toBe(light)
+      await context.close()
+    })
+
     test('the keyboard is enough, and stays where it is when a poll changes the page', async () => {
       const { context, page } = await visit(host)
       await page.goto(host.url)

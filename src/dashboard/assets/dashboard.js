@@ -85,12 +85,23 @@ async function chart(figures, library) {
   }
   document.addEventListener('twinbox:poll', () => void read().catch(() => {}))
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
-    for (const figure of figures) plots.delete(figure)
+    // Axes keep the colour that text had when they were made, which may be that of the ground now.
+    for (const figure of figures) {
+      clear(figure)
+      draw(figure, known)
+    }
   })
   await read()
 }
 
 const plots = new Map()
+
+function clear(figure) {
+  const plot = plots.get(figure)
+  plot?.sizes.disconnect()
+  plot?.chart.destroy()
+  plots.delete(figure)
+}
 
 function draw(figure, known) {
   const { lines, box: only, unit } = figure.dataset
@@ -117,15 +128,17 @@ function draw(figure, known) {
   ]
   figure.hidden = false
   const labels = drawn.map(({ label }) => label).join('\n')
-  let plot = plots.get(figure)
-  if (plot?.labels !== labels) {
-    plot?.chart.destroy()
-    const room = figure.querySelector('.plot')
-    room.replaceChildren()
-    plot = { labels, chart: new uPlot(looks(room, drawn, unit), data, room) }
-    plots.set(figure, plot)
-    new ResizeObserver(() => plot.chart.setSize({ width: room.clientWidth, height: 200 })).observe(room)
-  } else plot.chart.setData(data)
+  const plot = plots.get(figure)
+  if (plot?.labels === labels) {
+    plot.chart.setData(data)
+    return
+  }
+  clear(figure)
+  const room = figure.querySelector('.plot')
+  const fresh = new uPlot(looks(room, drawn, unit), data, room)
+  const sizes = new ResizeObserver(() => fresh.setSize({ width: room.clientWidth, height: 200 }))
+  sizes.observe(room)
+  plots.set(figure, { labels, chart: fresh, sizes })
 }
 
 function looks(room, drawn, unit) {
