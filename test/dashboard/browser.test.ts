@@ -169,6 +169,11 @@ describeWith('chromium', found, 'the dashboard', () => {
       expect(await page.evaluate(() => (globalThis as unknown as Styled).document.activeElement?.id)).toBe(
         'content',
       )
+      await page.keyboard.press('g')
+      await page.keyboard.press('2')
+      await page.waitForURL(`${host.url}/messages`)
+      await page.keyboard.press('/')
+      await until(async () => (await focused.getAttribute('name')) === 'id')
       await page.goto(`${host.url}/workers?kind=relay`)
       const evict = page.getByRole('link', { name: /Evict worker/ }).first()
       await evict.focus()

@@ -175,7 +175,7 @@ document.addEventListener('keydown', (event) => {
   const { key, target, ctrlKey, metaKey, altKey } = event
   if (ctrlKey || metaKey || altKey || target.closest('input, textarea, select')) return
   if (key === '/') {
-    const search = document.querySelector('input[type="search"]')
+    const search = document.querySelector('[role="search"] :is(input, select)')
     if (search !== null) {
       event.preventDefault()
       search.focus()
