@@ -1,6 +1,6 @@
 import { html, type Html } from '../html.ts'
 import type { Context, Fields } from '../view.ts'
-import { choice } from './field.ts'
+import { choice, field } from './field.ts'
 
 /** The outbox in a query. No consumer can be called that. */
 const outbox = '@outbox'
@@ -29,6 +29,13 @@ export function boxChoice({ poll, query }: Context): Html {
     [...known].map((value) => [value, value === '' ? 'all' : value === outbox ? 'outbox' : value]),
   )
 }
+
+/** A line for a consumer, of those that the latest poll has seen or any other. */
+export const consumerField = ({ poll, query }: Context): Html =>
+  field({
+    ...{ name: 'consumer', label: 'Consumer', value: query.get('consumer') },
+    offered: poll?.consumers.map(({ consumer }) => consumer),
+  })
 
 /** A key as a link to its queue. */
 export const keyLink = ({ link }: Context, consumer: string | null, key: string | null): Html =>

@@ -8,10 +8,12 @@ interface Field {
   readonly type?: 'text' | 'number'
   readonly required?: boolean
   readonly least?: number
+  /** Values that are offered while somebody types; others are taken too. */
+  readonly offered?: readonly string[] | undefined
 }
 
 /** A line to type in, with its label. */
-export const field = ({ name, label, value, type = 'text', required, least }: Field): Html =>
+export const field = ({ name, label, value, type = 'text', required, least, offered }: Field): Html =>
   html`<label
     >${label}
     <input
@@ -22,7 +24,14 @@ export const field = ({ name, label, value, type = 'text', required, least }: Fi
       autocomplete="off"
       ${least !== undefined && html` min="${least}"`}
       ${required === true && html` required`}
+      ${offered !== undefined && html` list="${name}-offered"`}
     />
+    ${
+      offered !== undefined &&
+      html`<datalist id="${name}-offered">
+        ${offered.map((each) => html`<option value="${each}"></option>`)}
+      </datalist>`
+    }
   </label>`
 
 /** A choice of values, each with its word. */

@@ -3,6 +3,7 @@ import { createSchedules, type Schedule } from '../../operate/schedules.ts'
 import { html, none, type Html } from '../html.ts'
 import { badge } from '../parts/badge.ts'
 import { empty } from '../parts/empty.ts'
+import { asking, field } from '../parts/field.ts'
 import { table } from '../parts/table.ts'
 import { time } from '../parts/time.ts'
 import type { Action, Context, Shared, View } from '../view.ts'
@@ -19,28 +20,25 @@ export const schedules = ({ database }: Shared): View => ({
   title: 'Schedules',
   nav: 'Schedules',
   async render(context) {
-    const { query, link, poll } = context
+    const { query, poll } = context
     const wanted = query.get('name') ?? ''
     const found = (await createSchedules({ database }).list()).filter(({ name }) => name.includes(wanted))
     const now = nowOf(poll)
     const relays = poll?.workers.filter(({ kind, alive }) => kind === 'relay' && alive).length ?? 0
-    return html`<form class="row" method="get" action="${link('/schedules')}">
-        <label>Name contains <input name="name" value="${wanted}" autocomplete="off" /></label>
-        <button>Show</button>
-      </form>
-      ${
-        found.length > 0 &&
-        poll !== null &&
-        relays === 0 &&
-        html`<p>
-          ${badge('bad', 'No relay lives')} Relays publish schedules: nothing comes until one is started.
-        </p>`
-      }
-      ${list(found.slice(0, shownMax), context, now)}
-      ${
-        found.length > shownMax &&
-        html`<p class="fine">${found.length - shownMax} more are not shown: give a part of their names.</p>`
-      }`
+    return html`${asking(context, '/schedules', [field({ name: 'name', label: 'Name contains', value: wanted })], 'Show')}
+    ${
+      found.length > 0 &&
+      poll !== null &&
+      relays === 0 &&
+      html`<p>
+        ${badge('bad', 'No relay lives')} Relays publish schedules: nothing comes until one is started.
+      </p>`
+    }
+    ${list(found.slice(0, shownMax), context, now)}
+    ${
+      found.length > shownMax &&
+      html`<p class="fine">${found.length - shownMax} more are not shown: give a part of their names.</p>`
+    }`
   },
 })
 

@@ -8,8 +8,10 @@ import {
 import { takes } from '../../message/message.ts'
 import { html, type Html } from '../html.ts'
 import { badge } from '../parts/badge.ts'
+import { consumerField } from '../parts/box.ts'
 import { number } from '../parts/count.ts'
 import { empty } from '../parts/empty.ts'
+import { asking } from '../parts/field.ts'
 import { table } from '../parts/table.ts'
 import { time } from '../parts/time.ts'
 import type { Poll } from '../poll.ts'
@@ -28,7 +30,7 @@ export const subscriptions = ({ database }: Shared): View => ({
   title: 'Subscriptions',
   nav: 'Subscriptions',
   async render(context) {
-    const { poll, query, link } = context
+    const { poll, query } = context
     const consumer = query.get('consumer') ?? ''
     const found = await readSubscriptions(database, consumer === '' ? {} : { consumer })
     const now = nowOf(poll)
@@ -37,22 +39,12 @@ export const subscriptions = ({ database }: Shared): View => ({
       service: serviceOf(each, poll?.workers ?? []),
       waiting: waitingOf(each, poll),
     }))
-    return html`<form class="row" method="get" action="${link('/subscriptions')}">
-        <label
-          >Consumer <input name="consumer" list="consumers" value="${consumer}" autocomplete="off"
-        /></label>
-        <datalist id="consumers">
-          ${poll?.consumers.map(({ consumer: name }) => html`<option value="${name}"></option>`)}
-        </datalist>
-        <button>Show</button>
-      </form>
-      ${list(rows, context, now)}
-      ${
-        found.length === subscriptionLimit &&
-        html`<p class="fine">
-          These are the first ${subscriptionLimit}: choose a consumer to see the others.
-        </p>`
-      }`
+    return html`${asking(context, '/subscriptions', [consumerField(context)], 'Show')}
+    ${list(rows, context, now)}
+    ${
+      found.length === subscriptionLimit &&
+      html`<p class="fine">These are the first ${subscriptionLimit}: choose a consumer to see the others.</p>`
+    }`
   },
 })
 

@@ -3,7 +3,9 @@ import { fragment } from '../fragment.ts'
 import { html, none, type Html } from '../html.ts'
 import { Marks } from '../marks.ts'
 import { badge } from '../parts/badge.ts'
+import { consumerField } from '../parts/box.ts'
 import { empty } from '../parts/empty.ts'
+import { asking, choice } from '../parts/field.ts'
 import { lanePicture, type LaneBox } from '../parts/lanes.ts'
 import { table, type Column } from '../parts/table.ts'
 import { duration, time } from '../parts/time.ts'
@@ -78,27 +80,15 @@ function choose(all: readonly WorkerStatus[], query: URLSearchParams): readonly 
   )
 }
 
-const filter = ({ link, query, poll }: Context): Html =>
-  html`<form class="row" method="get" action="${link('/workers')}">
-    <label
-      >Kind
-      <select name="kind">
-        <option value="">all</option>
-        ${workerKinds.map(
-          (kind) =>
-            html`<option value="${kind}" ${chosenBy(query).kind === kind && 'selected'}>${kind}</option>`,
-        )}
-      </select></label
-    >
-    <label
-      >Consumer
-      <input name="consumer" list="consumers" value="${chosenBy(query).consumer}" autocomplete="off"
-    /></label>
-    <datalist id="consumers">
-      ${poll?.consumers.map(({ consumer }) => html`<option value="${consumer}"></option>`)}
-    </datalist>
-    <button>Show</button>
-  </form>`
+const filter = (context: Context): Html => {
+  const kinds = workerKinds.map((kind) => [kind, kind] as const)
+  return asking(
+    context,
+    '/workers',
+    [choice('kind', 'Kind', chosenBy(context.query).kind, [['', 'all'], ...kinds]), consumerField(context)],
+    'Show',
+  )
+}
 
 function living(chosen: readonly WorkerStatus[], { link, mayOperate }: Context, now: Date): Html {
   const act: Column<WorkerStatus> = {
