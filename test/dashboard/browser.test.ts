@@ -19,7 +19,7 @@ import { chromium } from '../support/servers/chromium.ts'
 import { shared } from '../support/shared.ts'
 import { until } from '../support/until.ts'
 import { foreignSite, Host } from './host.ts'
-import { pages } from './pages.ts'
+import { pages, startJob } from './pages.ts'
 import { Scene } from './scene.ts'
 
 /** The dashboard in a real browser: how it looks, what people do with it, and what others try to have it do. */
@@ -64,10 +64,12 @@ describeWith('chromium', found, 'the dashboard', () => {
     let database: TestDatabase
     let scene: Scene
     let host: Host
+    let job: string
     beforeAll(async () => {
       database = await createTestDatabase()
       scene = await Scene.open(database)
       host = await Host.open({ database: database.url })
+      job = await startJob(host)
     })
     afterAll(async () => {
       await host.close()
@@ -81,10 +83,11 @@ describeWith('chromium', found, 'the dashboard', () => {
       async () => {
         const { context, page, seen } = await visit(host, { look: looks[0]! })
         const faults: string[] = []
-        for (const { name, path } of await pages(database)) {
+        for (const { name, path } of await pages(database, job)) {
           const response = await page.goto(`${host.url}${path}`)
           if (response!.status() !== 200) faults.push(`${name}: ${response!.status()}`)
           if (path === '/') await page.locator('.chart canvas').first().waitFor()
+          if (path === job) await page.locator('progress').waitFor()
           // Of one page, as it was loaded: to load it again for each look costs more than all that is asked of it.
           for (const look of looks) {
             await lookAt(page, look)
@@ -201,7 +204,7 @@ describeWith('chromium', found, 'the dashboard', () => {
 
     test('who may only read sees all, is offered nothing, and is refused what they ask for', async () => {
       const { context, page } = await visit(host, { name: 'bob' })
-      for (const { path } of await pages(database)) {
+      for (const { path } of await pages(database, job)) {
         const text = await (await context.request.get(`${host.url}${path}`)).text()
         const offered = [...text.matchAll(/<form[^>]*method="post"[^>]*action="([^"]*)"/g)].map(
           ([, action]) => action,

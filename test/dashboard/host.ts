@@ -46,6 +46,25 @@ export class Host {
     await context.addCookies([{ name: 'viewer', value: name, url: this.origin }])
   }
 
+  /** A page as ada sees it, by its path below the mount. */
+  async read(path: string): Promise<{ readonly status: number; readonly text: string }> {
+    const response = await fetch(`${this.url}${path}`, { headers: { cookie: 'viewer=ada' } })
+    return { status: response.status, text: await response.text() }
+  }
+
+  /** Starts a job as ada does: by the page's form, filled in. Returns the path of the job's page, below the mount. */
+  async startJob(change: string, given: Readonly<Record<string, string>>): Promise<string> {
+    const { text } = await this.read(change)
+    const form = text.split('<form').find((each) => each.includes('name="reason"'))!
+    const body = new URLSearchParams(given)
+    for (const [, name, value] of form.matchAll(/type="hidden" name="([^"]*)" value="([^"]*)"/g))
+      body.append(name!, value!)
+    const [action] = `${this.url}${change}`.split('?')
+    const headers = { cookie: 'viewer=ada', origin: this.origin }
+    const answer = await fetch(action!, { method: 'POST', headers, body, redirect: 'manual' })
+    return answer.headers.get('location')!.slice('/ops'.length)
+  }
+
   async close(): Promise<void> {
     await this.#dashboard.close()
     this.#server.closeAllConnections()

@@ -1,4 +1,5 @@
 import type { TestDatabase } from '../support/postgres.ts'
+import type { Host } from './host.ts'
 
 /** A page of the dashboard, as the scene has something to show on it. */
 export interface Shown {
@@ -8,8 +9,15 @@ export interface Shown {
   readonly path: string
 }
 
-/** Every view. One test compares the list with the views that there are. */
-export async function pages(database: TestDatabase): Promise<readonly Shown[]> {
+/** What an operator has started there, so slowly that it runs while it is looked at. */
+export const startJob = (host: Host): Promise<string> =>
+  host.startJob(
+    `/dead/change?${new URLSearchParams({ does: 'redrive', box: 'billing', class: 'URIError' }).toString()}`,
+    { reason: 'Release 4.2.1 escapes the names of streets', rate: '1' },
+  )
+
+/** Every view; of the job, its page if there is one. One test compares the list with the views that there are. */
+export async function pages(database: TestDatabase, job = '/job'): Promise<readonly Shown[]> {
   const [worker] = await database.query<{ id: number }>(
     `select id from twinbox.worker where ended_at is null and kind = 'claimer' order by id limit 1`,
   )
@@ -33,7 +41,7 @@ export async function pages(database: TestDatabase): Promise<readonly Shown[]> {
     { name: 'parked-change', path: `/parked/change${query({ does: 'redrive', box: consumer, key })}` },
     { name: 'erase', path: '/erase' },
     { name: 'jobs', path: '/jobs' },
-    { name: 'job', path: '/job' },
+    { name: 'job', path: job },
     { name: 'audit', path: '/audit' },
     { name: 'workers', path: '/workers' },
     { name: 'evict', path: `/workers/evict${query({ id: String(worker!.id) })}` },

@@ -134,6 +134,12 @@ export class Scene {
 
   /** Dead letters of an evening on which the bank was away, and of a bug. */
   async #bury(count: number): Promise<void> {
+    // Of the day before, and mended since: a job may redrive them for minutes.
+    await this.#database.query(
+      `insert into twinbox.dead_letter (consumer, seq, id, topic, payload, attempt, reason, died_at, received_at, published_at, headers, errors)
+      select 'billing', n, gen_random_uuid(), 'order.paid', '{"total":1}', 3, 'URIError: URI malformed', at, at, at, '{}', '[]'
+      from (select n, now() - interval '1 day' - n * interval '1 minute' as at from generate_series(1000, 1239) as n) as yesterday`,
+    )
     await this.#database.query(
       `insert into twinbox.dead_letter (consumer, seq, id, topic, key, payload, attempt, reason, died_at, received_at, published_at, headers, errors)
       select case when n % 5 = 0 then 'shipping' else 'billing' end, n, gen_random_uuid(),

@@ -8,7 +8,7 @@ import { chromium } from '../support/servers/chromium.ts'
 import { shared, startSharing } from '../support/shared.ts'
 import { Host } from './host.ts'
 import { Scene } from './scene.ts'
-import { pages } from './pages.ts'
+import { pages, startJob } from './pages.ts'
 
 /**
  * `npm run screenshots [-- FOLDER [PATTERN]]`: every view, or those whose files match, of the dashboard, at both widths and in both themes, as PNG files; and a line for each page
@@ -29,7 +29,7 @@ const scene = await Scene.open(database)
 const host = await Host.open({ database: database.url, showPayload: ({ payload }) => String(payload) })
 const browser = await launch(found)
 try {
-  const list = await pages(database)
+  const list = await pages(database, await startJob(host))
   for (const look of looks) {
     const context = await openWindow(browser, look)
     await host.signIn(context)
@@ -41,7 +41,10 @@ try {
       await scene.publish(3)
       await page.goto(`${host.url}${path}`)
       // The charts have a few points then, and the page is not caught in the middle of an update.
-      if (path === '/') await page.waitForTimeout(6000)
+      if (path === '/') {
+        await page.locator('.chart canvas').first().waitFor()
+        await page.waitForTimeout(6000)
+      }
       await page.screenshot({ path: file, fullPage: true })
       const wide = await overhang(page)
       const faults = [
