@@ -6,9 +6,13 @@ import { Database } from '../../src/database/database.ts'
 import { postgres } from '../../src/brokers/postgres/postgres.ts'
 import { createOutbox, createRelay, diagnose, withTransaction } from '../../src/index.ts'
 import { Stage } from '../crash/stage.ts'
+import { Host } from '../dashboard/host.ts'
+import { pages } from '../dashboard/pages.ts'
+import { Scene } from '../dashboard/scene.ts'
 import { findPgBouncer, type Pooler } from '../support/servers/pgbouncer.ts'
 import { createTestDatabase } from '../support/postgres.ts'
 import { describeWith } from '../support/require.ts'
+import { until } from '../support/until.ts'
 
 /** Everything through PgBouncer in transaction mode: no session locks, no settings of a session, no prepared statements. */
 describeWith('pgbouncer', await findPgBouncer(), 'a pooler that shares sessions', (pgbouncer) => {
@@ -141,6 +145,36 @@ describeWith('pgbouncer', await findPgBouncer(), 'a pooler that shares sessions'
     expect(await stage.database.query('select count(*)::int as count from twinbox.outbox')).toEqual([
       { count: 120 },
     ])
+  })
+
+  test('the dashboard reads and acts through one session of many, and leaves it as it was', async () => {
+    const narrow = await pgbouncer.start(stage.database.url, { size: 1 })
+    const scene = await Scene.open(stage.database)
+    const host = await Host.open({ database: narrow.url })
+    try {
+      for (const { path } of await pages(stage.database)) {
+        const { status, text } = await host.read(path)
+        expect([path, status, /class="flash bad".*/.exec(text)?.[0]]).toEqual([path, 200, undefined])
+      }
+      expect((await host.read('/')).text).toContain('inbox of billing')
+      const job = await host.startJob('/dead/change?does=redrive&box=shipping', {
+        reason: 'mended',
+        rate: '',
+      })
+      await until(async () => (await host.read(job)).text.includes('Redriven: 26.'))
+      // Whatever a page sets for itself would be everybody's from then on.
+      const client = new pg.Client(narrow.url)
+      await client.connect()
+      const { rows } = await client.query(
+        `select name, setting from pg_settings where source = 'session' and name !~ '^(application_name|transaction_.*)$'`,
+      )
+      await client.end()
+      expect(rows).toEqual([])
+    } finally {
+      await host.close()
+      await scene.close()
+      await narrow.stop()
+    }
   })
 
   test('messages flow, and a killed claimer is found by its heartbeat', async () => {
