@@ -10,6 +10,7 @@ import { floodSql } from '../src/database/sql/flood.ts'
 import { inboxSql } from '../src/database/sql/inbox.ts'
 import { readingSql } from '../src/database/sql/reading.ts'
 import { laneSql } from '../src/database/sql/lane.ts'
+import { movingSql } from '../src/database/sql/moving.ts'
 import { outboxSql } from '../src/database/sql/outbox.ts'
 import type { Parameters, ValuesOf } from '../src/database/sql/parameter.ts'
 import type { Statement } from '../src/database/sql/statement.ts'
@@ -124,7 +125,7 @@ function statements(
       goneSeqs: first.map(({ seq }) => seq),
       goneIds: first.map(({ id }) => id),
       ...{ lanes, bounds: each(watermark, 64), budgets: each(16, 64), mark: true, confirmed: inLane(first) },
-      ...{ heldLanes: lanes, heldFences: each(0, 64), server, bytes: 8 * 1024 * 1024 },
+      ...{ heldLanes: lanes, heldFences: each(0, 64), server, bytes: 8 * 1024 * 1024, content: true },
     }),
     of('relay: defer', waiting.deferOutbox, {
       ...{ ...claims(first, ''), ...failed, delaysMs: each(1000), avoid: null },
@@ -211,6 +212,14 @@ function statements(
     }),
     of('parked keys', parking.parkedKeys, { consumer: 'c', lanes }),
     of('fence unused', completion.complete, { ...claims(partition), fences: each(1), server }),
+    // Last: what it has written and taken back, reads would find.
+    of('relay: move', movingSql('twinbox').move, {
+      lanes: first.map(({ lane }) => lane),
+      seqs: first.map(({ seq }) => seq),
+      ids: first.map(({ id }) => id),
+      takers: first.map(() => ['c']),
+      ...{ heldLanes: lanes, heldFences: each(0, 64), server, version: '0', firstPartition: 0 },
+    }),
   ]
 }
 

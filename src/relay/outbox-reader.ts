@@ -59,8 +59,8 @@ export class OutboxReader {
     this.#reader.forget()
   }
 
-  /** Deletes what was confirmed, and reads on in the same round trip. */
-  async read(lanes: readonly Lane[], all: readonly Confirmed[]): Promise<OutboxBatch> {
+  /** Deletes what was confirmed, and reads on in the same round trip; without contents, what is to be moved where it is. */
+  async read(lanes: readonly Lane[], all: readonly Confirmed[], content: boolean): Promise<OutboxBatch> {
     const { database } = this.#parts
     const { server } = this.#parts.lanes.membership
     const confirmed = all.filter((each) => each.server === server)
@@ -84,6 +84,7 @@ export class OutboxReader {
         heldFences: confirmedLanes.map(([, fence]) => fence),
         server,
         bytes: bytesMax,
+        content,
       }),
     )
     /** Where a topic that takes one message of a key at a time has left the second. */

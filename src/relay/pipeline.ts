@@ -14,7 +14,7 @@ import { StateMachine, type Moves } from '../base/state.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import type { RelaySettings } from './options.ts'
 import { OutboxReader, type Confirmed, type OutboxBatch } from './outbox-reader.ts'
-import { sendAll } from './sending.ts'
+import { Sending } from './sending.ts'
 import { Settlement } from './settlement.ts'
 import type { HeadRow } from '../database/sql/reading.ts'
 
@@ -63,6 +63,7 @@ export const pipelineMoves: Moves<PipelineState> = {
 export class Pipeline {
   readonly #parts: PipelineParts
   readonly #reader: OutboxReader
+  readonly #sending: Sending
   readonly #settlement: Settlement
   #confirmed: Confirmed[] = []
   #batch: readonly HeadRow[] = []
@@ -77,6 +78,7 @@ export class Pipeline {
   constructor(parts: PipelineParts) {
     this.#parts = parts
     this.#reader = new OutboxReader({ ...parts, batchSize: parts.settings.batchSize, lanes: parts.lanesOf })
+    this.#sending = new Sending(parts)
     this.#settlement = new Settlement(parts)
     this.#polling = new Polling(parts.settings, parts.sleep)
   }
@@ -120,7 +122,7 @@ export class Pipeline {
 
   /** Deletes what was confirmed, and reads nothing. */
   async settle(): Promise<void> {
-    if (this.#confirmed.length > 0) await this.#read([])
+    if (this.#confirmed.length > 0) await this.#read([], false)
   }
 
   async run(): Promise<number> {
@@ -149,7 +151,8 @@ export class Pipeline {
       await this.settle()
       return settings.pollMsMax
     }
-    const heads = await this.#read(lanes)
+    const move = await this.#sending.next()
+    const heads = await this.#read(lanes, move === null)
     await this.#settlement.expire(
       heads.batch.filter(({ expired }) => expired === true),
       heads.fences,
@@ -174,7 +177,7 @@ export class Pipeline {
     this.#state.go('sending')
     const startedAt = performance.now()
     await failpoint('relay.before_send')
-    const outcomes = await sendAll(this.#parts, batch, this.#abort.signal)
+    const outcomes = await this.#sending.send(move, batch, heads.fences, this.#abort.signal)
     await failpoint('relay.after_send')
     this.#state.go('settling')
     const unsettled = new Set(batch.map(({ seq }) => seq))
@@ -184,7 +187,8 @@ export class Pipeline {
       if (outcomes[index]?.status !== 'sent') continue
       const { lane, seq, id } = row
       // Field by field: spread into a literal, they cost more than all the rest of this loop.
-      this.#confirmed.push({ lane, seq, id, fence: heads.fences.get(lane)!, server: heads.server })
+      const { server } = heads
+      if (move === null) this.#confirmed.push({ lane, seq, id, fence: heads.fences.get(lane)!, server })
       unsettled.delete(row.seq)
       sent.push(row.id)
       topics[row.topic] = (topics[row.topic] ?? 0) + 1
@@ -228,11 +232,11 @@ export class Pipeline {
   }
 
   /** Reads heads of lanes, and with it deletes what was confirmed. */
-  async #read(lanes: readonly Lane[]): Promise<OutboxBatch> {
+  async #read(lanes: readonly Lane[], content: boolean): Promise<OutboxBatch> {
     const { failpoint } = this.#parts
     const confirmed = this.#confirmed
     if (confirmed.length > 0) await failpoint('relay.before_delete')
-    const heads = await this.#reader.read(lanes, confirmed)
+    const heads = await this.#reader.read(lanes, confirmed, content)
     this.#batch = heads.batch
     await heads.follow()
     if (confirmed.length > 0) {

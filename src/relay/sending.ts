@@ -1,20 +1,94 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
+import { moverOf, type Move } from '../brokers/move.ts'
+import type { Database } from '../database/database.ts'
+import { isConnectionLost } from '../database/sqlstate.ts'
+import type { Failpoint } from '../base/failpoint.ts'
 import type { OutgoingMessage } from '../message/message.ts'
 import { withFields } from '../message/row.ts'
 import type { Redact } from '../base/redaction.ts'
 import { begin, parseHeaders, type Telemetry, type TracedMessage } from '../base/telemetry.ts'
 import type { HeadRow } from '../database/sql/reading.ts'
 
-export interface SendingParts {
+interface Handing {
   readonly broker: Broker
   readonly telemetry: Telemetry | undefined
   readonly redact: Redact
   readonly lanesOf: { readonly membership: { readonly id: number | null } }
 }
 
+interface Parts extends Handing {
+  readonly database: Database
+  readonly failpoint: Failpoint
+  readonly lanesOf: { readonly membership: { readonly id: number | null; readonly server: string } }
+}
+
+const sent: SendOutcome = { status: 'sent' }
+/** So long it is believed that a broker is elsewhere: just after a failover it may have looked at the server of before. */
+const elsewhereMs = 60_000
+
+/**
+ * Of a broker that has its messages in the tables of the outbox: a batch is moved there, and its contents do not come through this
+ * process. What cannot go like this is sent in the next round, which tells what is wrong with it.
+ */
+export class Sending {
+  readonly #parts: Parts
+  #asked: { readonly server: string; readonly move: Move | null; readonly at: number } | null = null
+  /** Whether the next batch is to be sent. */
+  #refused = false
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** How the next batch goes; null if it is to be sent. */
+  async next(): Promise<Move | null> {
+    const { broker, telemetry, database, lanesOf } = this.#parts
+    const mover = moverOf(broker)
+    // Tracers are told of each message, and what they add goes with it.
+    if (mover === null || telemetry !== undefined) return null
+    const { server } = lanesOf.membership
+    const now = performance.now()
+    const asked = this.#asked
+    if (asked?.server !== server || (asked.move === null && now > asked.at + elsewhereMs)) {
+      // If it is away, sending finds that out.
+      const move = await mover({ database, server }).catch(() => undefined)
+      if (move === undefined) return null
+      this.#asked = { server, move, at: now }
+    }
+    const refused = this.#refused
+    this.#refused = false
+    return refused ? null : this.#asked!.move
+  }
+
+  /** Moves or sends a batch, and says what has become of it. Of those that could not be moved nothing is known yet. */
+  async send(
+    move: Move | null,
+    batch: readonly HeadRow[],
+    fences: ReadonlyMap<number, number>,
+    signal: AbortSignal,
+  ): Promise<readonly SendOutcome[]> {
+    if (move === null) return sendAll(this.#parts, batch, signal)
+    const { failpoint } = this.#parts
+    await failpoint('relay.before_delete')
+    const leaving = batch.map(({ lane, seq, id, topic, size }) => {
+      return { lane, seq, id, topic, size: size!, fence: fences.get(lane)! }
+    })
+    let moved = 0
+    try {
+      moved = await move(leaving)
+    } catch (error) {
+      // Whether it was done, the next read tells.
+      if (isConnectionLost(error)) throw error
+    }
+    this.#refused = moved < batch.length
+    await failpoint('relay.after_delete')
+    return batch.slice(0, moved).map(() => sent)
+  }
+}
+
 /** Hands a batch to the broker, as one operation of each message's trace if anybody wants one. */
-export async function sendAll(
-  { broker, telemetry, redact, lanesOf }: SendingParts,
+async function sendAll(
+  { broker, telemetry, redact, lanesOf }: Handing,
   batch: readonly HeadRow[],
   signal: AbortSignal,
 ): Promise<readonly SendOutcome[]> {

@@ -3,6 +3,7 @@ import type { Program } from './worker.ts'
 /** What the victim is in the middle of, see `scenes.ts`. */
 export type Given =
   | 'plain'
+  | 'sent'
   | 'idle'
   | 'published'
   | 'outside'
@@ -261,10 +262,18 @@ const upkeep: Cell[] = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit']
   return each('upkeep', [`before prune_${table}`, `after prune_${table}`], { given: `pruned ${kind}` })
 })
 
-/** Of the Postgres broker, the relay itself writes the inbox. */
+/** Of the Postgres broker, the relay itself writes the inbox: it moves messages there, or sends what is to be seen. */
 const written: Cell[] = [
-  ...both('relay', 'before receive.receive'),
-  ...both('relay', 'after receive.receive'),
+  ...both('relay', 'before moving.move'),
+  ...both('relay', 'after moving.move'),
+  ...[
+    'before receive.receive',
+    'after receive.receive',
+    'relay.before_send',
+    'relay.after_send',
+    'relay.before_delete',
+    'relay.after_delete',
+  ].flatMap((at) => both('relay', at, { given: 'sent' })),
 ]
 
 /** Whether it has to do with what is sent to the broker, or taken from it: all else is the same over each broker. */

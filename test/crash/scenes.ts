@@ -102,6 +102,7 @@ const published = (more: object): Scene => ({
 
 const scenes: Record<Exclude<Given, `pruned ${string}`>, Scene> = {
   plain: {},
+  sent: { program: { broker: { kind: 'postgres', wrapped: true } } },
   unknown: { victim: { handling: 'other' } },
   aside: {
     async before(stage, { key }) {

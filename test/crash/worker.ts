@@ -50,7 +50,8 @@ export interface Program {
 }
 
 export type BrokerSpec =
-  | { readonly kind: 'postgres' }
+  /** A wrapper of the broker is to see each message. */
+  | { readonly kind: 'postgres'; readonly wrapped?: boolean }
   | { readonly kind: 'rabbitmq'; readonly url: string; readonly exchange: string; readonly queue: string }
   | {
       readonly kind: 'kafka'
@@ -66,7 +67,7 @@ export const nowhere = '.nowhere'
 export function makeBroker(spec: BrokerSpec, database: string): Broker {
   switch (spec.kind) {
     case 'postgres':
-      return postgres({ database })
+      return spec.wrapped === true ? { ...postgres({ database }) } : postgres({ database })
     case 'rabbitmq':
       return rabbitmq({ url: spec.url, exchange: spec.exchange, queue: () => spec.queue })
     case 'kafka':

@@ -5,7 +5,7 @@ import { halving } from '../../database/halving.ts'
 import { collision, deliver, findCollisions, type InboxMessage } from '../../database/inbox.ts'
 import { readHosts } from '../../database/hosts.ts'
 import { checkSchemaVersion } from '../../database/migrate.ts'
-import { subscriptionSql, type Subscription } from '../../database/sql/subscription.ts'
+import { subscriptionSql } from '../../database/sql/subscription.ts'
 import { isConnectionLost, sqlstate } from '../../database/sqlstate.ts'
 import {
   BrokerError,
@@ -16,12 +16,15 @@ import {
 } from '../../base/errors.ts'
 import { hintReceived } from '../../base/hints.ts'
 import { checkConsumer, limits, readBoolean, refuseUnknown } from '../../base/options.ts'
-import { checkTopicPattern, topicMatches, type OutgoingMessage } from '../../message/message.ts'
+import { checkTopicPattern, type OutgoingMessage } from '../../message/message.ts'
 import type { Telemetry } from '../../base/telemetry.ts'
 import type { Broker, SendOutcome } from '../broker.ts'
 import { batchLength } from '../consuming.ts'
 import { refusePlaintext } from '../credentials.ts'
 import { probing } from '../probe.ts'
+import { withMover } from '../move.ts'
+import { movingTo } from './moving.ts'
+import { toRouting, type Routing } from './routing.ts'
 
 export interface PostgresOptions {
   /** The database whose inboxes get the messages: the one of the outbox, or another one. */
@@ -42,6 +45,10 @@ export interface PostgresOptions {
  * No broker at all: the relay writes each message into the inbox of every consumer that has subscribed to its topic, in
  * one transaction per batch. `sent` means that this transaction has been committed to disk.
  *
+ * Where the inboxes stand beside the outbox, the message leaves the outbox in that very transaction, and `sent` means that it is in the
+ * inboxes. That is not waited for to be on the disk: a crash of the server may put the message back into the outbox, from where it is
+ * sent again. It is never in neither.
+ *
  * A consumer subscribes by starting a receiver, and gets what is sent from then on. What only those take who have unsubscribed
  * since is dropped.
  *
@@ -58,14 +65,15 @@ export function postgres(options: PostgresOptions): Broker {
 
   /** As it was when it was last looked up. */
   let known: Routing | null = null
+  const routing = async (again: boolean): Promise<Routing> =>
+    known === null || again ? (known = toRouting(await database.query(sql.all))) : known
 
   /** Writes them to whoever has subscribed to them by now: whoever has before a message was published must get it. */
   const route = async (batch: readonly OutgoingMessage[], telemetry: Telemetry | undefined) => {
     for (;;) {
       // Only of those who are known to take something it is told below whether they are all.
-      if (known === null || batch.some(({ topic }) => known!.consumersOf(topic).length === 0))
-        known = toRouting(await database.query(sql.all))
-      const { version, consumersOf, isUnwanted } = known
+      const isUnknown = batch.some(({ topic }) => known?.consumersOf(topic).length === 0)
+      const { version, consumersOf, isUnwanted } = await routing(isUnknown)
       const outcomes = batch.map(({ topic }): SendOutcome =>
         consumersOf(topic).length > 0 || options.unroutable === 'drop' || isUnwanted(topic)
           ? { status: 'sent' }
@@ -109,7 +117,7 @@ export function postgres(options: PostgresOptions): Broker {
     }
   }
 
-  return {
+  const broker: Broker = {
     name: 'postgres',
 
     async send(batch, { signal, telemetry }): Promise<readonly SendOutcome[]> {
@@ -162,6 +170,8 @@ export function postgres(options: PostgresOptions): Broker {
       if (owned) await (database satisfies Database).close()
     },
   }
+  const moving = { database, routing, unroutable: options.unroutable ?? 'fail' }
+  return withMover(broker, (outbox) => movingTo(moving, outbox))
 }
 
 /** Of what is not connected yet: a pool, or a database that is open, is somebody else's affair. @throws OptionError */
@@ -176,36 +186,6 @@ function checkWay(input: DatabaseInput): void {
     config.ssl,
     'add sslmode=verify-full to its URL, or hand over a pool of yours',
   )
-}
-
-/** Who takes which topic, by all that is subscribed to. */
-interface Routing {
-  readonly version: string
-  consumersOf(this: void, topic: string): readonly string[]
-  /** Whether those who were subscribed to it have had enough of it: it is no oversight that nobody takes it. */
-  isUnwanted(this: void, topic: string): boolean
-}
-
-/** A topic for each customer, say, must not fill the memory. */
-const topicsKnownMax = 10_000
-
-function toRouting(subscriptions: readonly Subscription[]): Routing {
-  const known = new Map<string, readonly string[]>()
-  return {
-    version: subscriptions[0]?.version ?? '0',
-    consumersOf(topic) {
-      let consumers = known.get(topic)
-      if (consumers === undefined) {
-        if (known.size >= topicsKnownMax) known.clear()
-        const taking = subscriptions.filter(({ pattern, ended }) => !ended && topicMatches(pattern, topic))
-        known.set(topic, (consumers = [...new Set(taking.map(({ consumer }) => consumer))]))
-      }
-      return consumers
-    },
-    // Who no longer takes all has said nothing of this one.
-    isUnwanted: (topic) =>
-      subscriptions.some(({ pattern, ended }) => ended && pattern !== '#' && topicMatches(pattern, topic)),
-  }
 }
 
 function classify(error: unknown): BrokerErrorKind {

@@ -12,6 +12,7 @@ import { listingSql } from './listing.ts'
 import { locksSql } from './locks.ts'
 import { messageSql } from './message.ts'
 import { migrationSql } from './migration.ts'
+import { movingSql } from './moving.ts'
 import { operateSql } from './operate.ts'
 import { outboxSql } from './outbox.ts'
 import { ownershipSql } from './ownership.ts'
@@ -54,6 +55,7 @@ const rooms = {
   locks: locksSql,
   message: messageSql,
   migration: migrationSql,
+  moving: movingSql,
   operate: operateSql,
   outbox: outboxSql,
   ownership: ownershipSql,

@@ -178,6 +178,7 @@ export const outboxSql = perSchema('outbox', (s) => {
     // of what was confirmed, and the fences under which it was read: of a lane that somebody else has by now, nothing is
     // deleted. On another server than that on which the relay is registered (`$server`) nothing is deleted, nor read: one that was
     // restored from a dump has the message as well, and what the broker has taken may have gone with the one before. What is beyond `$bytes` comes without its content: it is there, and read the next time.
+    // Without `$content` all do, each with its size: they are to be moved where they are, see moving.ts.
     step: prepared(
       {
         goneLanes: smallints,
@@ -192,6 +193,7 @@ export const outboxSql = perSchema('outbox', (s) => {
         heldFences: bigints,
         server: text,
         bytes: bigint,
+        content: boolean,
       },
       `with there as materialized (select ${isHere(s)} as here),
       gone as (
@@ -225,7 +227,7 @@ export const outboxSql = perSchema('outbox', (s) => {
       ) as at
       left join (
         select f.lane, f.seq, f.attempt, f.expired, ${readable('f', narrowColumns)}, not ${fits('f')} as beyond,
-          ${onlyIf(fits('f'), 'f', wideColumns)}
+          case when not $content then f.size end as size, ${onlyIf(`$content and ${fits('f')}`, 'f', wideColumns)}
         from found as f
       ) as m on true`,
     ).gives<OrNot<HeadRow, LaneRead>>(),

@@ -43,6 +43,7 @@ export interface HeadRow extends MessageRow, Place {
   readonly attempt: number
   readonly published_at: Date
   readonly expired: boolean | null
+  readonly size: number | null // Of one that was read without its content.
   /** More than is read at once: it has come without its content. */
   readonly beyond: boolean | null
 }

@@ -102,7 +102,8 @@ export const withoutTransactionTimeout = { transaction_timeout: '0' } as const
 export const transactionTimeoutSince = 170_000
 
 /**
- * Settings of the connections that do only bookkeeping: leases, claims, settling, deleting what was sent.
+ * Settings of the connections that do only bookkeeping: leases, claims, settling, deleting what was sent, moving from the outbox to
+ * inboxes beside it.
  *
  * A server's crash may undo the last half second of it, which leases, fences and the inbox absorb, so these commits do
  * not wait for the disk. The plans are pinned to index scans: a plan made while the table was empty would otherwise be
