@@ -1,6 +1,7 @@
 import { isPassing } from '../../src/database/sqlstate.ts'
 import { TransactionError } from '../../src/base/errors.ts'
 import type { Stage } from '../crash/stage.ts'
+import type { TestDatabase } from '../support/postgres.ts'
 
 /** Publishers that go on through any outage of the database, as the application of a user's would. */
 export function publishThroughout(
@@ -37,3 +38,13 @@ export function publishThroughout(
 /** Whether as many workers as there should be have given a sign of life since a moment, as SQL. */
 export const aliveSince = (workers: number, moment: string): string =>
   `select count(*) = ${workers} as done from twinbox.worker where ended_at is null and beat_at > ${moment}`
+
+/** The backend of a connection is killed, and with it all others: the server begins anew, without a restart. */
+export async function crashBackend(database: TestDatabase): Promise<void> {
+  const client = await database.pool.connect()
+  const gone = new Promise<void>((resolve) => client.once('end', resolve))
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+  process.kill(rows[0]!.pid, 'SIGKILL')
+  await gone
+  client.release(true)
+}

@@ -4,7 +4,7 @@ import { createClaimer, type TwinboxEvent } from '../../src/index.ts'
 import { Stage } from '../crash/stage.ts'
 import type { TestDatabase } from '../support/postgres.ts'
 import { createLastingDatabase, startServer } from '../support/replication.ts'
-import { aliveSince, publishThroughout } from './load.ts'
+import { aliveSince, crashBackend, publishThroughout } from './load.ts'
 
 /** Postgres stops without a goodbye, and comes back. */
 let server: Awaited<ReturnType<typeof startServer>>
@@ -14,16 +14,6 @@ beforeAll(async () => {
 })
 afterEach(() => stage?.close())
 afterAll(() => server.stop())
-
-/** The backend of a connection is killed, and with it all others: the server begins anew, without a restart. */
-async function crashBackend(database: TestDatabase): Promise<void> {
-  const client = await database.pool.connect()
-  const gone = new Promise<void>((resolve) => client.once('end', resolve))
-  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
-  process.kill(rows[0]!.pid, 'SIGKILL')
-  await gone
-  client.release(true)
-}
 
 /** As an operator may do at any time. */
 async function resetStatistics(database: TestDatabase): Promise<void> {

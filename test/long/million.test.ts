@@ -12,7 +12,7 @@ import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 const rows = Number(process.env['ROWS'] ?? 1_000_000)
 /** Rooms of `twinbox sql` whose statements run by themselves; those of the others run when an operator asks. */
 const regular =
-  /^(outbox|inbox|reading|lane|completion|waiting|parking|unhandled|receive|refused|circuit|schedule|sequence|sleep|subscription|upkeep|watch|worker|status)\./
+  /^(outbox|inbox|reading|lane|completion|waiting|parking|unhandled|moving|receive|refused|circuit|schedule|sequence|sleep|subscription|upkeep|watch|worker|status)\./
 const big = [
   'outbox',
   'inbox',
