@@ -742,6 +742,7 @@ describe('planted bugs', async () => {
     const missing = bugs.filter(({ bug, harness }) => !listed.includes(`| ${bug} | \`${harness}\` |`))
     expect(missing.map(({ name }) => name)).toEqual([])
     expect(bugs.length).toBeGreaterThan(40)
+    expect(listed).toContain(`All ${bugs.length} have been found`)
   })
 
   test('are found however their lines are broken, and not where there are two', () => {
