@@ -2,12 +2,13 @@
 --
 -- Locks: none on existing tables. Old code: there is none.
 
--- What an operator did with a message or with a key. Rows are added and no more: no role of ours may change or delete one, or say
+-- What an operator did: with a message or with a key, a worker, a schedule, a subscription, or what is remembered. Rows are added and no more: no role of ours may change or delete one, or say
 -- number, time and login. What has to go, goes through prune_audit() and erase_audit(), which leave word of it.
 create table twinbox.audit (
   number bigint primary key generated always as identity,
   at timestamptz not null default clock_timestamp(),
-  action text not null check (action in ('redrive', 'skip', 'prune', 'erase')),
+  action text not null check (action in (
+    'redrive', 'skip', 'prune', 'erase', 'evict', 'unsubscribe', 'set', 'remove', 'pause', 'resume')),
   -- What they call themselves, and who was logged in: a connection's user, whatever role it has taken.
   who text not null,
   login text not null default session_user,
@@ -20,6 +21,8 @@ create table twinbox.audit (
   seq bigint,
   died_at timestamptz,
   attempt smallint,
+  -- Of a dead letter why it died; of all else, what was changed: 'worker 42, ...', 'schedule daily', 'seen 17'. The key and the
+  -- content of a schedule are left out, so that nothing of a person is here that erase_audit() does not find.
   reason text,
   errors jsonb
 );

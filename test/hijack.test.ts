@@ -6,10 +6,15 @@ import {
   createOutbox,
   createReceiver,
   createRelay,
+  createSchedules,
   diagnose,
+  evictWorkers,
   migrate,
   migrationFiles,
+  prune,
+  readAudit,
   readStatus,
+  unsubscribe,
   withTransaction,
 } from '../src/index.ts'
 import { postgres } from '../src/brokers/postgres/postgres.ts'
@@ -256,9 +261,31 @@ async function work(url: string): Promise<void> {
   expect((await readStatus(url)).outbox.deferred.count).toBeGreaterThan(0)
   expect((await diagnose(url)).filter(({ found }) => sprung.test(found))).toEqual([])
   await Promise.all([relay.stop(), claimer.stop(), receiver.stop()])
+  await operate(url)
   await broker.close()
   const errors = events.all.flatMap((event) => ('error' in event ? [String(event.error)] : []))
   expect(errors.filter((error) => sprung.test(error))).toEqual([])
+}
+
+/** What an operator does to workers, schedules, subscriptions and what is remembered, each with its row of the audit. */
+async function operate(url: string): Promise<void> {
+  const [{ id }] = (await query(
+    `insert into twinbox.worker (kind, consumer, host, pid, version, application) values ('relay', '', 'h', 1, '0', 'a') returning id`,
+  )) as [{ id: number }]
+  const schedules = createSchedules({ database: url })
+  expect(await schedules.set({ name: 's', cron: '0 6 * * *', topic: 't', payload: 1 })).toEqual({
+    changed: true,
+  })
+  expect(await schedules.pause('s')).toBe(true)
+  expect(await schedules.resume('s')).toBe(true)
+  expect(await schedules.remove('s')).toBe(true)
+  expect(await evictWorkers(url, [id])).toMatchObject({ evicted: [id] })
+  expect(await unsubscribe(url, { consumer: 'c', topics: ['order.#'] })).toMatchObject({
+    unsubscribed: ['order.#'],
+  })
+  expect(await prune(url, 'seen', { olderThanMs: 0 })).toBeGreaterThan(0)
+  const did = (await readAudit(url, { limit: 7 })).map(({ action }) => action).toReversed()
+  expect(did).toEqual(['set', 'pause', 'resume', 'remove', 'evict', 'unsubscribe', 'prune'])
 }
 
 const sprung = /hijack|evil|record literal/

@@ -3,6 +3,7 @@ import type { PruneKind } from '../database/sql/upkeep.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import type { ChangeFlags } from './letters.ts'
 import { duration } from '../terminal/parse.ts'
+import { signed, type SignatureFlags } from './signature.ts'
 import type { ScheduleFlags } from './times.ts'
 
 const pruneKinds: readonly PruneKind[] = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit']
@@ -23,7 +24,7 @@ Examples:
   $ twinbox schedules list
   $ twinbox schedules add daily-report '0 6 * * 1-5' --zone Europe/Berlin \\
       --topic report.due --payload '{"of":"day"}'
-  $ twinbox schedules pause daily-report`,
+  $ twinbox schedules pause daily-report --reason 'books are closed'`,
     )
   common(schedules.command('list'))
     .description('List them, with their last and next times.')
@@ -31,7 +32,7 @@ Examples:
       const { listSchedules } = await import('./times.ts')
       await listSchedules(flags)
     })
-  common(schedules.command('add'))
+  signed(common(schedules.command('add')))
     .description('Add one, or change it to this. The relays publish it.')
     .argument('<name>', '1 to 100 characters of A-Z a-z 0-9 . _ -')
     .argument('<cron>', 'five fields, or six with seconds before them')
@@ -56,23 +57,23 @@ Examples:
     ['pause', 'Publish no more of it, until resumed.'],
     ['resume', 'Go on with the first tick from now on.'],
   ] as const) {
-    const command = common(schedules.command(action)).description(does).argument('<name>', 'as in the list')
+    const command = signed(common(schedules.command(action)))
+      .description(does)
+      .argument('<name>', 'as in the list')
     if (action === 'remove') command.option('-y, --yes', 'do not ask')
-    command.action(async (name: string, flags: CommonFlags & { yes?: boolean }) => {
+    command.action(async (name: string, flags: CommonFlags & SignatureFlags & { yes?: boolean }) => {
       const { changeSchedule } = await import('./times.ts')
       exit(await changeSchedule(action, name, flags))
     })
   }
 
-  common(program.command('prune'))
+  signed(common(program.command('prune')))
     .description('Delete what has outlived its use, in batches. Never what has not been handled.')
     .addArgument(new Argument('<kind>', 'of what').choices(pruneKinds))
     .option('--older-than <time>', 'how old it has to be, such as 30d; not for dedupe', duration)
     .option('--consumer <name>', 'only that of this consumer')
     .option('--outbox', 'only that of the outbox')
     .option('--dry-run', 'only say how much; change nothing')
-    .option('--reason <text>', 'why, for those who ask later')
-    .option('--by <name>', 'who (default: user@host)')
     .option('-y, --yes', 'do not ask')
     .addHelpText(
       'after',

@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { signed } from './signature.ts'
 import type { TargetFlags } from './privacy.ts'
 
 /** Adds the commands for what is stored of one person. What they do is loaded when they run. */
@@ -16,11 +17,9 @@ export function addErasing(
       .option('--outbox', 'only in the outbox')
       .option('--topic <name>', 'only of this topic')
 
-  targeted(program.command('erase'))
+  signed(targeted(program.command('erase')))
     .description('Erase all that the tables hold of a key or of a message. The workers need not be stopped.')
     .option('--dry-run', 'only say how many rows; change nothing')
-    .option('--reason <text>', 'why, for those who ask later')
-    .option('--by <name>', 'who (default: user@host)')
     .option('-y, --yes', 'do not ask')
     .addHelpText(
       'after',

@@ -8,6 +8,7 @@ import { confirmed } from './confirm.ts'
 import { UsageError } from '../terminal/failure.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { ms } from './log.ts'
+import type { SignatureFlags } from './signature.ts'
 import { readSettings } from './settings.ts'
 import { short, table } from '../terminal/table.ts'
 import { untilStopped } from './until.ts'
@@ -30,13 +31,11 @@ export interface FilterFlags extends CommonFlags {
 }
 
 /** What is changed, how, and by whom. */
-export interface ChangeFlags extends FilterFlags {
+export interface ChangeFlags extends FilterFlags, SignatureFlags {
   readonly all?: boolean
   readonly rate?: number
   readonly dryRun?: boolean
   readonly yes?: boolean
-  readonly reason?: string
-  readonly by?: string
 }
 
 /** Null for the outbox, undefined for all. @throws UsageError */

@@ -15,6 +15,7 @@ import type { MigrateFlags } from './migration.ts'
 import { duration, whole } from '../terminal/parse.ts'
 import { addProving } from './proving.ts'
 import type { RosterFlags } from './roster.ts'
+import { signed, type SignatureFlags } from './signature.ts'
 import type { WorkerCommand } from './workers.ts'
 import { remarkLines } from '../terminal/output.ts'
 
@@ -170,7 +171,7 @@ Examples:
     await showWorkers(flags)
   })
 
-common(workers.command('evict'))
+signed(common(workers.command('evict')))
   .description("Take a worker's work away, for others to go on with.")
   .argument('<id...>', 'as "twinbox workers" shows them', workerId)
   .addHelpText(
@@ -181,15 +182,15 @@ lives, it notices at its next heartbeat, drops what it has in flight and comes b
 it, stop the process. Exits with 1 if an id is unknown or had already ended; the others are evicted all the same.
 
 Examples:
-  $ twinbox workers evict 42
+  $ twinbox workers evict 42 --reason 'hangs since 2:10'
   $ twinbox workers evict 42 43 --json`,
   )
-  .action(async (ids: readonly number[], flags: Flags) => {
+  .action(async (ids: readonly number[], flags: Flags & SignatureFlags) => {
     const { evict } = await import('./roster.ts')
     code = await evict(ids, { ...workers.opts<Flags>(), ...flags })
   })
 
-brokered(common(program.command('unsubscribe')))
+signed(brokered(common(program.command('unsubscribe'))))
   .description('End what a consumer is subscribed to: its receivers name these topics no more.')
   .argument('<topic...>', 'as receivers have named them, such as invoice.#')
   .requiredOption('--consumer <name>', 'who shall not receive them any more')
@@ -208,7 +209,7 @@ Examples:
   $ export TWINBOX_BROKER_URL=…         such as amqps://app:…@rabbitmq.internal
   $ twinbox unsubscribe invoice.made --consumer billing --broker rabbitmq`,
   )
-  .action(async (topics: readonly string[], flags: Flags & { consumer: string }) => {
+  .action(async (topics: readonly string[], flags: Flags & SignatureFlags & { consumer: string }) => {
     const { endSubscriptions } = await import('./unsubscribe.ts')
     code = await endSubscriptions(topics, flags)
   })

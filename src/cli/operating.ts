@@ -3,6 +3,7 @@ import type { CommonFlags } from '../terminal/flags.ts'
 import type { ChangeFlags, FilterFlags } from './letters.ts'
 import type { MessageFlags } from './messages.ts'
 import { duration, whole } from '../terminal/parse.ts'
+import { signed } from './signature.ts'
 
 /** The commands with which an operator looks after messages. What they do is loaded when they run. */
 
@@ -26,13 +27,11 @@ function paged(command: Command): Command {
 }
 
 function changing(command: Command): Command {
-  return command
+  return signed(command)
     .option('--all', 'all of them')
     .option('--limit <number>', 'at most so many', most)
     .option('--rate <number>', 'at most so many a second', most)
     .option('--dry-run', 'only say how many; change nothing')
-    .option('--reason <text>', 'why, for those who ask later')
-    .option('--by <name>', 'who (default: user@host)')
 }
 
 /** Adds them to the program. `exit` is told with what to exit. */
@@ -185,7 +184,8 @@ function addAudit(...[program, common]: [Adding[0], Adding[1]]): void {
     .addHelpText(
       'after',
       `
-Redrives, skips, prunes and erasures. No role of ours can change or delete a row: "twinbox prune audit" leaves word of itself.
+Redrives, skips, prunes and erasures; workers that were evicted, schedules that were set, removed, paused or resumed,
+subscriptions that were ended. No role of ours can change or delete a row: "twinbox prune audit" leaves word of itself.
 
 Examples:
   $ twinbox audit --consumer billing

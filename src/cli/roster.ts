@@ -10,6 +10,7 @@ import {
 import type { Flags } from '../terminal/flags.ts'
 import { ms } from './log.ts'
 import { show } from './screen.ts'
+import { signatureOf, type SignatureFlags } from './signature.ts'
 import { readSettings } from './settings.ts'
 import { fold } from '../terminal/prose.ts'
 import { section, type Section } from '../terminal/section.ts'
@@ -89,9 +90,9 @@ function countEnded(workers: readonly WorkerStatus[]): string {
 }
 
 /** Evicts, and tells what became of each id. 1 if any of them could not be evicted. */
-export async function evict(ids: readonly number[], flags: Flags): Promise<0 | 1> {
+export async function evict(ids: readonly number[], flags: Flags & SignatureFlags): Promise<0 | 1> {
   const { schema, database } = await readSettings(flags)
-  const eviction = await evictWorkers(database(), ids, { schema })
+  const eviction = await evictWorkers(database(), ids, { schema, ...signatureOf(flags) })
   if (flags.json === true) say(JSON.stringify(eviction))
   else tell(eviction, schema)
   return eviction.evicted.length === new Set(ids).size ? 0 : 1

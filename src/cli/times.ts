@@ -5,6 +5,7 @@ import { confirmed } from './confirm.ts'
 import { UsageError } from '../terminal/failure.ts'
 import { consumerOf, type ChangeFlags } from './letters.ts'
 import { ms } from './log.ts'
+import { signatureOf, type SignatureFlags } from './signature.ts'
 import { readSettings } from './settings.ts'
 import type { CommonFlags } from '../terminal/flags.ts'
 import { untilStopped } from './until.ts'
@@ -50,7 +51,7 @@ export async function listSchedules(flags: CommonFlags): Promise<void> {
   )
 }
 
-export interface ScheduleFlags extends CommonFlags {
+export interface ScheduleFlags extends CommonFlags, SignatureFlags {
   readonly topic: string
   readonly key?: string
   readonly payload?: string
@@ -68,7 +69,10 @@ export async function addSchedule(name: string, cron: string, flags: ScheduleFla
   }
   const { schedules } = await schedulesOf(flags)
   const { topic, key, zone: timeZone, catchUp, expiresAfter: expiresMs } = flags
-  const { changed } = await schedules.set({ name, cron, timeZone, topic, key, payload, catchUp, expiresMs })
+  const { changed } = await schedules.set(
+    { name, cron, timeZone, topic, key, payload, catchUp, expiresMs },
+    signatureOf(flags),
+  )
   if (flags.json === true) say(JSON.stringify({ name, changed }))
   else say(changed ? `The schedule "${name}" is set.` : `The schedule "${name}" was like that already.`)
 }
@@ -77,11 +81,11 @@ export async function addSchedule(name: string, cron: string, flags: ScheduleFla
 export async function changeSchedule(
   action: 'remove' | 'pause' | 'resume',
   name: string,
-  flags: CommonFlags & { yes?: boolean },
+  flags: CommonFlags & SignatureFlags & { yes?: boolean },
 ): Promise<0 | 1> {
   const { schema, schedules } = await schedulesOf(flags)
   if (action === 'remove' && !(await confirmed(`This deletes the schedule "${name}".`, flags.yes))) return 1
-  const done = await schedules[action](name)
+  const done = await schedules[action](name, signatureOf(flags))
   if (flags.json === true) say(JSON.stringify({ name, done }))
   else if (done)
     say(`${{ remove: 'Removed', pause: 'Paused', resume: 'Resumed' }[action]} the schedule "${name}".`)

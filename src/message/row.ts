@@ -118,9 +118,15 @@ export interface FailedAttempt {
   readonly stack: string | null
 }
 
-/** What an operator did with a message: a row of `audit`. */
-export interface AuditRow {
-  readonly action: 'redrive' | 'skip' | 'prune' | 'erase'
+/** What an operator does with messages. */
+type MessageAction = 'redrive' | 'skip' | 'prune' | 'erase'
+
+/** And with all else: `set`, `remove`, `pause` and `resume` are done to a schedule. */
+export type AuditAction = MessageAction | 'evict' | 'unsubscribe' | 'set' | 'remove' | 'pause' | 'resume'
+
+/** What an operator did: a row of `audit`. */
+export interface AuditRow<Action extends AuditAction = MessageAction> {
+  readonly action: Action
   readonly at: Date
   /** What they call themselves. */
   readonly who: string

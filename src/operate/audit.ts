@@ -1,14 +1,16 @@
 import type { DatabaseInput } from '../database/database.ts'
 import { auditSql } from '../database/sql/audit.ts'
+import type { AuditAction } from '../message/row.ts'
 import { refuseUnknown, whole } from '../base/options.ts'
 import { consumerColumn, textOrNull } from './filter.ts'
 import { toHistory, type Intervention } from './letter.ts'
 import { withTables } from './tables.ts'
 
 /** What an operator did, and to what. */
-export interface AuditEntry extends Intervention {
-  /** Null for the outbox, and for what was done to all. */
+export interface AuditEntry extends Intervention<AuditAction> {
+  /** Null for the outbox, for what was done to all, and for a schedule. */
   readonly consumer: string | null
+  /** Of a subscription its pattern. */
   readonly topic: string | null
   readonly key: string | null
   /** Of the message. */
@@ -27,7 +29,8 @@ export interface ReadAuditOptions {
 }
 
 /**
- * Reads what operators did, the latest first: redrives, skips, prunes and erasures, who they said they were and who was logged in.
+ * Reads what operators did, the latest first: redrives, skips, prunes and erasures, workers that they evicted, schedules that they
+ * set, removed, paused or resumed, subscriptions that they ended; who they said they were and who was logged in.
  *
  * @throws OptionError, SchemaError, or the database's error
  */

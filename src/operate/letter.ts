@@ -1,5 +1,5 @@
 import type { DeadLetterRow } from '../database/sql/letter.ts'
-import { toFields, type AuditRow, type FailedAttempt } from '../message/row.ts'
+import { toFields, type AuditAction, type AuditRow, type FailedAttempt } from '../message/row.ts'
 import type { MessageFields } from '../message/message.ts'
 
 /** A message that is not tried again until it is redriven. */
@@ -17,9 +17,9 @@ export interface DeadLetter extends MessageFields {
   readonly errors?: readonly FailedAttempt[]
 }
 
-/** What an operator did with a message, and what it had been until then. */
-export interface Intervention {
-  readonly action: AuditRow['action']
+/** What an operator did, and what it had been until then. */
+export interface Intervention<Action extends AuditAction = AuditRow['action']> {
+  readonly action: Action
   readonly at: Date
   /** Who they said they were. */
   readonly by: string
@@ -28,6 +28,7 @@ export interface Intervention {
   readonly why: string | null
   readonly diedAt: Date | null
   readonly attempt: number | null
+  /** Why a dead letter had died. Else what was changed: `worker 42, claimer on shop-1, process 7`, `schedule daily`, `seen 17`. */
   readonly reason: string | null
   readonly errors: readonly FailedAttempt[]
 }
@@ -64,7 +65,7 @@ export function toDeadLetter(row: DeadLetterRow): DeadLetter {
 }
 
 /** A row of `audit`. */
-export function toHistory(row: AuditRow): Intervention {
+export function toHistory<Action extends AuditAction>(row: AuditRow<Action>): Intervention<Action> {
   const { action, at, who: by, login, why, died_at: diedAt, attempt, reason, errors } = row
   return { action, at, by, login, why, diedAt, attempt, reason, errors: errors ?? [] }
 }

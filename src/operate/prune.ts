@@ -30,7 +30,7 @@ const countMax = 1_000_000
  * `dedupe` (keys past their window), `seen` (ids of received messages: a redelivery of one that is pruned is handled
  * again), `workers` (that have ended), `handled` (the history of `keepHandledMs`), `audit` (what operators did) and
  * `dead` (dead letters, except those behind which a key is held back). What has not been handled and is no dead letter
- * cannot be pruned. Returns how many are gone; with `dryRun` how many would be, counted up to 1,000,000.
+ * cannot be pruned. Each batch leaves a row in the audit, of `dead` each letter. Returns how many are gone; with `dryRun` how many would be, counted up to 1,000,000.
  *
  * @throws OptionError, SchemaError, or the database's error: what was done until then stays done
  */

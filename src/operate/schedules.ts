@@ -6,6 +6,7 @@ import { checkMessage } from '../message/check.ts'
 import { jsonContentType, type NewMessage } from '../message/message.ts'
 import { limits, numberOptions, oneOf, refuseUnknown, text, whole } from '../base/options.ts'
 import { Ticks } from '../upkeep/cron.ts'
+import { sign, type Signature, type Signed } from './filter.ts'
 import { withTables } from './tables.ts'
 
 export interface SchedulesOptions {
@@ -55,6 +56,7 @@ export interface Schedule {
   readonly updatedAt: Date
 }
 
+/** Each change leaves a row in the audit, with who made it and why, if that is given. */
 export interface Schedules {
   /**
    * Declares a schedule: creates it, or changes it to this. Declaring the same again, at every start of your
@@ -63,13 +65,13 @@ export interface Schedules {
    *
    * @throws OptionError, MessageError before any SQL; SchemaError, or the database's error
    */
-  set(schedule: NewSchedule): Promise<{ readonly changed: boolean }>
+  set(schedule: NewSchedule, by?: Signature): Promise<{ readonly changed: boolean }>
   /** False if there was none of this name. What it has published is not taken back. */
-  remove(name: string): Promise<boolean>
+  remove(name: string, by?: Signature): Promise<boolean>
   /** Publishes no more, until resumed. False if there is none of this name. */
-  pause(name: string): Promise<boolean>
+  pause(name: string, by?: Signature): Promise<boolean>
   /** Goes on with the first tick from now on: what came meanwhile was paused on purpose. False if it is not paused. */
-  resume(name: string): Promise<boolean>
+  resume(name: string, by?: Signature): Promise<boolean>
   /** By name. */
   list(): Promise<Schedule[]>
 }
@@ -87,38 +89,40 @@ export function createSchedules(options: SchedulesOptions): Schedules {
   const { database: input, schema } = options
   if (input === undefined)
     throw new OptionError('database', 'database is required: a connection string or a pg pool.')
-  const one = async (which: 'remove' | 'pause', name: string): Promise<boolean> => {
+  const one = async (which: 'remove' | 'pause', name: string, by?: Signature): Promise<boolean> => {
     checkName(name)
-    return withTables(
-      input,
-      schema,
-      async (database) => (await database.query(scheduleSql(database.schema)[which], { name })).length > 0,
-    )
+    const signed = readSignature(by)
+    return withTables(input, schema, async (database) => {
+      const rows = await database.query(scheduleSql(database.schema)[which], { name, ...signed })
+      return rows.length > 0
+    })
   }
   return {
-    async set(schedule) {
+    async set(schedule, by) {
       const { ticks, values } = check(schedule)
+      const signed = readSignature(by)
       return withTables(input, schema, async (database) => {
         const sql = scheduleSql(database.schema)
         const [clock] = await database.query(sql.now)
         const nextAt = ticks.next(clock!.now)
         if (nextAt === null)
           throw new OptionError('cron', `cron is "${schedule.cron}", a time that never comes.`)
-        const changed = await database.query(sql.set, { ...values, nextAt })
+        const changed = await database.query(sql.set, { ...values, nextAt, ...signed })
         return { changed: changed.length > 0 }
       })
     },
-    remove: (name) => one('remove', name),
-    pause: (name) => one('pause', name),
-    async resume(name) {
+    remove: (name, by) => one('remove', name, by),
+    pause: (name, by) => one('pause', name, by),
+    async resume(name, by) {
       checkName(name)
+      const signed = readSignature(by)
       return withTables(input, schema, async (database) => {
         const sql = scheduleSql(database.schema)
         const [row] = await database.query(sql.list, { name })
         if (row === undefined) return false
         const [clock] = await database.query(sql.now)
         const nextAt = new Ticks(row.cron, row.time_zone).next(clock!.now)
-        return (await database.query(sql.resume, { name, nextAt })).length > 0
+        return (await database.query(sql.resume, { name, nextAt, ...signed })).length > 0
       })
     },
     list: () =>
@@ -128,7 +132,7 @@ export function createSchedules(options: SchedulesOptions): Schedules {
   }
 }
 
-type Values = Omit<ValuesOf<ReturnType<typeof scheduleSql>['set']['takes']>, 'nextAt'>
+type Values = Omit<ValuesOf<ReturnType<typeof scheduleSql>['set']['takes']>, 'nextAt' | keyof Signed>
 
 function check(schedule: NewSchedule): { ticks: Ticks; values: Values } {
   refuseUnknown('a schedule', schedule, [
@@ -161,6 +165,12 @@ function check(schedule: NewSchedule): { ticks: Ticks; values: Values } {
       expiresMs: expires,
     },
   }
+}
+
+/** @throws OptionError */
+function readSignature(by: Signature = {}): Signed {
+  refuseUnknown('a signature', by, ['by', 'reason'])
+  return sign(by)
 }
 
 function checkName(name: string): void {

@@ -5,9 +5,10 @@ import { subscriptionSql } from '../database/sql/subscription.ts'
 import { OptionError } from '../base/errors.ts'
 import { checkTopicPattern } from '../message/message.ts'
 import { checkConsumer, refuseUnknown } from '../base/options.ts'
+import { sign, type Signature } from './filter.ts'
 import { withTables } from './tables.ts'
 
-export interface UnsubscribeOptions {
+export interface UnsubscribeOptions extends Signature {
   /** Who shall not receive them any more. */
   readonly consumer: string
   /** The patterns as receivers have named them: `invoice.#`. */
@@ -26,7 +27,7 @@ export interface Unsubscribed {
 }
 
 /**
- * Ends what a consumer is subscribed to, at once. What it has received of it stays.
+ * Ends what a consumer is subscribed to, at once. What it has received of it stays. Each leaves a row in the audit.
  *
  * Postgres: nothing more is written to its inbox; a topic that nobody else takes is dropped from then on. RabbitMQ: its queue
  * is unbound; a topic that nobody else takes is unroutable from then on, see `unroutable`. Kafka: nothing has to be done
@@ -36,7 +37,7 @@ export interface Unsubscribed {
  * the database's error. After a BrokerError it is still written down: call it again.
  */
 export async function unsubscribe(input: DatabaseInput, options: UnsubscribeOptions): Promise<Unsubscribed> {
-  refuseUnknown('unsubscribe', options, ['consumer', 'topics', 'broker', 'schema'])
+  refuseUnknown('unsubscribe', options, ['consumer', 'topics', 'broker', 'schema', 'by', 'reason'])
   const { topics, broker } = options
   const consumer = checkConsumer(options.consumer)
   if (!Array.isArray(topics) || topics.length === 0) {
@@ -46,6 +47,7 @@ export async function unsubscribe(input: DatabaseInput, options: UnsubscribeOpti
     )
   }
   for (const topic of topics) checkTopicPattern(topic)
+  const signed = sign(options)
   return withTables(input, options.schema, async (database) => {
     const sql = subscriptionSql(database.schema)
     const [naming] = await database.query(sql.naming, { consumer, patterns: topics })
@@ -66,12 +68,17 @@ export async function unsubscribe(input: DatabaseInput, options: UnsubscribeOpti
         `"${consumer}" is subscribed to "${bound.pattern}" over ${bound.broker}, which keeps the binding: give that broker.`,
       )
     }
-    await broker?.unsubscribe?.({ consumer, topics })
-    await database.query(sql.end, {
+    // Postgres would end its rows without a word of who did it: they come first. What a broker keeps stays written down until it
+    // has ended it.
+    const isKept = broker !== undefined && (adapterOf(broker.name)?.keepsSubscriptions ?? true)
+    if (isKept) await broker.unsubscribe?.({ consumer, topics })
+    await database.query(sql.endNoted, {
       consumer,
       patterns: topics,
       brokers: [...new Set(known.map((row) => row.broker))],
+      ...signed,
     })
+    if (!isKept) await broker?.unsubscribe?.({ consumer, topics })
     const ended = new Set(known.map(({ pattern }) => pattern))
     return {
       unsubscribed: topics.filter((topic) => ended.has(topic)),

@@ -2,6 +2,7 @@ import type { DatabaseInput } from '../database/database.ts'
 import { operateSql, type EvictRow, type WorkerRow } from '../database/sql/operate.ts'
 import { OptionError } from '../base/errors.ts'
 import type { DeathSign, WorkerKind } from '../base/events.ts'
+import { sign, type Signature } from './filter.ts'
 import { withTables } from './tables.ts'
 import { checkConsumer, numberOptions, oneOf, refuseUnknown } from '../base/options.ts'
 
@@ -65,6 +66,11 @@ export interface ReadWorkersOptions {
   readonly kind?: WorkerKind | undefined
 }
 
+export interface EvictOptions extends Signature {
+  /** Where the tables are. @default 'twinbox' */
+  readonly schema?: string | undefined
+}
+
 /** What became of each id that `evictWorkers` was given. */
 export interface Eviction {
   readonly evicted: readonly number[]
@@ -106,7 +112,7 @@ export async function readWorkers(
 /**
  * Takes the work of these workers away from them, whether they live or not.
  *
- * Each is marked as ended, all in one statement. The others see it within half a second, and take its lanes and its messages
+ * Each is marked as ended, and leaves a row in the audit, all in one statement. The others see it within half a second, and take its lanes and its messages
  * as they take those of a dead worker: nothing is lost, and what it writes after they have taken over changes nothing.
  * If its process lives, it notices at its next heartbeat, aborts what it has in flight, and comes back under a new id:
  * to end a worker, stop its process. Handlers' effects outside of their transactions may be repeated, as after any
@@ -121,14 +127,18 @@ export async function readWorkers(
 export async function evictWorkers(
   input: DatabaseInput,
   ids: readonly number[],
-  options: { readonly schema?: string | undefined } = {},
+  options: EvictOptions = {},
 ): Promise<Eviction> {
-  refuseUnknown('evictWorkers', options, ['schema'])
+  refuseUnknown('evictWorkers', options, ['schema', 'by', 'reason'])
   if (!Array.isArray(ids) || !ids.every(isWorkerId)) {
     throw new OptionError('ids', `ids must be an array of whole numbers from 1 to ${workerIdMax}.`)
   }
+  const signed = sign(options)
   return withTables(input, options.schema, async (database) => {
-    const rows = await database.query(operateSql(database.schema).evict, { ids: [...new Set(ids)] })
+    const rows = await database.query(operateSql(database.schema).evict, {
+      ids: [...new Set(ids)],
+      ...signed,
+    })
     for (const { id, evicted, silent_ms: silent } of rows) {
       if (evicted && silent > silentMs) {
         await database.query(operateSql(database.schema).disconnect, { worker: id })

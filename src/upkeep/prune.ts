@@ -24,11 +24,13 @@ export const relayTasks: readonly PruneTask[] = [
   { kind: 'workers', consumer: null, olderThanMs: endedWorkersMs },
 ]
 
-/** Who deletes dead letters or audit rows, as it is written down: upkeep because it was told to, or an operator. */
+/** Which operator deletes, and why, as it is written down. */
 export interface PruneSignature {
   readonly who: string
   readonly why: string | null
 }
+/** Who a worker is, which deletes what it is told to. Of dead letters alone it is written down: all else is what it is for. */
+const upkeep: PruneSignature = { who: 'upkeep', why: 'retention' }
 
 /**
  * Prunes one kind to the end, in bounded batches with a pause: a window's worth at once would hold up the work and the
@@ -51,18 +53,19 @@ export async function pruneAll(
   return total
 }
 
-/** One batch. Returns how many that were; fewer than `pruneBatch` if nothing is left, or somebody else has the turn. */
+/** One batch, of an operator or, with null, of a worker. Returns how many that were; fewer than `pruneBatch` if nothing is left, or somebody else has the turn. */
 async function pruneOnce(
   database: Database,
   { kind, consumer, olderThanMs }: PruneTask,
-  signature: PruneSignature,
+  by: PruneSignature | null,
 ): Promise<number> {
-  const { prune, pruneDead, pruneAudit } = upkeepSql(database.schema)
+  const { prune, pruneNoted, pruneDead, pruneAudit } = upkeepSql(database.schema)
   const which = { most: pruneBatch, consumer, olderThanMs }
+  const noted = { dead: pruneDead, audit: pruneAudit, ...pruneNoted }[kind]
   const [gone] =
-    kind === 'dead' || kind === 'audit'
-      ? await database.query(kind === 'dead' ? pruneDead : pruneAudit, { ...which, ...signature })
-      : await database.query(prune[kind], which)
+    by === null && kind !== 'dead' && kind !== 'audit'
+      ? await database.query(prune[kind], which)
+      : await database.query(noted, { ...which, ...(by ?? upkeep) })
   return gone!.count
 }
 
@@ -95,8 +98,7 @@ export function startPruning(
     for (const task of left) {
       if (signal.aborted) return []
       try {
-        if ((await pruneOnce(database, task, { who: 'upkeep', why: 'retention' })) === pruneBatch)
-          more.push(task)
+        if ((await pruneOnce(database, task, null)) === pruneBatch) more.push(task)
       } catch (error) {
         if (!stop.signal.aborted) emit({ type: 'trouble', error, doing: `pruning ${task.kind}` })
       }

@@ -10,7 +10,9 @@ import {
   applyRoles,
   createClaimer,
   createOutbox,
+  createSchedules,
   eraseMessages,
+  evictWorkers,
   migrate,
   prune,
   readAudit,
@@ -18,6 +20,7 @@ import {
   redriveDeadLetters,
   rolesScript,
   skipDeadLetters,
+  unsubscribe,
   type Cancellable,
   type Finding,
 } from '../../src/index.ts'
@@ -379,6 +382,72 @@ test('what an operator does is written down with the name that it chose, and wit
   expect(await did()).toEqual([`prune nobody ${login}  audit 1`])
   expect(await prune(as, 'audit', { olderThanMs: 60_000 })).toBe(0)
   expect(await did()).toHaveLength(1)
+})
+
+test('who evicts, unsubscribes, prunes or changes a schedule may write the row of it, and says not who was logged in', async () => {
+  const login = (role: RoleName): string => `${unique}_${role}`
+  const changes = (role: RoleName): Readonly<Record<string, (id: number) => Promise<unknown>>> => {
+    const all = createSchedules({ database: url(role) })
+    const by = { by: 'ann', reason: 'asked for' }
+    return {
+      set: () => all.set({ name: 's', cron: '* * * * *', topic: 't', payload: 1 }, by),
+      pause: () => all.pause('s', by),
+      resume: () => all.resume('s', by),
+      remove: () => all.remove('s', by),
+      unsubscribe: () => unsubscribe(url(role), { consumer: 'c', topics: ['invoice.#'], ...by }),
+      evict: (id) => evictWorkers(url(role), [id], by),
+      prune: () => prune(url(role), 'seen', { olderThanMs: 0, ...by }),
+    }
+  }
+  const state = () =>
+    database.query(`select (select json_agg(s) from twinbox.schedule as s) as schedules,
+      (select count(*)::int from twinbox.subscription where ended_at is null) as subscriptions,
+      (select count(*)::int from twinbox.worker where ended_at is null) as workers,
+      (select count(*)::int from twinbox.seen) as seen`)
+  // They work on the same rows, and write down what they bury. A relay ends whoever is dead of its own kind.
+  const mayToo: Readonly<Record<string, readonly RoleName[]>> = {
+    ...{ pause: ['relay'], resume: ['relay'], evict: ['relay'] },
+  }
+  for (const role of roleNames) {
+    for (const [what, change] of Object.entries(changes(role))) {
+      await database.query(`truncate twinbox.audit, twinbox.schedule, twinbox.subscription, twinbox.seen;
+        insert into twinbox.subscription (consumer, pattern) values ('c', 'invoice.#');
+        insert into twinbox.seen (consumer, id) values ('c', gen_random_uuid());
+        insert into twinbox.schedule (name, cron, time_zone, catch_up, topic, payload, paused_at)
+          values ('s', '* * * * *', 'UTC', 'one', 'u', '1', ${what === 'resume' ? 'now()' : 'null'})`)
+      const [{ id }] = (await database.query(
+        `insert into twinbox.worker (kind, consumer, host, pid, version, application) values ('relay', '', 'h', 1, '0', 'a')
+        returning id`,
+      )) as [{ id: number }]
+      const before = await state()
+      const may = role === 'operator' || mayToo[what]?.includes(role) === true
+      expect([role, what, await change(id).then(() => 'ok', sqlstate)]).toEqual([
+        role,
+        what,
+        may ? 'ok' : denied,
+      ])
+      const rows = await readAudit(database.url)
+      if (may) {
+        expect(rows).toMatchObject([{ action: what, by: 'ann', why: 'asked for', login: login(role) }])
+        expect(await state()).not.toEqual(before)
+      } else {
+        expect(rows).toEqual([])
+        expect(await state()).toEqual(before)
+      }
+    }
+  }
+  await database.query(
+    'truncate twinbox.audit, twinbox.schedule, twinbox.subscription, twinbox.seen, twinbox.worker',
+  )
+})
+
+test('an action that nobody does cannot be written down', async () => {
+  expect(
+    await outcome(
+      'operator',
+      `insert into twinbox.audit (action, who, consumer) values ('nothing', 'ann', 'c')`,
+    ),
+  ).toBe(unsound)
 })
 
 describe('a canceller', () => {

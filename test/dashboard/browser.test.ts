@@ -194,10 +194,15 @@ describeWith('chromium', found, 'the dashboard', () => {
     test('without its script it reads and acts', async () => {
       const { context, page, seen } = await visit(host, { script: false })
       await page.goto(`${host.url}/schedules`)
-      await page.getByRole('button', { name: 'Pause daily-report' }).click()
-      await page.getByText('Done: daily-report publishes no more').waitFor()
-      await page.getByRole('button', { name: 'Resume daily-report' }).click()
-      await page.getByText('Done: daily-report goes on').waitFor()
+      for (const [verb, done] of [
+        ['Pause', 'publishes no more'],
+        ['Resume', 'goes on'],
+      ] as const) {
+        await page.getByRole('link', { name: `${verb} daily-report` }).click()
+        await page.getByLabel('Why, for those who ask later').fill('books are closed')
+        await page.getByRole('button', { name: `${verb} daily-report` }).click()
+        await page.getByText(`Done: daily-report ${done}`).waitFor()
+      }
       expect(seen).toEqual([])
       await context.close()
     })

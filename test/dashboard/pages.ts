@@ -46,6 +46,10 @@ export async function pages(database: TestDatabase, job = '/job'): Promise<reado
     { name: 'workers', path: '/workers' },
     { name: 'evict', path: `/workers/evict${query({ id: String(worker!.id) })}` },
     { name: 'schedules', path: '/schedules' },
+    {
+      name: 'schedule-change',
+      path: `/schedules/change${query({ name: 'daily-report', does: 'pause' })}`,
+    },
     { name: 'subscriptions', path: '/subscriptions' },
     { name: 'doctor', path: '/doctor' },
   ]

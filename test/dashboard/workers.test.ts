@@ -21,7 +21,9 @@ beforeEach(() => {
 })
 afterEach(async () => {
   await dashboard.close()
-  await database.query('truncate twinbox.worker, twinbox.schedule, twinbox.subscription, twinbox.unhandled')
+  await database.query(
+    'truncate twinbox.worker, twinbox.schedule, twinbox.subscription, twinbox.unhandled, twinbox.audit',
+  )
   await database.query(`delete from twinbox.lane where consumer <> ''`)
 })
 afterAll(async () => {
@@ -49,6 +51,10 @@ async function post(path: string, fields: Record<string, string>): Promise<strin
   )
   return response.status === 303 ? read(response.headers.get('location')!) : response.text()
 }
+
+/** What the audit's page says. */
+const audited = (): Promise<string> => read('/audit')
+const rows = () => database.query('select action, who, why, reason from twinbox.audit order by number desc')
 
 interface Row {
   readonly kind?: string
@@ -182,17 +188,27 @@ describe('takeovers', () => {
 })
 
 describe('evicting', () => {
-  test('asks first, says what follows, and is done once', async () => {
+  test('asks first and why, says what follows, and is done once', async () => {
     const id = await register()
     const asked = await read(`/workers/evict?id=${id}`)
+    expect(asked).toContain('Why, for those who ask later')
     expect(asked).toContain(`Evict worker ${id}`)
     expect(asked).toContain('it comes back under a new id')
     const ended = () => database.query('select from twinbox.worker where ended_by = $1', ['evict'])
     expect(await ended()).toHaveLength(0)
-    expect(await post('/workers/evict', { id: String(id) })).toContain(`Done: Evicted worker ${id}. Others`)
+    for (const reason of ['', '  '])
+      expect(await post('/workers/evict', { id: String(id), reason })).toContain('A reason is required')
+    expect(await ended()).toHaveLength(0)
+    expect(await rows()).toEqual([])
+    const fields = { id: String(id), reason: 'hangs' }
+    expect(await post('/workers/evict', fields)).toContain(`Done: Evicted worker ${id}. Others`)
     expect(await ended()).toHaveLength(1)
-    expect(await post('/workers/evict', { id: String(id) })).toContain(
-      `Not done: Worker ${id} had already ended`,
+    expect(await post('/workers/evict', fields)).toContain(`Not done: Worker ${id} had already ended`)
+    expect(await rows()).toEqual([
+      { action: 'evict', who: 'ada', why: 'hangs', reason: `worker ${id}, claimer on h, process 7` },
+    ])
+    expect(await audited()).toMatch(
+      new RegExp(`▲ evict ada postgres hangs billing .*worker ${id}, claimer on h, process 7`),
     )
     expect(await read(`/workers/evict?id=${id}`)).toContain(`There is no living worker ${id}.`)
     expect(await read('/workers/evict?id=x')).toContain('id must be the number of a worker.')
@@ -203,7 +219,10 @@ describe('evicting', () => {
     viewer = { name: 'bob', access: 'read' }
     expect(await get('/workers')).not.toContain('evict')
     expect(await get(`/workers/evict?id=${id}`)).not.toContain('<button class="danger">')
-    expect(await post('/workers/evict', { id: String(id) })).toContain('bob may read, and not operate')
+    expect(await post('/workers/evict', { id: String(id), reason: 'hangs' })).toContain(
+      'bob may read, and not operate',
+    )
+    expect(await rows()).toEqual([])
     expect(await database.query('select from twinbox.worker where ended_at is null')).toHaveLength(1)
   })
 })
@@ -220,14 +239,44 @@ describe('schedules', () => {
     const page = await read('/schedules?name=daily')
     expect(page).toMatch(/daily-report ● runs 0 6 \* \* \* UTC in \d+ (min|h) never report.due/)
     expect(page).not.toContain('other')
-    expect(await post('/schedules/pause', { name: 'daily-report' })).toContain(
-      'Done: daily-report publishes no more',
-    )
+    const fields = { name: 'daily-report', reason: 'books are closed' }
+    expect(await post('/schedules/pause', fields)).toContain('Done: daily-report publishes no more')
     expect(await read('/schedules')).toContain('daily-report ▲ paused')
-    expect(await post('/schedules/resume', { name: 'daily-report' })).toContain('● runs')
-    expect(await post('/schedules/resume', { name: 'daily-report' })).toContain(
-      'Not done: There is no schedule',
+    expect(await post('/schedules/resume', fields)).toContain('● runs')
+    expect(await post('/schedules/resume', fields)).toContain('Not done: There is no schedule')
+    expect((await rows()).slice(0, 2)).toEqual([
+      { action: 'resume', who: 'ada', why: 'books are closed', reason: 'schedule daily-report' },
+      { action: 'pause', who: 'ada', why: 'books are closed', reason: 'schedule daily-report' },
+    ])
+    expect(await audited()).toMatch(
+      /● resume ada postgres books are closed outbox report\.due .*schedule daily-report/,
     )
+  })
+
+  test('ask why before they are paused or resumed, and offer what can be done', async () => {
+    await set('daily-report')
+    const offered = async (): Promise<string> =>
+      /href="(\/schedules\/change\?[^"]*)"/.exec(await get('/schedules'))![1]!.replaceAll('&amp;', '&')
+    const asked = await read(await offered())
+    expect(asked).toContain('Pause daily-report')
+    expect(asked).toContain('Why, for those who ask later')
+    expect(await post('/schedules/pause', { name: 'daily-report', reason: ' ' })).toContain(
+      'A reason is required',
+    )
+    expect(await read('/schedules')).toContain('● runs')
+    await createSchedules({ database: database.url }).pause('daily-report')
+    expect(await read(await offered())).toContain('Resume daily-report')
+    expect(await read('/schedules/change?name=daily-report&does=pause')).toContain(
+      'There is no schedule daily-report to pause.',
+    )
+    expect(await read('/schedules/change?name=none&does=resume')).toContain('There is no schedule none')
+    expect(await read('/schedules/change?name=none&does=drop')).toContain('It can be paused or resumed.')
+    viewer = { name: 'bob', access: 'read' }
+    expect(await get('/schedules')).not.toContain('/schedules/change')
+    const page = await get('/schedules/change?name=daily-report&does=resume')
+    expect(page).not.toContain('name="reason"')
+    await post('/schedules/resume', { name: 'daily-report', reason: 'why not' })
+    expect(await rows()).toMatchObject([{ action: 'pause' }, { action: 'set' }])
   })
 
   test('that nobody publishes are late', async () => {

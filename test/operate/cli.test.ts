@@ -45,6 +45,49 @@ test('unsubscribe ends subscriptions, and says what was none', async () => {
   await database.query(`delete from twinbox.subscription where consumer = 'b'`)
 })
 
+test('what is done to workers, schedules and subscriptions stands in the audit, with who and why', async () => {
+  await database.query(`truncate twinbox.audit;
+    insert into twinbox.subscription values ('b', 'invoice.#');
+    insert into twinbox.seen (consumer, id, seen_at) select 'b', gen_random_uuid(), now() - interval '9 days'`)
+  const [{ id }] = (await database.query(
+    `insert into twinbox.worker (kind, consumer, host, pid, version, application)
+    values ('relay', '', 'shop-1', 7, '0.1.0', 'nobody') returning id`,
+  )) as [{ id: number }]
+  const by = ['--by', 'ann', '--reason', 'ticket 4711']
+  for (const args of [
+    ['workers', 'evict', String(id), ...by],
+    ['schedules', 'add', 'daily', '0 6 * * *', '--topic', 'report.due', ...by],
+    ['schedules', 'pause', 'daily', ...by],
+    ['schedules', 'resume', 'daily', ...by],
+    ['schedules', 'remove', 'daily', '--yes', ...by],
+    // Postgres itself would end the row, and say nothing of it.
+    ['unsubscribe', 'invoice.#', '--consumer', 'b', '--broker', 'postgres', ...by],
+    ['prune', 'seen', '--older-than', '1d', '--yes', ...by],
+  ])
+    expect([args, (await twinbox(...args)).code]).toEqual([args, 0])
+  const { entries } = JSON.parse((await twinbox('audit', '--json')).stdout) as { entries: AuditEntry[] }
+  expect(entries).toMatchObject(
+    [
+      ['prune', null, null, 'seen 1'],
+      ['unsubscribe', 'b', 'invoice.#', 'subscription over postgres'],
+      ['remove', null, 'report.due', 'schedule daily'],
+      ['resume', null, 'report.due', 'schedule daily'],
+      ['pause', null, 'report.due', 'schedule daily'],
+      ['set', null, 'report.due', 'schedule daily, 0 6 * * * UTC'],
+      ['evict', null, null, `worker ${id}, relay on shop-1, process 7`],
+    ].map(([action, consumer, topic, reason]) => ({
+      ...{ action, by: 'ann', why: 'ticket 4711', consumer, topic, reason, key: null, id: null },
+    })),
+  )
+  const { stdout } = await twinbox('audit')
+  expect(stdout).toMatch(/evict +ann +\S+ +outbox .*ticket 4711: worker \d+, relay on shop-1, process 7$/m)
+  expect(stdout).toMatch(/pause +ann +\S+ +outbox +report\.due .*ticket 4711: schedule daily$/m)
+  const own = await twinbox('audit', '--consumer', 'b')
+  expect(own.stdout).toMatch(/unsubscribe +ann +\S+ +b +invoice\.# .*subscription over postgres$/m)
+  expect(own.stdout).not.toContain('evict')
+  await database.query(`truncate twinbox.audit; delete from twinbox.subscription where consumer = 'b'`)
+})
+
 test.each([
   [['dead', 'redrive'], /^Say which/],
   [['dead', 'redrive', '0'], /whole number from 1/],

@@ -27,6 +27,22 @@ export const countWords = ({ count, more }: Counted, one: string, several: strin
 /** As fast as a page suggests: what is redriven is handled again, by the same workers as everything else. */
 const rateSuggested = 500
 
+/** The fields of a form that changes something: the audit keeps why. */
+export const reasoned = (button: string, does: 'go' | 'danger', more: readonly Html[] = []): Html =>
+  html`<fieldset class="change">
+    <legend>${button}</legend>
+    ${field({ name: 'reason', label: 'Why, for those who ask later', required: true })} ${more}
+    <button class="${does}">${button}</button>
+  </fieldset>`
+
+/** @throws OptionError: nothing was changed */
+export function readReason(form: URLSearchParams): string {
+  const reason = given(form, 'reason')?.trim() ?? ''
+  if (reason === '')
+    throw new OptionError('reason', 'A reason is required, for those who ask later. Nothing was changed.')
+  return reason
+}
+
 /**
  * A form that changes many: what it is done to, counted before; why; how fast. What cannot be undone has to be said to be meant.
  */
@@ -48,27 +64,20 @@ export function changeForm(
   return context.form(
     action,
     { ...fields, expected: found.count, more: found.more ? 1 : null },
-    html`<fieldset class="change">
-      <legend>${button}</legend>
-      ${field({ name: 'reason', label: 'Why, for those who ask later', required: true })}
-      ${
-        hasRate
-          ? field({
-              ...{ name: 'rate', label: 'At most so many a second', type: 'number' as const },
-              ...{ value: rateSuggested, least: 1 },
-            })
-          : none
-      }
-      ${
-        loses === undefined
-          ? none
-          : html`<label class="sure"
-              ><input type="checkbox" name="sure" value="1" required /> ${loses} That cannot be undone, and is
-              meant.</label
-            >`
-      }
-      <button class="${loses === undefined ? 'go' : 'danger'}">${button}</button>
-    </fieldset>`,
+    reasoned(button, loses === undefined ? 'go' : 'danger', [
+      hasRate
+        ? field({
+            ...{ name: 'rate', label: 'At most so many a second', type: 'number' as const },
+            ...{ value: rateSuggested, least: 1 },
+          })
+        : none,
+      loses === undefined
+        ? none
+        : html`<label class="sure"
+            ><input type="checkbox" name="sure" value="1" required /> ${loses} That cannot be undone, and is
+            meant.</label
+          >`,
+    ]),
   )
 }
 
@@ -83,9 +92,7 @@ export interface Change {
 
 /** @throws OptionError: nothing was changed */
 export function readChange(form: URLSearchParams, { viewer }: Context, isLost: boolean): Change {
-  const reason = given(form, 'reason')?.trim() ?? ''
-  if (reason === '')
-    throw new OptionError('reason', 'A reason is required, for those who ask later. Nothing was changed.')
+  const reason = readReason(form)
   if (isLost && form.get('sure') !== '1')
     throw new OptionError('sure', 'It has to be said that this is meant. Nothing was changed.')
   const rate = given(form, 'rate')

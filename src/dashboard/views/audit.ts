@@ -9,7 +9,17 @@ import { time } from '../parts/time.ts'
 import type { Context, Shared, View } from '../view.ts'
 
 const limit = 200
-const tones = { redrive: 'good', skip: 'warn', prune: 'note', erase: 'bad' } as const
+const tones = {
+  ...({
+    redrive: 'good',
+    skip: 'warn',
+    prune: 'note',
+    erase: 'bad',
+    evict: 'warn',
+    unsubscribe: 'warn',
+  } as const),
+  ...({ set: 'note', remove: 'bad', pause: 'warn', resume: 'good' } as const),
+}
 
 /** What operators did, here and on the command line. */
 export const auditView = ({ database }: Shared): View => ({
@@ -26,7 +36,7 @@ export const auditView = ({ database }: Shared): View => ({
       entries,
       empty(
         'Nothing is written down.',
-        'Redrives, skips, prunes and erasures stand here: who they said they were, who was logged in, and why.',
+        'Redrives, skips, prunes and erasures stand here, and what was done to workers, schedules and subscriptions: who they said they were, who was logged in, and why.',
       ),
     )}
     ${entries.length === limit && html`<p class="fine">These are the latest ${limit}; <code>twinbox audit</code> reads up to 1,000.</p>`}`
@@ -44,7 +54,9 @@ const columns = (context: Context) => [
   { head: 'Key', cell: ({ consumer, key }: AuditEntry) => keyLink(context, consumer, key) },
   { head: 'Message', cell: ({ id }: AuditEntry) => (id === null ? '' : messageLink(context, id)) },
   {
-    head: 'Had failed of',
-    cell: ({ reason }: AuditEntry) => html`<span class="error">${(reason ?? '').slice(0, 200)}</span>`,
+    head: 'What it was',
+    // What a letter had died of is an error; how many were pruned, or which worker it was, is none.
+    cell: ({ diedAt, reason }: AuditEntry) =>
+      html`<span class="${diedAt !== null && 'error'}">${(reason ?? '').slice(0, 200)}</span>`,
   },
 ]

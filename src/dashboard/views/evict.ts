@@ -1,6 +1,7 @@
 import { OptionError } from '../../base/errors.ts'
 import { afterEviction, evictWorkers, readWorkers, tellEviction } from '../../operate/workers.ts'
 import { html } from '../html.ts'
+import { readReason, reasoned } from '../parts/change.ts'
 import { empty } from '../parts/empty.ts'
 import { time } from '../parts/time.ts'
 import type { Action, Context, Shared, View } from '../view.ts'
@@ -37,7 +38,8 @@ export const evictPage = ({ database }: Shared): View => ({
       </p>
       ${
         mayOperate
-          ? form('/workers/evict', { id }, html`<button class="danger">Evict worker ${id}</button> ${back}`)
+          ? html`${form('/workers/evict', { id }, reasoned(`Evict worker ${id}`, 'danger'))}
+              <p>${back}.</p>`
           : html`<p class="fine">You may read, and not operate. ${back}.</p>`
       }`
   },
@@ -45,8 +47,9 @@ export const evictPage = ({ database }: Shared): View => ({
 
 export const evict = ({ database, schema }: Shared): Action => ({
   path: '/workers/evict',
-  async run(form) {
-    const { done, follows, not } = tellEviction(await evictWorkers(database, [idOf(form)]), schema)
+  async run(form, { viewer }) {
+    const by = { by: viewer.name, reason: readReason(form) }
+    const { done, follows, not } = tellEviction(await evictWorkers(database, [idOf(form)], by), schema)
     const text = [...done, ...(follows === null ? [] : [follows]), ...not].join(' ')
     return { to: '/workers', said: { tone: done.length > 0 ? 'good' : 'bad', text } }
   },

@@ -6,7 +6,7 @@ import { empty } from '../parts/empty.ts'
 import { asking, field } from '../parts/field.ts'
 import { table } from '../parts/table.ts'
 import { time } from '../parts/time.ts'
-import type { Action, Context, Shared, View } from '../view.ts'
+import type { Context, Shared, View } from '../view.ts'
 import { nowOf } from './workers.ts'
 
 /** More are found by their names. */
@@ -73,27 +73,10 @@ function stateOf({ pausedAt, nextAt }: Schedule, now: Date): Html {
   return forMs > lateMs ? badge('bad', `late by ${ms(forMs)}`) : badge('good', 'runs')
 }
 
-function act({ name, pausedAt, nextAt }: Schedule, { form }: Context): Html {
-  if (pausedAt !== null)
-    return form('/schedules/resume', { name }, html`<button aria-label="Resume ${name}">Resume</button>`)
-  if (nextAt === null) return none
-  return form('/schedules/pause', { name }, html`<button aria-label="Pause ${name}">Pause</button>`)
+function act({ name, pausedAt, nextAt }: Schedule, { link }: Context): Html {
+  if (pausedAt === null && nextAt === null) return none
+  const [does, verb] = pausedAt === null ? (['pause', 'Pause'] as const) : (['resume', 'Resume'] as const)
+  return html`<a href="${link('/schedules/change', { name, does })}" aria-label="${verb} ${name}"
+    >${verb}…</a
+  >`
 }
-
-export const scheduleActions = ({ database }: Shared): readonly Action[] => {
-  const all = createSchedules({ database })
-  return (['pause', 'resume'] as const).map((action) => ({
-    path: `/schedules/${action}`,
-    async run(form) {
-      const name = form.get('name') ?? ''
-      const done = await all[action](name)
-      const text = done ? `${name} ${said[action]}` : `There is no schedule ${name} to ${action}.`
-      return { to: '/schedules', said: { tone: done ? 'good' : 'bad', text } }
-    },
-  }))
-}
-
-const said = {
-  pause: 'publishes no more, until it is resumed.',
-  resume: 'goes on with the first tick from now on.',
-} as const

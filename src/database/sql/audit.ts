@@ -1,13 +1,31 @@
-import type { AuditRow } from '../../message/row.ts'
+import type { AuditAction, AuditRow } from '../../message/row.ts'
 import { int, optional, text, uuid } from './parameter.ts'
 import { perSchema, planned, readable } from './statement.ts'
 
-export interface AuditListRow extends AuditRow {
+export interface AuditListRow extends AuditRow<AuditAction> {
   readonly consumer: string
   readonly topic: string | null
   readonly key: string | null
   readonly id: string | null
 }
+
+/** Who and why: of every statement that writes down what an operator did. */
+export const signing = { who: text, why: optional(text) }
+
+/** What a row says of a change to what is no message. All are SQL over the rows of `from`. */
+interface Noted {
+  readonly from: string
+  /** @default none: the outbox, or all */
+  readonly consumer?: string
+  readonly topic?: string
+  /** What was changed, in words. */
+  readonly what: string
+}
+
+/** Writes down a change to what is no message, within the statement that makes it: neither is without the other. */
+export const noting = (s: string, action: AuditAction, { from, consumer, topic, what }: Noted): string =>
+  `insert into ${s}.audit (action, who, why, consumer, topic, reason)
+      select '${action}', $who, $why, ${consumer ?? "''"}, ${topic ?? 'null'}, ${what} from ${from}`
 
 const did = 'action, at, who, login, why, died_at, attempt, reason, errors'
 

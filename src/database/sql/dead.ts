@@ -1,4 +1,5 @@
 import { narrowColumns, wideColumns } from '../../message/row.ts'
+import { signing } from './audit.ts'
 import type { DeadLetterRow, DeadListRow, DeadStepRow } from './letter.ts'
 import {
   bigint,
@@ -44,8 +45,6 @@ const stepping = {
   look: int,
   most: int,
 }
-const signing = { who: text, why: optional(text) }
-
 export type Filtering = ValuesOf<typeof filtering>
 
 /**

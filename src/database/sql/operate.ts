@@ -1,3 +1,4 @@
+import { noting, signing } from './audit.ts'
 import { disconnecting } from './worker.ts'
 import type { DeathSign, WorkerKind } from '../../base/events.ts'
 import { int, ints, optional, text } from './parameter.ts'
@@ -73,11 +74,18 @@ export const operateSql = perSchema('operate', (s) => ({
   // An id that is known and was not evicted had ended before, even if that was a moment ago and the snapshot of this
   // statement does not know it yet.
   evict: planned(
-    { ids: ints },
+    { ids: ints, ...signing },
     `with evicted as (
       update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'evict'
       where id = any ($ids) and ended_at is null
-      returning id, ${msSince('beat_at')} as silent_ms
+      returning id, ${msSince('beat_at')} as silent_ms, consumer, kind, host, pid
+    ),
+    audited as (
+      ${noting(s, 'evict', {
+        from: 'evicted order by id',
+        consumer: 'consumer',
+        what: "'worker ' || id || ', ' || kind || ' on ' || host || ', process ' || pid",
+      })}
     )
     select asked.id, w.id is not null as known, e.id is not null as evicted, e.silent_ms
     from unnest($ids) with ordinality as asked(id, place)

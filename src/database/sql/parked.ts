@@ -1,3 +1,4 @@
+import { signing } from './audit.ts'
 import { float8, int, optional, smallint, text } from './parameter.ts'
 import { columns, each, instant, messageColumns, perSchema, planned, readable } from './statement.ts'
 
@@ -22,8 +23,6 @@ const paging = {
   look: int,
   most: int,
 }
-const signing = { who: text, why: optional(text) }
-
 export interface ParkedListRow {
   readonly looked_at: number
   readonly last_consumer: string

@@ -1,5 +1,6 @@
 import { layout } from '../layout.ts'
 import type { migrationSql } from './migration.ts'
+import { signing } from './audit.ts'
 import { bigints, optional, text, texts, uuids } from './parameter.ts'
 import {
   contentOf,
@@ -195,7 +196,7 @@ export const privacySql = perSchema('privacy', (s) => {
 
     /** That it was done, by whom, why and to how many. Nothing of what it was done to. */
     audit: planned(
-      { who: text, why: optional(text), consumer: text, counts: text },
+      { ...signing, consumer: text, counts: text },
       `insert into ${s}.audit (action, who, why, consumer, reason) values ('erase', $who, $why, $consumer, $counts)`,
     ),
 

@@ -1,4 +1,5 @@
 import { anyLaneSql } from '../layout.ts'
+import { noting, signing } from './audit.ts'
 import { waking } from './sleep.ts'
 import {
   bytea,
@@ -60,6 +61,10 @@ export const scheduleSql = perSchema('schedule', (s) => {
   // JSON has no equality; that of its text is enough to see that a declaration is the same as before.
   const comparable = (alias: string): string =>
     `(${defined.map((name) => `${alias}.${name}${/^(headers|payload)$/.test(name) ? '::text' : ''}`).join(', ')})`
+  const audited = (action: 'set' | 'remove' | 'pause' | 'resume', more = ''): string => `,
+    audited as (
+      ${noting(s, action, { from: 'done', topic: 'topic', what: `'schedule ' || name${more}` })}
+    )`
   return {
     now: prepared({}, `select ${instant('clock_timestamp()')} as now`).gives<{ readonly now: Date }>(),
 
@@ -134,25 +139,42 @@ export const scheduleSql = perSchema('schedule', (s) => {
         contentType: optional(text),
         expiresMs: optional(float8),
         nextAt: optional(timestamptz),
+        ...signing,
       },
-      `insert into ${s}.schedule as c (name, ${defined.join(', ')}, next_at)
+      `with done as (
+      insert into ${s}.schedule as c (name, ${defined.join(', ')}, next_at)
       values ($name, $cron, $timeZone, $catchUp, $topic, $key, $headers, $payload, $body, $contentType, $expiresMs, $nextAt)
       on conflict (name) do update set
         ${defined.map((name) => `${name} = excluded.${name}`).join(', ')}, updated_at = clock_timestamp(),
         next_at = case
           when (c.cron, c.time_zone) = (excluded.cron, excluded.time_zone) then c.next_at else excluded.next_at end
       where ${comparable('c')} is distinct from ${comparable('excluded')}
-      returning name`,
+      returning name, topic, cron, time_zone
+    )${audited('set', " || ', ' || cron || ' ' || time_zone")}
+    select name from done`,
     ),
-    remove: planned({ name: text }, `delete from ${s}.schedule where name = $name returning name`),
+    remove: planned(
+      { name: text, ...signing },
+      `with done as (
+      delete from ${s}.schedule where name = $name returning name, topic
+    )${audited('remove')}
+    select name from done`,
+    ),
+    // One that is paused already is as it was asked for, and nothing was done to it.
     pause: planned(
-      { name: text },
-      `update ${s}.schedule set paused_at = coalesce(paused_at, clock_timestamp()) where name = $name returning name`,
+      { name: text, ...signing },
+      `with done as (
+      update ${s}.schedule set paused_at = clock_timestamp() where name = $name and paused_at is null returning name, topic
+    )${audited('pause')}
+    select name from ${s}.schedule where name = $name`,
     ),
     resume: planned(
-      { name: text, nextAt: optional(timestamptz) },
-      `update ${s}.schedule set paused_at = null, next_at = $nextAt where name = $name and paused_at is not null
-      returning name`,
+      { name: text, nextAt: optional(timestamptz), ...signing },
+      `with done as (
+      update ${s}.schedule set paused_at = null, next_at = $nextAt where name = $name and paused_at is not null
+      returning name, topic
+    )${audited('resume')}
+    select name from done`,
     ),
     list: planned(
       { name: optional(text) },

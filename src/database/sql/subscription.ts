@@ -1,3 +1,4 @@
+import { noting, signing } from './audit.ts'
 import { float8, int, optional, text, texts } from './parameter.ts'
 import { instant, perSchema, planned, prepared } from './statement.ts'
 
@@ -35,6 +36,9 @@ export const subscriptionSql = perSchema('subscription', (s) => {
         where w.kind = 'receiver' and w.consumer = $consumer
           and w.beat_at > clock_timestamp() - $afterMs * interval '1 millisecond'
           and (w.topics is null or u.pattern = any (w.topics)))`
+  const ending = { consumer: text, patterns: texts, brokers: texts }
+  const ended = `update ${s}.subscription set ended_at = clock_timestamp()
+        where consumer = $consumer and pattern = any ($patterns) and broker = any ($brokers) and ended_at is null`
   return {
     subscribe: prepared(
       { consumer: text, patterns: texts, broker: text },
@@ -69,10 +73,18 @@ export const subscriptionSql = perSchema('subscription', (s) => {
       `select broker, pattern from ${s}.subscription
       where consumer = $consumer and pattern = any ($patterns) and ended_at is null`,
     ).gives<{ readonly broker: string; readonly pattern: string }>(),
-    end: planned(
-      { consumer: text, patterns: texts, brokers: texts },
-      `update ${s}.subscription set ended_at = clock_timestamp()
-      where consumer = $consumer and pattern = any ($patterns) and broker = any ($brokers) and ended_at is null`,
+    end: planned(ending, ended),
+    // Its own statement: the Postgres broker, which ends what a receiver names no more, may write nothing down.
+    endNoted: planned(
+      { ...ending, ...signing },
+      `with ended as (
+        ${ended}
+        returning consumer, pattern, broker
+      )
+      ${noting(s, 'unsubscribe', {
+        from: 'ended order by pattern, broker',
+        ...{ consumer: 'consumer', topic: 'pattern', what: "'subscription over ' || broker" },
+      })}`,
     ),
     naming: planned(
       { consumer: text, patterns: texts },

@@ -1,3 +1,4 @@
+import { noting, signing } from './audit.ts'
 import { float8, int, optional, text } from './parameter.ts'
 import { each, perSchema, planned } from './statement.ts'
 
@@ -7,7 +8,7 @@ export type PruneKind = (typeof pruneKinds)[number]
 
 /** How many, of which consumer (null: of all), and how old. */
 const pruning = { most: int, consumer: optional(text), olderThanMs: optional(float8) }
-/** Those of which nothing is written down. */
+/** Those that workers prune by themselves, of which nothing is written down; an operator leaves word of how many. */
 const silentKinds = ['dedupe', 'seen', 'workers', 'handled'] as const
 
 export interface PrunedRow {
@@ -15,8 +16,6 @@ export interface PrunedRow {
   /** Whether nobody else was at it. */
   readonly ours: boolean
 }
-
-const signing = { who: text, why: optional(text) }
 
 /**
  * Deleting what has outlived its window, in bounded batches. The dedupe keys say themselves when they end.
@@ -62,6 +61,21 @@ export const upkeepSql = perSchema('upkeep', (s) => {
   return {
     // One worker at a time. Its turn ends with the one transaction that deletes a batch, so that no death can keep it.
     prune: each(silentKinds, (kind) => planned(pruning, deleting(kind)).gives<PrunedRow>()),
+    // Its own statement: a worker's role need not write down anything, and may not.
+    pruneNoted: each(silentKinds, (kind) =>
+      planned(
+        { ...pruning, ...signing },
+        deleting(
+          kind,
+          `, audited as (
+        ${noting(s, 'prune', {
+          from: 'gone having count(*) > 0',
+          ...{ consumer: "coalesce($consumer, '')", what: `'${kind} ' || count(*)` },
+        })}
+      )`,
+        ),
+      ).gives<PrunedRow>(),
+    ),
     pruneDead: planned(
       { ...pruning, ...signing },
       deleting(
