@@ -29,7 +29,7 @@ interface Exported {
  * them, and without `showPayload` none is.
  */
 export function exportOf(context: Context, name: string, messages: AsyncIterable<Exported>): Download {
-  const day = new Date().toISOString().slice(0, 10)
+  const day = context.now.toISOString().slice(0, 10)
   return {
     file: `${name}-${day}.jsonl`,
     type: 'application/x-ndjson; charset=utf-8',

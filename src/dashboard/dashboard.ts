@@ -34,16 +34,18 @@ export function createDashboard(options: DashboardOptions): Dashboard {
   const { database, owned } = openDatabase(options.database, { schema: options.schema, poolSize: 2 })
   const ends: (() => Promise<void> | void)[] = []
   const closing = new AbortController()
+  const poller = new Poller(createReader(database))
+  const findings = new Findings(database, () => poller.now())
   const shared: Shared = {
     database,
     schema: database.schema,
-    poller: new Poller(createReader(database)),
-    findings: new Findings(database),
+    poller,
+    findings,
     ring: new Ring(),
     options: { traceUrl: options.traceUrl, showPayload: options.showPayload },
     onClose: (end) => void ends.push(end),
   }
-  const { poller, findings, ring } = shared
+  const { ring } = shared
   poller.observe(() => {
     if (poller.latest !== null && poller.outage === null) ring.add(poller.latest)
     void findings.refresh()

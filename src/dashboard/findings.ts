@@ -18,11 +18,14 @@ const everyMs = { min: 20_000, max: 600_000 }
 export class Findings {
   latest: Diagnosis | null = null
   readonly #database: Database
+  readonly #now: () => Date
   #dueAt = -Infinity
   #running: Promise<void> | null = null
 
-  constructor(database: Database) {
+  /** @param now by the database's clock */
+  constructor(database: Database, now: () => Date) {
     this.#database = database
+    this.#now = now
   }
 
   /** Looks if it is time to. The end of it is not waited for, unless nothing is known yet. */
@@ -41,9 +44,9 @@ export class Findings {
   async #look(): Promise<void> {
     const startedAt = performance.now()
     try {
-      this.latest = { at: new Date(), findings: await examineWork(this.#database), failure: null }
+      this.latest = { at: this.#now(), findings: await examineWork(this.#database), failure: null }
     } catch (error) {
-      this.latest = { at: new Date(), findings: this.latest?.findings ?? [], failure: describeError(error) }
+      this.latest = { at: this.#now(), findings: this.latest?.findings ?? [], failure: describeError(error) }
     }
     const now = performance.now()
     this.#dueAt = Math.max(

@@ -38,10 +38,12 @@ export class Jobs {
   readonly #jobs = new Map<string, Job>()
   readonly #running = new Map<string, { readonly stopping: AbortController; ended: Promise<void> }>()
 
+  readonly #now: () => Date
   readonly #onChange: () => void
 
-  /** @param onChange called whenever one has changed */
-  constructor(onChange: () => void = () => undefined) {
+  /** @param now by the database's clock. @param onChange called whenever one has changed */
+  constructor(now: () => Date, onChange: () => void = () => undefined) {
+    this.#now = now
     this.#onChange = onChange
   }
 
@@ -70,7 +72,7 @@ export class Jobs {
       )
     }
     const id = randomBytes(9).toString('base64url')
-    const state = { startedAt: new Date(), endedAt: null, state: 'running', done: 0, said: null } as const
+    const state = { startedAt: this.#now(), endedAt: null, state: 'running', done: 0, said: null } as const
     this.#jobs.set(id, { id, ...what, ...state })
     const running = { stopping: new AbortController(), ended: Promise.resolve() }
     this.#running.set(id, running)
@@ -87,7 +89,7 @@ export class Jobs {
       const isStop = signal.aborted && error === signal.reason
       this.#change(id, { state: isStop ? 'stopped' : 'failed', said: isStop ? '' : describeError(error) })
     }
-    this.#change(id, { endedAt: new Date() })
+    this.#change(id, { endedAt: this.#now() })
     this.#running.delete(id)
     const ended = [...this.#jobs.keys()].filter((each) => !this.#running.has(each))
     for (const old of ended.slice(0, Math.max(0, ended.length - endedMax))) this.#jobs.delete(old)

@@ -26,6 +26,8 @@ export class Poller {
   #watching = 0
   #running: Promise<void> | null = null
   #startedAt = -Infinity
+  /** How far the database's clock is ahead of the one that this process measures with, and nobody sets. */
+  #aheadMs: number | null = null
   #tookMs = 0
   #timer: NodeJS.Timeout | null = null
   #closed = false
@@ -37,6 +39,14 @@ export class Poller {
   /** Whether nobody watches, so that nothing is planned. */
   get isIdle(): boolean {
     return this.#timer === null && this.#running === null
+  }
+
+  /**
+   * What time it is by the database's clock, which has dated all that is shown: on a machine whose own is an hour off, what died a minute
+   * ago would have died in an hour. This machine's, until a poll has succeeded.
+   */
+  now(): Date {
+    return this.#aheadMs === null ? new Date() : new Date(this.#aheadMs + performance.now())
   }
 
   /** Calls back after each poll, whether it succeeded or not, until the function that it returns is called. */
@@ -106,9 +116,10 @@ export class Poller {
     this.#startedAt = performance.now()
     try {
       this.latest = await this.#read()
+      this.#aheadMs = this.latest.at.getTime() - performance.now()
       this.outage = null
     } catch (error) {
-      this.outage = { since: this.outage?.since ?? new Date(), why: describeError(error) }
+      this.outage = { since: this.outage?.since ?? this.now(), why: describeError(error) }
     }
     this.#tookMs = performance.now() - this.#startedAt
     this.tell()

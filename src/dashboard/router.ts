@@ -145,6 +145,8 @@ export class Router {
         'The page with this form is too old, or was made for somebody else. Load it again.',
       )
     }
+    // What an action starts is dated by the database's clock, also where no page was loaded from this process.
+    if (this.#shared.poller.latest === null) await this.#shared.poller.current()
     const context = this.#context(place, viewer)
     if (path === '/theme') return setTheme(form, context, place.base)
     const action = this.#actions.find((each) => each.path === path)
@@ -171,13 +173,18 @@ export class Router {
 
   #context(place: Place, viewer: Viewer): Context {
     const { url, base, request } = place
+    const { poller } = this.#shared
     const token = this.#tokens.of(viewer)
     const mayOperate = viewer.access === 'operate'
     const link = linkBelow(base)
     return {
       ...{ viewer, mayOperate, token, url, link },
       query: url.searchParams,
-      poll: this.#shared.poller.latest,
+      poll: poller.latest,
+      // When it is asked for: what a page reads may have happened after the page was asked for.
+      get now() {
+        return poller.now()
+      },
       signal: request.signal,
       options: this.#shared.options,
       form: (action, fields, body) =>

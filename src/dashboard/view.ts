@@ -34,6 +34,8 @@ export interface Context {
   readonly query: URLSearchParams
   /** The latest poll. It is never older than a few seconds while somebody watches. Null if none has succeeded yet. */
   readonly poll: Poll | null
+  /** By the database's clock. */
+  readonly now: Date
   /** Ends when the browser leaves. */
   readonly signal: AbortSignal
   readonly options: DisplayOptions

@@ -12,7 +12,10 @@ import { parkedActions, parkedViews } from './views/parked.ts'
 
 /** Messages, and what operators do with them. */
 export function workViews(shared: Shared): Views {
-  const jobs = new Jobs(rarely(() => shared.poller.tell()))
+  const jobs = new Jobs(
+    () => shared.poller.now(),
+    rarely(() => shared.poller.tell()),
+  )
   shared.onClose(() => jobs.close())
   return {
     views: [

@@ -33,10 +33,9 @@ export async function readPaused(
 }
 
 /** `pauses order.placed: ECONNREFUSED since 12:03`; with the day if that was not in the last twenty hours. */
-export function tellPaused({
-  topic,
-  reason,
-  since,
-}: Pick<PausedTopic, 'topic' | 'reason' | 'since'>): string {
-  return printableLine(`pauses ${topic}: ${reason} since ${clock(since, new Date())}`)
+export function tellPaused(
+  { topic, reason, since }: Pick<PausedTopic, 'topic' | 'reason' | 'since'>,
+  now = new Date(),
+): string {
+  return printableLine(`pauses ${topic}: ${reason} since ${clock(since, now)}`)
 }

@@ -24,7 +24,7 @@ function work() {
 }
 
 test('a job tells how far it is while it runs, and what has come of it', async () => {
-  const jobs = new Jobs()
+  const jobs = new Jobs(() => new Date())
   const one = work()
   const { id } = jobs.start(what, one.run)
   expect(jobs.find(id)).toMatchObject({ ...what, state: 'running', done: 0, said: null, endedAt: null })
@@ -40,7 +40,7 @@ test('a job tells how far it is while it runs, and what has come of it', async (
 })
 
 test('a job that is stopped ends after its batch, and says so until then', async () => {
-  const jobs = new Jobs()
+  const jobs = new Jobs(() => new Date())
   const one = work()
   const { id } = jobs.start(what, async (watch) => {
     await one.run(watch)
@@ -54,7 +54,7 @@ test('a job that is stopped ends after its batch, and says so until then', async
 })
 
 test('a job that fails says why; one that ends by its signal was stopped', async () => {
-  const jobs = new Jobs()
+  const jobs = new Jobs(() => new Date())
   const failing = jobs.start(what, () => Promise.reject(new TypeError('no such thing')))
   // Before it has begun to wait for anything.
   const atOnce = jobs.start(what, () => {
@@ -76,7 +76,7 @@ test('a job that fails says why; one that ends by its signal was stopped', async
 })
 
 test('three run at a time, and a fourth is refused before it begins', async () => {
-  const jobs = new Jobs()
+  const jobs = new Jobs(() => new Date())
   const works = [work(), work(), work()]
   for (const each of works) jobs.start(what, each.run)
   let began = false
@@ -95,7 +95,7 @@ test('three run at a time, and a fourth is refused before it begins', async () =
 })
 
 test('those that have ended are forgotten in the end, the oldest first, and none that runs', async () => {
-  const jobs = new Jobs()
+  const jobs = new Jobs(() => new Date())
   const long = work()
   const { id } = jobs.start(what, long.run)
   for (let count = 0; count < 60; count++) {
@@ -111,7 +111,7 @@ test('those that have ended are forgotten in the end, the oldest first, and none
 })
 
 test('closing stops all and waits for them', async () => {
-  const jobs = new Jobs()
+  const jobs = new Jobs(() => new Date())
   const one = work()
   let ended = false
   jobs.start(what, async (watch) => {

@@ -44,7 +44,7 @@ export const auditView = ({ database }: Shared): View => ({
 })
 
 const columns = (context: Context) => [
-  { head: 'When', cell: ({ at }: AuditEntry) => time(at, new Date()) },
+  { head: 'When', cell: ({ at }: AuditEntry) => time(at, context.now) },
   { head: 'Did', cell: ({ action }: AuditEntry) => badge(tones[action], action) },
   { head: 'By', cell: ({ by }: AuditEntry) => by },
   { head: 'Logged in as', cell: ({ login }: AuditEntry) => login },

@@ -106,8 +106,8 @@ const groupColumns = (context: Context) => [
       html`<strong>${errorClass.slice(0, 100)}</strong> <span class="error">${reason.slice(0, 200)}</span>`,
   },
   { head: 'Count', number: true, cell: ({ count }: DeadLetterGroup) => number(count) },
-  { head: 'Latest', cell: ({ latest }: DeadLetterGroup) => time(latest, new Date()) },
-  { head: 'Oldest', cell: ({ oldest }: DeadLetterGroup) => time(oldest, new Date()) },
+  { head: 'Latest', cell: ({ latest }: DeadLetterGroup) => time(latest, context.now) },
+  { head: 'Oldest', cell: ({ oldest }: DeadLetterGroup) => time(oldest, context.now) },
   { head: 'Act', cell: (group: DeadLetterGroup) => groupActions(context, group) },
 ]
 
@@ -133,7 +133,7 @@ const letterColumns = (context: Context) => [
       html`<input type="checkbox" name="number" value="${each}" aria-label="Dead letter ${each}" />`,
   },
   { head: 'Number', number: true, cell: ({ number: each }: DeadLetter) => each },
-  { head: 'Died', cell: ({ diedAt }: DeadLetter) => time(diedAt, new Date()) },
+  { head: 'Died', cell: ({ diedAt }: DeadLetter) => time(diedAt, context.now) },
   { head: 'Box', cell: ({ consumer }: DeadLetter) => boxName(consumer) },
   { head: 'Topic', cell: ({ topic }: DeadLetter) => topic },
   { head: 'Key', cell: ({ consumer, key }: DeadLetter) => keyLink(context, consumer, key) },

@@ -8,22 +8,23 @@ import type { Shared, View } from '../view.ts'
 const keptMs = 30_000
 
 /** All that `twinbox doctor` says, but of the connections that a configuration would want. */
-export const doctor = ({ database }: Shared): View => {
-  let latest: { readonly at: Date; readonly findings: Promise<Finding[]> } | null = null
+export const doctor = ({ database, poller }: Shared): View => {
+  let latest: { readonly at: Date; readonly until: number; readonly findings: Promise<Finding[]> } | null =
+    null
   return {
     path: '/doctor',
     title: 'Doctor',
     nav: 'Doctor',
     async render() {
-      if (latest === null || Date.now() - latest.at.getTime() > keptMs) {
-        latest = { at: new Date(), findings: diagnose(database) }
+      if (latest === null || performance.now() > latest.until) {
+        latest = { at: poller.now(), until: performance.now() + keptMs, findings: diagnose(database) }
         latest.findings.catch(() => void (latest = null))
       }
       const { at, findings } = latest
       const list = findingList(await findings)
       return html`<p>
           What makes the work fail, slow or unsafe, as <code>npx twinbox doctor</code> says it. Looked
-          ${time(at, new Date())}.
+          ${time(at, poller.now())}.
         </p>
         ${list}`
     },

@@ -43,7 +43,7 @@ const list = (jobs: Jobs, context: Context): Html =>
       { head: 'Done', number: true, cell: doneOf },
       { head: 'By', cell: ({ by }) => by },
       { head: 'Why', cell: ({ reason }) => reason ?? '' },
-      { head: 'Started', cell: ({ startedAt }) => time(startedAt, new Date()) },
+      { head: 'Started', cell: ({ startedAt }) => time(startedAt, context.now) },
     ],
     jobs.all,
     empty(
@@ -64,7 +64,7 @@ function one(jobs: Jobs, context: Context): Html {
         <a href="${context.link('/audit')}">audit</a>.`,
     )
   const { id, title, by, reason, startedAt, endedAt, done, expected, said } = job
-  const forMs = (endedAt ?? new Date()).getTime() - startedAt.getTime()
+  const forMs = (endedAt ?? context.now).getTime() - startedAt.getTime()
   const perSecond = forMs < 1000 ? null : done / (forMs / 1000)
   const leftMs =
     endedAt === null && expected !== null && perSecond !== null && perSecond > 0
@@ -90,12 +90,12 @@ function one(jobs: Jobs, context: Context): Html {
               <dd>about ${duration(leftMs)}</dd>`
       }
       <dt>Started</dt>
-      <dd>${time(startedAt, new Date())} by ${by}${reason === null ? none : html`: ${reason}`}</dd>
+      <dd>${time(startedAt, context.now)} by ${by}${reason === null ? none : html`: ${reason}`}</dd>
       ${
         endedAt === null
           ? none
           : html`<dt>Ended</dt>
-              <dd>${time(endedAt, new Date())}, after ${duration(forMs)}</dd>`
+              <dd>${time(endedAt, context.now)}, after ${duration(forMs)}</dd>`
       }
     </dl>
     ${

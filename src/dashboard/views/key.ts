@@ -39,15 +39,15 @@ function queue(
   consumer: string | null,
   { parked, messages, more }: KeyQueue,
 ): Html {
-  const { link, mayOperate } = context
+  const { link, mayOperate, now } = context
   const fields = { ...boxFields(consumer), key }
   const held =
     parked === null
       ? html`<p>${badge('good', 'goes on')} Nothing holds this key back in ${boxName(consumer)}.</p>`
       : html`<section class="held">
           <p>
-            ${badge('warn', 'parked')} since ${time(parked.since, new Date())},
-            ${parked.until === null ? 'until an operator redrives or skips it' : html`goes on ${time(parked.until, new Date())}`}:
+            ${badge('warn', 'parked')} since ${time(parked.since, now)},
+            ${parked.until === null ? 'until an operator redrives or skips it' : html`goes on ${time(parked.until, now)}`}:
             <span class="error">${parked.reason}</span>
           </p>
           <p>

@@ -96,9 +96,9 @@ export const messageTable = (
       ...(ofKey
         ? []
         : [{ head: 'Key', cell: ({ consumer, key }: FoundMessage) => keyLink(context, consumer, key) }]),
-      { head: 'Since', cell: ({ since }) => time(since, new Date(), 'unknown') },
+      { head: 'Since', cell: ({ since }) => time(since, context.now, 'unknown') },
       { head: 'Attempts', number: true, cell: ({ attempt }) => attempt },
-      { head: 'Waits for', cell: waitsFor },
+      { head: 'Waits for', cell: (message) => waitsFor(context, message) },
     ],
     messages,
     empty(
@@ -109,9 +109,9 @@ export const messageTable = (
     ),
   )
 
-function waitsFor({ dueAt, worker, error, reason }: FoundMessage): Html {
+function waitsFor(context: Context, { dueAt, worker, error, reason }: FoundMessage): Html {
   const why = error?.error ?? reason
-  return html`${dueAt !== null && html`${time(dueAt, new Date())} `}
+  return html`${dueAt !== null && html`${time(dueAt, context.now)} `}
   ${worker !== null && html`worker ${worker} `}
   ${why !== null && html`<span class="error">${why.slice(0, 200)}</span>`}`
 }

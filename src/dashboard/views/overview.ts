@@ -19,7 +19,7 @@ type Row = BoxStatus &
 
 export const overview = (shared: Shared): View => {
   const live = (context: Context): Record<string, Html> => ({
-    state: state(shared),
+    state: state(shared, context),
     boxes: boxes(context),
     topics: topics(context),
   })
@@ -53,8 +53,10 @@ export const overview = (shared: Shared): View => {
 }
 
 /** What is red, why, and what to do. */
-function state({ poller: { outage, latest }, findings: { latest: diagnosis } }: Shared): Html {
-  const now = new Date()
+function state(
+  { poller: { outage, latest }, findings: { latest: diagnosis } }: Shared,
+  { now }: Context,
+): Html {
   const down =
     outage !== null &&
     html`<p class="flash bad" role="alert">
@@ -75,7 +77,7 @@ function state({ poller: { outage, latest }, findings: { latest: diagnosis } }: 
 
 const rowsOf = ({ outbox, consumers }: Poll): Row[] => [{ ...outbox, consumer: '' }, ...consumers]
 
-function boxes({ poll, link }: Context): Html {
+function boxes({ poll, link, now }: Context): Html {
   const columns: Column<Row>[] = [
     {
       head: 'Box',
@@ -84,7 +86,7 @@ function boxes({ poll, link }: Context): Html {
           >${consumer === '' ? 'outbox' : html`inbox of ${consumer}`}</a
         >`,
     },
-    { head: 'State', cell: (row) => stateOf(row, poll!) },
+    { head: 'State', cell: (row) => stateOf(row, poll!, now) },
     { head: 'Depth', number: true, cell: (row) => depth(row) },
     { head: 'Lag', number: true, cell: ({ lagMs }) => duration(lagMs) },
     { head: 'In', number: true, cell: ({ inRate }) => rate(inRate) },
@@ -107,7 +109,11 @@ function boxes({ poll, link }: Context): Html {
 const depth = (box: Pick<Row, 'depth' | 'more' | 'estimated'>): string =>
   `${box.estimated ? '≈ ' : ''}${count({ count: box.depth, more: box.more })}`
 
-function stateOf({ consumer, depth: waits, paused = [], unhandled = [] }: Row, { workers }: Poll): Html {
+function stateOf(
+  { consumer, depth: waits, paused = [], unhandled = [] }: Row,
+  { workers }: Poll,
+  now: Date,
+): Html {
   const { worker, command } = boxOf(consumer)
   const living = workers.filter(
     ({ kind, alive, consumer: of }) => kind === worker && alive && (of ?? '') === consumer,
@@ -117,7 +123,7 @@ function stateOf({ consumer, depth: waits, paused = [], unhandled = [] }: Row, {
       <span class="advice">start one: <code>${command}</code></span>`
   if (paused.length > 0)
     return html`${badge('bad', 'pauses')}
-      <span class="advice">${paused.map(tellPaused).join('; ')} UTC</span>`
+      <span class="advice">${paused.map((topic) => tellPaused(topic, now)).join('; ')} UTC</span>`
   const nobodys = unhandled.filter(({ hasHandler }) => !hasHandler)
   if (nobodys.length > 0)
     return html`${badge('bad', 'no handler')}

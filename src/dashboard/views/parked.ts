@@ -96,8 +96,8 @@ export const parkedViews = ({ database }: Shared): readonly View[] => [
 const columns = (context: Context) => [
   { head: 'Key', cell: ({ consumer, key }: ParkedKey) => keyLink(context, consumer, key) },
   { head: 'Box', cell: ({ consumer }: ParkedKey) => boxName(consumer) },
-  { head: 'Since', cell: ({ since }: ParkedKey) => time(since, new Date()) },
-  { head: 'Goes on', cell: ({ until }: ParkedKey) => time(until, new Date(), 'when an operator says so') },
+  { head: 'Since', cell: ({ since }: ParkedKey) => time(since, context.now) },
+  { head: 'Goes on', cell: ({ until }: ParkedKey) => time(until, context.now, 'when an operator says so') },
   {
     head: 'Waiting',
     number: true,

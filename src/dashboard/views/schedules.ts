@@ -7,7 +7,6 @@ import { asking, field } from '../parts/field.ts'
 import { table } from '../parts/table.ts'
 import { time } from '../parts/time.ts'
 import type { Context, Shared, View } from '../view.ts'
-import { nowOf } from './workers.ts'
 
 /** More are found by their names. */
 const shownMax = 200
@@ -20,10 +19,9 @@ export const schedules = ({ database }: Shared): View => ({
   title: 'Schedules',
   nav: 'Schedules',
   async render(context) {
-    const { query, poll } = context
+    const { query, poll, now } = context
     const wanted = query.get('name') ?? ''
     const found = (await createSchedules({ database }).list()).filter(({ name }) => name.includes(wanted))
-    const now = nowOf(poll)
     const relays = poll?.workers.filter(({ kind, alive }) => kind === 'relay' && alive).length ?? 0
     return html`${asking(context, '/schedules', [field({ name: 'name', label: 'Name contains', value: wanted })], 'Show')}
     ${

@@ -16,7 +16,6 @@ import { table } from '../parts/table.ts'
 import { time } from '../parts/time.ts'
 import type { Poll } from '../poll.ts'
 import type { Context, Shared, View } from '../view.ts'
-import { nowOf } from './workers.ts'
 
 interface Row extends SubscriptionStatus {
   readonly service: Service
@@ -30,10 +29,9 @@ export const subscriptions = ({ database }: Shared): View => ({
   title: 'Subscriptions',
   nav: 'Subscriptions',
   async render(context) {
-    const { poll, query } = context
+    const { poll, query, now } = context
     const consumer = query.get('consumer') ?? ''
     const found = await readSubscriptions(database, consumer === '' ? {} : { consumer })
-    const now = nowOf(poll)
     const rows = found.map((each) => ({
       ...each,
       service: serviceOf(each, poll?.workers ?? []),

@@ -36,7 +36,7 @@ export function workers({ poller }: Shared): View {
       return { living: nothing, story: none, lanes: none }
     }
     const chosen = choose(poll.workers, context.query)
-    const now = nowOf(poll)
+    const { now } = context
     return {
       living: living(chosen, context, now),
       lanes: pictures(boxesOf(poll, context.query), marks, now),
@@ -59,13 +59,6 @@ export function workers({ poller }: Shared): View {
       ${part('lanes', 'Lanes')}`
     },
   }
-}
-
-/** By the database's clock, which has beaten in every row; before the first poll, by this machine's. */
-export const nowOf = (poll: Poll | null): Date => {
-  if (poll === null) return new Date()
-  const first = poll.workers[0]
-  return first === undefined ? poll.at : new Date(first.beatAt.getTime() + first.lastBeatMs)
 }
 
 const chosenBy = (query: URLSearchParams): { readonly kind: string; readonly consumer: string } => ({
