@@ -1,5 +1,6 @@
 import { describeError } from '../base/errors.ts'
 import type { Database } from '../database/database.ts'
+import { limited } from '../database/limited.ts'
 import { examineWork } from '../doctor/work.ts'
 import type { Finding } from '../doctor/finding.ts'
 
@@ -12,6 +13,8 @@ export interface Diagnosis {
 
 /** The doctor counts what has waited for too long, which takes a second with a million: so of the time, one part in so many. */
 const sparing = 400
+/** And after so long the server ends each of its statements: one that waits for a lock, by which others wait behind it. */
+export const lookMs = 5000
 const everyMs = { min: 20_000, max: 600_000 }
 
 /** What the doctor says of the work, looked at again from time to time while somebody watches. */
@@ -44,7 +47,11 @@ export class Findings {
   async #look(): Promise<void> {
     const startedAt = performance.now()
     try {
-      this.latest = { at: this.#now(), findings: await examineWork(this.#database), failure: null }
+      this.latest = {
+        at: this.#now(),
+        findings: await examineWork(limited(this.#database, lookMs)),
+        failure: null,
+      }
     } catch (error) {
       this.latest = { at: this.#now(), findings: this.latest?.findings ?? [], failure: describeError(error) }
     }

@@ -14,6 +14,5 @@ export const readPage = <Result>(
     return work({
       schema: database.schema,
       rows: (statement, ...given) => database.run(client, statement, ...given),
-      paused: { database, client },
     })
   })

@@ -21,23 +21,24 @@ export async function runAlone<Row>(
 ): Promise<Row[]> {
   for (let left = conflictsMax; ; left--) {
     try {
-      return await (settings === null ? run() : within(client, settings, run))
+      return await (settings === null ? run() : inside(client, sql.beginWith(settings), run))
     } catch (error) {
       if (left === 0 || !isConflict(error)) throw error
     }
   }
 }
 
-async function within<Row>(
+/** Runs statements of ours, of which none needs to be known to have been committed, in a transaction that begins as `begin` says. */
+export async function inside<Result>(
   client: pg.ClientBase,
-  settings: Readonly<Record<string, string>>,
-  run: () => Promise<Row[]>,
-): Promise<Row[]> {
+  begin: string,
+  run: () => Promise<Result>,
+): Promise<Result> {
   try {
-    await ofDatabase(client.query(bounded(sql.beginWith(settings))))
-    const rows = await run()
+    await ofDatabase(client.query(bounded(begin)))
+    const result = await run()
     await ofDatabase(client.query(bounded(sql.commit)))
-    return rows
+    return result
   } catch (error) {
     // After any other error nobody knows whether it still answers: whoever looks after the client throws it away.
     if (sqlstate(error) !== null) await client.query(bounded(sql.rollback)).catch(() => {})

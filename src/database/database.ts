@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import type pg from 'pg'
 import { OptionError } from '../base/errors.ts'
 import { checkSchema } from '../base/options.ts'
-import { runAlone } from './alone.ts'
+import { inside, runAlone } from './alone.ts'
 import { bounded, isPool, queryTimeoutMs, surviveErrors, useClient } from './client.ts'
 import { ofDatabase } from './evidence.ts'
 import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
@@ -147,9 +147,7 @@ export class Database {
     return client
   }
 
-  /**
-   * Runs a statement in a transaction of its own, whose commit waits for the disk.
-   */
+  /** Runs a statement in a transaction of its own, whose commit waits for the disk. */
   async query<Takes extends Parameters, Row>(
     statement: Statement<Takes, Row>,
     ...given: Given<Takes>
@@ -196,6 +194,17 @@ export class Database {
     await this.probe()
     const begin = this.sessions ? sql.beginOurs : sql.beginWith(sql.ownSettings)
     return inTransaction(this.#ours, begin, work)
+  }
+
+  /** Reads, by three statements beside those of `work`. The server ends each after so long, also one whose client waits no more. */
+  async look<Result>(
+    limits: Readonly<Record<string, string>> & { readonly statement_timeout: string },
+    work: (client: pg.PoolClient) => Promise<Result>,
+  ): Promise<Result> {
+    await this.probe()
+    const begin = sql.beginLook({ ...(this.sessions ? {} : sql.ownSettings), ...limits })
+    const client = await this.#ours.connect()
+    return useClient(client, () => inside(client, begin, () => work(client)))
   }
 
   /**

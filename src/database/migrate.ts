@@ -13,6 +13,7 @@ import {
   type MigrationFile,
 } from './compatibility.ts'
 import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
+import type { Asker } from './limited.ts'
 import { busy, insistOnLocks, isInTheWay, runWithinTry, takeTurn, type LockWait } from './lockwait.ts'
 import { refuseForeignOwners } from './ownership.ts'
 import { refuseHiddenRows, type Read } from './rowsecurity.ts'
@@ -185,7 +186,7 @@ export interface SchemaState extends SchemaRange {
 
 /** For the work of one consumer, or of all. @throws SchemaError unless workers of this version may work on the tables */
 export async function checkSchemaVersion(
-  database: Database,
+  database: Asker,
   consumer: string | null = null,
   range: SchemaRange = rangeOf(migrationFiles(database.schema)),
 ): Promise<SchemaState> {

@@ -1,7 +1,8 @@
 import { OptionError } from '../base/errors.ts'
 import { checkConsumer, checkSchema, readNumbers } from '../base/options.ts'
-import { openDatabase, type Database, type DatabaseInput, type DatabaseOptions } from './database.ts'
+import { openDatabase, type DatabaseInput, type DatabaseOptions } from './database.ts'
 import { checkSchemaIsNewest } from './migrate.ts'
+import type { Asker } from './limited.ts'
 import { insistOnLocks, type LockWait } from './lockwait.ts'
 import { markOf, narrowedRoles, roleNames, roleOf, type RoleName } from './sql/grants.ts'
 import { rolesSql, type MembersRow } from './sql/roles.ts'
@@ -113,7 +114,7 @@ export async function readRoles(input: DatabaseInput, options: DatabaseOptions =
 export interface FoundRole extends RoleStatus, Pick<MembersRow, 'login' | 'applied'> {}
 
 /** The same of an open database. */
-export async function findRoles(database: Database): Promise<FoundRole[]> {
+export async function findRoles(database: Asker): Promise<FoundRole[]> {
   const { schema } = database
   const sql = rolesSql(schema)
   const asked = [

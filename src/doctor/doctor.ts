@@ -1,4 +1,5 @@
 import { openDatabase, type Database, type DatabaseInput } from '../database/database.ts'
+import { limited, type Asker } from '../database/limited.ts'
 import { checkSchemaVersion } from '../database/migrate.ts'
 import { examineLocks } from './locks.ts'
 import { examineOwnership } from './ownership.ts'
@@ -33,29 +34,38 @@ export async function diagnose(input: DatabaseInput, options: DiagnoseOptions = 
   refuseUnknown('diagnose', options, ['schema', 'demand'])
   const { database, owned } = openDatabase(input, { schema: options.schema, poolSize: 1 })
   try {
-    const demand = options.demand ?? []
-    const server = [
-      ...(await examineServer(database, demand)),
-      ...(await guarded('session', () => examineSession(database, demand))),
-    ]
-    const version = await examineVersion(database)
-    if (version?.level === 'wrong') return [version, ...server]
-    return [
-      ...(version === null ? await guarded('schema', () => findDrift(database)) : [version]),
-      ...(await guarded('owners', () => examineOwnership(database))),
-      ...(await guarded('grants', () => examineRights(database))),
-      ...server,
-      ...(await guarded('locks', () => examineLocks(database))),
-      ...(await guarded('work', () => examineWork(database))),
-      ...(await guarded('storage', () => examineStorage(database))),
-    ]
+    return await examine(database, null, options.demand)
   } finally {
     if (owned) await database.close()
   }
 }
 
+/** The same, of a database that stays open; `limitMs` is after how long the server ends a statement of it. */
+export async function examine(
+  database: Database,
+  limitMs: number | null,
+  demand: readonly Demand[] = [],
+): Promise<Finding[]> {
+  const asker = limitMs === null ? database : limited(database, limitMs)
+  const server = [
+    ...(await examineServer(asker, demand)),
+    ...(await guarded('session', () => examineSession(database, demand))),
+  ]
+  const version = await examineVersion(asker)
+  if (version?.level === 'wrong') return [version, ...server]
+  return [
+    ...(version === null ? await guarded('schema', () => findDrift(database, limitMs)) : [version]),
+    ...(await guarded('owners', () => examineOwnership(asker))),
+    ...(await guarded('grants', () => examineRights(asker))),
+    ...server,
+    ...(await guarded('locks', () => examineLocks(asker))),
+    ...(await guarded('work', () => examineWork(asker))),
+    ...(await guarded('storage', () => examineStorage(asker))),
+  ]
+}
+
 /** Null if the tables are those of this version, a note if it works on others. */
-async function examineVersion(database: Database): Promise<Finding | null> {
+async function examineVersion(database: Asker): Promise<Finding | null> {
   try {
     const { version, newest } = await checkSchemaVersion(database)
     if (version === newest) return null

@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import type { Database } from '../database/database.ts'
+import { limited } from '../database/limited.ts'
 import { migrationSql } from '../database/sql/migration.ts'
 import { migrationFiles } from '../database/migrate.ts'
 import { doctorSql, type CatalogItem } from '../database/sql/doctor.ts'
-import { begin, rollback } from '../database/sql/server.ts'
+import { begin, rollback, setting } from '../database/sql/server.ts'
 import { sqlstate } from '../database/sqlstate.ts'
 import { note, orFine, wrong, type Finding } from './finding.ts'
 
@@ -13,13 +14,14 @@ const check = 'schema'
  * Compares the tables with what the migrations make on this very server: they are run into a schema that is rolled
  * back. A snapshot that ships with the package would not know how each version of Postgres words things.
  */
-export async function findDrift(database: Database): Promise<readonly Finding[]> {
+export async function findDrift(database: Database, limitMs: number | null): Promise<readonly Finding[]> {
   const { catalog } = doctorSql(database.schema)
   const twin = `doctor_${randomBytes(6).toString('hex')}`
   const client = await database.connect()
   let expected: CatalogItem[]
   try {
     await client.query(begin)
+    if (limitMs !== null) await client.query(setting({ statement_timeout: `${limitMs}` }, 'commit'))
     await client.query(migrationSql(database.schema).searchPath)
     for (const { sql } of migrationFiles(twin)) await client.query(sql)
     expected = await database.run(client, catalog, { schema: twin })
@@ -36,7 +38,8 @@ export async function findDrift(database: Database): Promise<readonly Finding[]>
     await client.query(rollback)
     client.release()
   }
-  const found = await database.query(catalog, { schema: database.schema })
+  const asker = limitMs === null ? database : limited(database, limitMs)
+  const found = await asker.query(catalog, { schema: database.schema })
   return orFine(
     compare(expected, found),
     check,

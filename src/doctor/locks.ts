@@ -1,4 +1,4 @@
-import type { Database } from '../database/database.ts'
+import type { Asker } from '../database/limited.ts'
 import { locksSql } from '../database/sql/locks.ts'
 import { ms } from '../base/times.ts'
 import { orFine, wrong, type Finding } from './finding.ts'
@@ -6,7 +6,7 @@ import { orFine, wrong, type Finding } from './finding.ts'
 const check = 'locks'
 
 /** Who holds advisory locks of ours and is none of us. */
-export async function examineLocks(database: Database): Promise<readonly Finding[]> {
+export async function examineLocks(database: Asker): Promise<readonly Finding[]> {
   const rows = await database.query(locksSql(database.schema).foreign)
   const findings = rows.map(({ pid, user, application, lock, count, connected_ms: connectedMs }) => {
     const who = [

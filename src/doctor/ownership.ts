@@ -1,4 +1,4 @@
-import type { Database } from '../database/database.ts'
+import type { Asker } from '../database/limited.ts'
 import { describeForeign, onForeign } from '../database/ownership.ts'
 import { ownershipSql } from '../database/sql/ownership.ts'
 import { orFine, wrong, type Finding } from './finding.ts'
@@ -6,7 +6,7 @@ import { orFine, wrong, type Finding } from './finding.ts'
 const check = 'owners'
 
 /** Whether all of the schema has one owner, and nobody else may put something into it. */
-export async function examineOwnership(database: Database): Promise<readonly Finding[]> {
+export async function examineOwnership(database: Asker): Promise<readonly Finding[]> {
   const { schema } = database
   const sql = ownershipSql(schema)
   const [{ owner }] = (await database.query(sql.owner)) as [{ owner: string }]

@@ -1,4 +1,4 @@
-import type { Database } from '../database/database.ts'
+import type { Asker } from '../database/limited.ts'
 import { findRoles, type FoundRole } from '../database/roles.ts'
 import { letThrough } from '../database/rowsecurity.ts'
 import { rowSecuritySql } from '../database/sql/rowsecurity.ts'
@@ -11,7 +11,7 @@ const check = 'grants'
 const rowSecurity = 'row security'
 
 /** Whether this user, and the roles of least privilege as far as there are any, may do what they are there for. */
-export async function examineRights(database: Database): Promise<readonly Finding[]> {
+export async function examineRights(database: Asker): Promise<readonly Finding[]> {
   const sql = rightsSql(database.schema)
   const missing = (who: string, role: RoleName): Promise<MissingRow[]> => {
     const asked = [
@@ -107,7 +107,7 @@ function examineRole({ name, exists, ours, login, applied }: FoundRole): readonl
 
 /** Whether row-level security hides rows from those who work here, other than a consumer's from the workers of others. */
 async function examineRowSecurity(
-  database: Database,
+  database: Asker,
   roles: readonly string[],
   me: string,
 ): Promise<readonly Finding[]> {

@@ -1,4 +1,4 @@
-import type { Database } from '../database/database.ts'
+import type { Asker } from '../database/limited.ts'
 import { doctorSql, type ServerRow } from '../database/sql/doctor.ts'
 import { crowded } from '../database/sql/sleep.ts'
 import { readHorizon } from '../observe/gauges.ts'
@@ -19,10 +19,7 @@ const heldTransactionsMax = 1_000_000
 const notifyUsageMax = 0.1
 
 /** Settings of the server that void a guarantee or slow everything down, and what it has room for. */
-export async function examineServer(
-  database: Database,
-  demand: readonly Demand[],
-): Promise<readonly Finding[]> {
+export async function examineServer(database: Asker, demand: readonly Demand[]): Promise<readonly Finding[]> {
   const before = Date.now()
   const [server] = await database.query(doctorSql(database.schema).server)
   const after = Date.now()

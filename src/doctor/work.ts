@@ -1,4 +1,4 @@
-import type { Database } from '../database/database.ts'
+import type { Asker } from '../database/limited.ts'
 import { doctorSql } from '../database/sql/doctor.ts'
 import { statusSql } from '../database/sql/status.ts'
 import { ms } from '../base/times.ts'
@@ -8,7 +8,7 @@ import { readPaused, tellPaused } from '../status/paused.ts'
 import { note, orFine, wrong, type Finding } from './finding.ts'
 
 /** Work that nobody does. */
-export async function examineWork(database: Database): Promise<readonly Finding[]> {
+export async function examineWork(database: Asker): Promise<readonly Finding[]> {
   const rows = await database.query(doctorSql(database.schema).consumers)
   const findings = rows.flatMap(
     ({ consumer, waits, workers, stuck, below, subscribed, lately }): Finding[] => {
@@ -65,7 +65,7 @@ const backlogMs = 10 * 60_000
 const backlogMax = 1_000_000
 
 /** Boxes with what waits too long: more comes than goes, or it does not go at all. */
-async function examineBacklog(database: Database): Promise<readonly Finding[]> {
+async function examineBacklog(database: Asker): Promise<readonly Finding[]> {
   const sql = statusSql(database.schema)
   const lags = [...(await database.query(sql.outboxLag)), ...(await database.query(sql.inboxLag))].filter(
     ({ lag_ms: lagMs }) => lagMs > backlogMs,
@@ -90,7 +90,7 @@ async function examineBacklog(database: Database): Promise<readonly Finding[]> {
 }
 
 /** What the broker refuses for now, or holds for somebody who is away. */
-async function examineWaiting(database: Database): Promise<readonly Finding[]> {
+async function examineWaiting(database: Asker): Promise<readonly Finding[]> {
   const rows = await database.query(doctorSql(database.schema).waitingKeys)
   return rows.map(({ reason, count }) =>
     note(
@@ -105,7 +105,7 @@ async function examineWaiting(database: Database): Promise<readonly Finding[]> {
 const topicsMax = 20
 
 /** Messages that wait since none of the living claimers has a handler for their topic. */
-async function examineTopics(database: Database): Promise<readonly Finding[]> {
+async function examineTopics(database: Asker): Promise<readonly Finding[]> {
   const rows = await database.query(doctorSql(database.schema).unhandled)
   const nobodys = rows.filter(({ topic, patterns }) => !takes(patterns, topic))
   const findings = nobodys
@@ -124,7 +124,7 @@ async function examineTopics(database: Database): Promise<readonly Finding[]> {
 }
 
 /** Topics that pause, since what their handlers need is away. */
-async function examineCircuits(database: Database): Promise<readonly Finding[]> {
+async function examineCircuits(database: Asker): Promise<readonly Finding[]> {
   return (await readPaused(database)).map((topic) =>
     wrong(
       'circuits',
@@ -135,7 +135,7 @@ async function examineCircuits(database: Database): Promise<readonly Finding[]> 
 }
 
 /** Handlers that do not end. */
-async function examineHandlers(database: Database): Promise<readonly Finding[]> {
+async function examineHandlers(database: Asker): Promise<readonly Finding[]> {
   const rows = await database.query(doctorSql(database.schema).stuck)
   return rows.map(({ id, consumer, host, pid, topic, for_ms: forMs }) =>
     wrong(
@@ -147,7 +147,7 @@ async function examineHandlers(database: Database): Promise<readonly Finding[]> 
 }
 
 /** Relays that cannot send. */
-async function examineBrokers(database: Database): Promise<readonly Finding[]> {
+async function examineBrokers(database: Asker): Promise<readonly Finding[]> {
   const rows = await database.query(doctorSql(database.schema).brokerless)
   return rows.map(({ id, host, pid, error, for_ms: forMs }) =>
     wrong(
@@ -162,7 +162,7 @@ async function examineBrokers(database: Database): Promise<readonly Finding[]> {
 const forgottenMs = 90 * 24 * 3_600_000
 
 /** Dead letters that nobody looks at. They are not deleted unless somebody says so: each is a message that was not handled. */
-async function examineDead(database: Database): Promise<readonly Finding[]> {
+async function examineDead(database: Asker): Promise<readonly Finding[]> {
   const rows = await database.query(doctorSql(database.schema).forgotten, { olderThanMs: forgottenMs })
   return rows.map(({ consumer, count, oldest_ms: oldestMs }) => {
     const [whose, flag] =
@@ -179,7 +179,7 @@ const bloatRows = 100_000
 const bloatBytes = 64 * 1024 * 1024
 
 /** Tables and indexes that have grown out of proportion. */
-export async function examineStorage(database: Database): Promise<readonly Finding[]> {
+export async function examineStorage(database: Asker): Promise<readonly Finding[]> {
   const sql = doctorSql(database.schema)
   const tables = await database.query(sql.tables)
   const indexes = await database.query(sql.indexes)

@@ -1,4 +1,5 @@
 import type { Database } from '../database/database.ts'
+import type { Asker } from '../database/limited.ts'
 import { isConnectionLost } from '../database/sqlstate.ts'
 import { watchSql, type Horizon } from '../database/sql/watch.ts'
 import {
@@ -17,7 +18,7 @@ export const gaugeNames = (Object.keys(metrics) as MetricName[]).filter(
 )
 
 /** Of each kind of holder the oldest. Sessions of other roles can be seen by members of `pg_read_all_stats` only. */
-export const readHorizon = (database: Database): Promise<Horizon[]> =>
+export const readHorizon = (database: Asker): Promise<Horizon[]> =>
   database.query(watchSql(database.schema).horizon)
 
 /**

@@ -70,7 +70,6 @@ export const inSnapshot = <Result>(
 const snapshotOf = (database: Database, client: pg.ClientBase): Snapshot => ({
   schema: database.schema,
   rows: (statement, ...given) => database.run(client, statement, ...given),
-  paused: { database, client },
 })
 
 /** What is told of a message, and what that was judged by: of its places, the first are those where it was found, in that order. */

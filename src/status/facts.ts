@@ -69,8 +69,8 @@ export class Facts {
 
   async pausedOf({ consumer, topic }: FoundRow): Promise<PausedTopic | null> {
     if (consumer === '') return null
-    const { database, client } = this.#snapshot.paused
-    const found = (await readPaused(database, client, consumer)).find((row) => row.topic === topic)
+    const { schema, rows: query } = this.#snapshot
+    const found = (await readPaused({ schema, query }, consumer)).find((row) => row.topic === topic)
     if (found === undefined) return null
     const { consumer: _, ...paused } = found
     return paused

@@ -1,5 +1,4 @@
-import type pg from 'pg'
-import type { Database } from '../database/database.ts'
+import type { Asker } from '../database/limited.ts'
 import { circuitSql } from '../database/sql/circuit.ts'
 import { printableLine } from '../base/printable.ts'
 import { clock } from '../base/times.ts'
@@ -20,15 +19,11 @@ export interface PausedTopic {
 
 /** All topics that pause, or those of one consumer. */
 export async function readPaused(
-  database: Database,
-  client: pg.ClientBase | null = null,
+  database: Asker,
   of: string | null = null,
 ): Promise<(PausedTopic & { readonly consumer: string })[]> {
   const { all } = circuitSql(database.schema)
-  const rows =
-    client === null
-      ? await database.query(all, { consumer: of })
-      : await database.run(client, all, { consumer: of })
+  const rows = await database.query(all, { consumer: of })
   return rows.map(({ opened_at: since, probe_at: probeAt, ...row }) => ({ ...row, since, probeAt }))
 }
 

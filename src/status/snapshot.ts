@@ -1,5 +1,3 @@
-import type pg from 'pg'
-import type { Database } from '../database/database.ts'
 import type { Parameters } from '../database/sql/parameter.ts'
 import type { Given, Statement } from '../database/sql/statement.ts'
 
@@ -10,6 +8,4 @@ export interface Snapshot {
     statement: Statement<Takes, Row>,
     ...given: Given<Takes>
   ) => Promise<Row[]>
-  /** For what reads the same picture by itself. */
-  readonly paused: { readonly database: Database; readonly client: pg.ClientBase }
 }

@@ -151,7 +151,7 @@ async function read(database: Database, topicsMax: number): Promise<Status> {
         deadLetters: count(counts.deadLetters),
       }
     }
-    const paused = await readPaused(database, client)
+    const paused = await readPaused({ schema: database.schema, query: rows })
     const consumers = await rows(sql.consumers)
     const workers = await rows(operateSql(database.schema).workers, {
       limit: workerLimit,

@@ -6,6 +6,10 @@ import { Ring } from '../../src/dashboard/ring.ts'
 import { createDashboard } from '../../src/dashboard/dashboard.ts'
 import { applyRoles } from '../../src/database/roles.ts'
 import { Database } from '../../src/database/database.ts'
+import { limited } from '../../src/database/limited.ts'
+import { doctorSql } from '../../src/database/sql/doctor.ts'
+import { isMissing } from '../support/require.ts'
+import { findPgBouncer, type Pooler } from '../support/servers/pgbouncer.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { until } from '../support/until.ts'
 
@@ -109,23 +113,79 @@ describe('what it costs', () => {
     await poller.close()
   })
 
-  test('a poll is three statements in a transaction, each of which ends after two seconds', async () => {
-    const read = createReader(database)
-    await read()
-    const query = vi.spyOn(pg.Client.prototype, 'query')
-    const said = () => query.mock.calls.map(([asked]) => JSON.stringify(asked))
-    try {
-      await until(async () => {
-        query.mockClear()
-        await read()
-        return said().some((text) => text.includes('json_build_object'))
+  describe.each(['directly', 'through a pooler'])('%s', (way) => {
+    let pooler: Pooler | null = null
+    let asked: Database
+    beforeAll(async () => {
+      const found = await findPgBouncer()
+      if (way === 'directly' || isMissing(found)) asked = new Database(tables.url)
+      else asked = new Database((pooler = await found.start(tables.url)).url)
+      await asked.probe()
+      // Where none is installed, what goes to the server is the same.
+      if (way !== 'directly') asked.sessions = false
+    })
+    afterAll(async () => {
+      await asked.close()
+      await pooler?.stop()
+    })
+
+    test('a poll is five statements with its begin and its commit', async () => {
+      const read = createReader(asked)
+      await read()
+      const query = vi.spyOn(pg.Client.prototype, 'query')
+      const said = () =>
+        query.mock.calls.flatMap(([given]) =>
+          (typeof given === 'string' ? given : (given as unknown as { text: string }).text)
+            .split(';')
+            .map((text) => text.trim()),
+        )
+      try {
+        await until(async () => {
+          query.mockClear()
+          await read()
+          return said().some((text) => text.includes('json_build_object'))
+        })
+        expect(said().map((text) => /^\w+/.exec(text)![0])).toEqual([
+          ...['begin', 'select', 'with', 'select', 'commit'],
+        ])
+      } finally {
+        query.mockRestore()
+      }
+    })
+
+    test.each([
+      ['a poll', () => createReader(asked)()],
+      ["the doctor's look at the work", () => limited(asked, 500).query(doctorSql(asked.schema).consumers)],
+    ])('%s is ended by the server when it waits for a lock', async (_, looking) => {
+      await tables.transaction(async (client) => {
+        await client.query('lock table twinbox.outbox in access exclusive mode')
+        // 57014: by the server, long before the client has had enough.
+        await expect(looking()).rejects.toMatchObject({ code: '57014' })
+        const { rows } = await client.query(
+          `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+        )
+        expect(rows).toHaveLength(0)
       })
-      // The transaction itself has three: its begin, its id and its commit.
-      expect(said()).toHaveLength(3 + 3)
-      expect(said()[1]).toContain("'statement_timeout', '2000'")
+    })
+  })
+
+  test("the doctor's looks are ended by the server, and the page says why there is none", async () => {
+    const ended: string[] = []
+    const of = createDashboard({ database: tables.url, authorize: () => ({ name: 'ada', access: 'read' }) })
+    try {
+      await tables.transaction(async (client) => {
+        await client.query('lock table twinbox.worker in access exclusive mode')
+        for (const path of ['/', '/doctor'])
+          ended.push(await (await of.fetch(new Request(`http://localhost${path}`))).text())
+      })
     } finally {
-      query.mockRestore()
+      await of.close()
     }
+    const [overview, doctor] = ended
+    expect(overview).toContain('The doctor could not look: error: canceling statement due to statement timeout')
+    // Of what was not looked at, nobody knows that it is fine.
+    expect(overview).not.toContain('Whatever waits has somebody')
+    expect(doctor).toContain('It could not be looked at: canceling statement due to statement timeout')
   })
 
   test('a database that fails is asked again, and its error is told', async () => {

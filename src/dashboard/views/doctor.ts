@@ -1,4 +1,5 @@
-import { diagnose, type Finding } from '../../doctor/doctor.ts'
+import { examine, type Finding } from '../../doctor/doctor.ts'
+import { lookMs } from '../findings.ts'
 import { html } from '../html.ts'
 import { findingList } from '../parts/findings.ts'
 import { time } from '../parts/time.ts'
@@ -17,7 +18,7 @@ export const doctor = ({ database, poller }: Shared): View => {
     nav: 'Doctor',
     async render() {
       if (latest === null || performance.now() > latest.until) {
-        latest = { at: poller.now(), until: performance.now() + keptMs, findings: diagnose(database) }
+        latest = { at: poller.now(), until: performance.now() + keptMs, findings: examine(database, lookMs) }
         latest.findings.catch(() => void (latest = null))
       }
       const { at, findings } = latest

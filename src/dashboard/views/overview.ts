@@ -69,7 +69,8 @@ function state(
   return html`${down}
     <section>
       <h2>What needs somebody</h2>
-      ${wanting.length === 0 ? html`<p>${badge('good', 'fine')} Whatever waits has somebody to work on it.</p>` : findingList(wanting)}
+      ${wanting.length > 0 && findingList(wanting)}
+      ${wanting.length === 0 && diagnosis.failure === null && html`<p>${badge('good', 'fine')} Whatever waits has somebody to work on it.</p>`}
       ${diagnosis.failure !== null && html`<p>${badge('warn', 'old')} The doctor could not look: ${diagnosis.failure}</p>`}
       <p class="fine">Looked ${time(diagnosis.at, now)}.</p>
     </section>`

@@ -55,8 +55,7 @@ export const dashboardSql = perSchema('dashboard', (s) => {
     limit: "set local statement_timeout = '3s'",
     // A plan that reads a whole table would do so every few seconds, since a table has not been analyzed yet. And to compile
     // one takes longer than to run it.
-    limitPoll: `select set_config('statement_timeout', '2000', true), set_config('enable_seqscan', 'off', true),
-      set_config('jit', 'off', true)`,
+    limitPoll: { statement_timeout: '2000', enable_seqscan: 'off', jit: 'off' },
     // Of each lane the first `$sample` messages. Where there are more, their number follows from the last seq and from how densely
     // the first ones fill theirs: a lane is appended to at one end and emptied at the other, and all lanes share one sequence.
     boxes: planned(

@@ -121,10 +121,13 @@ export const bookkeepingSettings = {
   lock_timeout: '2000',
 } as const
 
-/** Settings as a statement, where they cannot be given at start-up. */
-export const setting = (settings: Readonly<Record<string, string>>): string =>
+/** Settings as a statement, where they cannot be given at start-up: of the session, or of the transaction. */
+export const setting = (
+  settings: Readonly<Record<string, string>>,
+  until: 'session' | 'commit' = 'session',
+): string =>
   `select ${Object.entries(settings)
-    .map(([name, value]) => `pg_catalog.set_config('${name}', ${quoted(value)}, false)`)
+    .map(([name, value]) => `pg_catalog.set_config('${name}', ${quoted(value)}, ${until === 'commit'})`)
     .join(', ')}`
 
 /**
@@ -139,6 +142,10 @@ export const beginWith = (settings: Readonly<Record<string, string>>): string =>
       ([name, value]) => `set local ${name} = ${name === 'search_path' ? value : quoted(value)}`,
     ),
   ].join('; ')
+
+/** A transaction that only reads, each statement by a snapshot of its own: however many settings it has, two statements in one message. */
+export const beginLook = (settings: Readonly<Record<string, string>>): string =>
+  `${beginOurs} read only; ${setting(settings, 'commit')}`
 
 /** Those that a connection has made for its prepared statements; each is made anew when it is needed. */
 export const forgetPlans = 'discard plans'
