@@ -182,7 +182,9 @@ describe('what it costs', () => {
       await of.close()
     }
     const [overview, doctor] = ended
-    expect(overview).toContain('The doctor could not look: error: canceling statement due to statement timeout')
+    expect(overview).toContain(
+      'The doctor could not look: error: canceling statement due to statement timeout',
+    )
     // Of what was not looked at, nobody knows that it is fine.
     expect(overview).not.toContain('Whatever waits has somebody')
     expect(doctor).toContain('It could not be looked at: canceling statement due to statement timeout')

@@ -51,8 +51,6 @@ export const dashboardSql = perSchema('dashboard', (s) => {
     group by b.consumer`
 
   return {
-    // Of each statement of a page: who looks at a page never slows the work for longer.
-    limit: "set local statement_timeout = '3s'",
     // A plan that reads a whole table would do so every few seconds, since a table has not been analyzed yet. And to compile
     // one takes longer than to run it.
     limitPoll: { statement_timeout: '2000', enable_seqscan: 'off', jit: 'off' },
