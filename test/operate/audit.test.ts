@@ -9,6 +9,8 @@ import {
   type AuditEntry,
   type Signature,
 } from '../../src/index.ts'
+import { Database } from '../../src/database/database.ts'
+import { relayTasks, startPruning } from '../../src/upkeep/prune.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 
 /** What an operator changes beside messages leaves a row too: workers, schedules, subscriptions, what is remembered. */
@@ -189,6 +191,23 @@ describe.each(changes)('$what', ({ before, run, rows }) => {
     expect(await since()).toEqual([])
     expect(await run()).toBe(true)
   })
+})
+
+test('what workers prune by themselves leaves no row', async () => {
+  await remember()
+  const inbox = new Database(database.pool)
+  const pruning = startPruning(
+    inbox,
+    [{ kind: 'seen', consumer: 'billing', olderThanMs: day }, ...relayTasks],
+    ({ type }) => expect(type).not.toBe('trouble'),
+  )
+  await pruning.run()
+  await pruning.stop()
+  const [left] = await database.query(
+    'select (select count(*)::int from twinbox.seen) as seen, (select count(*)::int from twinbox.dedupe) as dedupe',
+  )
+  expect(left).toEqual({ seen: 1, dedupe: 0 })
+  expect(await since()).toEqual([])
 })
 
 test('what nothing was done to leaves no row', async () => {
