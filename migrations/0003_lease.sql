@@ -30,9 +30,12 @@ create table twinbox.worker (
   -- Null while it shows nothing: then nobody may take its absence for a death.
   sign text collate "C",
   -- What it works on: messages in flight; topics and patterns of its handlers or of its receiver, null if it has not said; of a
-  -- handler that does not end, the topic and since when it runs; and of a broker that a relay cannot reach, why and since when.
+  -- handler that does not end, the topic and since when it runs; of the busiest topics, how many messages a second it has sent or
+  -- handled in the ten seconds before its heartbeat; and of a broker that a relay cannot reach, why and since when.
   in_flight integer not null default 0,
   topics text[] collate "C",
+  busy_topics text[] collate "C" not null default '{}',
+  busy_rates double precision[] not null default '{}',
   stuck_topic text collate "C",
   stuck_since timestamptz,
   broker_error text,

@@ -24,6 +24,7 @@ import { Lanes } from '../lanes/lanes.ts'
 import type { LaneHolder } from '../lanes/options.ts'
 import { Parking } from '../lanes/parking.ts'
 import { highestOf } from '../lanes/repair.ts'
+import { Flow } from '../membership/flow.ts'
 import { Membership } from '../membership/membership.ts'
 import type { Holder } from '../membership/options.ts'
 import { loopReports, settledWithin } from '../membership/worker.ts'
@@ -62,11 +63,13 @@ export class RunningClaimer implements Holder, LaneHolder {
     const windowOf = (claim: Claim): number =>
       claim.quarantined || circuits.pauses(claim) ? 1 : (parts.handlerOf(claim.topic)?.keyWindow ?? 1)
     this.#inFlight = new InFlight(this.#quarantine, (claim, defect) => this.#giveUp(claim, defect), windowOf)
-    this.#emit = emitter(options, () => ({ kind: 'claimer', consumer, workerId: this.membership.id }))
+    const flow = new Flow()
+    const tell = emitter(options, () => ({ kind: 'claimer', consumer, workerId: this.membership.id }))
+    this.#emit = flow.counting(tell)
     const shared = { ...settings, ...sharing, database, consumer, emit: this.#emit }
     const { coordination } = options
     this.membership = new Membership(
-      { ...shared, kind: 'claimer', topics: unhandled.topics, coordination },
+      { ...shared, kind: 'claimer', topics: unhandled.topics, coordination, flow },
       this,
     )
     this.#lanes = new Lanes({ ...shared, membership: this.membership, count: inboxLanes, holder: this })

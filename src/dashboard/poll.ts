@@ -1,7 +1,9 @@
 import type { Database } from '../database/database.ts'
 import { dashboardSql, type Waiting } from '../database/sql/dashboard.ts'
+import { busyMax } from '../membership/flow.ts'
 import { operateSql } from '../database/sql/operate.ts'
 import { toWorker, workerLimit, type WorkerStatus } from '../operate/workers.ts'
+import { comparedMs, earlierThan, flowsOf, type Look, type TopicFlow } from './flows.ts'
 import { isHandled, type BoxStatus, type ConsumerStatus, type Count } from '../status/status.ts'
 
 /** How a box stands, by a look at the first messages of its lanes. */
@@ -11,6 +13,8 @@ export interface Sampled {
   /** Messages that came and that went, a second, between the two latest looks; null where that cannot be told. */
   readonly inRate: number | null
   readonly outRate: number | null
+  /** The same of its topics, the deepest and the busiest. */
+  readonly flows: readonly TopicFlow[]
 }
 
 /** What one look at the database has found. */
@@ -28,16 +32,11 @@ export interface Poll {
 const sample = 20
 /** Where counting of all else ends. */
 const most = 10_000
-const topicsMax = 20
+const topicsMax = 50
 
 /** Of the time, one part in so many is spent with looking at what waits: where that takes long, it is looked at more rarely. */
 const sparing = 200
 const waitingEveryMs = { min: 1500, max: 15_000 }
-
-interface Look {
-  readonly waiting: Waiting
-  readonly at: number
-}
 
 /**
  * Two statements at most in one transaction, each ended by the server after two seconds: with its begin, its settings and its commit
@@ -45,16 +44,16 @@ interface Look {
  */
 export function createReader(database: Database): () => Promise<Poll> {
   const sql = dashboardSql(database.schema)
-  let before: Look | null = null
-  let latest: Look | null = null
+  let looks: readonly Look[] = []
   let dueAt = -Infinity
   return async () => {
     const startedAt = performance.now()
     const isDue = startedAt >= dueAt
+    const latest = looks.at(-1)
     const { row, workers } = await database.look(sql.limitPoll, async (client) => {
       // What came since the look before: a message may come while the statement runs, and is counted the next time.
-      const sinceMs = latest === null ? 0 : startedAt - latest.at
-      const given = { sample, most, topics: topicsMax, sinceMs }
+      const sinceMs = latest === undefined ? 0 : startedAt - latest.at
+      const given = { sample, most, topics: topicsMax, busy: busyMax, sinceMs }
       const [found] = isDue ? await database.run(client, sql.boxes, given) : []
       const tookMs = performance.now() - startedAt
       if (isDue) {
@@ -65,20 +64,26 @@ export function createReader(database: Database): () => Promise<Poll> {
       return { row: found, workers: await database.run(client, operateSql(database.schema).workers, limits) }
     })
     if (row !== undefined) {
-      before = latest
-      latest = { waiting: JSON.parse(row.waiting) as Waiting, at: startedAt }
+      const look = { waiting: JSON.parse(row.waiting) as Waiting, at: startedAt }
+      // All of the last ten seconds, and one from before.
+      const young = looks.findIndex(({ at }) => at > startedAt - comparedMs)
+      looks = [...looks.slice(young === -1 ? -1 : Math.max(0, young - 1)), look]
     }
-    return toPoll(latest!, before, workers.map(toWorker))
+    return toPoll(looks, workers.map(toWorker))
   }
 }
 
-function toPoll({ waiting, at }: Look, before: Look | null, workers: readonly WorkerStatus[]): Poll {
+function toPoll(looks: readonly Look[], workers: readonly WorkerStatus[]): Poll {
+  const latest = looks.at(-1)!
+  const before = looks.at(-2) ?? null
+  const { waiting, at } = latest
+  const earlier = earlierThan(latest, looks)
   const seconds = before === null ? 0 : (at - before.at) / 1000
   const rate = (count: number | null): number | null =>
     count === null || seconds <= 0 ? null : Math.max(0, count / seconds)
   const { added, removed } = waiting.outbox
   const was = before?.waiting.outbox
-  const flows = (consumer: string): Pick<Sampled, 'inRate' | 'outRate'> => {
+  const rates = (consumer: string): Pick<Sampled, 'inRate' | 'outRate'> => {
     if (before === null) return { inRate: null, outRate: null }
     if (consumer === '') return { inRate: rate(added - was!.added), outRate: rate(removed - was!.removed) }
     const received = waiting.received.find((row) => row.consumer === consumer)?.count ?? 0
@@ -90,7 +95,7 @@ function toPoll({ waiting, at }: Look, before: Look | null, workers: readonly Wo
     at: new Date(waiting.now * 1000 + performance.now() - at),
     lookedAt: toDate(waiting.now),
     workers,
-    outbox: { ...boxOf(waiting, ''), ...flows('') },
+    outbox: { ...boxOf(waiting, ''), ...rates(''), flows: flowsOf('', latest, earlier) },
     consumers: waiting.boxes.flatMap(({ consumer, patterns }) =>
       consumer === ''
         ? []
@@ -98,7 +103,8 @@ function toPoll({ waiting, at }: Look, before: Look | null, workers: readonly Wo
             {
               consumer,
               ...boxOf(waiting, consumer),
-              ...flows(consumer),
+              ...rates(consumer),
+              flows: flowsOf(consumer, latest, earlier),
               subscriptions: patterns ?? [],
               unhandled: waiting.unhandled
                 .filter((row) => row.consumer === consumer)

@@ -3,6 +3,7 @@ import type { Emit, WorkerKind } from '../base/events.ts'
 import type { Peer } from '../database/sql/worker.ts'
 import type { Coordination } from './coordination.ts'
 import type { Failover } from './failover.ts'
+import type { Flow } from './flow.ts'
 
 /** As what a worker is registered, see `Registration`. */
 export interface RegistrationOptions {
@@ -21,6 +22,8 @@ export interface RegistrationOptions {
   /** Another way to show that it lives, and to see who does. */
   readonly coordination?: Coordination | undefined
   readonly emit: Emit
+  /** What it sends or handles, for others to see; of one that does neither, nothing. */
+  readonly flow?: Flow | undefined
 }
 
 /** A worker that is registered: what it is asked, and told. One object, mostly the worker itself. */

@@ -7,6 +7,7 @@ import { startLoop, type Loop } from '../base/loop.ts'
 import { StateMachine } from '../base/state.ts'
 import { version } from '../base/package.ts'
 import type { Assignee } from './failover.ts'
+import { noFlow } from './flow.ts'
 import { lifeMoves, type Life } from './life.ts'
 import type { Company, Holder, Member, RegistrationOptions } from './options.ts'
 import { Presence } from './presence.ts'
@@ -147,7 +148,8 @@ export class Registration {
     const at = performance.now()
     const { text: sign } = this.#presence
     const told = this.#presence.telling(sign)
-    const values = { ...this.#circle, id, inFlight: this.#member.inFlight, locked: this.session.locked, sign }
+    const said = { inFlight: this.#member.inFlight, ...(this.#options.flow ?? noFlow).tell() }
+    const values = { ...this.#circle, id, ...said, locked: this.session.locked, sign }
     // Before it is asked where the sequence stands: afterwards, more may have been read.
     const highest = this.#member.highest ?? 0
     const peers = await this.session.run(this.#sql.beat, values)

@@ -11,6 +11,7 @@ import type { LaneHolder } from '../lanes/options.ts'
 import { Parking } from '../lanes/parking.ts'
 import { highestOf } from '../lanes/repair.ts'
 import type { Failover } from '../membership/failover.ts'
+import { Flow } from '../membership/flow.ts'
 import { Membership } from '../membership/membership.ts'
 import type { Holder, RegistrationOptions } from '../membership/options.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
@@ -53,11 +54,10 @@ export class RunningRelay implements Holder, LaneHolder {
   ) {
     this.#database = database
     this.#settings = settings
-    this.#emit = emitter(options, () => ({
-      kind: 'relay',
-      consumer: null,
-      workerId: this.membership.id,
-    }))
+    const flow = new Flow()
+    this.#emit = flow.counting(
+      emitter(options, () => ({ kind: 'relay', consumer: null, workerId: this.membership.id })),
+    )
     const registration: RegistrationOptions = {
       ...settings,
       database,
@@ -66,6 +66,7 @@ export class RunningRelay implements Holder, LaneHolder {
       failover,
       coordination: options.coordination,
       emit: this.#emit,
+      flow,
     }
     this.membership = new Membership(registration, this)
     this.#lanes = new Lanes({

@@ -16,7 +16,7 @@ type Rights = Partial<Record<RoleName, string>>
 
 const registered = 'id kind consumer host pid version application locked_on topics'
 const ending = 'ended_at ended_by lane_assignees row_assignees reserved_until'
-const member = `s i(${registered}) u(beat_at in_flight locked_on sign stuck_topic stuck_since broker_error broker_down_since ${ending})`
+const member = `s i(${registered}) u(beat_at in_flight busy_topics busy_rates locked_on sign stuck_topic stuck_since broker_error broker_down_since ${ending})`
 const audited = 'i(action who why consumer topic key id seq died_at attempt reason errors)'
 const message = 'id topic key headers payload body content_type expires_at'
 const unseen = 's(-payload -body -headers -dedupe_key)'

@@ -142,24 +142,32 @@ function topics({ poll, query }: Context): Html {
   const of = query.get('box') ?? ''
   const box = poll === null ? undefined : rowsOf(poll).find(({ consumer }) => consumer === of)
   const told = table(
-    'The largest topics',
+    'The deepest topics, and the busiest',
     [
       { head: 'Topic', cell: ({ topic }) => html`<code>${topic}</code>` },
       {
         head: 'Depth',
         number: true,
-        cell: ({ depth: size }) => depth({ depth: size, more: false, estimated: box!.estimated }),
+        cell: ({ depth: size }) =>
+          size === null ? '–' : depth({ depth: size, more: false, estimated: box!.estimated && size > 0 }),
       },
       { head: 'Lag', number: true, cell: ({ lagMs }) => duration(lagMs) },
+      { head: 'In', number: true, cell: ({ inRate }) => rate(inRate) },
+      { head: 'Out', number: true, cell: ({ outRate }) => rate(outRate) },
     ],
-    box?.topics ?? [],
+    box?.flows ?? [],
     empty(
       'Nothing waits here.',
       'What is published or received, and not yet sent or handled, is listed by its topic.',
     ),
   )
-  const others = (box?.topicCount ?? 0) - (box?.topics.length ?? 0)
-  if (others <= 0) return told
+  if (box === undefined || box.flows.length === 0) return told
+  const others = box.topicCount - box.flows.filter(({ depth: size }) => size !== null && size > 0).length
   return html`${told}
-    <p class="fine">And ${box!.estimated ? 'at least ' : ''}${number(others)} other topics.</p>`
+    ${others > 0 && html`<p class="fine">Of ${box.estimated ? 'at least ' : ''}${number(others)} other topics messages wait too.</p>`}
+    <p class="fine">
+      Out is what workers say to have ${of === '' ? 'sent' : 'handled'} in the last ten seconds, of their 20
+      busiest topics each; in is that and what the depth has grown by. A dash is what cannot be told: of many
+      topics, or where a depth is an estimate.
+    </p>`
 }

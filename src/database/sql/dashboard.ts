@@ -18,6 +18,14 @@ export interface Waiting {
     readonly lag_ms: number
     readonly topics: number
   }[]
+  /** What workers say that they send or handle, a second; `complete` unless some say so of their busiest topics alone. */
+  readonly flows: readonly {
+    readonly consumer: string
+    readonly topic: string
+    readonly rate: number
+  }[]
+  /** Boxes that have workers, by what these say. */
+  readonly told: readonly { readonly consumer: string; readonly complete: boolean }[]
   readonly unhandled: readonly {
     readonly consumer: string
     readonly topic: string
@@ -50,6 +58,10 @@ export const dashboardSql = perSchema('dashboard', (s) => {
     cross join lateral (select from ${s}.${table} as m where m.consumer = b.consumer limit $most) as m
     group by b.consumer`
 
+  // Whose figures are those of now: what says its heartbeat of a minute ago is gone.
+  const active = `(select * from ${s}.worker where kind in ('relay', 'claimer') and ended_at is null
+    and beat_at > clock_timestamp() - interval '10 seconds') as w`
+
   return {
     // A plan that reads a whole table would do so every few seconds, since a table has not been analyzed yet. And to compile
     // one takes longer than to run it.
@@ -57,7 +69,7 @@ export const dashboardSql = perSchema('dashboard', (s) => {
     // Of each lane the first `$sample` messages. Where there are more, their number follows from the last seq and from how densely
     // the first ones fill theirs: a lane is appended to at one end and emptied at the other, and all lanes share one sequence.
     boxes: planned(
-      { sample: int, most: int, topics: int, sinceMs: float8 },
+      { sample: int, most: int, topics: int, busy: int, sinceMs: float8 },
       `with boxes as materialized (
         select '' as consumer union all select c.consumer from ${everyConsumer(s)} as c
       ),
@@ -104,6 +116,14 @@ export const dashboardSql = perSchema('dashboard', (s) => {
               group by s.consumer, s.topic
             ) as t
           ) as t where t.place <= $topics order by t.consumer, t.place`)},
+        'flows', ${list(`select f.consumer, f.topic, f.rate from (
+            select w.consumer, b.topic, sum(b.rate) as rate,
+              row_number() over (partition by w.consumer order by sum(b.rate) desc, b.topic) as place
+            from ${active} cross join unnest(w.busy_topics[1:$busy], w.busy_rates[1:$busy]) as b(topic, rate)
+            where b.rate > 0 and b.rate < 1e9
+            group by w.consumer, b.topic
+          ) as f where f.place <= $topics order by f.consumer, f.place`)},
+        'told', ${list(`select w.consumer, bool_and(cardinality(w.busy_topics) < $busy) as complete from ${active} group by w.consumer`)},
         'unhandled', ${list(`select b.consumer, m.topic, count(*) as count, ${msSince('min(m.received_at)')} as lag_ms
           from boxes as b cross join lateral (
             select u.topic, u.received_at from ${s}.unhandled as u where u.consumer = b.consumer limit $most) as m

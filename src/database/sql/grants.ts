@@ -46,6 +46,8 @@ const registered = ['id', 'kind', 'consumer', 'host', 'pid', 'version', 'applica
 const beating = [
   'beat_at',
   'in_flight',
+  'busy_topics',
+  'busy_rates',
   'locked_on',
   'sign',
   'stuck_topic',

@@ -1,7 +1,19 @@
 import type { DeathSign } from '../../base/events.ts'
 import { numbering } from './sequence.ts'
 import { serverIdentity, writable } from './server.ts'
-import { boolean, float8, int, ints, intsOrNull, numeric, optional, text, texts, like } from './parameter.ts'
+import {
+  boolean,
+  float8,
+  float8s,
+  int,
+  ints,
+  intsOrNull,
+  numeric,
+  optional,
+  text,
+  texts,
+  like,
+} from './parameter.ts'
 import { durably, instant, perSchema, planned, prepared } from './statement.ts'
 
 /** A row of the table `worker`, as its peers see it. */
@@ -95,12 +107,14 @@ export const workerSql = perSchema('worker', (s) => ({
       windowMs: float8,
       id: int,
       inFlight: int,
+      busyTopics: texts,
+      busyRates: float8s,
       locked: boolean,
       sign: optional(text),
     },
     `with beat as (
       update ${s}.worker
-      set beat_at = clock_timestamp(), in_flight = $inFlight, sign = $sign,
+      set beat_at = clock_timestamp(), in_flight = $inFlight, busy_topics = $busyTopics, busy_rates = $busyRates, sign = $sign,
         locked_on = case when $locked then pg_postmaster_start_time() end
       where id = $id and ended_at is null
       returning ${serverIdentity(s)} as server
