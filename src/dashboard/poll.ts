@@ -10,7 +10,7 @@ import { isHandled, type BoxStatus, type ConsumerStatus, type Count } from '../s
 export interface Sampled {
   /** Whether its depth and those of its topics are estimates: there is more than was looked at. */
   readonly estimated: boolean
-  /** Messages that came and that went, a second, between the two latest looks; null where that cannot be told. */
+  /** Messages that came and that went, a second, between the two latest looks, or where not all are counted as workers say; null before. */
   readonly inRate: number | null
   readonly outRate: number | null
   /** The same of its topics, the deepest and the busiest. */
@@ -53,7 +53,7 @@ export function createReader(database: Database): () => Promise<Poll> {
     const { row, workers } = await database.look(sql.limitPoll, async (client) => {
       // What came since the look before: a message may come while the statement runs, and is counted the next time.
       const sinceMs = latest === undefined ? 0 : startedAt - latest.at
-      const given = { sample, most, topics: topicsMax, busy: busyMax, sinceMs }
+      const given = { sample, most, topics: topicsMax, busy: busyMax + 1, sinceMs }
       const [found] = isDue ? await database.run(client, sql.boxes, given) : []
       const tookMs = performance.now() - startedAt
       if (isDue) {
@@ -89,7 +89,12 @@ function toPoll(looks: readonly Look[], workers: readonly WorkerStatus[]): Poll 
     const received = waiting.received.find((row) => row.consumer === consumer)?.count ?? 0
     const [now, then] = [heldBy(waiting, consumer), heldBy(before.waiting, consumer)]
     const isExact = now.isExact && then.isExact && received < most
-    return { inRate: rate(received), outRate: rate(isExact ? then.count + received - now.count : null) }
+    return {
+      inRate: rate(received),
+      outRate: isExact
+        ? rate(then.count + received - now.count)
+        : (waiting.told.find((row) => row.consumer === consumer)?.rate ?? 0),
+    }
   }
   return {
     at: new Date(waiting.now * 1000 + performance.now() - at),

@@ -1,10 +1,11 @@
 import type { Emit } from '../base/events.ts'
 
-/** So many topics are told of, the busiest. */
+/** So many topics are told of, the busiest; what is told of all others together has this in place of a name. */
 export const busyMax = 20
+export const others = ''
 /** So long ago is forgotten. */
 const windowMs = 10_000
-/** Of a second, so many topics are counted: with 200,000 of them, adding up would stop the worker's work. */
+/** Of a second, so many topics are counted by themselves: with 200,000 of them, adding up would stop the worker's work. */
 const countedMax = 1000
 
 /**
@@ -38,17 +39,18 @@ export class Flow {
     const sums = new Map<string, number>()
     for (const { counts } of this.#past)
       for (const [topic, count] of counts) sums.set(topic, (sums.get(topic) ?? 0) + count)
-    const busiest = [...sums].toSorted(([, one], [, other]) => other - one).slice(0, busyMax)
-    return {
-      busyTopics: busiest.map(([topic]) => topic),
-      busyRates: busiest.map(([, count]) => count / seconds),
-    }
+    let rest = sums.get(others) ?? 0
+    sums.delete(others)
+    const all = [...sums].toSorted(([, one], [, other]) => other - one)
+    const told = all.slice(0, busyMax)
+    for (const [, count] of all.slice(busyMax)) rest += count
+    if (rest > 0) told.push([others, rest])
+    return { busyTopics: told.map(([topic]) => topic), busyRates: told.map(([, count]) => count / seconds) }
   }
 
   #count(topic: string, count: number): void {
-    const before = this.#counts.get(topic)
-    if (before === undefined && this.#counts.size >= countedMax) return
-    this.#counts.set(topic, (before ?? 0) + count)
+    const name = this.#counts.size < countedMax || this.#counts.has(topic) ? topic : others
+    this.#counts.set(name, (this.#counts.get(name) ?? 0) + count)
   }
 }
 

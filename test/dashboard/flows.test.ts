@@ -4,7 +4,7 @@ import { createDashboard } from '../../src/dashboard/dashboard.ts'
 import { createReader } from '../../src/dashboard/poll.ts'
 import { Database } from '../../src/database/database.ts'
 import { createClaimer, createOutbox, createReceiver, createRelay } from '../../src/index.ts'
-import { busyMax, Flow } from '../../src/membership/flow.ts'
+import { busyMax, Flow, others } from '../../src/membership/flow.ts'
 import { createTestDatabase, type TestDatabase } from '../support/postgres.ts'
 import { until } from '../support/until.ts'
 
@@ -52,9 +52,12 @@ describe('a worker', () => {
     const emit = flow.counting(() => undefined)
     for (let n = 0; n < 100; n++) emit(handled('busy', 1))
     for (let n = 0; n < 200_000; n++) emit(handled(`t.${n}`, 1))
-    const { busyTopics } = flow.tell()
-    expect(busyTopics).toHaveLength(busyMax)
-    expect(busyTopics[0]).toBe('busy')
+    const { busyTopics, busyRates } = flow.tell()
+    expect(busyTopics).toHaveLength(busyMax + 1)
+    expect([busyTopics[0], busyTopics.at(-1)]).toEqual(['busy', others])
+    // What is not told by its topic is told all the same: a box's sum is right.
+    const all = busyRates.reduce((sum, each) => sum + each)
+    expect(all / busyRates[0]!).toBeCloseTo(200_100 / 100)
   })
 })
 
@@ -100,17 +103,15 @@ describe('a look', () => {
 
   test('says that it cannot tell, where workers name their busiest topics alone or a depth is an estimate', async () => {
     const many = Array.from({ length: busyMax }, (_, n) => `t.${n}`)
-    await worker(
-      'many',
-      many,
-      many.map(() => 1),
-    )
+    await worker('many', [...many, others], [...many.map(() => 1), 30])
     await fill('many', 'quiet', 3000)
     await fill('many', 't.0', 3)
     const read = createReader(database)
     const started = await read()
     let poll = started
     await until(async () => (poll = await read()).lookedAt > started.lookedAt)
+    // What of the topics is not known is of the box.
+    expect(poll.consumers.find(({ consumer }) => consumer === 'many')!.outRate).toBe(50)
     const box = flowsOf(poll, 'many')
     expect(box['quiet']).toMatchObject({ outRate: null, inRate: null })
     expect(box['t.1']).toMatchObject({ outRate: 1, inRate: null, depth: null })

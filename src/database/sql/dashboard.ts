@@ -24,8 +24,12 @@ export interface Waiting {
     readonly topic: string
     readonly rate: number
   }[]
-  /** Boxes that have workers, by what these say. */
-  readonly told: readonly { readonly consumer: string; readonly complete: boolean }[]
+  /** Boxes that have workers, with what these say of all topics together. */
+  readonly told: readonly {
+    readonly consumer: string
+    readonly complete: boolean
+    readonly rate: number
+  }[]
   readonly unhandled: readonly {
     readonly consumer: string
     readonly topic: string
@@ -120,10 +124,12 @@ export const dashboardSql = perSchema('dashboard', (s) => {
             select w.consumer, b.topic, sum(b.rate) as rate,
               row_number() over (partition by w.consumer order by sum(b.rate) desc, b.topic) as place
             from ${active} cross join unnest(w.busy_topics[1:$busy], w.busy_rates[1:$busy]) as b(topic, rate)
-            where b.rate > 0 and b.rate < 1e9
+            where b.topic <> '' and b.rate > 0 and b.rate < 1e9
             group by w.consumer, b.topic
           ) as f where f.place <= $topics order by f.consumer, f.place`)},
-        'told', ${list(`select w.consumer, bool_and(cardinality(w.busy_topics) < $busy) as complete from ${active} group by w.consumer`)},
+        'told', ${list(`select w.consumer, bool_and('' <> all (w.busy_topics)) as complete,
+            coalesce(sum((select sum(r) from unnest(w.busy_rates[1:$busy]) as r where r > 0 and r < 1e9)), 0) as rate
+          from ${active} group by w.consumer`)},
         'unhandled', ${list(`select b.consumer, m.topic, count(*) as count, ${msSince('min(m.received_at)')} as lag_ms
           from boxes as b cross join lateral (
             select u.topic, u.received_at from ${s}.unhandled as u where u.consumer = b.consumer limit $most) as m
