@@ -3,7 +3,7 @@ import { dashboardSql, type Waiting } from '../database/sql/dashboard.ts'
 import { busyMax } from '../membership/flow.ts'
 import { operateSql } from '../database/sql/operate.ts'
 import { toWorker, workerLimit, type WorkerStatus } from '../operate/workers.ts'
-import { comparedMs, earlierThan, flowsOf, type Look, type TopicFlow } from './flows.ts'
+import { comparedMs, flowsOf, type Look, type TopicFlow } from './flows.ts'
 import { isHandled, type BoxStatus, type ConsumerStatus, type Count } from '../status/status.ts'
 
 /** How a box stands, by a look at the first messages of its lanes. */
@@ -30,6 +30,10 @@ export interface Poll {
 
 /** Of each lane, so many messages are looked at. What has fewer is counted exactly. */
 const sample = 20
+/** And of what came since the look before, so many of each lane, from the end. */
+const recent = 8
+/** Before the first look, nothing has come since. */
+const nothingAfter = { outbox: Number.MAX_SAFE_INTEGER, inbox: Number.MAX_SAFE_INTEGER }
 /** Where counting of all else ends. */
 const most = 10_000
 const topicsMax = 50
@@ -53,7 +57,17 @@ export function createReader(database: Database): () => Promise<Poll> {
     const { row, workers } = await database.look(sql.limitPoll, async (client) => {
       // What came since the look before: a message may come while the statement runs, and is counted the next time.
       const sinceMs = latest === undefined ? 0 : startedAt - latest.at
-      const given = { sample, most, topics: topicsMax, busy: busyMax + 1, sinceMs }
+      const { outbox: outboxSeq, inbox: inboxSeq } = latest?.waiting.newest ?? nothingAfter
+      const given = {
+        sample,
+        recent,
+        most,
+        topics: topicsMax,
+        busy: busyMax + 1,
+        sinceMs,
+        outboxSeq,
+        inboxSeq,
+      }
       const [found] = isDue ? await database.run(client, sql.boxes, given) : []
       const tookMs = performance.now() - startedAt
       if (isDue) {
@@ -77,7 +91,6 @@ function toPoll(looks: readonly Look[], workers: readonly WorkerStatus[]): Poll 
   const latest = looks.at(-1)!
   const before = looks.at(-2) ?? null
   const { waiting, at } = latest
-  const earlier = earlierThan(latest, looks)
   const seconds = before === null ? 0 : (at - before.at) / 1000
   const rate = (count: number | null): number | null =>
     count === null || seconds <= 0 ? null : Math.max(0, count / seconds)
@@ -100,7 +113,7 @@ function toPoll(looks: readonly Look[], workers: readonly WorkerStatus[]): Poll 
     at: new Date(waiting.now * 1000 + performance.now() - at),
     lookedAt: toDate(waiting.now),
     workers,
-    outbox: { ...boxOf(waiting, ''), ...rates(''), flows: flowsOf('', latest, earlier) },
+    outbox: { ...boxOf(waiting, ''), ...rates(''), flows: flowsOf('', looks) },
     consumers: waiting.boxes.flatMap(({ consumer, patterns }) =>
       consumer === ''
         ? []
@@ -109,7 +122,7 @@ function toPoll(looks: readonly Look[], workers: readonly WorkerStatus[]): Poll 
               consumer,
               ...boxOf(waiting, consumer),
               ...rates(consumer),
-              flows: flowsOf(consumer, latest, earlier),
+              flows: flowsOf(consumer, looks),
               subscriptions: patterns ?? [],
               unhandled: waiting.unhandled
                 .filter((row) => row.consumer === consumer)

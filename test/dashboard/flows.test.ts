@@ -113,8 +113,32 @@ describe('a look', () => {
     // What of the topics is not known is of the box.
     expect(poll.consumers.find(({ consumer }) => consumer === 'many')!.outRate).toBe(50)
     const box = flowsOf(poll, 'many')
-    expect(box['quiet']).toMatchObject({ outRate: null, inRate: null })
-    expect(box['t.1']).toMatchObject({ outRate: 1, inRate: null, depth: null })
+    expect(box['quiet']).toMatchObject({ outRate: null, inRate: 0 })
+    expect(box['t.1']).toMatchObject({ outRate: 1, depth: null })
+  })
+
+  test('estimates what comes behind a backlog by what came last, however little of it is read', async () => {
+    await fill('deep', 'old', 3000)
+    const read = createReader(database)
+    const before = await read()
+    expect(flowsOf(before, 'deep')['old']!.inRate).toBeNull()
+    // Two consumers by turns, so that each has its gaps in the seqs; of one, twice as many of one topic as of the other.
+    await tables.query(
+      `insert into twinbox.inbox (consumer, id, lane, topic, key, payload)
+      select case when i % 2 = 0 then 'deep' else 'noise' end, gen_random_uuid(), (i / 2 + i / 128) % 64,
+        case when i % 6 = 0 then 'old' else 'new' end, 'k' || i, '1'
+      from generate_series(1, 12000) as i`,
+    )
+    let poll = before
+    await until(async () => (poll = await read()).lookedAt > before.lookedAt)
+    const seconds = (poll.lookedAt.getTime() - before.lookedAt.getTime()) / 1000
+    const [{ old }, { new: fresh }] = [flowsOf(poll, 'deep'), flowsOf(poll, 'deep')]
+    for (const share of [(old!.inRate! * seconds) / 2000, (fresh!.inRate! * seconds) / 4000]) {
+      expect(share).toBeGreaterThan(0.8)
+      expect(share).toBeLessThan(1.2)
+    }
+    await until(async () => (await read()).lookedAt > poll.lookedAt)
+    await until(async () => flowsOf(await read(), 'deep')['old']!.inRate === 0)
   })
 })
 

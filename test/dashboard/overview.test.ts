@@ -63,7 +63,7 @@ describe('a look', () => {
     expect(box.estimated).toBe(true)
     expect(box.depth / 14_000).toBeGreaterThan(0.8)
     expect(box.depth / 14_000).toBeLessThan(1.2)
-    expect(box.topics).toHaveLength(20)
+    expect(box.flows).toHaveLength(20)
     await tables.query("delete from twinbox.inbox where consumer = 'large'")
   })
 
@@ -136,6 +136,7 @@ describe('what it costs', () => {
       const said = () =>
         query.mock.calls.flatMap(([given]) =>
           (typeof given === 'string' ? given : (given as unknown as { text: string }).text)
+            .replaceAll(/--.*/g, '')
             .split(';')
             .map((text) => text.trim()),
         )
@@ -174,7 +175,7 @@ describe('what it costs', () => {
     const of = createDashboard({ database: tables.url, authorize: () => ({ name: 'ada', access: 'read' }) })
     try {
       await tables.transaction(async (client) => {
-        await client.query('lock table twinbox.worker in access exclusive mode')
+        await client.query('lock table twinbox.circuit in access exclusive mode')
         for (const path of ['/', '/doctor'])
           ended.push(await (await of.fetch(new Request(`http://localhost${path}`))).text())
       })

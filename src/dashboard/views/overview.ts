@@ -152,7 +152,11 @@ function topics({ poll, query }: Context): Html {
           size === null ? '–' : depth({ depth: size, more: false, estimated: box!.estimated && size > 0 }),
       },
       { head: 'Lag', number: true, cell: ({ lagMs }) => duration(lagMs) },
-      { head: 'In', number: true, cell: ({ inRate }) => rate(inRate) },
+      {
+        head: 'In',
+        number: true,
+        cell: ({ inRate }) => `${box!.estimated && inRate !== null ? '≈ ' : ''}${rate(inRate)}`,
+      },
       { head: 'Out', number: true, cell: ({ outRate }) => rate(outRate) },
     ],
     box?.flows ?? [],
@@ -167,7 +171,7 @@ function topics({ poll, query }: Context): Html {
     ${others > 0 && html`<p class="fine">Of ${box.estimated ? 'at least ' : ''}${number(others)} other topics messages wait too.</p>`}
     <p class="fine">
       Out is what workers say to have ${of === '' ? 'sent' : 'handled'} in the last ten seconds, of their 20
-      busiest topics each; in is that and what the depth has grown by. A dash is what cannot be told: of many
-      topics, or where a depth is an estimate.
+      busiest topics each; in is that and what the depth has grown by, with ≈ an estimate by what came last. A
+      dash is what cannot be told.
     </p>`
 }

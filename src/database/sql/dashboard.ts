@@ -1,4 +1,4 @@
-import { float8, int } from './parameter.ts'
+import { bigint, float8, int } from './parameter.ts'
 import { everyConsumer, everyLane, instant, msSince, perSchema, planned } from './statement.ts'
 
 /** What waits, as the statement `boxes` tells it in JSON. `consumer` is '' for the outbox, times are seconds since 1970. */
@@ -18,6 +18,10 @@ export interface Waiting {
     readonly lag_ms: number
     readonly topics: number
   }[]
+  /** What has come since the look before behind all that was looked at, by the newest of each lane: of boxes whose depth is estimated. */
+  readonly came: readonly { readonly consumer: string; readonly topic: string; readonly count: number }[]
+  /** The last seq of the outbox and of the inbox. */
+  readonly newest: { readonly outbox: number; readonly inbox: number }
   /** What workers say that they send or handle, a second; `complete` unless some say so of their busiest topics alone. */
   readonly flows: readonly {
     readonly consumer: string
@@ -73,7 +77,10 @@ export const dashboardSql = perSchema('dashboard', (s) => {
     // Of each lane the first `$sample` messages. Where there are more, their number follows from the last seq and from how densely
     // the first ones fill theirs: a lane is appended to at one end and emptied at the other, and all lanes share one sequence.
     boxes: planned(
-      { sample: int, most: int, topics: int, busy: int, sinceMs: float8 },
+      {
+        ...{ sample: int, recent: int, most: int, topics: int, busy: int },
+        ...{ sinceMs: float8, outboxSeq: bigint, inboxSeq: bigint },
+      },
       `with boxes as materialized (
         select '' as consumer union all select c.consumer from ${everyConsumer(s)} as c
       ),
@@ -90,6 +97,7 @@ export const dashboardSql = perSchema('dashboard', (s) => {
       ),
       weighed as materialized (
         select n.consumer, n.lane, n.count, n.since, coalesce(last.seq > n.nth, false) as estimated,
+          coalesce(bool_or(last.seq > n.nth) over (partition by n.consumer), false) as crowded, coalesce(last.seq, n.nth) as newest,
           case when n.count < $sample then 1 else greatest(1, (last.seq - n.first + 1)::float8 / (n.nth - n.first + 1)) end as weight
         from (
           select consumer, lane, count(*) as count, min(seq) as first, max(seq) as nth, min(since) as since
@@ -102,6 +110,30 @@ export const dashboardSql = perSchema('dashboard', (s) => {
           (select m.seq from ${s}.inbox as m
             where n.consumer <> '' and n.count >= $sample and m.consumer = n.consumer and m.lane = n.lane order by m.seq desc limit 1)
         ) as last on true
+      ),
+      newest as materialized (
+        select coalesce(max(newest) filter (where consumer = ''), 0) as outbox,
+          coalesce(max(newest) filter (where consumer <> ''), 0) as inbox
+        from weighed
+      ),
+      -- As many as have come, or so many of them; then how many there are follows from how densely these fill their seqs.
+      came as materialized (
+        select m.consumer, m.topic, sum(m.weight) as count
+        from (
+          select w.consumer, m.topic, case when count(*) over lane < $recent then 1 else
+            greatest(1, (max(m.seq) over lane - m.since)::float8 * ($recent - 1) / $recent / (max(m.seq) over lane - min(m.seq) over lane)) end as weight
+          from weighed as w
+          cross join lateral (
+            (select m.topic, m.seq, $outboxSeq as since from ${s}.outbox as m
+              where w.consumer = '' and w.crowded and m.lane = w.lane and m.seq > $outboxSeq order by m.seq desc limit $recent)
+            union all
+            (select m.topic, m.seq, $inboxSeq from ${s}.inbox as m
+              where w.consumer <> '' and w.crowded and m.consumer = w.consumer and m.lane = w.lane and m.seq > $inboxSeq
+              order by m.seq desc limit $recent)
+          ) as m
+          window lane as (partition by w.consumer, w.lane)
+        ) as m
+        group by m.consumer, m.topic
       )
       select json_build_object(
         'boxes', ${list(`select b.consumer, (select array_agg(distinct p.pattern) from ${s}.subscription as p
@@ -120,6 +152,10 @@ export const dashboardSql = perSchema('dashboard', (s) => {
               group by s.consumer, s.topic
             ) as t
           ) as t where t.place <= $topics order by t.consumer, t.place`)},
+        'came', ${list(`select c.consumer, c.topic, c.count from (
+            select c.*, row_number() over (partition by c.consumer order by c.count desc, c.topic) as place from came as c
+          ) as c where c.place <= $topics order by c.consumer, c.place`)},
+        'newest', (select row_to_json(n) from newest as n),
         'flows', ${list(`select f.consumer, f.topic, f.rate from (
             select w.consumer, b.topic, sum(b.rate) as rate,
               row_number() over (partition by w.consumer order by sum(b.rate) desc, b.topic) as place
