@@ -82,6 +82,7 @@ describe('the glossary', () => {
       ...[
         'Failures',
         'Flood',
+        'Flow',
         'HotKeys',
         'Intake',
         'Marks',

@@ -1,6 +1,6 @@
 import type { Database } from '../database/database.ts'
 import { dashboardSql, type Waiting } from '../database/sql/dashboard.ts'
-import { busyMax } from '../membership/flow.ts'
+import { busyMax } from '../database/layout.ts'
 import { operateSql } from '../database/sql/operate.ts'
 import { toWorker, workerLimit, type WorkerStatus } from '../operate/workers.ts'
 import { comparedMs, flowsOf, type Look, type TopicFlow } from './flows.ts'

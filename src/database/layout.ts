@@ -15,6 +15,10 @@ export const layout = {
   perWorker: 256,
 } as const
 
+/** Of so many topics, the busiest, a worker's row says how much it does; of all others together, in place of a name, under this one. */
+export const busyMax = 20
+export const others = ''
+
 /** The lanes of an inbox, partitions included. */
 export const inboxLanes = layout.lanes + layout.partitions
 

@@ -1,8 +1,6 @@
 import type { Emit } from '../base/events.ts'
+import { busyMax, others } from '../database/layout.ts'
 
-/** So many topics are told of, the busiest; what is told of all others together has this in place of a name. */
-export const busyMax = 20
-export const others = ''
 /** So long ago is forgotten. */
 const windowMs = 10_000
 /** Of a second, so many topics are counted by themselves: with 200,000 of them, adding up would stop the worker's work. */

@@ -142,7 +142,7 @@ function topics({ poll, query }: Context): Html {
   const of = query.get('box') ?? ''
   const box = poll === null ? undefined : rowsOf(poll).find(({ consumer }) => consumer === of)
   const told = table(
-    'The deepest topics, and the busiest',
+    'The deepest topics, and those of which most goes and comes',
     [
       { head: 'Topic', cell: ({ topic }) => html`<code>${topic}</code>` },
       {
