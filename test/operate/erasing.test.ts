@@ -80,6 +80,7 @@ const names = {
     'ended_by',
     'sign',
     'topics',
+    'busy_topics',
     'stuck_topic',
     'broker_error',
   ],
