@@ -9,7 +9,7 @@ const usable = await findPlatformatic()
 const found = isMissing(usable) ? usable : await findKafkaSource('4')
 describeWith(platformatic, found, 'The Kafka broker, with Kafka 4', (source) => {
   // A server that belongs to somebody else is not killed.
-  describe.skipIf(!source.ours)('when something breaks', { timeout: 60_000 }, () => {
+  describe.skipIf(!source.ours)('when something breaks', { timeout: 150_000 }, () => {
     kafkaFaults(useFixture(source, 1, platformatic))
   })
 })
