@@ -10,16 +10,17 @@ import type { Context, Shared, View } from '../view.ts'
 
 const limit = 200
 const tones = {
-  ...({
-    redrive: 'good',
-    skip: 'warn',
-    prune: 'note',
-    erase: 'bad',
-    evict: 'warn',
-    unsubscribe: 'warn',
-  } as const),
-  ...({ set: 'note', remove: 'bad', pause: 'warn', resume: 'good' } as const),
-}
+  redrive: 'good',
+  skip: 'warn',
+  prune: 'note',
+  erase: 'bad',
+  evict: 'warn',
+  unsubscribe: 'warn',
+  set: 'note',
+  remove: 'bad',
+  pause: 'warn',
+  resume: 'good',
+} as const
 
 /** What operators did, here and on the command line. */
 export const auditView = ({ database }: Shared): View => ({
