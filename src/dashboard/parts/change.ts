@@ -28,12 +28,34 @@ export const countWords = ({ count, more }: Counted, one: string, several: strin
 const rateSuggested = 500
 
 /** The fields of a form that changes something: the audit keeps why. */
-export const reasoned = (button: string, does: 'go' | 'danger', more: readonly Html[] = []): Html =>
+const reasoned = (button: string, does: 'go' | 'danger', more: readonly Html[] = []): Html =>
   html`<fieldset class="change">
     <legend>${button}</legend>
     ${field({ name: 'reason', label: 'Why, for those who ask later', required: true })} ${more}
     <button class="${does}">${button}</button>
   </fieldset>`
+
+/** The whole form of a page that changes one thing, for those who may; for others a word instead. `back` leads to where the thing is listed. */
+export const changeOne = (
+  { mayOperate, form }: Context,
+  {
+    action,
+    fields,
+    button,
+    does,
+    back,
+  }: {
+    readonly action: string
+    readonly fields: Fields
+    readonly button: string
+    readonly does: 'go' | 'danger'
+    readonly back: Html
+  },
+): Html =>
+  mayOperate
+    ? html`${form(action, fields, reasoned(button, does))}
+        <p>${back}.</p>`
+    : html`<p class="fine">You may read, and not operate. ${back}.</p>`
 
 /** @throws OptionError: nothing was changed */
 export function readReason(form: URLSearchParams): string {

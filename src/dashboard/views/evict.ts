@@ -1,7 +1,7 @@
 import { OptionError } from '../../base/errors.ts'
 import { afterEviction, evictWorkers, readWorkers, tellEviction } from '../../operate/workers.ts'
 import { html } from '../html.ts'
-import { readReason, reasoned } from '../parts/change.ts'
+import { changeOne, readReason } from '../parts/change.ts'
 import { empty } from '../parts/empty.ts'
 import { time } from '../parts/time.ts'
 import type { Action, Context, Shared, View } from '../view.ts'
@@ -12,14 +12,13 @@ export const evictPage = ({ database }: Shared): View => ({
   path: '/workers/evict',
   title: 'Evict a worker',
   async render(context) {
-    const { link, mayOperate, form } = context
+    const { link, now } = context
     const id = idOf(context.query)
     const back = html`<a href="${link('/workers')}">See the workers</a>`
     const worker = (await readWorkers(database)).find((each) => each.id === id)
     if (worker === undefined || worker.endedAt !== null)
       return empty(`There is no living worker ${id}.`, html`It has ended, or never was. ${back}.`)
     const { kind, consumer, host, pid, lanes, lanesSince, inFlight } = worker
-    const now = new Date(worker.beatAt.getTime() + worker.lastBeatMs)
     return html`<dl>
         <dt>Worker</dt>
         <dd>${id}, ${kind}${consumer !== null && ` of ${consumer}`}</dd>
@@ -36,12 +35,10 @@ export const evictPage = ({ database }: Shared): View => ({
         Its work is taken away from it, whether it lives or not. ${afterEviction} Handlers’ effects outside of
         their transactions may be repeated. To end a worker for good, stop its process.
       </p>
-      ${
-        mayOperate
-          ? html`${form('/workers/evict', { id }, reasoned(`Evict worker ${id}`, 'danger'))}
-              <p>${back}.</p>`
-          : html`<p class="fine">You may read, and not operate. ${back}.</p>`
-      }`
+      ${changeOne(context, {
+        ...{ action: '/workers/evict', fields: { id }, button: `Evict worker ${id}` },
+        ...{ does: 'danger', back },
+      })}`
   },
 })
 

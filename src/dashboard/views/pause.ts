@@ -1,7 +1,7 @@
 import { OptionError } from '../../base/errors.ts'
 import { createSchedules } from '../../operate/schedules.ts'
 import { html } from '../html.ts'
-import { readReason, reasoned } from '../parts/change.ts'
+import { changeOne, readReason } from '../parts/change.ts'
 import { empty } from '../parts/empty.ts'
 import type { Action, Shared, View } from '../view.ts'
 
@@ -22,7 +22,7 @@ export const pausePage = ({ database }: Shared): View => ({
   path: '/schedules/change',
   title: 'Pause or resume a schedule',
   async render(context) {
-    const { query, link, mayOperate, form } = context
+    const { query, link } = context
     const does = readDoes(query)
     const name = query.get('name') ?? ''
     const back = html`<a href="${link('/schedules')}">See the schedules</a>`
@@ -40,12 +40,10 @@ export const pausePage = ({ database }: Shared): View => ({
         <dd>${topic}</dd>
       </dl>
       <p>${follows}</p>
-      ${
-        mayOperate
-          ? html`${form(`/schedules/${does}`, { name }, reasoned(`${verb} ${name}`, 'go'))}
-              <p>${back}.</p>`
-          : html`<p class="fine">You may read, and not operate. ${back}.</p>`
-      }`
+      ${changeOne(context, {
+        ...{ action: `/schedules/${does}`, fields: { name }, button: `${verb} ${name}` },
+        ...{ does: 'go', back },
+      })}`
   },
 })
 
