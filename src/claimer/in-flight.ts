@@ -113,7 +113,7 @@ export class InFlight {
   hasNext(running: readonly Claim[]): boolean {
     if (this.ready > 0) return true
     return running.some((claim) => {
-      const last = claim.keyed ? this.#keys.of(claim)?.claims.at(-1) : undefined
+      const last = claim.queue?.claims.at(-1)
       return last !== undefined && !running.includes(last)
     })
   }
@@ -137,7 +137,7 @@ export class InFlight {
       }
     }
     if (first.keyed) {
-      take(this.#keys.of(first)!, 1)
+      take(first.queue!, 1)
       for (const queue of this.#keys.readyOf(first.topic).slice(0, others)) {
         if (more.length >= limit) break
         take(queue, 0)
@@ -148,10 +148,16 @@ export class InFlight {
     return taken.filter((claim) => this.#move(claim, 'handling'))
   }
 
-  /** Its handler has returned: if it has a window, the next of its key may start before it is completed. */
+  /**
+   * Its handler has returned: if it has a window, the next of its key may start before it is completed. Not if one before it is
+   * still to be handled, or is to be handled again: its key waits then until it is completed itself.
+   */
   handled(claim: Claim): void {
-    if (!claim.keyed || this.#windowOf(claim) === 1 || !this.#move(claim, 'handled')) return
-    this.#keys.handled(claim)
+    const { queue } = claim
+    if (queue === null || queue.claims[queue.handled] !== claim || this.#windowOf(claim) === 1) return
+    if (!this.#move(claim, 'handled')) return
+    queue.handled++
+    this.#keys.makeReady(queue)
   }
 
   /** Waits until what was handled before it in its key is completed. False if that fails, or if it is not in flight any more. */
@@ -177,13 +183,13 @@ export class InFlight {
 
   /** It waits in flight, and with it what is behind it in its key, until it is to proceed. */
   pause(claim: Claim): void {
-    this.#move(claim, 'pausing')
+    if (this.#move(claim, 'pausing') && claim.queue !== null) this.#keys.makeReady(claim.queue)
   }
 
   /** It may be handled again, if it is still in flight. */
   proceed(claim: Claim): void {
     if (!this.#move(claim, 'waiting')) return
-    if (claim.keyed) this.#keys.proceed(claim)
+    if (claim.queue !== null) this.#keys.makeReady(claim.queue)
     else this.#free.push(claim.topic, claim)
   }
 
@@ -238,9 +244,13 @@ export class InFlight {
   #move(claim: Claim, to: ClaimState): boolean {
     if (claim.state === 'gone') return false
     const defect = defectOf('A claim', claimMoves, claim.state, to)
-    if (defect === null) claim.state = to
-    else this.#onDefect(claim, defect)
-    return defect === null
+    if (defect !== null) {
+      this.#onDefect(claim, defect)
+      return false
+    }
+    claim.queue?.moves(claim.state, to)
+    claim.state = to
+    return true
   }
 
   #given(claim: Claim | undefined): Claim | null {
