@@ -6,7 +6,6 @@ import type { Message } from '../message/message.ts'
 import { withFields } from '../message/row.ts'
 import { parseHeaders, type Trace, type TracedMessage } from '../base/telemetry.ts'
 import type { ClaimedRow } from '../database/sql/inbox.ts'
-import type { KeyQueue } from './key-queue.ts'
 
 /** Those of one key wait for each other. */
 export const queueOf = ({ lane, key }: Pick<ClaimedRow, 'lane' | 'key'>): string => `${lane} ${key}`
@@ -50,8 +49,6 @@ export class Claim {
   /** A dead claimer had it in flight, and it may be why. */
   readonly quarantined: boolean
   attempt: number
-  /** Its key's messages in flight; null without a key, and before and after it is in flight. */
-  queue: KeyQueue | null = null
   /** On which it was claimed: it is held there and nowhere else. */
   readonly server: string
   /** By the monotonic clock, until when the lease on the row is sure to run. Lanes keep their own. */

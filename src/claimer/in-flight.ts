@@ -113,7 +113,7 @@ export class InFlight {
   hasNext(running: readonly Claim[]): boolean {
     if (this.ready > 0) return true
     return running.some((claim) => {
-      const last = claim.queue?.claims.at(-1)
+      const last = claim.keyed ? this.#keys.of(claim)?.claims.at(-1) : undefined
       return last !== undefined && !running.includes(last)
     })
   }
@@ -130,14 +130,11 @@ export class InFlight {
   ): Claim[] {
     const joins = (claim: Claim): boolean => claim.topic === first.topic && mayJoin(claim)
     const more: Claim[] = []
-    const take = (queue: KeyQueue, from: number): void => {
-      for (const claim of queue.claims.slice(from)) {
-        if (more.length >= limit || !joins(claim) || claim.state !== 'waiting') return
-        if (this.#move(claim, 'handling')) more.push(claim)
-      }
-    }
+    const give = (claim: Claim): boolean => this.#move(claim, 'handling')
+    const take = (queue: KeyQueue, from: number): void =>
+      void more.push(...queue.take(from, limit - more.length, joins, give))
     if (first.keyed) {
-      take(first.queue!, 1)
+      take(this.#keys.of(first)!, 1)
       for (const queue of this.#keys.readyOf(first.topic).slice(0, others)) {
         if (more.length >= limit) break
         take(queue, 0)
@@ -145,19 +142,16 @@ export class InFlight {
       return more
     }
     const taken = this.#free.take(first.topic, Math.min(limit, others), mayJoin)
-    return taken.filter((claim) => this.#move(claim, 'handling'))
+    return taken.filter(give)
   }
 
   /**
    * Its handler has returned: if it has a window, the next of its key may start before it is completed. Not if one before it is
-   * still to be handled, or is to be handled again: its key waits then until it is completed itself.
+   * to be handled again.
    */
   handled(claim: Claim): void {
-    const { queue } = claim
-    if (queue === null || queue.claims[queue.handled] !== claim || this.#windowOf(claim) === 1) return
-    if (!this.#move(claim, 'handled')) return
-    queue.handled++
-    this.#keys.makeReady(queue)
+    if (!claim.keyed || this.#windowOf(claim) === 1 || !this.#keys.isNext(claim)) return
+    if (this.#move(claim, 'handled')) this.#keys.handled(claim)
   }
 
   /** Waits until what was handled before it in its key is completed. False if that fails, or if it is not in flight any more. */
@@ -183,13 +177,13 @@ export class InFlight {
 
   /** It waits in flight, and with it what is behind it in its key, until it is to proceed. */
   pause(claim: Claim): void {
-    if (this.#move(claim, 'pausing') && claim.queue !== null) this.#keys.makeReady(claim.queue)
+    if (this.#move(claim, 'pausing') && claim.keyed) this.#keys.proceed(claim)
   }
 
   /** It may be handled again, if it is still in flight. */
   proceed(claim: Claim): void {
     if (!this.#move(claim, 'waiting')) return
-    if (claim.queue !== null) this.#keys.makeReady(claim.queue)
+    if (claim.keyed) this.#keys.proceed(claim)
     else this.#free.push(claim.topic, claim)
   }
 
@@ -244,13 +238,9 @@ export class InFlight {
   #move(claim: Claim, to: ClaimState): boolean {
     if (claim.state === 'gone') return false
     const defect = defectOf('A claim', claimMoves, claim.state, to)
-    if (defect !== null) {
-      this.#onDefect(claim, defect)
-      return false
-    }
-    claim.queue?.moves(claim.state, to)
-    claim.state = to
-    return true
+    if (defect === null) claim.state = to
+    else this.#onDefect(claim, defect)
+    return defect === null
   }
 
   #given(claim: Claim | undefined): Claim | null {

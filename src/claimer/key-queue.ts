@@ -1,4 +1,4 @@
-import type { Claim, ClaimState } from './claim.ts'
+import type { Claim } from './claim.ts'
 
 /**
  * The messages of one key that are in flight, in order: first those that were handled and are being completed, then the one that
@@ -8,8 +8,8 @@ export class KeyQueue {
   readonly claims: Claim[] = []
   /** How many of them, the first ones, were handled and are being completed while the key goes on. */
   handled = 0
-  /** How many of them are being handled or settled. More than one if they were given out together. */
-  #busy = 0
+  /** Those that were given out at once the last time, if that were several. */
+  #together: readonly Claim[] = []
   /** Whether it stands among the keys of which a message may be handled. */
   queued = false
   /** A completion could not be written down: the key does not go on. */
@@ -23,18 +23,28 @@ export class KeyQueue {
     this.claims.splice(at, 0, claim)
   }
 
-  /** One of them goes from one state to another. */
-  moves(from: ClaimState, to: ClaimState): void {
-    this.#busy += Number(isBusy(to)) - Number(isBusy(from))
+  /** Its first ones from there on that wait, up to so many and as long as each may join, for handling together. */
+  take(
+    from: number,
+    limit: number,
+    joins: (claim: Claim) => boolean,
+    give: (claim: Claim) => boolean,
+  ): Claim[] {
+    let to = from
+    while (to < this.claims.length && to - from < limit && isNext(this.claims[to]!, joins)) to++
+    const taken = this.claims.slice(from, to).filter(give)
+    if (taken.length > 0) this.#together = this.claims.slice(this.handled, to)
+    return taken
   }
 
   /**
-   * The one that may be handled next, if it waits and there is room in its window; null if there is none. Of several that were
-   * given out together one may wait again while another one's failure is still on the way: the key waits for all of them.
+   * The one that may be handled next, if it waits and there is room in its window; null if there is none. Of several that were given
+   * out together one may wait again while another one's failure is still being written down: the key waits for all of them.
    */
   next(windowOf: (claim: Claim) => number): Claim | null {
     const next = this.claims[this.handled]
-    if (next?.state !== 'waiting' || this.#busy > 0 || this.#isStalled) return null
+    if (next?.state !== 'waiting' || this.#isStalled || this.#together.some(isBusy)) return null
+    this.#together = []
     return this.handled === 0 || this.handled < windowOf(next) ? next : null
   }
 
@@ -67,5 +77,7 @@ export class KeyQueue {
   }
 }
 
-const isBusy = (state: ClaimState): boolean => state === 'handling' || state === 'settling'
+const isNext = (claim: Claim, joins: (claim: Claim) => boolean): boolean =>
+  claim.state === 'waiting' && joins(claim)
+const isBusy = ({ state }: Claim): boolean => state === 'handling' || state === 'settling'
 const isAtRest = ({ state }: Claim): boolean => state === 'waiting' || state === 'pausing'

@@ -17,7 +17,6 @@ export class Keys {
     return this.#ready.size
   }
 
-  /** By the name of the key, also for a claim that is gone: others of its key may have come since. */
   of(claim: Pick<Claim, 'lane' | 'key'>): KeyQueue | undefined {
     return this.#queues.get(queueOf(claim))
   }
@@ -30,17 +29,15 @@ export class Keys {
     const id = queueOf(claim)
     let queue = this.#queues.get(id)
     if (queue === undefined) this.#queues.set(id, (queue = new KeyQueue()))
-    claim.queue = queue
     queue.add(claim)
-    this.makeReady(queue)
+    this.#makeReady(queue)
   }
 
   remove(claim: Claim, wasHandled: boolean): void {
-    const queue = claim.queue!
+    const queue = this.of(claim)!
     queue.remove(claim, wasHandled)
-    claim.queue = null
     if (queue.claims.length === 0) this.#queues.delete(queueOf(claim))
-    else this.makeReady(queue)
+    else this.#makeReady(queue)
   }
 
   /** A message that may be handled next, of the key whose turn it is. */
@@ -53,8 +50,25 @@ export class Keys {
     return undefined
   }
 
-  /** One of its messages may be handled, or none of them is busy any more: the next may have its turn. */
-  makeReady(queue: KeyQueue): void {
+  /** Whether all that is before it in its key was handled. */
+  isNext(claim: Claim): boolean {
+    const queue = this.of(claim)
+    return queue?.claims[queue.handled] === claim
+  }
+
+  /** One of its messages may be handled again, or is not busy any more. */
+  proceed(claim: Claim): void {
+    this.#makeReady(this.of(claim)!)
+  }
+
+  /** The handler of its next one has returned, and the one behind that may start. */
+  handled(claim: Claim): void {
+    const queue = this.of(claim)!
+    queue.handled++
+    this.#makeReady(queue)
+  }
+
+  #makeReady(queue: KeyQueue): void {
     const next = queue.queued ? null : queue.next(this.#windowOf)
     if (next === null) return
     queue.queued = true
