@@ -51,6 +51,8 @@ export type News =
   /** The handler has the message that asks for a long statement, for the first time or again. */
   | { readonly type: 'stuck'; readonly at: number; readonly id: string; readonly again: boolean }
   | { readonly type: 'progress'; readonly count: number }
+  /** An entrant has started, and works; or is done already. */
+  | { readonly type: 'working' }
   | { readonly type: 'used'; readonly cpuMs: number; readonly memoryBytes: number }
   | { readonly type: 'finished'; readonly sheet: Sheet }
 
@@ -176,6 +178,7 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
     // Beside a worker that has nothing to do, this would cost more than the worker.
     if (task.messages > 0) setInterval(tell, 5).unref()
     await working
+    say({ type: 'working' } satisfies News)
   }
   account = (weighs) => {
     const { user, system } = process.cpuUsage(usage)

@@ -201,14 +201,15 @@ const filled = twinbox['relay']!
 const { written } = twinbox['publish']!
 
 export const entrants: Readonly<Record<string, Entrant>> = {
-  publish: { create, written: written!, keepsOrder: true, work: publish },
-  'publish-single': { create, written: written!, work: publishSingle },
-  relay: { ...filled, create, work: relay },
-  handle: { create, work: handle },
-  rabbitmq: { create, work: bareRabbitmq },
-  zeromq: { create, work: bareZeromq },
-  kafka: { create, work: bareKafka },
+  publish: { once: true, create, written: written!, keepsOrder: true, work: publish },
+  'publish-single': { once: true, create, written: written!, work: publishSingle },
+  relay: { ...filled, once: true, create, work: relay },
+  handle: { once: true, create, work: handle },
+  rabbitmq: { once: true, create, work: bareRabbitmq },
+  zeromq: { once: true, create, work: bareZeromq },
+  kafka: { once: true, create, work: bareKafka },
   platformatic: {
+    once: true,
     create,
     // On an older Node, importing it is a syntax error already.
     work: async (place, task, tally) =>

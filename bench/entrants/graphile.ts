@@ -116,6 +116,7 @@ export const entrants: Readonly<Record<string, Entrant>> = {
   latency: { create, left, work: publishing(publishSeldom) },
   cycle: { create, left, work: publishingToo(work, publish) },
   publish: {
+    once: true,
     create,
     written: `select (payload->>'n')::int as n from graphile_worker._private_jobs order by priority, run_at, id`,
     work: publish,

@@ -75,6 +75,7 @@ export const entrants: Readonly<Record<string, Entrant>> = {
   claim: { create, fill, left, work },
   cycle: { create, left, work: publishingToo(work, publish) },
   publish: {
+    once: true,
     create,
     written: `select (data->>'n')::int as n from pgboss.job order by created_on, n`,
     work: publish,

@@ -108,6 +108,7 @@ export const entrants: Readonly<Record<string, Entrant>> = {
   claim: { create, fill, left, work },
   cycle: { create, left, work: publishingToo(work, publish) },
   publish: {
+    once: true,
     create,
     written: `select (payload->>'n')::int as n from outbox_event order by available_at, created_at`,
     work: publish,

@@ -324,8 +324,8 @@ export const entrants: Readonly<Record<string, Entrant>> = {
     left: 'select count(*)::int as left from twinbox.outbox',
     work: relayToNull,
   },
-  publish: { create, written, keepsOrder: true, work: publishBulk },
-  'publish-single': { create, written, work: publishSingle },
+  publish: { once: true, create, written, keepsOrder: true, work: publishBulk },
+  'publish-single': { once: true, create, written, work: publishSingle },
   pipeline: {
     create,
     left: leftAnywhere,

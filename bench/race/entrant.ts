@@ -62,6 +62,8 @@ export interface Entrant {
   readonly written?: string
   /** It promises that what one connection publishes is worked off in that order. */
   readonly keepsOrder?: boolean
+  /** Its `work` resolves when all is done: it works as soon as it has dealt with a message. */
+  readonly once?: true
   /** Works, and notes each message that it has dealt with. Resolves once it works, or once it is done. */
   work(place: Place, task: Task, tally: Tally): Promise<Stop>
 }

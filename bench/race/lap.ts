@@ -20,7 +20,10 @@ export interface Runner {
   readonly task: Task
 }
 
-/** What one lap came to. All but `rate` and `took` is per message. */
+/**
+ * What one lap came to. All but `rate` and `took` is per message. It begins when everybody works, since starting is done once
+ * and handling for years; where messages come meanwhile, with the first of them. Commits and tuples are of all of it.
+ */
 export interface Lap {
   /** Messages per second. */
   readonly rate: number
@@ -31,7 +34,7 @@ export interface Lap {
   readonly walBytes: number
   readonly commits: number
   readonly tuples: number
-  /** Milliseconds that each message took: of a publish the call, of the rest from the start or from its publish. */
+  /** Milliseconds that each message took: of a publish the call, of the rest from the beginning or from its publish. */
   readonly took: Spread
   readonly problems: readonly string[]
   /** Commits in other databases of the server meanwhile. */
@@ -44,7 +47,9 @@ export interface Lap {
 export interface LapHooks {
   /** Before the entrants start. What it returns undoes it when they have ended, and says what was wrong. */
   readonly around?: (ground: Ground) => Promise<() => Promise<readonly string[]>>
-  readonly extra?: (sheets: readonly Sheet[], goAt: number) => Record<string, number>
+  readonly extra?: (sheets: readonly Sheet[], beganAt: number) => Record<string, number>
+  /** By which way the entrants reach their database. */
+  readonly by?: (url: string) => string
 }
 
 const patienceMs = 600_000
@@ -53,6 +58,7 @@ const patienceMs = 600_000
 export class Racers {
   readonly members: Member[] = []
   readonly #counts: number[] = []
+  readonly #working = new Set<number>()
   readonly #sheets: Sheet[] = []
   #used: { cpuMs: number; memoryBytes: number }[] = []
   readonly #stage: Stage
@@ -61,13 +67,14 @@ export class Racers {
     this.#stage = stage
   }
 
-  async hire({ entrant, task }: Runner, ground: Ground): Promise<void> {
+  /** @param url where they find their database */
+  async hire({ entrant, task }: Runner, url: string): Promise<void> {
     const { crew } = this.#stage
     for (let process = 0; process < task.processes; process++) {
       this.#counts[process] = 0
       const race = { entrant, process, task }
       this.members.push(
-        await crew.employ('entrant', { database: ground.url, race }, (news) => this.#hear(process, news)),
+        await crew.employ('entrant', { database: url, race }, (news) => this.#hear(process, news)),
       )
     }
   }
@@ -103,6 +110,14 @@ export class Racers {
     return this.#until(() => this.count >= messages, patienceMs)
   }
 
+  /** Until all of them work, and the first message has been dealt with; or all of them have. */
+  async underWay({ once }: Entrant, messages: number): Promise<void> {
+    const works = (process: number): boolean =>
+      this.#working.has(process) || (once === true && this.#counts[process]! > 0)
+    const all = (): boolean => this.count > 0 && [...this.#counts.keys()].every(works)
+    await this.#until(() => all() || this.count >= messages, patienceMs)
+  }
+
   async dismiss(): Promise<void> {
     for (const member of this.members) member.state = 'stopping'
     if (process.env['TWINBOX_BENCH_PROF'] !== undefined) await sleep(2000)
@@ -111,6 +126,7 @@ export class Racers {
 
   #hear(process: number, news: News): void {
     if (news.type === 'progress') this.#counts[process] = news.count
+    else if (news.type === 'working') this.#working.add(process)
     else if (news.type === 'used') this.#used.push(news)
     else if (news.type === 'finished') this.#sheets[process] = news.sheet
   }
@@ -142,17 +158,19 @@ export async function runLap(
   let undo: (() => Promise<readonly string[]>) | undefined
   try {
     undo = await hooks.around?.(ground)
-    await racers.hire(runner, ground)
+    await racers.hire(runner, hooks.by?.(ground.url) ?? ground.url)
     const meter = await Meter.start(stage.scratch, ground.name)
     const goAt = now()
     racers.tell({ type: 'go' })
     const wanted = task.upTo ?? task.messages
     const whole = wanted === task.messages
+    const start = await started(racers, meter, entrant, { goAt, messages: wanted })
     const finished = (await racers.done(wanted)) && (!whole || (await isEmpty(watcher, entrant)))
     const cost = await meter.stop()
-    const done = whole ? wanted : racers.count
-    const { cpuMs } = await racers.account()
+    const all = whole ? wanted : racers.count
+    const cpuMs = (await racers.account()).cpuMs - start.cpuMs
     const sheets = await racers.finish()
+    const done = all - dealtWith(sheets, start.at)
     const problems = finished ? [] : [`${runner.name}: ${racers.count} of ${task.messages} were done in time`]
     if (!whole) problems.push(...(await auditRest(watcher, entrant, task, sheets)))
     problems.push(...audit(sheets, task).map((problem) => `${runner.name}: ${problem}`))
@@ -174,12 +192,12 @@ export async function runLap(
       clientUs: each(cpuMs * 1000),
       serverUs: cost.serverCpuMs === null ? null : each(cost.serverCpuMs * 1000),
       walBytes: each(cost.walBytes),
-      commits: each(counts.commits),
-      tuples: each(counts.tuples),
-      took: spread(latencies(sheets, goAt)),
+      commits: counts.commits / all,
+      tuples: counts.tuples / all,
+      took: spread(latencies(sheets, start.at)),
       problems,
       others: await meter.others(),
-      extra: hooks.extra?.(sheets, goAt) ?? {},
+      extra: hooks.extra?.(sheets, start.at) ?? {},
     }
   } finally {
     await watcher.end().catch(() => {})
@@ -189,9 +207,34 @@ export async function runLap(
   }
 }
 
-/** From its own beginning where a message has one, else from the start of the lap. */
-export const latencies = (sheets: readonly Sheet[], goAt: number): number[] =>
-  sheets.flatMap(({ ats, took }) => (took.length > 0 ? [...took] : [...ats].map((at) => at - goAt)))
+/** From when on a lap counts, and what its processes had used by then. */
+async function started(
+  racers: Racers,
+  meter: Meter,
+  entrant: Entrant,
+  { goAt, messages }: { readonly goAt: number; readonly messages: number },
+): Promise<{ readonly at: number; readonly cpuMs: number }> {
+  const comeMeanwhile = entrant.left !== undefined && entrant.fill === undefined
+  if (!comeMeanwhile) {
+    await racers.underWay(entrant, messages)
+    // In a short lap there would be nothing left to measure.
+    if (racers.count < messages / 2) {
+      const at = now()
+      const [{ cpuMs }] = await Promise.all([racers.account(), meter.begin()])
+      return { at, cpuMs }
+    }
+  }
+  return { at: goAt, cpuMs: 0 }
+}
+
+const dealtWith = (sheets: readonly Sheet[], until: number): number =>
+  total(sheets.map(({ ats }) => ats.reduce((sum, at) => (at < until ? sum + 1 : sum), 0)))
+
+/** From its own beginning where a message has one, else from the beginning of the lap. */
+export const latencies = (sheets: readonly Sheet[], beganAt: number): number[] =>
+  sheets.flatMap(({ ats, took }) =>
+    took.length > 0 ? [...took] : [...ats].map((at) => Math.max(0, at - beganAt)),
+  )
 
 /** A database with what the runner finds when it starts. */
 export async function prepareGround(grounds: Grounds, runner: Runner): Promise<Ground> {

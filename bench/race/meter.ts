@@ -50,14 +50,19 @@ export class Meter {
     const meter = new Meter(scratch, database)
     meter.#before = await meter.#counts()
     meter.#others = await meter.#otherCommits()
-    await meter.#look()
-    for (const [pid, spent] of meter.#last) meter.#first.set(pid, spent)
-    meter.#lsn = await meter.#position()
     meter.#timer = setInterval(() => {
       meter.#looking = meter.#looking.then(() => meter.#look())
     }, lookMs)
-    meter.#startedAt = performance.now()
+    await meter.begin()
     return meter
+  }
+
+  /** What was before this is no part of the cost. */
+  async begin(): Promise<void> {
+    this.#startedAt = performance.now()
+    this.#lsn = await this.#position()
+    await this.#look()
+    for (const [pid, spent] of this.#last) this.#first.set(pid, spent)
   }
 
   async stop(): Promise<Cost> {

@@ -44,7 +44,7 @@ export const backlog: Scenario<RaceOptions> = {
             ]
           }),
         ),
-      bound: 'see the table; each lap is short, and its start is part of it.',
+      bound: 'see the table; each lap is short.',
       remarks: [
         `Each lap ends when ${upTo} are done; the p99 is that of the times that ${chunk} in a row took.`,
       ],

@@ -77,7 +77,7 @@ async function measureIdle(stage: Stage, grounds: Grounds, runner: Runner, ms: n
   const ground = await prepareGround(grounds, { ...runner, task: empty })
   const racers = new Racers(stage)
   try {
-    await racers.hire({ ...runner, task: empty }, ground)
+    await racers.hire({ ...runner, task: empty }, ground.url)
     racers.tell({ type: 'go' })
     // Starting is not idling, and eight seconds after it V8 still tidies up behind it.
     await sleep(ms)
@@ -111,7 +111,7 @@ async function measureMemory(stage: Stage, grounds: Grounds, runner: Runner): Pr
   const ground = await prepareGround(grounds, held)
   const racers = new Racers(stage)
   try {
-    await racers.hire(held, ground)
+    await racers.hire(held, ground.url)
     const before = await racers.account(true)
     racers.tell({ type: 'go' })
     if (!(await racers.done(inFlight)))

@@ -44,7 +44,7 @@ export const claimKeyed: Scenario<RaceOptions> = {
       remarks: [
         `Beside a hot key ${beside.messages} messages were drained, ${few(graphileShare)} by graphile-worker, whose queues ` +
           'are its order per key.',
-        'Cold: every tenth message, which has a key of 10,000 in all laps; how long after the start it was handled.',
+        'Cold: every tenth message, which has a key of 10,000 in all laps; how long after the lap began it was handled.',
       ],
     })
   },
@@ -77,9 +77,9 @@ export const hotKey: Scenario<RaceOptions> = {
   },
 }
 
-function cold(sheets: readonly Sheet[], goAt: number): Record<string, number> {
+function cold(sheets: readonly Sheet[], beganAt: number): Record<string, number> {
   const waits = sheets.flatMap(({ ns, ats }) =>
-    [...ns].flatMap((n, index) => (n % 10 === 0 ? [ats[index]! - goAt] : [])),
+    [...ns].flatMap((n, index) => (n % 10 === 0 ? [Math.max(0, ats[index]! - beganAt)] : [])),
   )
   const { p95, p99 } = spread(waits)
   return { 'cold p95 ms': rounded(p95 ?? 0), 'cold p99 ms': rounded(p99 ?? 0) }
