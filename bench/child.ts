@@ -14,12 +14,13 @@ import type { Worker } from '../src/membership/worker.ts'
 import { now } from './figures.ts'
 import { consumer, type Body } from './ledger.ts'
 import { findEntrant } from './entrants/registry.ts'
+import { startDistance } from './race/distance.ts'
 import type { Stop, Task } from './race/entrant.ts'
 import { Tally, type Sheet } from './race/tally.ts'
 
-/** A process of a scenario: one worker, an entrant of a race, or one that only burns CPU. It lives no longer than its parent. */
+/** A process of a scenario: one worker, an entrant of a race, a network, or one that only burns CPU. It lives no longer than its parent. */
 
-export type Role = 'relay' | 'claimer' | 'burner' | 'entrant'
+export type Role = 'relay' | 'claimer' | 'burner' | 'distance' | 'entrant'
 
 export interface Job {
   readonly role: Role
@@ -29,6 +30,8 @@ export interface Job {
   readonly handleMs?: number
   /** If set, the handler takes so many messages in one transaction, and no notes. */
   readonly batchSize?: number
+  /** How far away the server is behind a distance. */
+  readonly roundTripMs?: number
   /** What an entrant runs. */
   readonly race?: { readonly entrant: string; readonly process: number; readonly task: Task }
 }
@@ -72,11 +75,18 @@ function onEvent(event: TwinboxEvent): void {
   } satisfies News)
 }
 
-async function begin({ role, database, options = {}, handleMs = 0, batchSize, race }: Job): Promise<void> {
+async function begin(job: Job): Promise<void> {
+  const { role, database, handleMs = 0, batchSize, race } = job
+  let { options = {} } = job
   if (role === 'entrant') return enter(database, race!)
   if (role === 'burner') {
     void burn()
     return say({ type: 'ready', workerId: null, url: null } satisfies Ready)
+  }
+  if (role === 'distance') {
+    const { hostname, port } = new URL(database)
+    const near = await startDistance({ host: hostname, port: Number(port || 5432) }, job.roundTripMs!)
+    return say({ type: 'ready', workerId: null, url: `127.0.0.1:${near}` } satisfies Ready)
   }
   // Its own connection: what is noted here stays, whatever becomes of the worker's transactions.
   const notes = new pg.Pool({ connectionString: database, max: 1 })

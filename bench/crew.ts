@@ -5,7 +5,7 @@ import type { Job, News, Order, Role } from './child.ts'
 import { consumer } from './ledger.ts'
 import type { Scratch } from './scratch.ts'
 
-type Worker = Exclude<Role, 'burner' | 'entrant'>
+type Worker = Exclude<Role, 'burner' | 'distance' | 'entrant'>
 
 export type Member = AnyMember<Role>
 

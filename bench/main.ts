@@ -7,6 +7,7 @@ import { backlog } from './scenarios/backlog.ts'
 import { claimers } from './scenarios/claimers.ts'
 import { cost } from './scenarios/cost.ts'
 import { dashboard } from './scenarios/dashboard.ts'
+import { distance } from './scenarios/distance.ts'
 import { handleTx, retryStorm } from './scenarios/handling.ts'
 import { heldXmin } from './scenarios/held-xmin.ts'
 import { claimKeyed, hotKey } from './scenarios/keys.ts'
@@ -127,6 +128,7 @@ const races = [
   heldXmin,
   backlog,
   claimers,
+  distance,
   retryStorm,
   cost,
 ] as readonly Scenario<RaceOptions>[]

@@ -31,8 +31,8 @@ export interface Race {
   readonly extras?: readonly string[]
   /** What a reader has to know: settings, bounds. */
   readonly remarks?: readonly string[]
-  /** What keeps a goal from being met, told if one is not. */
-  readonly bound?: string
+  /** What keeps a goal from being met, told if one is not: with the figures of this run, or without any. */
+  readonly bound?: string | ((laps: Laps) => string)
 }
 
 export const median = (values: readonly number[]): number => {
@@ -120,7 +120,9 @@ function conclude(race: Race, laps: Laps): Outcome {
   const problems = [...laps.values()].flatMap((each) => each.flatMap((lap) => lap.problems))
   const valid = problems.length === 0
   const goals = race.goals(laps)
-  const bounded = race.bound !== undefined && goals.some(({ met }) => !met)
+  const bound =
+    goals.every(({ met }) => met) || typeof race.bound !== 'function' ? race.bound : race.bound(laps)
+  const bounded = bound !== undefined && goals.some(({ met }) => !met)
   const extras = race.extras ?? []
   const medians = [...laps].map(([name, each]) => ({ name, ...figuresOf(each, extras) }))
   const busy = [...laps.values()].some((each) => each.some(({ others, rate }) => others > rate / 100 + 50))
@@ -162,7 +164,7 @@ function conclude(race: Race, laps: Laps): Outcome {
           `${met ? 'met' : 'NOT MET'}: ${says}; found ${found.median} (${found.min} to ${found.max})`,
       ),
       ...(race.remarks ?? []),
-      ...(bounded ? [`What bounds it: ${race.bound}`] : []),
+      ...(bounded ? [`What bounds it: ${bound as string}`] : []),
       ...(busy ? ['Others used this server meanwhile: WAL and times are not of the laps alone.'] : []),
       ...(valid ? [] : ['*invalid*', ...problems]),
     ].join('\n'),
@@ -173,7 +175,7 @@ function conclude(race: Race, laps: Laps): Outcome {
       rates: Object.fromEntries(medians.map(({ name, rate }) => [name, rate])),
       ratio: goals[0]?.found,
       goals,
-      ...(bounded ? { bound: race.bound } : {}),
+      ...(bounded ? { bound } : {}),
       remarks: race.remarks ?? [],
       figures: Object.fromEntries(medians.map(({ name, ...figures }) => [name, figures])),
       rounds: race.rounds,
