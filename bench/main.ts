@@ -9,6 +9,7 @@ import { cost } from './scenarios/cost.ts'
 import { dashboard } from './scenarios/dashboard.ts'
 import { distance } from './scenarios/distance.ts'
 import { handleTx, retryStorm } from './scenarios/handling.ts'
+import { growth } from './scenarios/growth.ts'
 import { heldXmin } from './scenarios/held-xmin.ts'
 import { claimKeyed, hotKey } from './scenarios/keys.ts'
 import { latency } from './scenarios/latency.ts'
@@ -129,6 +130,7 @@ const races = [
   backlog,
   claimers,
   distance,
+  growth,
   retryStorm,
   cost,
 ] as readonly Scenario<RaceOptions>[]

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { format, resolveConfig } from 'prettier'
+import { growthChart, number, rateChart } from './charts.ts'
 import type { Goal } from './race/race.ts'
 import type { Machine } from './scratch.ts'
 
@@ -10,6 +11,8 @@ export interface Reported {
   readonly met?: boolean
   readonly goals: readonly Goal[]
   readonly rates: Readonly<Record<string, number>>
+  /** By the names of `rates`. */
+  readonly figures: Readonly<Record<string, { readonly extra: Readonly<Record<string, number | null>> }>>
   readonly bound?: string
   readonly busy?: boolean
   readonly settings: Readonly<Record<string, unknown>>
@@ -27,17 +30,6 @@ const page = 'docs/performance.md'
 const begin = '<!-- bench:begin -->'
 const end = '<!-- bench:end -->'
 
-/** Those in which somebody else does the same work. */
-const compared = [
-  'publish-bulk',
-  'publish-single',
-  'relay-null',
-  'relay-rabbitmq',
-  'relay-kafka',
-  'claim',
-  'handle-tx',
-  'pipeline',
-]
 const peers = ['graphile-worker', 'pg-boss', 'pg-transactional-outbox']
 
 /** Writes down what there is so far: an hour of measuring should not be lost with its last minute. */
@@ -60,7 +52,8 @@ export async function writeReport(
   leftOut: readonly LeftOut[],
   command: string,
 ): Promise<void> {
-  writeFileSync('bench/chart.svg', chart(reported))
+  writeFileSync('bench/chart.svg', rateChart(reported))
+  writeFileSync('bench/growth.svg', growthChart(reported))
   const section = markdown(reported, leftOut, command)
   if (!existsSync(page)) return
   const [before, rest] = readFileSync(page, 'utf8').split(begin)
@@ -70,8 +63,6 @@ export async function writeReport(
   const config = await resolveConfig(page)
   writeFileSync(page, await format(text, { ...config, parser: 'markdown' }))
 }
-
-const number = (value: number): string => Math.round(value).toLocaleString('en-US')
 
 function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], command: string): string {
   const machine = reported[0]!.machine
@@ -115,6 +106,9 @@ function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], co
       'order, on the same Postgres, each in a fresh database, every message accounted for. A ratio is the median of the ' +
       'rounds, with the lowest and the highest. Absolute numbers are this machine’s; the ratios are what to look at.',
     '![Messages per second, side by side](../bench/chart.svg)',
+    ...(reported.some(({ scenario }) => scenario === 'growth')
+      ? ['![Buffers and statements per message as there is more and more](../bench/growth.svg)']
+      : []),
     [
       // Padded to the longest cell, its source could not be read.
       '<!-- prettier-ignore -->',
@@ -143,37 +137,4 @@ function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], co
       : []),
     `Messages × rounds: ${settings.join('; ')}.`,
   ].join('\n\n')
-}
-
-const colours: Readonly<Record<string, string>> = { twinbox: '#2563eb', bare: '#9ca3af' }
-
-/** Horizontal bars, each scenario on a scale of its own. */
-function chart(reported: readonly Reported[]): string {
-  const shown = reported.filter(({ scenario, valid }) => valid && compared.includes(scenario))
-  const rowHeight = 16
-  const width = 760
-  const left = 210
-  const parts: string[] = []
-  let y = 34
-  for (const { scenario, rates } of shown) {
-    parts.push(`<text x="8" y="${y + 12}" font-weight="bold">${scenario}</text>`)
-    const most = Math.max(...Object.values(rates))
-    for (const [name, rate] of Object.entries(rates)) {
-      const length = Math.max(1, Math.round((rate / most) * (width - left - 110)))
-      const colour = colours[name] ?? (name.startsWith('twinbox') ? '#60a5fa' : '#d97706')
-      parts.push(
-        `<text x="${left - 8}" y="${y + 12}" text-anchor="end" fill="#6b7280">${name}</text>`,
-        `<rect x="${left}" y="${y + 2}" width="${length}" height="${rowHeight - 4}" fill="${colour}"/>`,
-        `<text x="${left + length + 6}" y="${y + 12}" fill="#6b7280">${number(rate)}</text>`,
-      )
-      y += rowHeight
-    }
-    y += 10
-  }
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y}" viewBox="0 0 ${width} ${y}" font-family="system-ui, sans-serif" font-size="11">
-<rect width="${width}" height="${y}" fill="#ffffff"/>
-<text x="8" y="20" font-size="14" font-weight="bold">Messages per second (each scenario on its own scale)</text>
-${parts.join('\n')}
-</svg>
-`
 }

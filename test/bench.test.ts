@@ -113,6 +113,7 @@ describe('the bench', () => {
     ['pipeline', ['twinbox', 'bare'], '--brokers', 'postgres'],
     ['retry-storm', ['twinbox']],
     ['distance', ['claim, 2 ms']],
+    ['growth', ['100 keys', '10 consumers']],
   ]
   const seldom: typeof often = [
     ['publish-single', ['twinbox', 'bare']],

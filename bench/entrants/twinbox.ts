@@ -239,6 +239,34 @@ async function publishBulk({ url, process }: Place, task: Task, tally: Tally): P
   return async () => {}
 }
 
+const consumersOf = (task: Task): string[] =>
+  Array.from({ length: task.consumers ?? 1 }, (_, index) => `${consumer}-${index}`)
+
+/** Moved from the outbox into the inbox of every consumer. No payload comes by here: an id says which message it was. */
+async function fanOut({ url }: Place, task: Task, tally: Tally): Promise<Stop> {
+  const numbers = new Map<string, number>()
+  await onPool(url, 1, async (pool) => {
+    const { rows } = await pool.query<{ id: string; n: number }>(
+      `select id, (payload->>'n')::int as n from twinbox.outbox`,
+    )
+    for (const { id, n } of rows) numbers.set(id, n)
+  })
+  const broker = postgres({ database: url })
+  const relay = createRelay({
+    database: url,
+    broker,
+    batchSize: task.batchSize,
+    onEvent: (event) => {
+      if (event.type === 'sent') for (const id of event.ids) tally.note(numbers.get(id)!)
+    },
+  })
+  await relay.start()
+  return async () => {
+    await relay.stop()
+    await broker.close()
+  }
+}
+
 type Publish = (messages: readonly RaceMessage[]) => Promise<void>
 
 /** The first process publishes and relays, the others receive and handle. */
@@ -346,6 +374,18 @@ export const entrants: Readonly<Record<string, Entrant>> = {
         await broker.close()
       }
     },
+  },
+  'fan-out': {
+    async create(url, task) {
+      await create(url)
+      const broker = postgres({ database: url })
+      for (const name of consumersOf(task))
+        await broker.subscribe({ consumer: name, topics: [topic], batchSize: 1 }, async () => {})
+      await broker.close()
+    },
+    fill: fillOutbox,
+    left: 'select count(*)::int as left from twinbox.outbox',
+    work: fanOut,
   },
   cycle: {
     create,

@@ -32,13 +32,17 @@ export interface Task {
   readonly keyWindow?: number
   /** How many share the transaction of their handlers. */
   readonly runSize?: number
+  /** How many keys there are, where there are many; 10,000 if nothing is said. */
+  readonly keyCount?: number
+  /** How many consumers get each message. */
+  readonly consumers?: number
   /** How many claimers share a process. */
   readonly claimers?: number
 }
 
 /** 215 bytes of JSON, or what GitHub sends as webhooks. */
 export type PayloadKind = 'small' | 'github'
-/** None; 10,000; the same with nine tenths of the messages in one of them. */
+/** None; many; the same with nine tenths of the messages in one of them. */
 export type KeyKind = 'none' | 'many' | 'hot'
 
 /** One of several processes. */

@@ -8,7 +8,7 @@ import { audit, auditRest, auditWritten } from './audit.ts'
 import { findEntrant } from '../entrants/registry.ts'
 import type { Entrant, Task } from './entrant.ts'
 import type { Ground, Grounds } from './grounds.ts'
-import { Meter } from './meter.ts'
+import { Meter, type Counts } from './meter.ts'
 import type { Sheet } from './tally.ts'
 
 /** Who runs, and what. */
@@ -22,9 +22,9 @@ export interface Runner {
 
 /**
  * What one lap came to. All but `rate` and `took` is per message. It begins when everybody works, since starting is done once
- * and handling for years; where messages come meanwhile, with the first of them. Commits and tuples are of all of it.
+ * and handling for years; where messages come meanwhile, with the first of them. Commits, tuples and buffers are of all of it.
  */
-export interface Lap {
+export interface Lap extends Counts {
   /** Messages per second. */
   readonly rate: number
   /** Messages per second of processor time, of the clients and of the server together. Null if that is unknown. */
@@ -32,8 +32,6 @@ export interface Lap {
   readonly clientUs: number
   readonly serverUs: number | null
   readonly walBytes: number
-  readonly commits: number
-  readonly tuples: number
   /** Milliseconds that each message took: of a publish the call, of the rest from the beginning or from its publish. */
   readonly took: Spread
   readonly problems: readonly string[]
@@ -48,6 +46,8 @@ export interface LapHooks {
   /** Before the entrants start. What it returns undoes it when they have ended, and says what was wrong. */
   readonly around?: (ground: Ground) => Promise<() => Promise<readonly string[]>>
   readonly extra?: (sheets: readonly Sheet[], beganAt: number) => Record<string, number>
+  /** The same of what the server has counted, per message. */
+  readonly counted?: (counts: Counts) => Record<string, number>
   /** By which way the entrants reach their database. */
   readonly by?: (url: string) => string
 }
@@ -172,18 +172,24 @@ export async function runLap(
     const sheets = await racers.finish()
     const done = all - dealtWith(sheets, start.at)
     const problems = finished ? [] : [`${runner.name}: ${racers.count} of ${task.messages} were done in time`]
+    await racers.dismiss()
+    // The counts of a connection are there when it has gone. What the audit reads is none of them.
+    await sleep(100)
+    const counts = await meter.counts()
+    const others = await meter.others()
     if (!whole) problems.push(...(await auditRest(watcher, entrant, task, sheets)))
     problems.push(...audit(sheets, task).map((problem) => `${runner.name}: ${problem}`))
     problems.push(
       ...(await auditWritten(watcher, entrant, task)).map((problem) => `${runner.name}: ${problem}`),
     )
     await watcher.end()
-    await racers.dismiss()
     problems.push(...((await undo?.()) ?? []).map((problem) => `${runner.name}: ${problem}`))
     undo = undefined
-    // The counts of a connection are there when it has gone.
-    await sleep(100)
-    const counts = await meter.counts()
+    const counted: Counts = {
+      commits: counts.commits / all,
+      tuples: counts.tuples / all,
+      buffers: counts.buffers / all,
+    }
     const each = (value: number): number => value / done
     const allCpuMs = cost.serverCpuMs === null ? null : cost.serverCpuMs + cpuMs
     return {
@@ -192,12 +198,11 @@ export async function runLap(
       clientUs: each(cpuMs * 1000),
       serverUs: cost.serverCpuMs === null ? null : each(cost.serverCpuMs * 1000),
       walBytes: each(cost.walBytes),
-      commits: counts.commits / all,
-      tuples: counts.tuples / all,
+      ...counted,
       took: spread(latencies(sheets, start.at)),
       problems,
-      others: await meter.others(),
-      extra: hooks.extra?.(sheets, start.at) ?? {},
+      others,
+      extra: { ...hooks.extra?.(sheets, start.at), ...hooks.counted?.(counted) },
     }
   } finally {
     await watcher.end().catch(() => {})
@@ -253,8 +258,8 @@ async function prepare(entrant: Entrant, url: string, task: Task): Promise<void>
 
 /** What a prepared database depends on. */
 function preparedAs({ entrant, task }: Runner): string {
-  const { messages, payload, keys, failures } = task
-  return JSON.stringify([entrant, messages, payload, keys, failures])
+  const { messages, payload, keys, failures, keyCount, consumers } = task
+  return JSON.stringify([entrant, messages, payload, keys, failures, keyCount, consumers])
 }
 
 async function isEmpty(watcher: pg.Client, { left }: Entrant): Promise<boolean> {

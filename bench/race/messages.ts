@@ -2,7 +2,7 @@ import { realWebhooks, webhookLibrary } from '../../proof/soak/webhooks.ts'
 import type { Task } from './entrant.ts'
 
 export const topic = 'bench.message'
-const keyCount = 10_000
+const usualKeys = 10_000
 
 /** A message of a race. Its number is in its payload, so that it can be told what became of it. */
 export interface RaceMessage {
@@ -34,15 +34,18 @@ function github(n: number): { n: number } {
 }
 
 /** A fixed scramble, so that neighbours do not share a key. */
-function keyOf(n: number, kind: Task['keys']): string | null {
+function keyOf(n: number, kind: Task['keys'], count: number): string | null {
   if (kind === 'none') return null
   if (kind === 'hot' && n % 10 !== 0) return 'hot'
-  return `key-${(Math.imul(n, 2_654_435_761) >>> 0) % keyCount}`
+  return `key-${(Math.imul(n, 2_654_435_761) >>> 0) % count}`
 }
 
-export const message = (n: number, { payload, keys }: Pick<Task, 'payload' | 'keys'>): RaceMessage => ({
+export const message = (
+  n: number,
+  { payload, keys, keyCount = usualKeys }: Pick<Task, 'payload' | 'keys' | 'keyCount'>,
+): RaceMessage => ({
   n,
-  key: keyOf(n, keys),
+  key: keyOf(n, keys, keyCount),
   payload: payload === 'small' ? small(n) : github(n),
 })
 

@@ -14,6 +14,8 @@ export interface Counts {
   readonly commits: number
   /** Versions of rows that were inserted, updated or deleted. */
   readonly tuples: number
+  /** Pages that were looked at, in memory or not. */
+  readonly buffers: number
 }
 
 interface Row {
@@ -38,7 +40,7 @@ export class Meter {
   #startedAt = 0
   #lsn = ''
   #others = 0
-  #before: Counts = { commits: 0, tuples: 0 }
+  #before: Counts = { commits: 0, tuples: 0, buffers: 0 }
   #visible = true
 
   private constructor(scratch: Scratch, database: string) {
@@ -81,8 +83,13 @@ export class Meter {
 
   /** To be asked when the lap's clients have gone. */
   async counts(): Promise<Counts> {
-    const { commits, tuples } = await this.#counts()
-    return { commits: commits - this.#before.commits, tuples: tuples - this.#before.tuples }
+    const { commits, tuples, buffers } = await this.#counts()
+    const before = this.#before
+    return {
+      commits: commits - before.commits,
+      tuples: tuples - before.tuples,
+      buffers: buffers - before.buffers,
+    }
   }
 
   /** Commits in other databases meanwhile: if they are many, WAL and times are not of the lap alone. */
@@ -111,12 +118,17 @@ export class Meter {
   }
 
   async #counts(): Promise<Counts> {
-    const [row] = await this.#scratch.query<{ commits: string; tuples: string }>(
-      `select xact_commit::text as commits, (tup_inserted + tup_updated + tup_deleted)::text as tuples
+    const [row] = await this.#scratch.query<{ commits: string; tuples: string; buffers: string }>(
+      `select xact_commit::text as commits, (tup_inserted + tup_updated + tup_deleted)::text as tuples,
+        (blks_hit + blks_read)::text as buffers
       from pg_stat_database where datname = $1`,
       [this.#database],
     )
-    return { commits: Number(row?.commits ?? 0), tuples: Number(row?.tuples ?? 0) }
+    return {
+      commits: Number(row?.commits ?? 0),
+      tuples: Number(row?.tuples ?? 0),
+      buffers: Number(row?.buffers ?? 0),
+    }
   }
 
   async #otherCommits(): Promise<number> {
