@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { fail, obeyParent, say, stall } from '../proof/stage/child.ts'
@@ -56,7 +57,13 @@ export type News =
   | { readonly type: 'progress'; readonly count: number }
   /** An entrant has started, and works; or is done already. */
   | { readonly type: 'working' }
-  | { readonly type: 'used'; readonly cpuMs: number; readonly memoryBytes: number }
+  | {
+      readonly type: 'used'
+      readonly cpuMs: number
+      readonly memoryBytes: number
+      readonly rssBytes: number
+      readonly peakBytes: number
+    }
   | { readonly type: 'finished'; readonly sheet: Sheet }
 
 /** One per message would cost more than the messages; for what happens to those there is the ledger. */
@@ -194,8 +201,9 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
     const { user, system } = process.cpuUsage(usage)
     // Whoever is about to be seen idling would start with what this costs.
     if (weighs) gc?.()
-    const { heapUsed, external } = process.memoryUsage()
-    say({ type: 'used', cpuMs: (user + system) / 1000, memoryBytes: heapUsed + external } satisfies News)
+    const { heapUsed, external, rss } = process.memoryUsage()
+    const memory = { memoryBytes: heapUsed + external, rssBytes: rss, peakBytes: peakRss() ?? rss }
+    say({ type: 'used', cpuMs: (user + system) / 1000, ...memory } satisfies News)
   }
   finish = async () => {
     await (
@@ -206,6 +214,15 @@ async function enter(url: string, { entrant: name, process: place, task }: NonNu
     if (process.env['TWINBOX_BENCH_PROF'] !== undefined) setTimeout(() => process.exit(0), 500)
   }
   say({ type: 'ready', workerId: null, url: null } satisfies Ready)
+}
+
+/** The most that this process ever had; `resourceUsage` would begin with what its parent had. */
+function peakRss(): number | null {
+  try {
+    return Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024
+  } catch {
+    return null
+  }
 }
 
 async function burn(): Promise<never> {

@@ -12,6 +12,7 @@ import { handleTx, retryStorm } from './scenarios/handling.ts'
 import { growth } from './scenarios/growth.ts'
 import { heldXmin } from './scenarios/held-xmin.ts'
 import { claimKeyed, hotKey } from './scenarios/keys.ts'
+import { memory } from './scenarios/memory.ts'
 import { latency } from './scenarios/latency.ts'
 import { pipeline } from './scenarios/pipeline.ts'
 import { publishBulk, publishSingle } from './scenarios/publishing.ts'
@@ -133,6 +134,7 @@ const races = [
   growth,
   retryStorm,
   cost,
+  memory,
 ] as readonly Scenario<RaceOptions>[]
 for (const race of races) add(race)
 

@@ -114,6 +114,7 @@ describe('the bench', () => {
     ['retry-storm', ['twinbox']],
     ['distance', ['claim, 2 ms']],
     ['growth', ['100 keys', '10 consumers']],
+    ['memory', ['relay, bytes', 'claimer, JSON']],
   ]
   const seldom: typeof often = [
     ['publish-single', ['twinbox', 'bare']],

@@ -9,7 +9,7 @@ import { toSending } from '../../src/brokers/rabbitmq/outgoing.ts'
 import { zeromq } from '../../src/brokers/zeromq/zeromq.ts'
 import type { OutgoingMessage } from '../../src/message/message.ts'
 import type { Place, Stop, Task } from '../race/entrant.ts'
-import { portions, share } from '../race/messages.ts'
+import { contentOf, portions, share } from '../race/messages.ts'
 import type { Tally } from '../race/tally.ts'
 import { outgoing as toSend } from '../../test/support/messages.ts'
 
@@ -42,6 +42,22 @@ export async function prepareBroker(url: string, task: Task): Promise<void> {
   const topics = isKafka(task) ? [nameOf(url)] : ['#']
   const subscription = await broker.subscribe({ consumer, topics, batchSize: 1 }, async () => {})
   await subscription.stop()
+  await broker.close()
+}
+
+/** Puts the messages there that a receiver is to take. */
+export async function fillBroker(url: string, task: Task): Promise<void> {
+  const broker = brokerOf(url, task)
+  for (const portion of portions(task)) {
+    const batch = portion.map((each) => {
+      const content = contentOf(each, task)
+      return content instanceof Uint8Array
+        ? toSend('bench.message', { content, contentType: 'application/octet-stream' })
+        : toSend('bench.message', { content: JSON.stringify(content) })
+    })
+    const outcomes = await broker.send(batch, { signal: AbortSignal.timeout(60_000) })
+    if (outcomes.some(({ status }) => status !== 'sent')) throw new Error('The broker did not take them.')
+  }
   await broker.close()
 }
 

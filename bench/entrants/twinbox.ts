@@ -5,14 +5,14 @@ import { createClaimer } from '../../src/claimer/claimer.ts'
 import type { HandlerEntry } from '../../src/claimer/handlers.ts'
 import { openDatabase, type DatabaseInput } from '../../src/database/database.ts'
 import { receive } from '../../src/database/inbox.ts'
-import { createOutbox, migrate } from '../../src/index.ts'
+import { createOutbox, migrate, type TwinboxEvent } from '../../src/index.ts'
 import { inboxLanes } from '../../src/database/layout.ts'
 import type { ReceiverOptions } from '../../src/receiver/options.ts'
 import { createReceiver } from '../../src/receiver/receiver.ts'
 import { createRelay } from '../../src/relay/relay.ts'
 import { laneSql } from '../../src/database/sql/lane.ts'
 import type { Entrant, Place, Stop, Task } from '../race/entrant.ts'
-import { message, numberOf, portions, share, topic, type RaceMessage } from '../race/messages.ts'
+import { message, numberIn, numberOf, portions, share, topic, type RaceMessage } from '../race/messages.ts'
 import { brokerOf, consumer, isKafka, nameOf } from './brokers.ts'
 import { publishSeldom, publishSteadily } from './steady.ts'
 import type { Tally } from '../race/tally.ts'
@@ -41,6 +41,10 @@ async function create(url: string): Promise<void> {
 async function fillInbox(url: string, task: Task): Promise<void> {
   const { database } = openDatabase(url, { poolSize: 1 })
   await database.query(laneSql(database.schema).create, { consumer, count: inboxLanes })
+  if (isLarge(task)) {
+    await onPool(url, 1, (pool) => fillLarge(pool, 'inbox', task))
+    return database.close()
+  }
   for (const portion of portions(task)) {
     const rows = portion.map(({ key, payload }) =>
       inboxMessage({ consumer, topic, key, payload: JSON.stringify(payload), publishedAt: new Date() }),
@@ -50,8 +54,29 @@ async function fillInbox(url: string, task: Task): Promise<void> {
   await database.close()
 }
 
+const isLarge = ({ payload }: Task): boolean => payload.startsWith('large')
+
+/** Made by the server: sending it that much takes longer than all laps. Contents as of `contentOf`. */
+async function fillLarge(pool: pg.Pool, table: 'outbox' | 'inbox', task: Task): Promise<void> {
+  const [columns, values] = table === 'inbox' ? ['consumer, lane', '$3, 64 + n % 8'] : ['lane', 'n % 64']
+  const content =
+    task.payload === 'large'
+      ? `('{"n":' || n || ',"text":"' || text || '"}')::json, null::bytea, null`
+      : `null, int4send(n) || substr(text, 5)::bytea, 'application/octet-stream'`
+  await pool.query(
+    `with packed as materialized (select repeat('x', 1048576) as text),
+      noise as materialized (select string_agg(md5(i::text), '') as text from generate_series(1, 32768) as i)
+    insert into twinbox.${table} (${columns}, id, topic, payload, body, content_type)
+    select ${values}, gen_random_uuid(), $1, ${content}
+    from generate_series(0, $2::int - 1) as n
+    join lateral (select text from packed where n % 2 = 0 union all select text from noise where n % 2 = 1) as t on true`,
+    [topic, task.messages, ...(table === 'inbox' ? [consumer] : [])],
+  )
+}
+
 async function fillOutbox(url: string, task: Task): Promise<void> {
   await onPool(url, 1, async (pool) => {
+    if (isLarge(task)) return fillLarge(pool, 'outbox', task)
     const client = await pool.connect()
     for (const portion of portions(task)) {
       await client.query('begin')
@@ -106,8 +131,7 @@ export function handlerOf(task: Task, tally: Tally): HandlerEntry<unknown> {
       transaction: false,
       handle: ({ payload }, { attempt }) => {
         if (attempt <= failures) throw retryError
-        const { n, at } = payload as Body
-        tally.note(n, at)
+        tally.note(numberIn(payload), (payload as Body).at)
       },
     },
   }
@@ -137,7 +161,7 @@ function nullBroker(tally: Tally): Broker {
   return {
     name: 'null',
     async send(batch) {
-      for (const { content } of batch) tally.note(numberOf(content as string))
+      for (const { content } of batch) tally.note(numberOf(content))
       return batch.map(() => ({ status: 'sent' as const }))
     },
     subscribe: async () => ({ stop: async () => {} }),
@@ -156,7 +180,7 @@ function noting(broker: Broker, tally: Tally): Broker {
     async send(batch, context) {
       const outcomes = await broker.send(batch, context)
       for (const [index, { content }] of batch.entries()) {
-        if (outcomes[index]!.status === 'sent') tally.note(numberOf(content as string))
+        if (outcomes[index]!.status === 'sent') tally.note(numberOf(content))
       }
       return outcomes
     },
@@ -237,6 +261,20 @@ async function publishBulk({ url, process }: Place, task: Task, tally: Tally): P
     client.release()
   })
   return async () => {}
+}
+
+/** What is at the broker goes into the inbox. Which message it was is not told: it is numbered as it comes. */
+async function receiveAll({ url }: Place, task: Task, tally: Tally): Promise<Stop> {
+  const broker = brokerOf(url, task)
+  const onEvent = (event: TwinboxEvent): void => {
+    if (event.type === 'received') for (let fresh = 0; fresh < event.fresh; fresh++) tally.note(tally.count)
+  }
+  const receiver = createReceiver({ database: url, broker, consumer, topics: [topic], onEvent })
+  await receiver.start()
+  return async () => {
+    await receiver.stop()
+    await broker.close()
+  }
 }
 
 const consumersOf = (task: Task): string[] =>
@@ -375,6 +413,7 @@ export const entrants: Readonly<Record<string, Entrant>> = {
       }
     },
   },
+  receive: { create, work: receiveAll },
   'fan-out': {
     async create(url, task) {
       await create(url)

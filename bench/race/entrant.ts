@@ -40,8 +40,8 @@ export interface Task {
   readonly claimers?: number
 }
 
-/** 215 bytes of JSON, or what GitHub sends as webhooks. */
-export type PayloadKind = 'small' | 'github'
+/** 215 bytes of JSON; what GitHub sends as webhooks; a MiB of JSON, or of bytes. */
+export type PayloadKind = 'small' | 'github' | 'large' | 'large bytes'
 /** None; many; the same with nine tenths of the messages in one of them. */
 export type KeyKind = 'none' | 'many' | 'hot'
 

@@ -41,6 +41,15 @@ export interface Lap extends Counts {
   readonly extra: Readonly<Record<string, number>>
 }
 
+/** What processes have used since they started, and what they have in memory now and had at most. */
+export interface Used {
+  readonly cpuMs: number
+  /** Of JavaScript. */
+  readonly memoryBytes: number
+  readonly rssBytes: number
+  readonly peakBytes: number
+}
+
 /** What a scenario can do in the course of a lap, and what it makes of the sheets. */
 export interface LapHooks {
   /** Before the entrants start. What it returns undoes it when they have ended, and says what was wrong. */
@@ -48,6 +57,8 @@ export interface LapHooks {
   readonly extra?: (sheets: readonly Sheet[], beganAt: number) => Record<string, number>
   /** The same of what the server has counted, per message. */
   readonly counted?: (counts: Counts) => Record<string, number>
+  /** The same of what the entrants have used. */
+  readonly used?: (used: Used) => Record<string, number>
   /** By which way the entrants reach their database. */
   readonly by?: (url: string) => string
 }
@@ -60,7 +71,7 @@ export class Racers {
   readonly #counts: number[] = []
   readonly #working = new Set<number>()
   readonly #sheets: Sheet[] = []
-  #used: { cpuMs: number; memoryBytes: number }[] = []
+  #used: Used[] = []
   readonly #stage: Stage
 
   constructor(stage: Stage) {
@@ -88,13 +99,16 @@ export class Racers {
   }
 
   /** What they have used since they started, and what they have in memory: without its garbage, if it is weighed. */
-  async account(weighs = false): Promise<{ cpuMs: number; memoryBytes: number }> {
+  async account(weighs = false): Promise<Used> {
     this.#used = []
     this.tell({ type: 'account', weighs })
     await this.#until(() => this.#used.length === this.members.length, 30_000)
+    const sum = (of: keyof Used): number => total(this.#used.map((used) => used[of]))
     return {
-      cpuMs: total(this.#used.map(({ cpuMs }) => cpuMs)),
-      memoryBytes: total(this.#used.map(({ memoryBytes }) => memoryBytes)),
+      cpuMs: sum('cpuMs'),
+      memoryBytes: sum('memoryBytes'),
+      rssBytes: sum('rssBytes'),
+      peakBytes: sum('peakBytes'),
     }
   }
 
@@ -168,7 +182,8 @@ export async function runLap(
     const finished = (await racers.done(wanted)) && (!whole || (await isEmpty(watcher, entrant)))
     const cost = await meter.stop()
     const all = whole ? wanted : racers.count
-    const cpuMs = (await racers.account()).cpuMs - start.cpuMs
+    const used = await racers.account()
+    const cpuMs = used.cpuMs - start.cpuMs
     const sheets = await racers.finish()
     const done = all - dealtWith(sheets, start.at)
     const problems = finished ? [] : [`${runner.name}: ${racers.count} of ${task.messages} were done in time`]
@@ -202,7 +217,7 @@ export async function runLap(
       took: spread(latencies(sheets, start.at)),
       problems,
       others,
-      extra: { ...hooks.extra?.(sheets, start.at), ...hooks.counted?.(counted) },
+      extra: { ...hooks.extra?.(sheets, start.at), ...hooks.counted?.(counted), ...hooks.used?.(used) },
     }
   } finally {
     await watcher.end().catch(() => {})

@@ -1,4 +1,5 @@
 import { realWebhooks, webhookLibrary } from '../../proof/soak/webhooks.ts'
+import { randomBytes } from 'node:crypto'
 import type { Task } from './entrant.ts'
 
 export const topic = 'bench.message'
@@ -33,6 +34,31 @@ function github(n: number): { n: number } {
   return { n, ...webhooks[n % webhooks.length] }
 }
 
+const mebibyte = 1024 * 1024
+let noise: string | undefined
+
+/** Every other one can be packed to a hundredth on disk, as most JSON can; the others to nothing less. */
+function large(n: number): { n: number } {
+  noise ??= randomBytes(mebibyte / 2).toString('hex')
+  return Object.assign({ n }, { text: n % 2 === 0 ? 'x'.repeat(mebibyte) : noise })
+}
+
+/** What is published: of bytes, the first four are the number. */
+export function contentOf({ n, payload }: RaceMessage, { payload: kind }: Task): object | Uint8Array {
+  if (kind !== 'large bytes') return payload
+  const bytes = Buffer.alloc(mebibyte, (payload as { text?: string }).text ?? '')
+  bytes.writeInt32BE(n)
+  return bytes
+}
+
+/** The number of what a handler gets. */
+export const numberIn = (payload: unknown): number =>
+  payload instanceof Uint8Array
+    ? new DataView(payload.buffer, payload.byteOffset).getInt32(0)
+    : (payload as { n: number }).n
+
+const makers = { small, github, large, 'large bytes': large } as const
+
 /** A fixed scramble, so that neighbours do not share a key. */
 function keyOf(n: number, kind: Task['keys'], count: number): string | null {
   if (kind === 'none') return null
@@ -46,18 +72,26 @@ export const message = (
 ): RaceMessage => ({
   n,
   key: keyOf(n, keys, keyCount),
-  payload: payload === 'small' ? small(n) : github(n),
+  payload: makers[payload](n),
 })
 
 /** The messages in portions, made when they are asked for. */
-export function* portions(task: Task, size = 1000, from = 0, to = task.messages): Generator<RaceMessage[]> {
+export function* portions(
+  task: Task,
+  size = usualPortion(task),
+  from = 0,
+  to = task.messages,
+): Generator<RaceMessage[]> {
   for (let first = from; first < to; first += size) {
     yield Array.from({ length: Math.min(size, to - first) }, (_, index) => message(first + index, task))
   }
 }
 
+const usualPortion = ({ payload }: Task): number => (payload.startsWith('large') ? 8 : 1000)
+
 /** The number that stands at the head of a payload's text: reading it costs the same for everybody. */
-export const numberOf = (text: string): number => Number.parseInt(text.slice(5, 16).trimStart(), 10)
+export const numberOf = (content: string | Uint8Array): number =>
+  typeof content === 'string' ? Number.parseInt(content.slice(5, 16).trimStart(), 10) : numberIn(content)
 
 /** The part of one process. */
 export function share(task: Task, process: number): { readonly from: number; readonly to: number } {
