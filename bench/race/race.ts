@@ -87,6 +87,17 @@ export const atMost = (says: string, found: Ratio, bound: number): Goal => ({
   found,
 })
 
+/** What a message takes of the processors, for a text about what bounds a race. */
+export function costs(laps: Laps, name: string): string {
+  const each = laps.get(name) ?? []
+  const server = each.map(({ serverUs }) => serverUs ?? NaN)
+  return `${Math.round(median(server))} us of the server and ${Math.round(median(each.map(({ clientUs }) => clientUs)))} us of the client`
+}
+
+/** What was reached once is not to be lost: a twentieth is noise. */
+export const lessNoise = (reached: number): number => rounded(reached * 0.95, 3)
+export const plusNoise = (reached: number): number => rounded(reached * 1.05, 3)
+
 /** Runs the rounds, each in another order, and tells what came of it. */
 export async function runRace(stage: Stage, whole: Race): Promise<Outcome> {
   const race = whole.only === undefined ? whole : narrowed(whole, whole.only)
