@@ -1,7 +1,7 @@
 import { Command, CommanderError } from 'commander'
 import { sentence } from '../src/terminal/failure.ts'
 import { Crew } from './crew.ts'
-import { Scratch } from './scratch.ts'
+import { commit, Scratch } from './scratch.ts'
 import { claim } from './scenarios/claim.ts'
 import { backlog } from './scenarios/backlog.ts'
 import { claimers } from './scenarios/claimers.ts'
@@ -22,7 +22,7 @@ import { abandoned } from './scenarios/abandoned.ts'
 import { strategies } from './scenarios/strategies.ts'
 import { takeover } from './scenarios/takeover.ts'
 import type { RaceOptions } from './race/options.ts'
-import { readResults, writeReport, writeResults, type LeftOut, type Reported } from './report.ts'
+import { readResults, writeReport, type LeftOut, type Reported } from './report.ts'
 import { count, within, type Common, type Scenario, type Stage } from './scenario.ts'
 
 const say = (text: string): void => void process.stderr.write(`${text}\n`)
@@ -76,6 +76,7 @@ async function play<Options extends Common>(
   const interrupted = new Promise<130>((resolve) => (interrupt = () => resolve(130)))
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, interrupt)
   const scratch = await Scratch.open(database)
+  const since = performance.now()
   const crew = new Crew(scratch)
   const cleanUp: Stage['cleanUp'] = []
   try {
@@ -94,7 +95,8 @@ async function play<Options extends Common>(
       return 130
     }
     process.stdout.write(`${outcome.text}\n`)
-    const result = { scenario: scenario.name, ...outcome.result, settings, machine }
+    const seconds = Math.round((performance.now() - since) / 1000)
+    const result = { scenario: scenario.name, ...outcome.result, seconds, settings, machine }
     heard(result)
     if (json === true) {
       process.stdout.write(`${JSON.stringify(result)}\n`)
@@ -140,7 +142,9 @@ for (const race of races) add(race)
 
 program
   .command('report')
-  .description('Runs all races, and writes bench/results.json, bench/chart.svg and docs/performance.md.')
+  .description(
+    'Runs all races, and writes bench/results.json, its charts and docs/performance.md after each.',
+  )
   .option('-d, --database <url>', 'as for a single race')
   .option('-r, --rounds <number>', 'how often each runs', count(1, 1000), 5)
   .option('--scale <number>', 'so much of the usual number of messages', within(0.001, 10), 1)
@@ -148,23 +152,33 @@ program
   .option('--renew <scenarios>', 'some of them; the others stay as they were measured', (text) =>
     text.split(','),
   )
+  .option('--resume', 'go on after an interruption: without those measured at this commit, in as many rounds')
   .option('--quick', 'so few messages that it only shows that everything works')
   .exitOverride()
-  .action(async ({ database, rounds, scale, only, renew, quick }: ReportOptions) => {
+  .action(async ({ database, rounds, scale, only, renew, resume, quick }: ReportOptions) => {
     const wanted = only ?? renew
     const unknown = wanted?.find((name) => !races.some((race) => race.name === name))
     if (unknown !== undefined) throw new Error(`The report has no scenario "${unknown}".`)
     const isWanted = ({ name }: { readonly name: string }): boolean => wanted?.includes(name) ?? true
-    const reported = renew === undefined ? [] : readResults().filter((row) => !renew.includes(row.scenario))
+    const last = renew === undefined && resume !== true ? [] : readResults()
+    const isDone = ({ valid, machine, settings }: Reported): boolean =>
+      valid && machine.commit === commit() && settings['rounds'] === rounds
+    const reported = last.filter((row) =>
+      resume === true ? isDone(row) : renew?.includes(row.scenario) === false,
+    )
+    const kept = new Set(resume === true ? reported.map(({ scenario }) => scenario) : [])
     const leftOut: LeftOut[] = []
+    const shown = `npm run bench -- report --rounds ${rounds}${scale === 1 ? '' : ` --scale ${scale}`}`
     const writes = quick !== true && only === undefined
-    for (const race of races.filter(isWanted)) {
+    for (const race of races.filter((each) => isWanted(each) && !kept.has(each.name))) {
       const usual = new Command()
       race.addOptions(usual)
       const options = usual.parse([], { from: 'user' }).opts<RaceOptions>()
-      // A latency is not measured in bulk.
+      // A latency is not measured in bulk, nor is memory.
       const messages =
-        race === latency ? options.messages : Math.max(10, Math.round(options.messages * scale))
+        race === latency || race === memory
+          ? options.messages
+          : Math.max(10, Math.round(options.messages * scale))
       const given = { ...options, rounds, messages, ...(database === undefined ? {} : { database }) }
       try {
         const ended = await play(race, quick === true ? { ...given, quick } : given, (result) =>
@@ -180,11 +194,9 @@ program
       }
       const place = ({ scenario }: Reported): number => races.findIndex(({ name }) => name === scenario)
       reported.sort((a, b) => place(a) - place(b))
-      if (writes) await writeResults(reported, leftOut)
+      if (writes) await writeReport(reported, leftOut, shown)
     }
-    const shown = `npm run bench -- report --rounds ${rounds}${scale === 1 ? '' : ` --scale ${scale}`}`
-    if (writes) await writeReport(reported, leftOut, shown)
-    else say('Nothing is written with --quick or --only.')
+    if (!writes) say('Nothing is written with --quick or --only.')
     code = leftOut.length === 0 && reported.every(({ valid }) => valid) ? 0 : 1
   })
 
@@ -194,6 +206,7 @@ interface ReportOptions {
   readonly scale: number
   readonly only?: readonly string[]
   readonly renew?: readonly string[]
+  readonly resume?: true
   readonly quick?: true
 }
 

@@ -12,9 +12,19 @@ export interface Reported {
   readonly goals: readonly Goal[]
   readonly rates: Readonly<Record<string, number>>
   /** By the names of `rates`. */
-  readonly figures: Readonly<Record<string, { readonly extra: Readonly<Record<string, number | null>> }>>
+  readonly figures: Readonly<
+    Record<
+      string,
+      {
+        readonly took: { readonly p50: number | null }
+        readonly extra: Readonly<Record<string, number | null>>
+      }
+    >
+  >
   readonly bound?: string
   readonly busy?: boolean
+  /** How long all of it took. */
+  readonly seconds?: number
   readonly settings: Readonly<Record<string, unknown>>
   readonly machine: Machine
 }
@@ -32,11 +42,7 @@ const end = '<!-- bench:end -->'
 
 const peers = ['graphile-worker', 'pg-boss', 'pg-transactional-outbox']
 
-/** Writes down what there is so far: an hour of measuring should not be lost with its last minute. */
-export async function writeResults(
-  reported: readonly Reported[],
-  leftOut: readonly LeftOut[],
-): Promise<void> {
+async function writeResults(reported: readonly Reported[], leftOut: readonly LeftOut[]): Promise<void> {
   const text = JSON.stringify([...reported, ...leftOut])
   const config = await resolveConfig(results)
   writeFileSync(results, await format(text, { ...config, parser: 'json' }))
@@ -46,12 +52,17 @@ export async function writeResults(
 export const readResults = (): Reported[] =>
   (JSON.parse(readFileSync(results, 'utf8')) as (Reported | LeftOut)[]).filter((row) => 'rates' in row)
 
-/** Writes the chart, and what stands between two marks of the page on performance. */
+/**
+ * Writes down what there is so far, the charts, and what stands between two marks of the page on performance: an hour of
+ * measuring should not be lost with its last minute.
+ */
 export async function writeReport(
   reported: readonly Reported[],
   leftOut: readonly LeftOut[],
   command: string,
 ): Promise<void> {
+  await writeResults(reported, leftOut)
+  if (reported.length === 0) return
   writeFileSync('bench/chart.svg', rateChart(reported))
   writeFileSync('bench/growth.svg', growthChart(reported))
   const section = markdown(reported, leftOut, command)
@@ -88,22 +99,23 @@ function markdown(reported: readonly Reported[], leftOut: readonly LeftOut[], co
           .join('<br>')
       : '*invalid*',
   ])
-  const better = reported.flatMap(({ scenario, rates, goals }) => {
-    const slower = goals.some(({ says, met }) => !met && says.includes('not above'))
-    if (scenario === 'latency') return slower ? ['graphile-worker in `latency`'] : []
+  const better = reported.flatMap(({ scenario, rates, figures }) => {
+    const p50 = (name: string): number => figures[name]?.took.p50 ?? Infinity
+    if (scenario === 'latency')
+      return p50('graphile-worker') < p50('twinbox') ? ['graphile-worker in `latency`'] : []
     return peers.flatMap((peer) =>
       (rates[peer] ?? 0) > (rates['twinbox'] ?? Infinity) ? [`${peer} in \`${scenario}\``] : [],
     )
   })
   const unmet = reported.filter(({ goals }) => goals.some(({ met }) => !met))
-  const settings = reported.map(({ scenario, settings: of }) => {
+  const settings = reported.map(({ scenario, seconds, settings: of }) => {
     const { rounds, messages, processes, concurrency, batchSize } = of as Record<string, number>
-    return `${scenario} ${number(messages ?? 0)} × ${rounds} (${processes} processes × ${concurrency}, batches of ${batchSize})`
+    return `${scenario} ${number(messages ?? 0)} × ${rounds} (${processes} processes × ${concurrency}, batches of ${batchSize}${seconds === undefined ? '' : `; took ${Math.ceil(seconds / 60)} min`})`
   })
   return [
     `Measured by \`${command}\` on ${machine.cores} × ${machine.cpu} for everything, the server and the brokers included; ` +
       `Node ${machine.node}, Postgres ${machine.postgres}, ${commits}. Each row is one run: all in turns, in rotated ` +
-      'order, on the same Postgres, each in a fresh database, every message accounted for. A ratio is the median of the ' +
+      'order, on the same Postgres, each in a fresh database, every message accounted for. A lap begins when everybody works: starting is no part of it. A ratio is the median of the ' +
       'rounds, with the lowest and the highest. Absolute numbers are this machine’s; the ratios are what to look at.',
     '![Messages per second, side by side](../bench/chart.svg)',
     ...(reported.some(({ scenario }) => scenario === 'growth')

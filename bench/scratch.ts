@@ -158,7 +158,8 @@ function describeMachine(postgres: string): Machine {
 /** What a report itself writes, while it goes on measuring the same code. */
 const written = ['docs/performance.md', 'bench/results.json', 'bench/chart.svg', 'bench/growth.svg']
 
-function commit(): string {
+/** What is measured, as git calls it. */
+export function commit(): string {
   try {
     // Somebody may be working in the checkout: not even its index is ours to lock.
     const git = (...args: string[]): string =>

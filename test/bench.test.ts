@@ -191,6 +191,7 @@ describe('the bench', () => {
     [['strategies', '--rounds', 'x'], 'from 1 to'],
     [['calm', '--minutes', '-1'], 'from 0.05 to'],
     [['claim', '--payload', 'large'], 'small, github'],
+    [['report', '--resumed'], "unknown option '--resumed'"],
   ])('refuses %j', async (args, complaint) => {
     const ended = await bench(args)
     expect(ended).toMatchObject({ code: 2, stdout: '' })
