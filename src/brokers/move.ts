@@ -19,11 +19,25 @@ export interface Leaving {
   readonly fence: number
 }
 
-/**
- * Takes messages out of the outbox and brings them to where they are received, in one commit, or in several in their order. Returns
- * how many, from the first on: those of which there is nothing to ask. The others are still where they were.
- */
-export type Move = (batch: readonly Leaving[]) => Promise<number>
+/** Topics, and who takes each, for a read that moves what it finds by itself: `readAndMove` of database/sql/moving.ts. */
+export interface Route {
+  readonly topics: readonly string[]
+  readonly takers: readonly (readonly string[])[]
+  /** Of what was subscribed to when the takers were chosen. */
+  readonly version: string
+}
+
+export interface Move {
+  /**
+   * Takes messages out of the outbox and brings them to where they are received, in one commit, or in several in their order. Returns
+   * how many, from the first on: those of which there is nothing to ask. The others are still where they were.
+   */
+  (batch: readonly Leaving[]): Promise<number>
+  /** Of the topics of what was moved last; null if nothing is known. */
+  route(): Route | null
+  /** Messages of these topics have been moved along that route. */
+  told(topics: readonly string[]): void
+}
 
 /** Null if its messages are not in the tables of this outbox, or must not be moved there. */
 export type Mover = (outbox: Outlet) => Promise<Move | null>

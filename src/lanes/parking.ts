@@ -68,6 +68,11 @@ export class Parking {
     return parked !== undefined && !(parked.due && seq <= parked.releasedTo)
   }
 
+  /** Whether anything may have to wait outside of one of these lanes, as far as this worker knows. */
+  holdsAny(lanes: readonly { readonly lane: number }[]): boolean {
+    return lanes.some(({ lane }) => (this.#keys.get(lane)?.size ?? 0) > 0)
+  }
+
   /** Learns what is parked in lanes that have just been taken. */
   async load(lanes: readonly { readonly lane: number }[]): Promise<void> {
     if (lanes.length === 0) return

@@ -112,6 +112,11 @@ export class Watermark {
     this.tentative = confirmed
   }
 
+  /** Whether what a read brings may come after what a straggler has still to add. */
+  get awaitsStragglers(): boolean {
+    return this.#stragglers.length > 0
+  }
+
   /**
    * To be asked before anything is done with what a read from `tentative` brought. If true, that has to be thrown away,
    * and the next read starts at the confirmed watermark.

@@ -1,4 +1,5 @@
 import type { Broker, SendOutcome } from '../brokers/broker.ts'
+import type { Move } from '../brokers/move.ts'
 import type { Database } from '../database/database.ts'
 import type { BrokerError, TwinboxError } from '../base/errors.ts'
 import type { Emit } from '../base/events.ts'
@@ -14,7 +15,7 @@ import { StateMachine, type Moves } from '../base/state.ts'
 import type { Telemetry } from '../base/telemetry.ts'
 import type { RelaySettings } from './options.ts'
 import { OutboxReader, type Confirmed, type OutboxBatch } from './outbox-reader.ts'
-import { Sending } from './sending.ts'
+import { Sending, tellSent } from './sending.ts'
 import { Settlement } from './settlement.ts'
 import type { HeadRow } from '../database/sql/reading.ts'
 
@@ -46,9 +47,6 @@ export interface PipelineParts {
  */
 export type PipelineState = 'idle' | 'reading' | 'sending' | 'settling'
 
-/** So often it is told that somebody is still away. */
-const heldTellMs = 60_000
-
 export const pipelineMoves: Moves<PipelineState> = {
   idle: ['reading'],
   reading: ['sending', 'idle'],
@@ -73,7 +71,6 @@ export class Pipeline {
     this.#giveUp(defect),
   )
   #failures = 0
-  #heldTold: { readonly text: string; readonly at: number } | null = null
 
   constructor(parts: PipelineParts) {
     this.#parts = parts
@@ -122,7 +119,7 @@ export class Pipeline {
 
   /** Deletes what was confirmed, and reads nothing. */
   async settle(): Promise<void> {
-    if (this.#confirmed.length > 0) await this.#read([], false)
+    if (this.#confirmed.length > 0) await this.#read([], null)
   }
 
   async run(): Promise<number> {
@@ -145,14 +142,23 @@ export class Pipeline {
   }
 
   async #relay(): Promise<number> {
-    const { failpoint, lanesOf, settings, broker, emit } = this.#parts
+    const { failpoint, lanesOf, settings } = this.#parts
     const lanes = this.#parts.lanes()
     if (lanes.length === 0) {
       await this.settle()
       return settings.pollMsMax
     }
-    const move = await this.#sending.next()
-    const heads = await this.#read(lanes, move === null)
+    const way = await this.#sending.next()
+    const readAt = performance.now()
+    const heads = await this.#read(lanes, way)
+    if (heads.moved.length > 0) {
+      tellSent(this.#parts, heads.moved, readAt)
+      way!.told(heads.moved.map(({ topic }) => topic))
+      heads.advance(new Set())
+      this.#polling.next(true)
+      return this.#outage([]) || this.#rest(heads)
+    }
+    const move = heads.content ? null : way
     await this.#settlement.expire(
       heads.batch.filter(({ expired }) => expired === true),
       heads.fences,
@@ -181,8 +187,6 @@ export class Pipeline {
     await failpoint('relay.after_send')
     this.#state.go('settling')
     const unsettled = new Set(batch.map(({ seq }) => seq))
-    const sent: string[] = []
-    const topics: Record<string, number> = {}
     for (const [index, row] of batch.entries()) {
       if (outcomes[index]?.status !== 'sent') continue
       const { lane, seq, id } = row
@@ -190,22 +194,24 @@ export class Pipeline {
       const { server } = heads
       if (move === null) this.#confirmed.push({ lane, seq, id, fence: heads.fences.get(lane)!, server })
       unsettled.delete(row.seq)
-      sent.push(row.id)
-      topics[row.topic] = (topics[row.topic] ?? 0) + 1
     }
     this.#batch = batch.filter(({ seq }) => unsettled.has(seq))
-    if (sent.length > 0) {
-      const durationMs = performance.now() - startedAt
-      emit({ type: 'sent', ids: sent, topics, broker: broker.name, durationMs })
-    }
+    const sent = batch.filter(({ seq }) => !unsettled.has(seq))
+    tellSent(this.#parts, sent, startedAt)
     for (const { seq } of await this.#settlement.refuse(batch, outcomes, heads.fences)) unsettled.delete(seq)
     heads.advance(unsettled)
-    return this.#outage(outcomes)
+    const pauseMs = this.#outage(outcomes)
+    return pauseMs === 0 && move !== null && unsettled.size === 0 ? this.#rest(heads) : pauseMs
+  }
+
+  /** Asleep, it is told of what comes. Not looking right away leaves the server to those who have been told of what was moved. */
+  #rest({ more }: OutboxBatch): number {
+    const { sleep, settings } = this.#parts
+    return more || !sleep.isAsleep ? 0 : settings.pollMs
   }
 
   /** Nothing is held against a message when the broker is at fault; everything waits a little. */
   #outage(outcomes: readonly SendOutcome[]): number {
-    this.#tellHeld(outcomes)
     const fault = outcomes.find(
       (outcome) =>
         outcome.status === 'failed' || (outcome.status === 'unknown' && !this.#abort.signal.aborted),
@@ -221,22 +227,12 @@ export class Pipeline {
     return pauseMs
   }
 
-  /** Somebody is away, and others are not: told once in a while, since it may last. */
-  #tellHeld(outcomes: readonly SendOutcome[]): void {
-    const held = outcomes.find(({ status }) => status === 'held')
-    if (held === undefined || !('error' in held)) return
-    const told = this.#heldTold
-    if (told?.text === held.error.message && performance.now() - told.at < heldTellMs) return
-    this.#heldTold = { text: held.error.message, at: performance.now() }
-    this.#parts.emit({ type: 'trouble', error: held.error, doing: 'sending' })
-  }
-
   /** Reads heads of lanes, and with it deletes what was confirmed. */
-  async #read(lanes: readonly Lane[], content: boolean): Promise<OutboxBatch> {
+  async #read(lanes: readonly Lane[], move: Move | null): Promise<OutboxBatch> {
     const { failpoint } = this.#parts
     const confirmed = this.#confirmed
     if (confirmed.length > 0) await failpoint('relay.before_delete')
-    const heads = await this.#reader.read(lanes, confirmed, content)
+    const heads = await this.#reader.read(lanes, confirmed, move)
     this.#batch = heads.batch
     await heads.follow()
     if (confirmed.length > 0) {

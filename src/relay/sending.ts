@@ -2,6 +2,7 @@ import type { Broker, SendOutcome } from '../brokers/broker.ts'
 import { moverOf, type Move } from '../brokers/move.ts'
 import type { Database } from '../database/database.ts'
 import { isConnectionLost } from '../database/sqlstate.ts'
+import type { Emit } from '../base/events.ts'
 import type { Failpoint } from '../base/failpoint.ts'
 import type { OutgoingMessage } from '../message/message.ts'
 import { withFields } from '../message/row.ts'
@@ -11,6 +12,7 @@ import type { HeadRow } from '../database/sql/reading.ts'
 
 interface Handing {
   readonly broker: Broker
+  readonly emit: Emit
   readonly telemetry: Telemetry | undefined
   readonly redact: Redact
   readonly lanesOf: { readonly membership: { readonly id: number | null } }
@@ -25,6 +27,8 @@ interface Parts extends Handing {
 const sent: SendOutcome = { status: 'sent' }
 /** So long it is believed that a broker is elsewhere: just after a failover it may have looked at the server of before. */
 const elsewhereMs = 60_000
+/** So often it is told that somebody is still away. */
+const heldTellMs = 60_000
 
 /**
  * Of a broker that has its messages in the tables of the outbox: a batch is moved there, and its contents do not come through this
@@ -35,6 +39,7 @@ export class Sending {
   #asked: { readonly server: string; readonly move: Move | null; readonly at: number } | null = null
   /** Whether the next batch is to be sent. */
   #refused = false
+  #heldTold: { readonly text: string; readonly at: number } | null = null
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -67,7 +72,11 @@ export class Sending {
     fences: ReadonlyMap<number, number>,
     signal: AbortSignal,
   ): Promise<readonly SendOutcome[]> {
-    if (move === null) return sendAll(this.#parts, batch, signal)
+    if (move === null) {
+      const outcomes = await sendAll(this.#parts, batch, signal)
+      this.#tellHeld(outcomes)
+      return outcomes
+    }
     const { failpoint } = this.#parts
     await failpoint('relay.before_delete')
     const leaving = batch.map(({ lane, seq, id, topic, size }) => {
@@ -84,6 +93,29 @@ export class Sending {
     await failpoint('relay.after_delete')
     return batch.slice(0, moved).map(() => sent)
   }
+
+  /** Somebody is away, and others are not: told once in a while, since it may last. */
+  #tellHeld(outcomes: readonly SendOutcome[]): void {
+    const held = outcomes.find(({ status }) => status === 'held')
+    if (held === undefined || !('error' in held)) return
+    const told = this.#heldTold
+    if (told?.text === held.error.message && performance.now() - told.at < heldTellMs) return
+    this.#heldTold = { text: held.error.message, at: performance.now() }
+    this.#parts.emit({ type: 'trouble', error: held.error, doing: 'sending' })
+  }
+}
+
+/** What was sent or moved is told of; how long that took, from this moment on. */
+export function tellSent(
+  { emit, broker }: Pick<Handing, 'emit' | 'broker'>,
+  rows: readonly HeadRow[],
+  startedAt: number,
+): void {
+  if (rows.length === 0) return
+  const topics: Record<string, number> = {}
+  for (const { topic } of rows) topics[topic] = (topics[topic] ?? 0) + 1
+  const durationMs = performance.now() - startedAt
+  emit({ type: 'sent', ids: rows.map(({ id }) => id), topics, broker: broker.name, durationMs })
 }
 
 /** Hands a batch to the broker, as one operation of each message's trace if anybody wants one. */

@@ -4,7 +4,7 @@ import { movingSql, moveRefused } from '../../database/sql/moving.ts'
 import { sqlstate } from '../../database/sqlstate.ts'
 import { hintReceived } from '../../base/hints.ts'
 import { limits } from '../../base/options.ts'
-import type { Leaving, Move, Outlet } from '../move.ts'
+import type { Leaving, Move, Outlet, Route } from '../move.ts'
 import type { Routing } from './routing.ts'
 
 interface Parts {
@@ -29,10 +29,55 @@ export async function movingTo(parts: Parts, outbox: Outlet): Promise<Move | nul
     parts.database.query(movingSql(parts.database.schema).tables),
   ])
   const same = from!.allowed && from!.tables === to!.tables
-  return same ? (batch) => move(parts, outbox, batch) : null
+  if (!same) return null
+  const route = new LastRoute()
+  const told = (topics: readonly string[]): void => hint(parts.database, route.takersOf(topics))
+  return Object.assign((batch: readonly Leaving[]) => move(parts, outbox, batch, route), {
+    route: () => route.known,
+    told,
+  })
 }
 
-async function move({ database, routing, unroutable }: Parts, outbox: Outlet, batch: readonly Leaving[]) {
+/** So many topics are looked up in a list. */
+const topicsMax = 16
+
+/** Who took the topics that were moved last. */
+class LastRoute {
+  #version = ''
+  readonly #takers = new Map<string, readonly string[]>()
+
+  add(version: string, routed: readonly Routed[]): void {
+    if (version !== this.#version) this.#takers.clear()
+    this.#version = version
+    for (const { message, takers } of routed) {
+      // What nobody takes is not lost without a word.
+      if (takers.length === 0) continue
+      this.#takers.delete(message.topic)
+      this.#takers.set(message.topic, takers)
+    }
+    for (const topic of this.#takers.keys()) if (this.#takers.size > topicsMax) this.#takers.delete(topic)
+  }
+
+  get known(): Route | null {
+    if (this.#takers.size === 0) return null
+    return { version: this.#version, topics: [...this.#takers.keys()], takers: [...this.#takers.values()] }
+  }
+
+  takersOf(topics: readonly string[]): readonly string[] {
+    return topics.flatMap((topic) => this.#takers.get(topic) ?? [])
+  }
+}
+
+function hint({ schema }: Database, consumers: readonly string[]): void {
+  for (const consumer of new Set(consumers)) hintReceived(schema, consumer)
+}
+
+async function move(
+  { database, routing, unroutable }: Parts,
+  outbox: Outlet,
+  batch: readonly Leaving[],
+  route: LastRoute,
+): Promise<number> {
   let known = await routing(false)
   if (batch.some(({ topic }) => known.consumersOf(topic).length === 0)) known = await routing(true)
   const isWanted = ({ topic }: Leaving): boolean =>
@@ -59,8 +104,11 @@ async function move({ database, routing, unroutable }: Parts, outbox: Outlet, ba
       else if (moved === 0) throw error
       return moved
     }
-    for (const consumer of new Set(some.flatMap(({ takers }) => takers)))
-      hintReceived(database.schema, consumer)
+    route.add(known.version, some)
+    hint(
+      database,
+      some.flatMap(({ takers }) => takers),
+    )
     moved += some.length
   }
   return moved
