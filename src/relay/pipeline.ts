@@ -152,6 +152,7 @@ export class Pipeline {
     const readAt = performance.now()
     const heads = await this.#read(lanes, way)
     if (heads.moved.length > 0) {
+      await failpoint('relay.after_delete')
       tellSent(this.#parts, heads.moved, readAt)
       way!.told(heads.moved.map(({ topic }) => topic))
       heads.advance(new Set())

@@ -4,6 +4,7 @@ import type { Program } from './worker.ts'
 export type Given =
   | 'plain'
   | 'sent'
+  | 'again'
   | 'idle'
   | 'published'
   | 'outside'
@@ -266,6 +267,10 @@ const upkeep: Cell[] = ['dedupe', 'seen', 'workers', 'handled', 'dead', 'audit']
 const written: Cell[] = [
   ...both('relay', 'before moving.move'),
   ...both('relay', 'after moving.move'),
+  // What follows is moved by the read that has found it.
+  ...both('relay', 'before moving.readAndMove', { given: 'again' }),
+  ...both('relay', 'after moving.readAndMove', { given: 'again' }),
+  ...both('relay', 'relay.after_delete', { given: 'again', hit: 2 }),
   ...[
     'before receive.receive',
     'after receive.receive',

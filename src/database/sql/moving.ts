@@ -74,6 +74,10 @@ export const movingSql = perSchema('moving', (s) => {
       where (select count(*) from fresh) = (select count(*) from m)
       order by m.nr
     )`
+  /** Lanes that are no longer as the relay knows them. */
+  const lost = (lists: string, names: string, also = ''): string => `
+        select from unnest(${lists}) as n(${names})
+        where not exists (select from ${s}.lane as l where l.consumer = '' and l.lane = n.lane and l.fence = n.fence ${also})`
   const woken = `(
       select count(${waking(s, 'c.consumer')}) from (select distinct m.consumer from m) as c
     ) as woken`
@@ -112,10 +116,7 @@ export const movingSql = perSchema('moving', (s) => {
         firstPartition: int,
       },
       `with at as materialized (
-      select ${isHere(s)} and $version = ${subscribed(s)} and not exists (
-        select from unnest($heldLanes, $heldFences) as n(lane, fence)
-        where not exists (select from ${s}.lane as l where l.consumer = '' and l.lane = n.lane and l.fence = n.fence)
-      ) as ours
+      select ${isHere(s)} and $version = ${subscribed(s)} and not exists (${lost('$heldLanes, $heldFences', 'lane, fence')}) as ours
     ),
     gone as (
       delete from ${s}.outbox as o
@@ -170,10 +171,7 @@ export const movingSql = perSchema('moving', (s) => {
           and sum(cardinality(f.takers::text[])) <= $rows and sum(f.size * cardinality(f.takers::text[])) <= $bytes
         from found as f
       ) then $version = ${subscribed(s)} and not exists (
-        select from unnest($lanes, $fences, $lowered) as n(lane, fence, lowered)
-        where not exists (
-          select from ${s}.lane as l
-          where l.consumer = '' and l.lane = n.lane and l.fence = n.fence and l.lowered = n.lowered)
+        ${lost('$lanes, $fences, $lowered', 'lane, fence, lowered', 'and l.lowered = n.lowered')}
       ) and not exists (select from ${s}.parked as p where p.consumer = '' and p.lane = any ($lanes))
       else false end as ours
     ),
