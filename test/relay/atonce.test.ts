@@ -92,13 +92,13 @@ test.each<[string, Message[], Partial<Values>, (string | (() => Promise<unknown>
   ['one is larger than what is read at once', two, { bytes: 1 }],
   ['it would write too many rows', two, { rows: 1 }],
   ['there are many', Array.from({ length: 101 }, () => ({ key: 'a' })), {}],
-  ['a lane has another holder', two, { fences: lanes.map((lane) => (lane === 0 ? 6 : 7)) }],
-  ['something has come back into a lane', two, {}, 'update twinbox.lane set lowered = 1 where lane = 63'],
+  ['a lane has another holder', two, { fences: each(6) }],
+  ['something has come back into a lane', two, {}, 'update twinbox.lane set lowered = 1'],
   [
     'a key is parked',
     two,
     {},
-    `insert into twinbox.parked (consumer, lane, key, until, reason, blocker) values ('', 1, 'other', 'infinity', 'why', 1)`,
+    `insert into twinbox.parked (consumer, lane, key, until, reason, blocker) values ('', twinbox.lane_of('a'), 'other', 'infinity', 'why', 1)`,
   ],
   ['somebody has subscribed since', two, {}, () => subscribe('two', ['t'])],
 ])('it is a read where %s', async (_, messages, otherwise, first) => {

@@ -172,7 +172,8 @@ export const movingSql = perSchema('moving', (s) => {
         from found as f
       ) then $version = ${subscribed(s)} and not exists (
         ${lost('$lanes, $fences, $lowered', 'lane, fence, lowered', 'and l.lowered = n.lowered')}
-      ) and not exists (select from ${s}.parked as p where p.consumer = '' and p.lane = any ($lanes))
+          and n.lane = any (array(select f.lane from found as f))
+      ) and not exists (select from ${s}.parked as p where p.consumer = '' and p.lane = any (array(select f.lane from found as f)))
       else false end as ours
     ),
     gone as (
