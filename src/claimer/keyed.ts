@@ -43,7 +43,7 @@ export class KeyedClaims {
   readonly #othersReader: LaneReader<KeyedRow, KeyedRead>
   /** Whether something was left that there was no room for. */
   #left = false
-  readonly #polling: Polling
+  readonly polling: Polling
   /** Lanes to whose end the last read past hot keys has looked. */
   readonly #seen = new Set<number>()
   #pastAt = 0
@@ -54,7 +54,7 @@ export class KeyedClaims {
     this.#context = context
     this.#unhandled = unhandled
     this.#sql = readingSql(database.schema)
-    this.#polling = new Polling(settings, membership.sleep)
+    this.polling = new Polling(settings, membership.sleep)
     this.#hot = new HotKeys(inFlight, (claim) => context.circuits.pauses(claim))
     const max = Math.max(budgetMin, Math.ceil(settings.batchSize / lanesMin))
     this.#reader = new LaneReader({ ...context, budget: { min: budgetMin, max } })
@@ -81,7 +81,7 @@ export class KeyedClaims {
 
   /** Something is about to come: look often again. */
   hurry(): void {
-    this.#polling.hurry()
+    this.polling.hurry()
     this.#pastPauseMs = 0
     this.#pastAt = Math.min(this.#pastAt, performance.now() + this.#context.settings.pollMs)
   }
@@ -170,7 +170,7 @@ export class KeyedClaims {
     this.#left = reading.beyond
     this.#takeInFlight(reading.rows, false)
     await this.#settle(reading)
-    const pauseMs = this.#polling.next(reading.found)
+    const pauseMs = this.polling.next(reading.found)
     return this.wants([]) ? 0 : pauseMs
   }
 

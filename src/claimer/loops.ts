@@ -20,6 +20,8 @@ interface Parts {
 }
 
 const housekeepingMs = 200
+/** So much later than where the last was found, a sleeper looks where it was not. */
+const otherMs = 2
 
 /** What a claimer does again and again: it reads, claims, renews, and brings back what comes due. */
 export class Loops {
@@ -63,6 +65,16 @@ export class Loops {
   wake(): void {
     this.#read?.wake()
     this.#claim?.wake()
+  }
+
+  /** Something has come, with a key or without. Side by side, the look that finds nothing holds up the one that does. */
+  wakeInTurn(): void {
+    const { keyed, unkeyed } = this.#parts
+    const isKeyed = keyed.polling.foundAt > unkeyed.polling.foundAt
+    const [first, other] = isKeyed ? [this.#read, this.#claim] : [this.#claim, this.#read]
+    first?.wake()
+    if (this.#context.membership.sleep.isAsleep) setTimeout(() => other?.wake(), otherMs)
+    else other?.wake()
   }
 
   /** Messages have been handled. Looks for more without waiting, where the last look has left something behind. */

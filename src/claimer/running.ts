@@ -156,7 +156,7 @@ export class RunningClaimer implements Holder, LaneHolder {
   onWoken(): void {
     this.#keyed.hurry()
     this.#unkeyed.hurry()
-    this.#loops.wake()
+    this.#loops.wakeInTurn()
   }
 
   onVoid(reason: string): void {

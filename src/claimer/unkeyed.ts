@@ -27,7 +27,7 @@ export class UnkeyedClaims {
   #more = false
   /** How many the last claim has brought, if it has brought all that it wanted. */
   #full = 0
-  readonly #polling: Polling
+  readonly polling: Polling
   /** Whether the last sweep has found abandoned messages, or somebody says that there are some. */
   #abandoned = false
   #handledSince = 0
@@ -52,12 +52,12 @@ export class UnkeyedClaims {
     this.leases = new RowLeases(context)
     this.#sql = inboxSql(context.database.schema)
     this.#partitions = new Partitions(context)
-    this.#polling = new Polling(context.settings, context.membership.sleep)
+    this.polling = new Polling(context.settings, context.membership.sleep)
   }
 
   /** Something is about to come: look often again. */
   hurry(): void {
-    this.#polling.hurry()
+    this.polling.hurry()
     this.#partitions.stir()
   }
 
@@ -122,7 +122,7 @@ export class UnkeyedClaims {
       this.#abandoned = false
       return 0
     }
-    const pauseMs = this.#polling.next(rows.length > 0)
+    const pauseMs = this.polling.next(rows.length > 0)
     this.#more = false
     if (rows.length === 0) return pauseMs
     const before = inFlight.bytes

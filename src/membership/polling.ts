@@ -5,6 +5,8 @@ export class Polling {
   readonly #settings: { readonly pollMs: number; readonly pollMsMax: number }
   readonly #sleep: Sleep
   #pauseMs: number
+  /** When a look has found something last, by the monotonic clock. */
+  foundAt = -Infinity
 
   constructor(settings: { readonly pollMs: number; readonly pollMsMax: number }, sleep: Sleep) {
     this.#settings = settings
@@ -20,6 +22,7 @@ export class Polling {
   /** After a look, and whether it has found anything. */
   next(found: boolean): number {
     if (found) {
+      this.foundAt = performance.now()
       this.#sleep.stir()
       this.hurry()
       return this.#pauseMs
