@@ -220,6 +220,25 @@ function statements(
       takers: first.map(() => ['c']),
       ...{ heldLanes: lanes, heldFences: each(0, 64), server, version: '0', firstPartition: 0 },
     }),
+    of('relay: read and move', movingSql('twinbox').readAndMove, {
+      ...{
+        lanes,
+        bounds: each(watermark, 64),
+        budgets: each(1, 64),
+        fences: each(0, 64),
+        lowered: each(0, 64),
+      },
+      ...{
+        mark: true,
+        server,
+        bytes: 8e6,
+        rows: 5000,
+        topics: ['t'],
+        takers: [['c']],
+        version: '0',
+        firstPartition: 0,
+      },
+    }),
   ]
 }
 
