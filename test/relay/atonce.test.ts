@@ -139,18 +139,22 @@ const isRead = (name: string): boolean => /outbox.step$|readAndMove$/.test(name)
 function watchStatements() {
   const names: string[] = []
   let gate: Promise<unknown> | null = null
+  let held = 0
   const original = Reflect.get(Database.prototype, 'run') as (...given: unknown[]) => Promise<unknown[]>
   vi.spyOn(Database.prototype, 'run').mockImplementation(async function (
     this: Database,
     ...given: unknown[]
   ) {
     const name = (given[1] as { name: string }).name.replace('twinbox.', '')
-    if (isRead(name)) await gate
+    if (isRead(name) && gate !== null) {
+      held++
+      await gate
+    }
     const rows = (await original.apply(this, given)) as { lane?: number | null }[]
     if (!isRead(name) || rows.some(({ lane }) => lane !== null)) names.push(name)
     return rows as never
   } as never)
-  return { names, hold: (until: Promise<unknown> | null) => (gate = until) }
+  return { names, hold: (until: Promise<unknown>) => void (gate = until), held: () => held }
 }
 async function start(): Promise<void> {
   relay = createRelay({ database: database.url, broker })
@@ -201,6 +205,9 @@ test('what a straggler has added goes before what was published after it', async
   await until(async () => (await left()) === 0)
   let open = (): void => {}
   statements.hold(new Promise<void>((resolve) => (open = resolve)))
+  // Both halves are about to read, and none is reading.
+  await publish([{ key: 'k1' }])
+  await until(() => statements.held() === 2)
   await client.query('commit')
   client.release()
   await publish([{ key: 'K' }], 1000)
