@@ -140,21 +140,30 @@ function watchStatements() {
   const names: string[] = []
   let gate: Promise<unknown> | null = null
   let held = 0
+  const reads: { readonly lanes: readonly number[]; readonly bounds: readonly number[] }[] = []
   const original = Reflect.get(Database.prototype, 'run') as (...given: unknown[]) => Promise<unknown[]>
   vi.spyOn(Database.prototype, 'run').mockImplementation(async function (
     this: Database,
     ...given: unknown[]
   ) {
     const name = (given[1] as { name: string }).name.replace('twinbox.', '')
+    if (isRead(name)) reads.push(given[2] as (typeof reads)[number])
     if (isRead(name) && gate !== null) {
       held++
       await gate
     }
     const rows = (await original.apply(this, given)) as { lane?: number | null }[]
     if (!isRead(name) || rows.some(({ lane }) => lane !== null)) names.push(name)
-    return rows as never
-  } as never)
-  return { names, hold: (until: Promise<unknown>) => void (gate = until), held: () => held }
+    return rows
+  })
+  return {
+    names,
+    reads,
+    held: () => held,
+    hold(opened: Promise<unknown>) {
+      gate = opened
+    },
+  }
 }
 async function start(): Promise<void> {
   relay = createRelay({ database: database.url, broker })
@@ -193,11 +202,7 @@ test('what a straggler has added goes before what was published after it', async
     `select twinbox.lane_of('K')::int as lane, (select last_value from pg_sequences where sequencename = 'outbox_seq_seq')::int as seq`,
   )
   const above = (): boolean =>
-    vi.mocked(Database.prototype.run).mock.calls.some(([, statement, values]) => {
-      if (!isRead(statement.name)) return false
-      const { lanes: asked, bounds } = values as unknown as { lanes: number[]; bounds: number[] }
-      return (bounds[asked.indexOf(lane!.lane)] ?? 0) >= lane!.seq
-    })
+    statements.reads.some((read) => (read.bounds[read.lanes.indexOf(lane!.lane)] ?? 0) >= lane!.seq)
   while (!above() && performance.now() < since + 20_000) {
     await publish([{ key: 'K0' }, { key: 'k1' }, { key: 'k2' }, { key: 'k3' }])
     await new Promise((resolve) => setTimeout(resolve, 20))
