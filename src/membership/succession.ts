@@ -9,7 +9,7 @@ export class Succession {
   readonly abandoned = new Abandoned()
   /** How many share the work, this one included. */
   living = 1
-  /** The others of them. */
+  /** The others of them, by their ids. */
   peers: readonly number[] = []
   #changedAt = performance.now()
 
@@ -30,7 +30,8 @@ export class Succession {
 
   /** Takes note of the living. True if somebody has come or gone. */
   count(living: readonly Peer[]): boolean {
-    this.peers = living.map(({ id }) => id)
+    // The server gives them in any order. Who compares would see others come and go at each look.
+    this.peers = living.map(({ id }) => id).toSorted((a, b) => a - b)
     if (this.living === 1 + living.length) return false
     this.living = 1 + living.length
     this.#changedAt = performance.now()
