@@ -1,15 +1,13 @@
 import pg from 'pg'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import { postgres } from '../src/brokers/postgres/postgres.ts'
 import { Database } from '../src/database/database.ts'
 import { receive } from '../src/database/inbox.ts'
-import { sleepSql } from '../src/database/sql/sleep.ts'
-import { workerSql } from '../src/database/sql/worker.ts'
 import { createClaimer, createReceiver, createRelay, type Broker, type Worker } from '../src/index.ts'
 import { Session } from '../src/membership/session.ts'
 import { Sleep } from '../src/membership/sleep.ts'
 import { recordEvents, type Recorder } from './support/events.ts'
-import { createTestDatabase, type TestDatabase } from './support/postgres.ts'
+import { apart, createTestDatabase, type TestDatabase } from './support/postgres.ts'
 import { until } from './support/until.ts'
 import { inboxMessage } from './support/messages.ts'
 
@@ -46,8 +44,9 @@ async function start(worker: Worker): Promise<Worker> {
   await worker.start()
   return worker
 }
+/** As if each was of a process of its own. */
 const relay = (): Promise<Worker> =>
-  start(createRelay({ database: database.url, broker, onEvent: events.onEvent }))
+  start(createRelay({ database: apart(database.url), broker, onEvent: events.onEvent }))
 
 /** Not from this process's outbox, whose hints its relays would hear. */
 const publish = `select twinbox.publish('t', '{}'::json)`
@@ -118,7 +117,7 @@ test('of several that sleep one watches, and when it leaves, another one does', 
   await asleep('')
   for (let left = 3; left > 1; left--) {
     const [holder] = await database.query<{ id: number }>(
-      `select w.id from pg_stat_activity as a join twinbox.worker as w on w.application = a.application_name
+      `select w.id from pg_stat_activity as a join twinbox.worker as w on starts_with(w.application, a.application_name)
       where a.pid = any ($1)`,
       [await watchers('')],
     )
@@ -193,18 +192,17 @@ test('with a backlog, a claimer neither sleeps nor tells others that it has got 
 })
 
 test('whoever sleeps while another one watches goes on sleeping when it asks whether that is still so', async () => {
-  const own = new Database(database.url)
-  await own.probe()
   const idle = async (): Promise<{ sleep: Sleep; session: Session; asked: () => number }> => {
+    // As in a process of its own.
+    const own = new Database(database.url)
+    onTestFinished(() => own.close())
     const session = new Session(own, {
-      lock: workerSql(own.schema).lock,
-      listen: sleepSql(own.schema).listen,
       onEnd: () => {},
       onGone: () => {},
       onNotified: () => {},
     })
     await session.open()
-    const asks = vi.spyOn(session, 'run')
+    const asks = vi.spyOn(session, 'watch')
     const sleep = new Sleep(own, session, { consumer: 'idle', emit: () => {}, worker: { onWoken: () => {} } })
     await until(() => sleep.pause(100) >= 1000)
     return { sleep, session, asked: () => asks.mock.calls.length }
@@ -229,5 +227,4 @@ test('whoever sleeps while another one watches goes on sleeping when it asks whe
     return now !== undefined && now !== first
   })
   await sleeper.session.end()
-  await own.close()
 })

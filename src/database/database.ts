@@ -4,11 +4,10 @@ import { OptionError } from '../base/errors.ts'
 import { checkSchema } from '../base/options.ts'
 import { inside, runAlone } from './alone.ts'
 import { bounded, isPool, queryTimeoutMs, surviveErrors, useClient } from './client.ts'
+import { Connections, sharedConnections } from './connections.ts'
 import { ofDatabase } from './evidence.ts'
-import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
-import { findLink } from './link.ts'
-import { applicationName, endPool, setUp, startup, tearDown, withoutTimeouts } from './pool.ts'
-import { Plans } from './plans.ts'
+import { endPool, endWithinMs, startup, tearDown } from './pool.ts'
+import { Share } from './share.ts'
 import { rowTypes } from './types.ts'
 import * as sql from './sql/server.ts'
 import { inTransaction } from './transaction.ts'
@@ -46,7 +45,9 @@ export class Database {
   readonly schema: string
   /** For the transactions of handlers, as the user has set up their connections. Everything of ours runs on others. */
   readonly pool: pg.Pool
-  /** The `application_name` of the connections that are ours, and of no others: whose backends are whose. */
+  /** Those that are ours. Several may share them. */
+  readonly connections: Connections
+  /** By this `application_name`, or the beginning of it, the connections that it uses are found: whose backends are whose. */
   readonly application: string
   /** Whether statements are prepared by name. Known after `probe`. */
   preparedStatements: boolean
@@ -55,29 +56,32 @@ export class Database {
   /** Whether a pooler is in between, of whatever mode. Known after `probe`. */
   pooled = false
   readonly #owned: boolean
-  readonly #hosts: Hosts
-  readonly #ours: pg.Pool
-  readonly #bookkeeping: pg.Pool
+  readonly #ours: Share
+  readonly #bookkeeping: Share
   readonly #wished: DatabaseOptions
-  readonly #plans = new Plans()
   #probed: Promise<void> | null = null
+  #hasEntered = false
   #closed = false
 
-  constructor(input: Exclude<DatabaseInput, Database>, options: DatabaseOptions = {}) {
+  constructor(
+    input: Exclude<DatabaseInput, Database>,
+    options: DatabaseOptions = {},
+    shared: Connections | null = null,
+  ) {
     this.schema = checkSchema(options.schema ?? 'twinbox')
     this.#wished = options
     this.preparedStatements = options.preparedStatements ?? true
     this.#owned = !isPool(input)
-    this.#hosts = isPool(input) ? hostsOfPool(input) : readHosts(input, options.poolSize ?? 10)
-    this.application = applicationName(this.#hosts.config.application_name)
-    const ours = { application_name: this.application }
-    this.pool = isPool(input) ? input : this.#hosts.pool(ours)
+    this.connections = shared ?? new Connections(input, options)
+    const { connections } = this
+    this.application = shared === null ? connections.application : connections.nextName()
+    const name = { application_name: this.application }
+    this.pool = isPool(input)
+      ? input
+      : connections.hosts.pool({ ...name, max: maxOf(input) ?? options.poolSize ?? 10 })
     surviveErrors(this.pool)
-    const max = Math.min(this.#hosts.config.max ?? 4, 4)
-    this.#ours = this.#hosts.pool({ ...ours, ...withoutTimeouts, max })
-    surviveErrors(this.#ours)
-    this.#bookkeeping = this.#hosts.pool({ ...ours, ...withoutTimeouts, max: 4 })
-    surviveErrors(this.#bookkeeping)
+    this.#ours = new Share(() => connections.ours, shared === null ? 4 : 3)
+    this.#bookkeeping = new Share(() => connections.bookkeeping, 4)
   }
 
   /**
@@ -94,24 +98,14 @@ export class Database {
   }
 
   async #probe(): Promise<void> {
-    const link = await findLink(this.#hosts, this.#wished.preparedStatements === true)
+    if (!this.#hasEntered && !this.#closed) this.connections.enter()
+    this.#hasEntered = true
+    const { link, settings } = await this.connections.probe()
     this.sessions = link.sessions
     this.pooled = !link.direct
     this.preparedStatements = this.#wished.preparedStatements ?? link.sessions
-    if (!link.sessions) return
-    const settings = {
-      ...(link.direct ? sql.keepaliveSettings : {}),
-      ...(link.checksConnection ? sql.connectionCheck : {}),
-    }
-    const ours = {
-      ...settings,
-      ...(link.facts.version >= sql.transactionTimeoutSince ? sql.withoutTransactionTimeout : {}),
-    }
-    const { config } = this.#hosts
-    Object.assign(this.#ours.options, setUp(link, config, { ...sql.ownSettings, ...ours }))
-    Object.assign(this.#bookkeeping.options, setUp(link, config, { ...sql.bookkeepingSettings, ...ours }))
     if (!this.#owned || !link.direct) return
-    const options = startup(config, { ...settings, ...sql.withoutIdleTimeout })
+    const options = startup(this.connections.hosts.config, { ...settings, ...sql.withoutIdleTimeout })
     Object.assign(this.pool.options, { options })
   }
 
@@ -127,13 +121,14 @@ export class Database {
     const client = await this.#bookkeeping.connect()
     return useClient(client, async () => {
       // Before the next statement and not after this one, whose answer should not be lost with it.
-      if (this.#plans.forget(client)) await client.query(bounded(sql.forgetPlans))
+      const { plans } = this.connections
+      if (plans.forget(client)) await client.query(bounded(sql.forgetPlans))
       const startedAt = performance.now()
       try {
         return await this.runKept(client, statement, ...given)
       } finally {
         // Also when it has failed: a plan so bad that its statement timed out would be used again and again.
-        this.#plans.answered(client, startedAt)
+        plans.answered(client, startedAt)
       }
     })
   }
@@ -141,10 +136,7 @@ export class Database {
   /** A connection outside of any pool, set up like those for bookkeeping. The caller ends it. */
   async openSession(): Promise<pg.Client> {
     await this.probe()
-    const { onConnect, ...config } = this.#bookkeeping.options as ReturnType<typeof setUp>
-    const client = await this.#hosts.connect(config)
-    await onConnect?.(client)
-    return client
+    return this.connections.openSession()
   }
 
   /** Runs a statement in a transaction of its own, whose commit waits for the disk. */
@@ -193,7 +185,7 @@ export class Database {
   async transaction<Result>(work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
     await this.probe()
     const begin = this.sessions ? sql.beginOurs : sql.beginWith(sql.ownSettings)
-    return inTransaction(this.#ours, begin, work)
+    return inTransaction(this.connections.ours, begin, work, () => this.#ours.connect())
   }
 
   /** Reads, by three statements beside those of `work`. The server ends each after so long, also one whose client waits no more. */
@@ -208,12 +200,12 @@ export class Database {
   }
 
   /**
-   * Tears down all connections that are ours. Cut off, each would be waited for until its statement's time is up; and
+   * Tears down the connections that are ours, but for those that somebody uses who shares them. Cut off, each would be waited for until its statement's time is up; and
    * the idle ones may look sound for as long as TCP goes on trying, a quarter of an hour.
    */
   abandon(): void {
-    tearDown(this.#bookkeeping)
-    tearDown(this.#ours)
+    this.#bookkeeping.tearDown()
+    this.#ours.tearDown()
     if (this.#owned) tearDown(this.pool)
   }
 
@@ -221,19 +213,27 @@ export class Database {
   toJSON = (): object => ({ schema: this.schema, application: this.application });
   [inspect.custom] = this.toJSON
 
-  /** Closes the connections for bookkeeping, and the pool if it is our own. Connections that are still in use after 5 s are torn down. */
+  /**
+   * Closes the connections that are ours unless others share them, and the pool if it is our own. Connections that are still in
+   * use after 5 s are torn down.
+   */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    const pools = [this.#bookkeeping, this.#ours, ...(this.#owned ? [this.pool] : [])]
-    await Promise.all(pools.map(endPool))
+    const ours = [this.#bookkeeping, this.#ours].map((share) => share.close(endWithinMs))
+    await Promise.all([...ours, ...(this.#owned ? [endPool(this.pool)] : [])])
+    if (this.#hasEntered) await this.connections.leave()
   }
 }
 
-/** Opens a database, or takes it as it is. `poolSize` applies only to a pool that is made here. */
+const maxOf = (input: string | pg.PoolConfig): number | undefined =>
+  typeof input === 'string' ? undefined : input.max
+
+/** Opens a database, or takes it as it is. `poolSize` applies only to a pool that is made here. Shared, all of this process that open it so have their own connections in common. */
 export function openDatabase(
   input: DatabaseInput,
   options: DatabaseOptions = {},
+  isShared = false,
 ): { database: Database; owned: boolean } {
   if (input instanceof Database) {
     if (options.schema !== undefined && options.schema !== input.schema) {
@@ -244,5 +244,6 @@ export function openDatabase(
     }
     return { database: input, owned: false }
   }
-  return { database: new Database(input, options), owned: true }
+  const shared = isShared ? sharedConnections(input, options) : null
+  return { database: new Database(input, options, shared), owned: true }
 }

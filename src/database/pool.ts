@@ -67,8 +67,8 @@ export function startup(
 /** Theirs, so that the connection is found where it is looked for, and a tag that is this instance's alone. */
 export function applicationName(theirs: string | undefined): string {
   const tag = `twinbox ${randomBytes(4).toString('hex')}`
-  // The server keeps 63 bytes, and replaces what is not ASCII.
-  const prefix = (theirs ?? '').replaceAll(/[^ -~]/g, '?').slice(0, 62 - tag.length)
+  // The server keeps 63 bytes, and replaces what is not ASCII. Behind the tag there may be a number, see `Connections`.
+  const prefix = (theirs ?? '').replaceAll(/[^ -~]/g, '?').slice(0, 57 - tag.length)
   return prefix === '' ? tag : `${prefix} ${tag}`
 }
 
@@ -80,9 +80,11 @@ export function tearDown(pool: pg.Pool): void {
   for (const client of clients) client.connection.stream.destroy()
 }
 
+export const endWithinMs = 5000
+
 /** Ends it within 5 s. */
 export async function endPool(pool: pg.Pool): Promise<void> {
   // end() waits for ever for a client that somebody forgot, or whose server is gone.
-  const deadline = setTimeout(() => tearDown(pool), 5000)
+  const deadline = setTimeout(() => tearDown(pool), endWithinMs)
   await pool.end().finally(() => clearTimeout(deadline))
 }

@@ -24,14 +24,15 @@ export async function withTransaction<Result>(
   return inTransaction('pool' in pool ? pool.pool : pool, sql.begin, work)
 }
 
-/** The same, begun as `begin` says. */
+/** The same, begun as `begin` says, on the client that `connect` gives. */
 export async function inTransaction<Result>(
   source: pg.Pool,
   begin: string,
   work: (client: pg.PoolClient) => Promise<Result>,
+  connect = (): Promise<pg.PoolClient> => source.connect(),
 ): Promise<Result> {
   surviveErrors(source)
-  const client = await source.connect()
+  const client = await connect()
   return useClient(client, async () => {
     takeBack(client)
     await ofDatabase(client.query(begin))

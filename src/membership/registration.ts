@@ -1,5 +1,4 @@
 import { hostname } from 'node:os'
-import { sleepSql } from '../database/sql/sleep.ts'
 import { workerSql, type Beat, type Peer } from '../database/sql/worker.ts'
 import type { TwinboxError } from '../base/errors.ts'
 import type { WorkerKind } from '../base/events.ts'
@@ -60,11 +59,10 @@ export class Registration {
     this.#sql = workerSql(options.database.schema)
     this.#life = new StateMachine<Life>('A worker', lifeMoves, 'outside', (defect) => this.#giveUp(defect))
     this.session = new Session(options.database, {
-      lock: this.#sql.lock,
-      listen: sleepSql(options.database.schema).listen,
       onEnd: () => this.#loop?.wake(),
       onGone: () => company?.onSessionGone(),
       onNotified: (news) => company?.onNotified(news),
+      patienceMs: options.deadAfterMs / 4,
     })
     this.#presence = new Presence(options, {
       onNews: () => this.#loop?.wake(),
@@ -97,7 +95,7 @@ export class Registration {
 
   /** How the worker's own connection is, if it was open before that moment. */
   look(since: number): Promise<Sight> {
-    return this.session.look(this.#sql.look, since, this.#server)
+    return this.session.look(since, this.#server)
   }
 
   /** Registers, and gives signs of life from then on. */

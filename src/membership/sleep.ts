@@ -1,5 +1,5 @@
 import type { Database } from '../database/database.ts'
-import { gotUp, sleepSql } from '../database/sql/sleep.ts'
+import { gotUp } from '../database/sql/sleep.ts'
 import type { Session } from './session.ts'
 import { StateMachine, type Moves } from '../base/state.ts'
 import type { Emit } from '../base/events.ts'
@@ -46,8 +46,8 @@ export const sleepMoves: Moves<SleepState> = {
  * notifications, nobody sleeps.
  */
 export class Sleep {
-  readonly #database: Pick<Database, 'schema' | 'sessions'>
-  readonly #session: Pick<Session, 'isOpen' | 'run'>
+  readonly #database: Pick<Database, 'sessions'>
+  readonly #session: Pick<Session, 'isOpen' | 'watch' | 'unwatch'>
   readonly #options: SleepOptions
   readonly #state: StateMachine<SleepState>
   /** Since it asked it has heard that whoever watched got up: that somebody watches may be from before. */
@@ -59,8 +59,8 @@ export class Sleep {
   #busySince = this.#busyAt
 
   constructor(
-    database: Pick<Database, 'schema' | 'sessions'>,
-    session: Pick<Session, 'isOpen' | 'run'>,
+    database: Pick<Database, 'sessions'>,
+    session: Pick<Session, 'isOpen' | 'watch' | 'unwatch'>,
     options: SleepOptions,
   ) {
     this.#database = database
@@ -119,10 +119,7 @@ export class Sleep {
   getUp(): void {
     const watches = this.#state.is('watching')
     this.#wakeUp()
-    if (!watches) return
-    const { consumer } = this.#options
-    const { getUp } = sleepSql(this.#database.schema)
-    this.#session.run(getUp, { consumer, news: gotUp(consumer) }).catch(() => {})
+    if (watches) this.#session.unwatch()
   }
 
   #wakeUp(): void {
@@ -152,10 +149,8 @@ export class Sleep {
     this.#isOutdated = false
     this.#state.go(this.isAsleep ? 'checking' : 'asking')
     const { consumer, worker } = this.#options
-    const { fallAsleep } = sleepSql(this.#database.schema)
     try {
-      const [found] = await this.#session.run(fallAsleep, { consumer })
-      const { ours, watched } = found!
+      const { ours, watched } = await this.#session.watch(consumer)
       this.#askAt = performance.now() + (watched ? asleepMs : drowsyMs)
       const slept = this.isAsleep
       const isWatched = watched && !this.#isOutdated

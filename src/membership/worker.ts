@@ -141,7 +141,7 @@ export function createWorker(
   const coordination = checkCoordination(options.coordination)
   if (options.database === undefined)
     throw new OptionError('database', 'database is required: a connection string or a pg pool.')
-  let opened = openDatabase(options.database, options)
+  let opened = openDatabase(options.database, options, true)
   const emit = emitter(options, () => ({ kind: parts.kind, consumer: parts.consumer, workerId: parts.id() }))
   const state = new StateMachine<WorkerState>('A worker', workerMoves, 'idle', (error) =>
     emit({ type: 'trouble', error, doing: 'starting or stopping' }),
@@ -168,7 +168,7 @@ export function createWorker(
       if (begun) await parts.stop().catch(() => {})
       await close()
       // Somebody may mend it, and start again.
-      opened = openDatabase(options.database, options)
+      opened = openDatabase(options.database, options, true)
       if (state.is('starting')) state.go('idle')
       throw error
     }

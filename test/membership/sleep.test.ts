@@ -1,8 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { TwinboxEvent } from '../../src/base/events.ts'
-import { gotUp, sleepSql } from '../../src/database/sql/sleep.ts'
-import { workerSql } from '../../src/database/sql/worker.ts'
+import { gotUp } from '../../src/database/sql/sleep.ts'
 import { Session } from '../../src/membership/session.ts'
 import { Sleep, sleepMoves, type SleepState } from '../../src/membership/sleep.ts'
 import { database, inbox, useInbox } from '../support/inbox.ts'
@@ -10,9 +9,6 @@ import { movedMachines } from '../support/states.ts'
 import { asInProduction } from '../support/tripwire.ts'
 
 /** The states of a sleeper. How it sleeps among others stands in `test/sleep.test.ts`. */
-
-const schema = '"twinbox"'
-const sql = sleepSql(schema)
 
 type Step =
   | 'look in vain'
@@ -39,19 +35,19 @@ test('whatever happens in whatever order: no impossible move, and it holds the l
         let locks = 0
         let otherLocks = false
         let asked: { readonly answer: () => void; readonly fail: () => void }[] = []
-        const run = (statement: unknown, ..._given: unknown[]): Promise<never[]> =>
+        const ask = (watches: boolean): Promise<{ ours: boolean; watched: boolean }> =>
           new Promise((resolve, reject) => {
             const answer = (): void => {
-              const ours = statement === sql.fallAsleep && !otherLocks
+              const ours = watches && !otherLocks
               if (ours) locks++
-              if (statement === sql.getUp && locks > 0) locks--
-              resolve([{ ours, watched: otherLocks }] as never[])
+              if (!watches && locks > 0) locks--
+              resolve({ ours, watched: otherLocks })
             }
             asked.push({ answer, fail: () => reject(new Error('gone')) })
           })
         const sleep = new Sleep(
-          { schema, sessions: true },
-          { isOpen: true, run },
+          { sessions: true },
+          { isOpen: true, watch: () => ask(true), unwatch: () => void ask(false).catch(() => {}) },
           { consumer: 'c', emit: () => {}, worker: { onWoken: () => {} } },
         )
         const next = async (how: 'answer' | 'fail'): Promise<void> => {
@@ -102,7 +98,6 @@ describe('in production', () => {
     const machines = movedMachines<SleepState>()
     const events: TwinboxEvent['type'][] = []
     const session = new Session(inbox, {
-      ...{ lock: workerSql(inbox.schema).lock, listen: sleepSql(inbox.schema).listen },
       ...{ onEnd: () => {}, onGone: () => {}, onNotified: () => {} },
     })
     await session.open()

@@ -60,6 +60,11 @@ export async function createTestDatabase(options: { migrated?: boolean } = {}): 
   }
 }
 
+let processes = 0
+
+/** The same database for a worker that shall share nothing with the others here, as if it was of another process. */
+export const apart = (url: string): string => `${url}#${++processes}`
+
 const urlOf = (server: string, name: string): string =>
   Object.assign(new URL(server), { pathname: `/${name}` }).toString()
 

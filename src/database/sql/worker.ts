@@ -42,15 +42,24 @@ export interface Beat {
   readonly position: number | null
 }
 
+/** A tag of ours at the end of a name (see `applicationName`), and behind it the number of one of several workers that share connections. */
+const tag = '(^| )twinbox [0-9a-f]{8}( [0-9a-f]{4})?$'
+/** The name of the connections that a worker shares with others. */
+const sharedName = (application: string): string =>
+  String.raw`regexp_replace(${application}, ' [0-9a-f]{4}$', '')`
+
 /**
- * Ends what `$worker`, which has ended, left open: the sessions under the name that its row says. Others can write rows, so
- * the name has to end in a tag of ours (see `applicationName`), and the sessions have to be of the user who wrote the row,
- * which nobody can feign. What began after the verdict is of another life.
+ * Ends what `$worker`, which has ended, left open: the sessions under the name that its row says, and with the last worker of
+ * several that share connections those too. Others can write rows, so the name has to end in a tag of ours, and the sessions
+ * have to be of the user who wrote the row, which nobody can feign. What began after the verdict is of another life.
  */
 export const disconnecting = (s: string): string => `select count(pg_terminate_backend(a.pid)) as closed
     from ${s}.worker as w
-    join pg_stat_activity as a on a.application_name = w.application and a.usename = w.login and a.backend_start <= w.ended_at
-    where w.id = $worker and w.application ~ '(^| )twinbox [0-9a-f]{8}$'
+    join pg_stat_activity as a on a.usename = w.login and a.backend_start <= w.ended_at
+      and (a.application_name = w.application or a.application_name = ${sharedName('w.application')} and not exists (
+        select from ${s}.worker as fellow
+        where fellow.ended_at is null and fellow.login = w.login and ${sharedName('fellow.application')} = ${sharedName('w.application')}))
+    where w.id = $worker and w.application ~ '${tag}'
       and a.usename = current_user and a.datname = current_database() and a.pid <> pg_backend_pid()`
 
 // Everybody who shares the work: the living, and those whose leases may not have been taken over yet. A lock that was
@@ -78,6 +87,13 @@ export const workerSql = perSchema('worker', (s) => ({
     { id: int },
     `select pg_try_advisory_lock('${s}.worker'::regclass::oid::int, $id) as locked`,
   ).gives<{ readonly locked: boolean }>(),
+
+  unlock: prepared(
+    { id: int },
+    `select pg_advisory_unlock('${s}.worker'::regclass::oid::int, $id) as unlocked`,
+  ).gives<{
+    readonly unlocked: boolean
+  }>(),
 
   // The lock comes first: a worker that is registered as locked and whose lock is free is dead.
   register: prepared(
