@@ -587,7 +587,7 @@ describe('defaults', () => {
           ),
         ].map(([line]) => `${file}: ${line}`),
       )
-    expect(elsewhere).toEqual(['src/database/database.ts: options.poolSize ?? 10)'])
+    expect(elsewhere).toEqual(['src/database/database.ts: options.poolSize ?? 10'])
   })
 
   test('what the documentation of an option says is its default', () => {

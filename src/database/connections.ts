@@ -1,13 +1,16 @@
 import type pg from 'pg'
 import { isPool, surviveErrors } from './client.ts'
-import type { Database, DatabaseInput, DatabaseOptions } from './database.ts'
 import { hostsOfPool, readHosts, type Hosts } from './hosts.ts'
 import { findLink } from './link.ts'
 import { Plans } from './plans.ts'
 import { applicationName, endPool, setUp, withoutTimeouts, type Link } from './pool.ts'
 import * as sql from './sql/server.ts'
 
-type Input = Exclude<DatabaseInput, Database>
+/** With the session of its workers, a process has ten connections to a database, beside those of handlers. */
+const bookkeepingShared = 5
+const oursMax = 4
+
+type Input = string | pg.PoolConfig | pg.Pool
 
 /** What was found at the other end, and how connections of ours are set up for it. */
 interface Way {
@@ -33,11 +36,12 @@ export class Connections {
   #users = 0
   #names = 0
 
-  constructor(input: Input, options: DatabaseOptions, bookkeepingMax = 4) {
-    this.hosts = isPool(input) ? hostsOfPool(input) : readHosts(input, options.poolSize ?? 10)
+  /** `poolSize` bounds the pool of what waits for the disk, unless the input does; `prepares`: whether the user insists on prepared statements. */
+  constructor(input: Input, poolSize: number, prepares: boolean, bookkeepingMax = 4) {
+    this.hosts = isPool(input) ? hostsOfPool(input) : readHosts(input, poolSize)
     this.application = applicationName(this.hosts.config.application_name)
-    this.#prepares = options.preparedStatements === true
-    this.#max = { ours: Math.min(this.hosts.config.max ?? 4, 4), bookkeeping: bookkeepingMax }
+    this.#prepares = prepares
+    this.#max = { ours: Math.min(this.hosts.config.max ?? oursMax, oursMax), bookkeeping: bookkeepingMax }
   }
 
   get ours(): pg.Pool {
@@ -115,14 +119,14 @@ export class Connections {
   }
 }
 
-/** With the session of its workers, a process has ten connections to a database, beside those of handlers. */
-const bookkeepingShared = 5
-
 const byUrl = new Map<string, Connections>()
 const byObject = new WeakMap<object, Map<string, Connections>>()
 
 /** The connections that all of this process share who name the same database in the same way: by the same text, or the same object. */
-export function sharedConnections(input: Input, options: DatabaseOptions): Connections {
+export function sharedConnections(
+  input: Input,
+  options: { readonly schema?: string | undefined; readonly preparedStatements?: boolean | undefined },
+): Connections {
   // What a URL leaves out, the environment says.
   const environment = Object.entries(process.env).filter(([name]) => name.startsWith('PG'))
   const { schema, preparedStatements } = options
@@ -134,7 +138,7 @@ export function sharedConnections(input: Input, options: DatabaseOptions): Conne
   }
   let connections = known.get(key)
   if (connections === undefined) {
-    connections = new Connections(input, { preparedStatements }, bookkeepingShared)
+    connections = new Connections(input, oursMax, preparedStatements === true, bookkeepingShared)
     known.set(key, connections)
   }
   return connections

@@ -72,13 +72,12 @@ export class Database {
     this.#wished = options
     this.preparedStatements = options.preparedStatements ?? true
     this.#owned = !isPool(input)
-    this.connections = shared ?? new Connections(input, options)
+    const poolSize = options.poolSize ?? 10
+    this.connections = shared ?? new Connections(input, poolSize, options.preparedStatements === true)
     const { connections } = this
     this.application = shared === null ? connections.application : connections.nextName()
     const name = { application_name: this.application }
-    this.pool = isPool(input)
-      ? input
-      : connections.hosts.pool({ ...name, max: maxOf(input) ?? options.poolSize ?? 10 })
+    this.pool = isPool(input) ? input : connections.hosts.pool({ ...name, max: maxOf(input) ?? poolSize })
     surviveErrors(this.pool)
     this.#ours = new Share(() => connections.ours, shared === null ? 4 : 3)
     this.#bookkeeping = new Share(() => connections.bookkeeping, 4)
