@@ -78,6 +78,16 @@ export class Line {
     return turn
   }
 
+  /** On the connection as it is by now. */
+  async runNow<Takes extends Parameters, Row>(
+    database: Pick<Database, 'runKept'>,
+    statement: Statement<Takes, Row>,
+    ...given: Given<Takes>
+  ): Promise<Row[]> {
+    if (this.#client === null) throw new Error('Connection terminated: the worker gave its session up.')
+    return this.run(database, this.#client, statement, ...given)
+  }
+
   /**
    * Leaves at once. The last one ends it, and so does whoever has waited for an answer for so long: a connection that swallows bytes
    * would wait for its own end for ever, and with it all who wait for it.

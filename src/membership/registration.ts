@@ -1,12 +1,12 @@
 import { hostname } from 'node:os'
-import { workerSql, type Beat, type Peer } from '../database/sql/worker.ts'
+import { workerSql } from '../database/sql/worker.ts'
 import type { TwinboxError } from '../base/errors.ts'
-import type { WorkerKind } from '../base/events.ts'
 import { startLoop, type Loop } from '../base/loop.ts'
 import { StateMachine } from '../base/state.ts'
 import { version } from '../base/package.ts'
+import { Circle, type Look } from './circle.ts'
 import type { Assignee } from './failover.ts'
-import { noFlow } from './flow.ts'
+import { Heartbeat, type Answer } from './heartbeat.ts'
 import { lifeMoves, type Life } from './life.ts'
 import type { Company, Holder, Member, RegistrationOptions } from './options.ts'
 import { Presence } from './presence.ts'
@@ -34,18 +34,19 @@ export class Registration {
   readonly #company: Company | null
   readonly #sql: ReturnType<typeof workerSql>
   /** Among whom it looks for peers. */
-  readonly #circle: { readonly kind: WorkerKind; readonly consumer: string; readonly windowMs: number }
+  readonly #circle: Circle
   readonly #presence: Presence
+  readonly #heartbeat: Heartbeat
   readonly #watch: Watch
   readonly #watchdog: Watchdog
   readonly #life: StateMachine<Life>
   #loop: Loop | null = null
-  #beatAt = -Infinity
   /** The id under which it is a member, or was one before it became void. */
   #lastId: number | null = null
   /** On which it is registered. */
   #server: string | null = null
-  #numbered: Pick<Beat, 'file' | 'position'> | null = null
+  /** What it has seen last. */
+  #seen: Look | null = null
 
   constructor(
     options: RegistrationOptions,
@@ -55,7 +56,8 @@ export class Registration {
     this.#options = options
     this.#member = member
     this.#company = company
-    this.#circle = { kind: options.kind, consumer: options.consumer, windowMs: options.leaseMs * 2 }
+    const { database, kind, consumer } = options
+    this.#circle = Circle.of(database, { kind, consumer, windowMs: options.leaseMs * 2 })
     this.#sql = workerSql(options.database.schema)
     this.#life = new StateMachine<Life>('A worker', lifeMoves, 'outside', (defect) => this.#giveUp(defect))
     this.session = new Session(options.database, {
@@ -68,7 +70,9 @@ export class Registration {
       onNews: () => this.#loop?.wake(),
       onLost: (reason) => this.#life.is('member') && this.#letGo(reason),
     })
-    this.#watch = new Watch(options, this.session, this.#presence)
+    const onNews = (): void => this.#loop?.wake()
+    this.#heartbeat = new Heartbeat(options, { beating: this, member, presence: this.#presence, onNews })
+    this.#watch = new Watch(options, this.session, this.#presence, this.#circle)
     this.#watchdog = new Watchdog({
       isSure: () => this.id === null || (this.sure && performance.now() < (member.sureUntil ?? Infinity)),
       onDoubt: () => this.#doubt(),
@@ -89,7 +93,7 @@ export class Registration {
 
   /** Whether it has shown so lately that it lives that nobody can believe it dead. */
   get sure(): boolean {
-    const until = this.#beatAt + sureShare * this.#options.deadAfterMs
+    const until = this.#heartbeat.at + sureShare * this.#options.deadAfterMs
     return this.id !== null && performance.now() < Math.min(until, this.#presence.sureUntil)
   }
 
@@ -103,7 +107,8 @@ export class Registration {
     await mendSequences(this.#options.database, this.#options.emit)
     await this.session.open()
     await this.#register()
-    await this.#watchOver(await this.#peers())
+    this.#circle.enter(this.#heartbeat.voice)
+    await this.#watchOver(await this.#circle.lookAnew(this.#options.database))
     this.#watchdog.start()
     this.#loop = startLoop(() => this.#tick(), {
       onError: (error) => {
@@ -116,6 +121,7 @@ export class Registration {
   /** Tells the others that this worker has ended by itself, so that nobody has to find out. */
   async leave(): Promise<void> {
     this.#watchdog.stop()
+    this.#circle.leave(this.#heartbeat.voice)
     await this.#loop?.stop()
     this.#loop = null
     if (!this.#life.is('left')) this.#life.go('left')
@@ -132,48 +138,35 @@ export class Registration {
     const { heartbeatMs } = this.#options
     if (!this.session.isOpen) await this.#reopen()
     if (this.#life.is('void')) await this.#comeBack()
-    const isDue = performance.now() - this.#beatAt >= heartbeatMs || !this.#presence.isTold
-    await this.#watchOver((isDue ? await this.#beat() : null) ?? (await this.#peers()))
+    const { isDue, voice } = this.#heartbeat
+    // Our own lock may have been held by a connection of ours that the server took for alive.
+    if (isDue && this.id !== null && !this.session.locked) await this.session.lock(this.id)
+    const look = await this.#circle.look(this.#options.database, voice, isDue, this.#seen)
+    const hasComeBack = await this.#judge(this.#heartbeat.takeAnswer())
+    await this.#watchOver(hasComeBack ? await this.#circle.lookAnew(this.#options.database) : look)
     return Math.min(this.#watch.pauseMs(this.#company?.isCalm ?? true), heartbeatMs)
   }
 
-  /** Returns the peers as they are now, or null if it was given up on and had to come back. */
-  async #beat(): Promise<Peer[] | null> {
-    const { id } = this
-    if (id === null) return null
-    // Our own lock may have been held by a connection of ours that the server took for alive.
-    if (!this.session.locked) await this.session.lock(id)
-    const at = performance.now()
-    const { text: sign } = this.#presence
-    const told = this.#presence.telling(sign)
-    const said = { inFlight: this.#member.inFlight, ...(this.#options.flow ?? noFlow).tell() }
-    const values = { ...this.#circle, id, ...said, locked: this.session.locked, sign }
-    // Before it is asked where the sequence stands: afterwards, more may have been read.
-    const highest = this.#member.highest ?? 0
-    const peers = await this.session.run(this.#sql.beat, values)
-    // It has let go of all meanwhile.
-    if (this.id !== id) return null
-    const { server, file, position } = peers[0]!
-    if (server !== this.#server) {
-      this.#void(server === null ? givenUp : otherServer)
+  /** Acts on what has come of its last heartbeat. True if it was given up on and had to come back. */
+  async #judge(answer: Answer | null): Promise<boolean> {
+    if (answer === null) return false
+    if (!answer.lives || answer.server !== this.#server) {
+      this.#void(answer.lives ? otherServer : givenUp)
       await this.#comeBack()
-      return null
+      return true
     }
-    this.#beatAt = at
-    told()
-    const before = this.#numbered ?? { file, position }
-    if (file !== before.file || (position ?? Infinity) < Math.max(highest, before.position ?? 0)) {
+    if (answer.isBehind) {
       await mendSequences(this.#options.database, this.#options.emit)
       await this.#member.onBehind?.()
     }
-    this.#numbered = { file, position }
-    return peers
+    answer.accept()
+    return false
   }
 
   /** By the time that it could have shown that it lives, it has not. Nobody knows when the connection would tell. */
   #doubt(): void {
     if (this.id === null) return
-    const forMs = Math.round(performance.now() - Math.min(this.#beatAt, this.#presence.heardAt))
+    const forMs = Math.round(performance.now() - Math.min(this.#heartbeat.at, this.#presence.heardAt))
     this.#letGo(`No sign of life for ${forMs} ms: others may take this worker for dead.`)
     this.#options.database.abandon()
   }
@@ -220,7 +213,7 @@ export class Registration {
     })
     this.#lastId = next!.id
     this.#server = registered!.server
-    this.#beatAt = at
+    this.#heartbeat.at = at
     this.#life.go('member')
     this.#company?.onJoined(at)
     this.#presence.enter(next!.id, registered!.database)
@@ -233,15 +226,15 @@ export class Registration {
     if (this.id === null) return
     await this.session.lock(this.id)
     // The others have to be told of the new lock.
-    this.#beatAt = Math.min(this.#beatAt, performance.now() - this.#options.heartbeatMs)
+    this.#heartbeat.hurry()
   }
 
-  async #watchOver(peers: readonly Peer[]): Promise<void> {
+  async #watchOver(look: Look): Promise<void> {
+    this.#seen = look
     const self = (): Assignee | null =>
       this.id === null ? null : { id: this.id, host: hostname(), inFlight: this.#member.inFlight }
-    const { living, died } = await this.#watch.look(peers, self)
-    this.#company?.onSeen(died ? await this.#peers() : peers, living)
+    const { living, died } = await this.#watch.look(look, self)
+    const known = died ? await this.#circle.lookAnew(this.#options.database) : look
+    this.#company?.onSeen(known.peers, living)
   }
-
-  readonly #peers = (): Promise<Peer[]> => this.session.run(this.#sql.peers, this.#circle)
 }

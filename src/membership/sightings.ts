@@ -76,9 +76,8 @@ export class Sightings {
     this.#interrupted = true
   }
 
-  /** Takes note of who has beaten, who holds a lock and whose sign is seen. Returns those who are dead. */
-  look(peers: readonly Peer[], signs: Signs = noSigns): Verdict[] {
-    const now = this.#now()
+  /** Takes note of who has beaten, who holds a lock and whose sign is seen, as it was read at that moment. Returns those who are dead. */
+  look(peers: readonly Peer[], signs: Signs = noSigns, now = this.#now()): Verdict[] {
     const sight = signs.sight ?? this.#sight
     // The first one has come after no break.
     const isBroken = this.#sight !== null && sight !== this.#sight

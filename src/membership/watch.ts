@@ -1,3 +1,4 @@
+import type { Circle, Look } from './circle.ts'
 import type { Assignee } from './failover.ts'
 import type { RegistrationOptions } from './options.ts'
 import type { Presence } from './presence.ts'
@@ -15,13 +16,15 @@ export class Watch {
   readonly #session: Session
   readonly #sightings: Sightings
   readonly #presence: Presence
+  readonly #circle: Circle
   /** Whether each of the living gives a sign whose end we would hear of. */
   #allGive = false
 
-  constructor(options: RegistrationOptions, session: Session, presence: Presence) {
+  constructor(options: RegistrationOptions, session: Session, presence: Presence, circle: Circle) {
     this.#options = options
     this.#session = session
     this.#presence = presence
+    this.#circle = circle
     this.#sightings = new Sightings({ deadAfterMs: options.deadAfterMs, confirmMs })
   }
 
@@ -39,13 +42,13 @@ export class Watch {
 
   /** Declares dead who is. Returns the others that live, and whether somebody has died. `self` may get what the dead have left. */
   async look(
-    peers: readonly Peer[],
+    { peers, at }: Look,
     self: () => Assignee | null,
   ): Promise<{ readonly living: readonly Peer[]; readonly died: boolean }> {
     const id = self()?.id
     const living = peers.filter((peer) => peer.ended_by === null && peer.id !== id)
     const found: Verdict[] = []
-    for (const verdict of this.#sightings.look(living, this.#presence)) {
+    for (const verdict of this.#sightings.look(living, this.#presence, at)) {
       // What we see may be older than the row that we compare it with.
       if (verdict.foundBy !== 'session' || (await this.#presence.confirms(verdict.peer.sign)))
         found.push(verdict)
@@ -53,10 +56,13 @@ export class Watch {
     this.#allGive = living.every(({ sign }) => sign !== null)
     for (const { peer, foundBy } of found) {
       const fresh = living.filter((other) => other !== peer && this.#sightings.isFresh(other))
-      await declareDead(this.#options, this.#session, peer, foundBy, [
+      const assignees = [
         ...[self() ?? []].flat(),
         ...fresh.map(({ id: other, host, in_flight: inFlight }) => ({ id: other, host, inFlight })),
-      ])
+      ]
+      await this.#circle.carryOut(`${peer.id} ${peer.beat}`, () =>
+        declareDead(this.#options, this.#session, peer, foundBy, assignees),
+      )
     }
     return {
       living: living.filter((peer) => !found.some((one) => one.peer === peer)),

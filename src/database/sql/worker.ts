@@ -3,6 +3,7 @@ import { numbering } from './sequence.ts'
 import { serverIdentity, writable } from './server.ts'
 import {
   boolean,
+  booleans,
   float8,
   float8s,
   int,
@@ -35,8 +36,7 @@ export interface Peer {
 
 /** What a sign of life tells beside the peers. */
 export interface Beat {
-  /** Null if this worker was given up on. */
-  readonly server: string | null
+  readonly server: string
   /** The sequence that numbers what it reads, and how far that has come: null if there is none, or nobody may know. */
   readonly file: number | null
   readonly position: number | null
@@ -115,29 +115,41 @@ export const workerSql = perSchema('worker', (s) => ({
     returning ${serverIdentity(s)} as server, current_database() as database`,
   ).gives<{ readonly server: string; readonly database: string }>(),
 
-  // With a look at the peers, since both are due at the same time.
+  // Of all workers of a process that share their work, with a look at all their peers, since both are due at the same time.
+  // Nobody waits for a row that somebody has locked.
   beat: prepared(
     {
       kind: text,
       consumer: text,
       windowMs: float8,
-      id: int,
-      inFlight: int,
+      ids: ints,
+      inFlights: ints,
+      locked: booleans,
+      signs: texts,
+      busyIds: ints,
       busyTopics: texts,
       busyRates: float8s,
-      locked: boolean,
-      sign: optional(text),
     },
-    `with beat as (
-      update ${s}.worker
-      set beat_at = clock_timestamp(), in_flight = $inFlight, busy_topics = $busyTopics, busy_rates = $busyRates, sign = $sign,
-        locked_on = case when $locked then pg_postmaster_start_time() end
-      where id = $id and ended_at is null
-      returning ${serverIdentity(s)} as server
+    `with said as materialized (
+      select id, in_flight, locked, nullif(sign, '') as sign from unnest($ids, $inFlights, $locked, $signs) as said(id, in_flight, locked, sign)
+    ), free as materialized (
+      select w.id from said join ${s}.worker as w on w.id = said.id
+      where w.ended_at is null order by w.id for no key update of w skip locked
+    ), busy as materialized (
+      select id, array_agg(topic order by place) as topics, array_agg(rate order by place) as rates
+      from unnest($busyIds, $busyTopics, $busyRates) with ordinality as said(id, topic, rate, place) group by id
+    ), beat as (
+      update ${s}.worker as w
+      set beat_at = clock_timestamp(), in_flight = said.in_flight, sign = said.sign,
+        busy_topics = coalesce(busy.topics, '{}'), busy_rates = coalesce(busy.rates, '{}'),
+        locked_on = case when said.locked then pg_postmaster_start_time() end
+      from free join said using (id) left join busy using (id)
+      where w.id = free.id
+      returning w.id
     )
-    select beat.server, numbered.file, numbered.position, peer.*
-    from ${numbering(s, '$kind')} as numbered left join beat on true left join (${peers(s)}) as peer on true`,
-  ).gives<Peer & Beat>(),
+    select ${serverIdentity(s)} as server, numbered.file, numbered.position, beat.id is not null as beaten, peer.*
+    from ${numbering(s, '$kind')} as numbered left join (${peers(s)}) as peer on true left join beat on beat.id = peer.id`,
+  ).gives<(Peer | { readonly id: null }) & Beat & { readonly beaten: boolean }>(),
 
   peers: prepared({ kind: text, consumer: text, windowMs: float8 }, peers(s)).gives<Peer>(),
 
