@@ -194,7 +194,7 @@ export class Registration {
     const former = this.#lastId
     if (former !== null) {
       await this.#member.onReturn?.(former)
-      await this.session.run(this.#sql.end, { id: former })
+      await this.session.run(this.#sql.endFormer, { id: former })
     }
     // The lock of the former id goes with the session.
     this.session.drop()

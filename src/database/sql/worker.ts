@@ -78,59 +78,62 @@ const peers = (s: string): string => `
       and (w.ended_at is null or w.ended_at > clock_timestamp() - $windowMs * interval '1 millisecond')`
 
 /** Workers: who is there, since when, and who has died. */
-export const workerSql = perSchema('worker', (s) => ({
-  nextId: prepared({}, `select nextval(pg_get_serial_sequence('${s}.worker', 'id'))::int as id`).gives<{
-    readonly id: number
-  }>(),
+export const workerSql = perSchema('worker', (s) => {
+  // On the session that all of a process share, nobody waits for a row.
+  const unlockedRow = `select free.id from ${s}.worker as free where free.id = $id and free.ended_at is null for no key update skip locked`
+  return {
+    nextId: prepared({}, `select nextval(pg_get_serial_sequence('${s}.worker', 'id'))::int as id`).gives<{
+      readonly id: number
+    }>(),
 
-  lock: prepared(
-    { id: int },
-    `select pg_try_advisory_lock('${s}.worker'::regclass::oid::int, $id) as locked`,
-  ).gives<{ readonly locked: boolean }>(),
+    lock: prepared(
+      { id: int },
+      `select pg_try_advisory_lock('${s}.worker'::regclass::oid::int, $id) as locked`,
+    ).gives<{ readonly locked: boolean }>(),
 
-  unlock: prepared(
-    { id: int },
-    `select pg_advisory_unlock('${s}.worker'::regclass::oid::int, $id) as unlocked`,
-  ).gives<{
-    readonly unlocked: boolean
-  }>(),
+    unlock: prepared(
+      { id: int },
+      `select pg_advisory_unlock('${s}.worker'::regclass::oid::int, $id) as unlocked`,
+    ).gives<{
+      readonly unlocked: boolean
+    }>(),
 
-  // The lock comes first: a worker that is registered as locked and whose lock is free is dead.
-  register: prepared(
-    {
-      id: int,
-      kind: like(text, "'relay'"),
-      consumer: text,
-      host: text,
-      pid: int,
-      version: text,
-      application: text,
-      locked: boolean,
-      topics: optional(texts),
-    },
-    `insert into ${s}.worker (id, kind, consumer, host, pid, version, application, locked_on, topics)
+    // The lock comes first: a worker that is registered as locked and whose lock is free is dead.
+    register: prepared(
+      {
+        id: int,
+        kind: like(text, "'relay'"),
+        consumer: text,
+        host: text,
+        pid: int,
+        version: text,
+        application: text,
+        locked: boolean,
+        topics: optional(texts),
+      },
+      `insert into ${s}.worker (id, kind, consumer, host, pid, version, application, locked_on, topics)
     overriding system value
     select $id, $kind, $consumer, $host, $pid, $version, $application, case when $locked then pg_postmaster_start_time() end, $topics
     from ${durably} as d where d.durable is not null
     returning ${serverIdentity(s)} as server, current_database() as database`,
-  ).gives<{ readonly server: string; readonly database: string }>(),
+    ).gives<{ readonly server: string; readonly database: string }>(),
 
-  // Of all workers of a process that share their work, with a look at all their peers, since both are due at the same time.
-  // Nobody waits for a row that somebody has locked.
-  beat: prepared(
-    {
-      kind: text,
-      consumer: text,
-      windowMs: float8,
-      ids: ints,
-      inFlights: ints,
-      locked: booleans,
-      signs: texts,
-      busyIds: ints,
-      busyTopics: texts,
-      busyRates: float8s,
-    },
-    `with said as materialized (
+    // Of all workers of a process that share their work, with a look at all their peers, since both are due at the same time.
+    // Nobody waits for a row that somebody has locked.
+    beat: prepared(
+      {
+        kind: text,
+        consumer: text,
+        windowMs: float8,
+        ids: ints,
+        inFlights: ints,
+        locked: booleans,
+        signs: texts,
+        busyIds: ints,
+        busyTopics: texts,
+        busyRates: float8s,
+      },
+      `with said as materialized (
       select id, in_flight, locked, nullif(sign, '') as sign from unnest($ids, $inFlights, $locked, $signs) as said(id, in_flight, locked, sign)
     ), free as materialized (
       select w.id from said join ${s}.worker as w on w.id = said.id
@@ -149,62 +152,69 @@ export const workerSql = perSchema('worker', (s) => ({
     )
     select ${serverIdentity(s)} as server, numbered.file, numbered.position, beat.id is not null as beaten, peer.*
     from ${numbering(s, '$kind')} as numbered left join (${peers(s)}) as peer on true left join beat on beat.id = peer.id`,
-  ).gives<(Peer | { readonly id: null }) & Beat & { readonly beaten: boolean }>(),
+    ).gives<(Peer | { readonly id: null }) & Beat & { readonly beaten: boolean }>(),
 
-  peers: prepared({ kind: text, consumer: text, windowMs: float8 }, peers(s)).gives<Peer>(),
+    peers: prepared({ kind: text, consumer: text, windowMs: float8 }, peers(s)).gives<Peer>(),
 
-  topicsOf: prepared({ ids: ints }, `select id, topics from ${s}.worker where id = any ($ids)`).gives<{
-    readonly id: number
-    readonly topics: readonly string[] | null
-  }>(),
+    topicsOf: prepared({ ids: ints }, `select id, topics from ${s}.worker where id = any ($ids)`).gives<{
+      readonly id: number
+      readonly topics: readonly string[] | null
+    }>(),
 
-  // Of the handler that has run for longest, if that is too long; null if there is none.
-  stuck: prepared(
-    { id: int, topic: optional(text), sinceMs: optional(float8) },
-    `update ${s}.worker set stuck_topic = $topic,
+    // Of the handler that has run for longest, if that is too long; null if there is none.
+    stuck: prepared(
+      { id: int, topic: optional(text), sinceMs: optional(float8) },
+      `update ${s}.worker set stuck_topic = $topic,
       stuck_since = clock_timestamp() - $sinceMs * interval '1 millisecond' where id = $id`,
-  ),
+    ),
 
-  // Of a relay: why its broker is out of reach, and for how long; null if it is not.
-  brokerDown: prepared(
-    { id: int, error: optional(text), sinceMs: optional(float8) },
-    `update ${s}.worker set broker_error = $error,
+    // Of a relay: why its broker is out of reach, and for how long; null if it is not.
+    brokerDown: prepared(
+      { id: int, error: optional(text), sinceMs: optional(float8) },
+      `update ${s}.worker set broker_error = $error,
       broker_down_since = clock_timestamp() - $sinceMs * interval '1 millisecond' where id = $id`,
-  ),
+    ),
 
-  look: planned({}, `select ${serverIdentity(s)} as server, ${writable} as writable`).gives<{
-    readonly server: string
-    readonly writable: boolean
-  }>(),
+    look: planned({}, `select ${serverIdentity(s)} as server, ${writable} as writable`).gives<{
+      readonly server: string
+      readonly writable: boolean
+    }>(),
 
-  lanesOf: prepared(
-    { consumer: text, worker: int },
-    `select lane from ${s}.lane where consumer = $consumer and holder = $worker order by lane`,
-  ).gives<{ readonly lane: number }>(),
+    lanesOf: prepared(
+      { consumer: text, worker: int },
+      `select lane from ${s}.lane where consumer = $consumer and holder = $worker order by lane`,
+    ).gives<{ readonly lane: number }>(),
 
-  // Only if it has not beaten since it was looked at. Who shall have what it held is part of the verdict.
-  declareDead: prepared(
-    {
-      id: int,
-      foundBy: text,
-      beat: numeric,
-      laneAssignees: optional(intsOrNull),
-      rowAssignees: optional(intsOrNull),
-      reservedMs: optional(float8),
-    },
-    `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $foundBy, lane_assignees = $laneAssignees, row_assignees = $rowAssignees,
+    // Only if it has not beaten since it was looked at; a row that somebody has locked is looked at again. Who shall have what it held is part of the verdict.
+    declareDead: prepared(
+      {
+        id: int,
+        foundBy: text,
+        beat: numeric,
+        laneAssignees: optional(intsOrNull),
+        rowAssignees: optional(intsOrNull),
+        reservedMs: optional(float8),
+      },
+      `update ${s}.worker as w set ended_at = clock_timestamp(), ended_by = $foundBy, lane_assignees = $laneAssignees, row_assignees = $rowAssignees,
       reserved_until = clock_timestamp() + $reservedMs * interval '1 millisecond'
-    where w.id = $id and w.ended_at is null and ${instant('w.beat_at')} = $beat
+    where w.id = (${unlockedRow}) and w.ended_at is null and ${instant('w.beat_at')} = $beat
     returning extract(epoch from clock_timestamp() - w.beat_at)::float8 * 1000 as silent_ms`,
-  ).gives<{ readonly silent_ms: number }>(),
+    ).gives<{ readonly silent_ms: number }>(),
 
-  // What a frozen or cut-off process has left open would keep rows locked that its successors need, for as long as TCP
-  // takes to notice: hours. Those of other roles are not ours to close.
-  disconnect: prepared({ worker: int }, disconnecting(s)),
+    // What a frozen or cut-off process has left open would keep rows locked that its successors need, for as long as TCP
+    // takes to notice: hours. Those of other roles are not ours to close.
+    disconnect: prepared({ worker: int }, disconnecting(s)),
 
-  end: prepared(
-    { id: int },
-    `update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'stop', in_flight = 0
+    // Of a former life. If somebody has locked its row, it is found dead, since its lock is free.
+    endFormer: prepared(
+      { id: int },
+      `update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'stop', in_flight = 0 where id = (${unlockedRow})`,
+    ),
+
+    end: prepared(
+      { id: int },
+      `update ${s}.worker set ended_at = clock_timestamp(), ended_by = 'stop', in_flight = 0
     where id = $id and ended_at is null`,
-  ),
-}))
+    ),
+  }
+})
