@@ -152,7 +152,7 @@ function explained(error: unknown): unknown {
   const why = late ? 'it gave none within 5 s' : (error as Error).message
   return new TwinboxError(
     'POOLER_FULL',
-    `The pooler in between has no session of the server to give (${why}). A worker keeps up to nine connections of its own and one per running handler; if its pooler works in session mode, each is a session: raise the pooler's pool size above what all workers together need, or connect workers directly.`,
+    `The pooler in between has no session of the server to give (${why}). The workers of a process keep up to ten connections for all of them and one per running handler; if its pooler works in session mode, each is a session: raise the pooler's pool size above what all workers together need, or connect workers directly.`,
     { cause: error },
   )
 }

@@ -37,8 +37,8 @@ export interface Worker {
 /** Options that all workers share. */
 export interface WorkerOptions {
   /**
-   * A connection string, `pg` options, or your own pool. Each worker has up to nine connections of its own beside those
-   * that its handlers use.
+   * A connection string, `pg` options, or your own pool. The workers of a process that are given
+   * the same text or the same object share up to ten connections, beside those that their handlers use.
    */
   readonly database: DatabaseInput
   /** @default 'twinbox' */

@@ -18,7 +18,7 @@ import { placesOf } from '../../proof/sql/places.ts'
 import type { Parameters, ValuesOf } from '../../src/database/sql/parameter.ts'
 import type { Statement } from '../../src/database/sql/statement.ts'
 import { moody, type Mood, type MoodyBroker } from '../../proof/stage/moody.ts'
-import type { TestDatabase } from '../support/postgres.ts'
+import { apart, type TestDatabase } from '../support/postgres.ts'
 import { owning, type SteppedLoop } from './loops.ts'
 
 /** One thing that happens. `pick` decides all that is open about it. */
@@ -178,7 +178,8 @@ export class World {
 
   async join(kind: 'relay' | 'claimer'): Promise<void> {
     const options = {
-      database: this.#database.url,
+      // Each as if of a process of its own.
+      database: apart(this.#database.url),
       leaseMs: 6000,
       heartbeatMs: 1000,
       deadAfterMs: 5000,
@@ -390,7 +391,7 @@ export class World {
     } else if (act === 'cut' && member.worker.id !== null) {
       await this.#database.query(
         `select count(pg_terminate_backend(a.pid)) from twinbox.worker as w join pg_stat_activity as a
-          on a.application_name = w.application where w.id = $1 and a.datname = current_database()`,
+          on starts_with(w.application, a.application_name) where w.id = $1 and a.datname = current_database()`,
         [member.worker.id],
       )
       await this.#quiet()
