@@ -22,11 +22,11 @@ export class Share {
     else await new Promise<void>((resolve) => this.#waiting.push(resolve))
     try {
       const client = await this.#pool().connect()
-      const { release } = client
+      const release = client.release.bind(client)
       client.release = (spent) => {
         this.#used.delete(client)
         this.#free()
-        release.call(client, spent)
+        release(spent)
       }
       this.#used.add(client)
       return client

@@ -117,10 +117,10 @@ test('evicting one ends its handlers’ connections, and no others', async () =>
   const waits = new Promise<void>((resolve) => (goOn = resolve))
   const slow = (by: string): Handlers<unknown> => ({
     slow: async (message, { client }) => {
-      await client!.query('select 1')
+      await client.query('select 1')
       began.add(`${by} ${message.id}`)
       await waits
-      await client!.query('select 1').then(
+      await client.query('select 1').then(
         () => ended.push(`${by} well`),
         () => ended.push(`${by} cut`),
       )
