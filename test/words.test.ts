@@ -80,11 +80,14 @@ describe('the glossary', () => {
       ...['Sleep', 'Ticks', 'Transactions', 'Watchdog'],
       // Of one file or two, where their prologues say what they are.
       ...[
+        'Circle',
         'Failures',
         'Flood',
         'Flow',
+        'Heartbeat',
         'HotKeys',
         'Intake',
+        'Line',
         'Marks',
         'Membership',
         'Payloads',

@@ -391,7 +391,7 @@ export class World {
     } else if (act === 'cut' && member.worker.id !== null) {
       await this.#database.query(
         `select count(pg_terminate_backend(a.pid)) from twinbox.worker as w join pg_stat_activity as a
-          on starts_with(w.application, a.application_name) where w.id = $1 and a.datname = current_database()`,
+          on starts_with(w.application, nullif(a.application_name, '')) where w.id = $1 and a.datname = current_database()`,
         [member.worker.id],
       )
       await this.#quiet()
