@@ -87,10 +87,21 @@ export class Circle {
     this.#due.delete(voice)
   }
 
-  /** A look that this worker has not seen yet, by which it beats if that is due. */
+  /**
+   * How long one of them shall wait before its next look, where alone it would wait for so long. All at the same moment, they would
+   * have one look in that time; one after the other, the first of them finds a death as soon as if each looked by itself.
+   */
+  pauseMs(alone: number): number {
+    return this.#voices.size > 1 && alone > 2 * freshMs ? alone * (0.4 + 0.6 * Math.random()) : alone
+  }
+
+  /**
+   * A look by which this worker beats, if that is due. If it is not, a young one of others will do that is another than it has
+   * `seen` last; with null, it asks for one from now on.
+   */
   look(database: Database, voice: Voice, isDue: boolean, seen: Look | null): Promise<Look> {
     const last = this.#last
-    if (!isDue && last !== null && last !== seen && performance.now() - last.at <= freshMs)
+    if (!isDue && last !== null && seen !== null && last !== seen && performance.now() - last.at <= freshMs)
       return Promise.resolve(last)
     return this.lookAnew(database, isDue ? voice : null)
   }

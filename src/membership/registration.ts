@@ -141,10 +141,12 @@ export class Registration {
     const { isDue, voice } = this.#heartbeat
     // Our own lock may have been held by a connection of ours that the server took for alive.
     if (isDue && this.id !== null && !this.session.locked) await this.session.lock(this.id)
-    const look = await this.#circle.look(this.#options.database, voice, isDue, this.#seen)
+    // To confirm a suspicion, what others have read a moment ago may be too old by that moment.
+    const seen = this.#watch.isSuspicious ? null : this.#seen
+    const look = await this.#circle.look(this.#options.database, voice, isDue, seen)
     const hasComeBack = await this.#judge(this.#heartbeat.takeAnswer())
     await this.#watchOver(hasComeBack ? await this.#circle.lookAnew(this.#options.database) : look)
-    return Math.min(this.#watch.pauseMs(this.#company?.isCalm ?? true), heartbeatMs)
+    return this.#circle.pauseMs(Math.min(this.#watch.pauseMs(this.#company?.isCalm ?? true), heartbeatMs))
   }
 
   /** Acts on what has come of its last heartbeat. True if it was given up on and had to come back. */

@@ -45,7 +45,7 @@ const breakMsMin = 600
  */
 export class Sightings {
   /** Whether somebody's lock is missing and it is too early to judge. */
-  #suspicious = false
+  isSuspicious = false
   readonly #deadAfterMs: number
   readonly #confirmMs: number
   readonly #now: () => number
@@ -63,7 +63,7 @@ export class Sightings {
 
   /** How long to wait before the next look. `expectsNobody`: nobody has come or gone lately. `isTold`: of a death we would hear. */
   pauseMs(expectsNobody: boolean, isTold = false): number {
-    if (this.#suspicious) return this.#confirmMs
+    if (this.isSuspicious) return this.#confirmMs
     if (this.#seen.size === 0 && expectsNobody) return lookMsAlone
     // More seldom, the silence of others would count as our own blindness.
     const most = Math.max(lookMs, this.#deadAfterMs / 10)
@@ -89,7 +89,7 @@ export class Sightings {
     this.#lookedAt = now
     const verdicts: Verdict[] = []
     const seen = new Map<number, Sighting>()
-    this.#suspicious = false
+    this.isSuspicious = false
     for (const peer of peers) {
       const sighting = this.#noteOf(peer, now)
       seen.set(peer.id, sighting)
@@ -100,7 +100,7 @@ export class Sightings {
         verdicts.push({ peer, foundBy: 'lock' })
       } else if (sighting.isMissed) verdicts.push({ peer, foundBy: 'session' })
       else if (now - sighting.since > this.#deadAfterMs) verdicts.push({ peer, foundBy: 'heartbeat' })
-      else if (unlockedSince !== null) this.#suspicious = true
+      else if (unlockedSince !== null) this.isSuspicious = true
     }
     this.#seen = seen
     this.#interrupted = false

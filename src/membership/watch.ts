@@ -33,6 +33,11 @@ export class Watch {
     this.#sightings.reset()
   }
 
+  /** Whether somebody may be dead, which the next look tells if it is not too young. */
+  get isSuspicious(): boolean {
+    return this.#sightings.isSuspicious
+  }
+
   /** How long to wait before the next look. */
   pauseMs(isCalm: boolean): number {
     // Locks are freed sooner than sessions end, and nobody tells of it.
