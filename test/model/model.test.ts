@@ -61,35 +61,32 @@ async function clean(): Promise<void> {
 test(
   `whatever happens in between, each message that was committed is handled once, and in order; with a window, again only if a lease was lost (seed ${seed})`,
   async () => {
-    await fc.assert(
-      fc.asyncProperty(history, async (steps) => {
-        await clean()
-        // In some, handlers have no transaction and keys a window; in the others, some claimers handle in runs.
-        const isWindowed = steps[0]!.pick % 3 === 0
-        const world = new World(database, broker, clients.slice(0, publishers), clients.at(-1)!, isWindowed)
-        try {
-          await world.join('relay')
-          await world.join('claimer')
-          for (const step of steps) await world.step(step)
-          await world.drain()
-          expect(await world.faults()).toEqual([])
-        } finally {
-          await world.close()
-        }
-      }),
-      // Where it fails is worth more than the shortest way to fail: a history takes a second.
-      { numRuns: runs, seed, endOnFailure: true },
-    )
+    const property = fc.asyncProperty(history, async (steps) => {
+      await clean()
+      // In some, handlers have no transaction and keys a window; in the others, some claimers handle in runs.
+      const isWindowed = steps[0]!.pick % 3 === 0
+      const world = new World(database, broker, clients.slice(0, publishers), clients.at(-1)!, isWindowed)
+      try {
+        await world.join('relay')
+        await world.join('claimer')
+        for (const step of steps) await world.step(step)
+        await world.drain()
+        expect(await world.faults()).toEqual([])
+      } finally {
+        await world.close()
+      }
+    })
     const survived = [
       ...['worker_dead', 'takeover', 'lease_lost', 'message_failed', 'parked', 'lanes_released'],
       ...['dead_letter', 'sequence_mended'],
     ]
-    for (const type of survived)
-      expect([type, happened.get(type) ?? 0]).toEqual([
-        type,
-        expect.toSatisfy((count: number) => count > runs / 50),
-      ])
+    const missing = (): string[] => survived.filter((type) => (happened.get(type) ?? 0) <= runs / 50)
+    // Few histories may hold no dead letter: then others follow, three times as many at most.
+    for (let turn = 0; turn === 0 || (turn <= 3 && missing().length > 0); turn++)
+      // Where it fails is worth more than the shortest way to fail: a history takes a second.
+      await fc.assert(property, { numRuns: runs, seed: seed + turn, endOnFailure: true })
+    expect(missing()).toEqual([])
   },
   // A hang is found by the run that stands, not by the sum: a history takes one second, or four beside other work.
-  runs * 10_000,
+  runs * 20_000,
 )
