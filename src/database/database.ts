@@ -199,8 +199,8 @@ export class Database {
   }
 
   /**
-   * Tears down the connections that are ours, but for those that somebody uses who shares them. Cut off, each would be waited for until its statement's time is up; and
-   * the idle ones may look sound for as long as TCP goes on trying, a quarter of an hour.
+   * Tears down the connections that are ours, but for those that somebody uses who shares them. Cut off, each would be waited for
+   * until its statement's time is up; and the idle ones may look sound for as long as TCP goes on trying, a quarter of an hour.
    */
   abandon(): void {
     this.#bookkeeping.tearDown()
@@ -228,7 +228,7 @@ export class Database {
 const maxOf = (input: string | pg.PoolConfig): number | undefined =>
   typeof input === 'string' ? undefined : input.max
 
-/** Opens a database, or takes it as it is. `poolSize` applies only to a pool that is made here. Shared, all of this process that open it so have their own connections in common. */
+/** Opens a database, or takes it as it is. `poolSize` is of a pool made here. Shared, all who open it so have our connections in common. */
 export function openDatabase(
   input: DatabaseInput,
   options: DatabaseOptions = {},

@@ -72,12 +72,16 @@ export function applicationName(theirs: string | undefined): string {
   return prefix === '' ? tag : `${prefix} ${tag}`
 }
 
+/** Breaks its connection, whatever it does: one that swallows bytes would wait for its own end for ever. */
+export function destroy(client: pg.ClientBase): void {
+  const { connection } = client as unknown as { connection: { stream: { destroy(): void } } }
+  connection.stream.destroy()
+}
+
 /** Breaks all of its connections, whatever they do. */
 export function tearDown(pool: pg.Pool): void {
-  const { _clients: clients } = pool as unknown as {
-    _clients: { connection: { stream: { destroy(): void } } }[]
-  }
-  for (const client of clients) client.connection.stream.destroy()
+  const { _clients: clients } = pool as unknown as { _clients: pg.PoolClient[] }
+  clients.forEach(destroy)
 }
 
 export const endWithinMs = 5000

@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { destroy } from './pool.ts'
 
 /** How many of a pool's connections one of several that share it may use at a time: never all, so that who is stuck sticks alone. */
 export class Share {
@@ -56,8 +57,4 @@ export class Share {
     if (next === undefined) this.#taken--
     else next()
   }
-}
-
-function destroy(client: pg.PoolClient): void {
-  ;(client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy()
 }

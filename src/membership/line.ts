@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import type { Connections } from '../database/connections.ts'
 import type { Database } from '../database/database.ts'
+import { destroy } from '../database/pool.ts'
 import { gotUp, sleepSql } from '../database/sql/sleep.ts'
 import type { Parameters } from '../database/sql/parameter.ts'
 import type { Given, Statement } from '../database/sql/statement.ts'
@@ -165,8 +166,7 @@ export class Line {
     if (this.#client !== client) return
     const listeners = [...this.#listeners]
     this.#forget()
-    const { connection } = client as unknown as { connection: { stream: { destroy(): void } } }
-    connection.stream.destroy()
+    destroy(client)
     for (const listener of listeners) listener.onEnd(client)
   }
 
